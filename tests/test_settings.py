@@ -1,0 +1,258 @@
+"""The settings, and the parsers that read them from text."""
+
+import os
+from dataclasses import FrozenInstanceError, replace
+from datetime import timedelta
+from pathlib import Path
+
+import platformdirs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from att.settings import (
+    OWASP,
+    Address,
+    HashingCost,
+    Settings,
+    default_data_dir,
+    parse_duration,
+    parse_listen,
+    parse_origin,
+    parse_size,
+)
+
+# A host that is called "unix" cannot be told from a path.
+HOST_NAMES = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True).filter(lambda name: name != "unix")
+ADDRESSES = {
+    "localhost:8000": Address("localhost", 8000),
+    "127.0.0.1:8000": Address("127.0.0.1", 8000),
+    "0.0.0.0:8080": Address("0.0.0.0", 8080),
+    "[::1]:8000": Address("::1", 8000),
+    "[::]:80": Address("::", 80),
+    ":8000": Address(None, 8000),
+    "localhost:0": Address("localhost", 0),
+    ":65535": Address(None, 65535),
+    "unix:/run/att.sock": Address(None, 0, "/run/att.sock"),
+    "unix:att.sock": Address(None, 0, "att.sock"),
+    "unix:/run/a:b": Address(None, 0, "/run/a:b"),
+}
+
+
+@pytest.mark.parametrize(("text", "address"), ADDRESSES.items())
+def test_listen(text, address):
+    """Each form of --listen is read, and written back as it was."""
+    assert parse_listen(text) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "has no port"),
+        ("localhost", "has no port"),
+        ("8000", "has no port"),
+        ("/run/att.sock", "has no port"),
+        ("localhost:", "is no port"),
+        ("localhost:http", "is no port"),
+        ("localhost:65536", "is no port"),
+        ("localhost:-1", "is no port"),
+        ("localhost:+1", "is no port"),
+        ("localhost: 80", "is no port"),
+        ("localhost:80\n", "is no port"),
+        ("localhost:\u0663", "is no port"),
+        ("localhost:\u00b2", "is no port"),
+        ("localhost:99999999999999999999", "is no port"),
+        ("::1:80", "in brackets"),
+        ("::", "in brackets"),
+        ("[::1]", "in brackets"),
+        ("[::1:80", "in brackets"),
+        ("::1]:80", "in brackets"),
+        ("unix:", "give a path"),
+        ("[]:80", "is no host"),
+        ("a b:80", "is no host"),
+        ("me@host:80", "is no host"),
+        ("/run/x:80", "is no host"),
+        ("localhost:" + "9" * 5_000, "is no port"),
+    ],
+)
+def test_no_listen(text, complaint):
+    """What is not an address is refused, with what to write instead."""
+    with pytest.raises(ValueError, match=complaint):
+        parse_listen(text)
+
+
+@given(
+    st.one_of(st.none(), st.ip_addresses().map(str), HOST_NAMES),
+    st.integers(0, 65535),
+)
+def test_listen_round_trip(host, port):
+    """Whatever an address is, its text is read as that address."""
+    assert parse_listen(str(Address(host, port))) == Address(host, port)
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"),
+    [
+        ("1s", timedelta(seconds=1)),
+        ("90s", timedelta(seconds=90)),
+        ("15m", timedelta(minutes=15)),
+        ("12h", timedelta(hours=12)),
+        ("30d", timedelta(days=30)),
+        ("007s", timedelta(seconds=7)),
+        ("3650d", timedelta(days=3650)),
+    ],
+)
+def test_duration(text, duration):
+    """A number and a unit."""
+    assert parse_duration(text) == duration
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [(text, "is no duration") for text in ("", "s", "90", "-1s", "+1s", "1.5h", "1 d", "1D", "1w", "1s\n", "1h30m")]
+    + [(text, "is no duration") for text in ("\u0661s", "1" * 10 + "s")]
+    + [(text, "is out of range") for text in ("0s", "0d", "3651d", "87601h", "999999999d")],
+)
+def test_no_duration(text, complaint):
+    """Anything else is refused, by its form or by its range."""
+    with pytest.raises(ValueError, match=complaint):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1", 1),
+        ("65536", 65536),
+        ("65536B", 65536),
+        ("64KiB", 65536),
+        ("64kib", 65536),
+        ("64 KiB", 65536),
+        ("1MiB", 1024**2),
+        ("2GIB", 2 * 1024**3),
+    ],
+)
+def test_size(text, size):
+    """A number of bytes, or of a binary multiple of them."""
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0", "0MiB", "KiB", "-1", "1.5MiB", "1MB", "1k", "1M", "1TiB", "64  KiB", " 1", "1\n", "\u0661", "1" * 13],
+)
+def test_no_size(text):
+    """Anything else is refused; decimal multiples, too, which might be meant as either."""
+    with pytest.raises(ValueError, match="is no size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://app.example", "https://app.example"),
+        ("HTTPS://App.Example", "https://app.example"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("https://app.example:443", "https://app.example"),
+        ("http://app.example:80", "http://app.example"),
+        ("https://app.example:80", "https://app.example:80"),
+        ("http://app.example:443", "http://app.example:443"),
+        ("https://app.example:8443", "https://app.example:8443"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("https://[::1]:443", "https://[::1]"),
+    ],
+)
+def test_origin(text, origin):
+    """An origin is read into the form in which browsers send it."""
+    assert parse_origin(text) == origin
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "*",
+        "null",
+        "app.example",
+        "//app.example",
+        "https:app.example",
+        "https://",
+        "https://:443",
+        "ftp://app.example",
+        "file:///etc/passwd",
+        "https://app.example/",
+        "https://app.example/path",
+        "https://app.example?q",
+        "https://app.example#f",
+        "https://user@app.example",
+        "https://user:secret@app.example",
+        "https://@app.example",
+        "https://app.example:0",
+        "https://app.example:65536",
+        "https://app.example:-1",
+        "https://app.example:x",
+        "https://app.example:\u0663",
+        "https://[::1",
+        "https://a.example,https://b.example",
+        "https://app.example:",
+        "https://app.example:0443",
+        "https://*.example",
+        "https://a b",
+        "https://app.example ",
+        "https://a\\b",
+        "https://b\u00fccher.example",
+        "https://app.example?",
+        "https://app.example#",
+    ],
+)
+def test_no_origin(text):
+    """What no browser would send as an origin is refused."""
+    with pytest.raises(ValueError, match="is no origin"):
+        parse_origin(text)
+
+
+def test_settings_are_frozen():
+    """Nothing changes the settings of a running server; a changed copy is a new value."""
+    settings = Settings()
+    with pytest.raises(FrozenInstanceError):
+        settings.migrate = True
+    assert replace(settings, migrate=True) != settings
+    assert settings == Settings()
+    assert hash(settings) == hash(Settings())
+
+
+def test_settings_hide_the_password():
+    """The DSN, which may contain a password, is in no text of the settings."""
+    settings = Settings(db_url="postgresql://att:hunter2@db/att")
+    assert "hunter2" not in f"{settings} {settings!r}"
+    assert settings.db_url == "postgresql://att:hunter2@db/att"
+
+
+def test_defaults():
+    """Without a choice: this machine only, an embedded database, no foreign origin, hashing as OWASP advises."""
+    settings = Settings()
+    assert str(settings.listen) == "127.0.0.1:8000"
+    assert settings.db_url is None
+    assert settings.migrate is False
+    assert settings.allow_origin == frozenset()
+    assert settings.hashing == OWASP == HashingCost(time_cost=2, memory_kib=19_456, parallelism=1)
+
+
+def test_data_dir_of_root(monkeypatch):
+    """Root's data are not in root's home, which PostgreSQL's own user cannot enter."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0, raising=False)
+    assert default_data_dir() == Path("/var/lib/att")
+    assert Settings().data_dir == Path("/var/lib/att")
+
+
+@pytest.mark.parametrize("has_users", [True, False])
+def test_data_dir_of_others(monkeypatch, has_users):
+    """Anybody else's are where the platform keeps users' data; so they are where nobody is root."""
+    if has_users:
+        monkeypatch.setattr(os, "geteuid", lambda: 1000, raising=False)
+    else:
+        monkeypatch.delattr(os, "geteuid", raising=False)
+    assert default_data_dir() == platformdirs.user_data_path("att", appauthor=False)
+    assert default_data_dir().name == "att"
+    assert Settings().data_dir == default_data_dir()
