@@ -1,0 +1,59 @@
+"""How alembic reaches the database: by the connection it is handed, ``-x db-url=…``, ``ATT_DB_URL`` or the default."""
+
+import os
+import sys
+from logging.config import fileConfig
+
+from alembic import context
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.pool import NullPool
+
+from att.db.engine import check_dsn, connect_blocking
+from att.db.schema import metadata
+from att.errors import DatabaseUnavailable
+
+DEFAULT_DB_URL = "postgresql://att_user:att_pass@localhost/att_db"
+MIGRATION_LOCK = 0x617474  # "att": several processes that migrate at once do it one after the other
+
+
+def db_url() -> str:
+    url = context.get_x_argument(as_dictionary=True).get("db-url") or os.environ.get("ATT_DB_URL") or DEFAULT_DB_URL
+    try:
+        return check_dsn(url)
+    except ValueError as error:
+        sys.exit(f"alembic: the database URL {error}")
+
+
+def run(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=metadata)
+    with context.begin_transaction():
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+        context.run_migrations()
+
+
+def run_on_own_connection() -> None:
+    url = db_url()
+    engine = create_engine("postgresql+psycopg2://", creator=lambda: connect_blocking(url), poolclass=NullPool)
+    try:
+        with engine.connect() as connection:
+            run(connection)
+    except DatabaseUnavailable as error:
+        sys.exit(f"alembic: {error}")
+
+
+def run_offline() -> None:
+    context.configure(dialect_name="postgresql", target_metadata=metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if context.config.config_file_name is not None:
+    fileConfig(context.config.config_file_name, disable_existing_loggers=False)
+
+handed_over = context.config.attributes.get("connection")
+if context.is_offline_mode():
+    run_offline()
+elif handed_over is not None:
+    run(handed_over)
+else:
+    run_on_own_connection()

