@@ -1,0 +1,1 @@
+"""Delivery: who is connected here, and how a broadcast reaches them."""

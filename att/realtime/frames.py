@@ -1,0 +1,37 @@
+"""WebSocket frames as bytes (RFC 6455), and the codes with which att closes a socket."""
+
+import struct
+from enum import IntEnum
+from typing import Self
+
+_FINAL_TEXT = 0x81
+_LENGTH_16, _LENGTH_64 = 126, 127
+
+
+class CloseCode(IntEnum):
+    """Why a socket was closed. 4000 to 4499 and 1001: connect again; 4500 to 4999: do not, sign in first."""
+
+    GOING_AWAY = 1001, "server is stopping"
+    TOO_SLOW = 4000, "too slow"
+    RESYNC = 4001, "connect again"
+    SESSION_ENDED = 4500, "session ended"
+
+    reason: str
+
+    def __new__(cls, value: int, reason: str) -> Self:
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.reason = reason
+        return code
+
+
+def text_frame(payload: bytes) -> bytes:
+    """One unfragmented, unmasked text frame that carries ``payload``, which must be UTF-8 (RFC 6455, section 5.2)."""
+    length = len(payload)
+    if length < _LENGTH_16:
+        header = struct.pack("!BB", _FINAL_TEXT, length)
+    elif length < 1 << 16:
+        header = struct.pack("!BBH", _FINAL_TEXT, _LENGTH_16, length)
+    else:
+        header = struct.pack("!BBQ", _FINAL_TEXT, _LENGTH_64, length)
+    return header + payload
