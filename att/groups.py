@@ -1,0 +1,205 @@
+"""Groups and their members."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import NamedTuple, Protocol
+from uuid import UUID, uuid4
+from weakref import WeakValueDictionary
+
+from sqlalchemy import ColumnElement, DateTime, Uuid, and_, bindparam, delete, insert, or_, select, tuple_
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from att.db.engine import Engine, prepare
+from att.db.schema import groups, members, users
+from att.errors import Busy, DatabaseUnavailable, LastOwner, NoSuchGroup, NoSuchMember
+from att.names import fold, parse_uuid
+from att.paging import Cursor, Page, Window, cut
+from att.permissions import Actor, Role
+
+CHANGE_TIMEOUT = 10.0  # seconds that a change waits for those before it in the same group
+
+
+class Group(NamedTuple):
+    """A group as one user sees it: ``role`` is theirs, None when they are not a member."""
+
+    id: UUID
+    name: str
+    created_at: datetime
+    role: Role | None
+
+
+class Member(NamedTuple):
+    """A member of a group."""
+
+    user_id: UUID
+    login: str
+    role: Role
+    joined_at: datetime
+
+
+class Audience(Protocol):
+    """Is told of every change of membership, after it is committed, in the order of the commits in each group."""
+
+    def joined(self, group_id: UUID, user_id: UUID) -> None:
+        """The user is a member from now on."""
+
+    def left(self, group_id: UUID, user_id: UUID) -> None:
+        """The user is no member from now on."""
+
+    def dropped(self, group_id: UUID) -> None:
+        """The group is gone."""
+
+    def uncertain(self, group_id: UUID, user_id: UUID | None) -> None:
+        """The connection was lost at the commit: the user (None: any member) may have joined or left, or not."""
+
+
+def _after(at: ColumnElement[datetime], row_id: ColumnElement[UUID]) -> ColumnElement[bool]:
+    here = tuple_(bindparam("after_at", type_=DateTime(timezone=True)), bindparam("after_id", type_=Uuid))
+    return tuple_(at, row_id) > here
+
+
+_own = and_(members.c.group_id == groups.c.id, members.c.user_id == bindparam("user_id"))
+_find = select(groups.c.id, groups.c.name, groups.c.created_at, members.c.role).outerjoin(members, _own)
+_member = and_(members.c.group_id == bindparam("group_id"), members.c.user_id == bindparam("user_id"))
+_members = select(members.c.user_id, users.c.login, members.c.role, members.c.joined_at).join(users)
+_other_owner = (
+    select(1)
+    .where(
+        members.c.group_id == bindparam("group_id"),
+        members.c.user_id != bindparam("user_id"),
+        members.c.role == "owner",
+    )
+    .exists()
+)
+
+ADD_GROUP = prepare(
+    insert(groups)
+    .values(id=bindparam("group_id"), name=bindparam("name"), name_key=bindparam("name_key"))
+    .returning(groups.c.created_at)
+)
+FIND_BY_ID = prepare(_find.where(groups.c.id == bindparam("group_id")))
+FIND_BY_NAME = prepare(_find.where(groups.c.name_key == bindparam("name_key")))
+DELETE_GROUP = prepare(delete(groups).where(groups.c.id == bindparam("group_id")))
+# Every change of members holds it to the commit, on whichever node: two owners who leave at once see each other go.
+LOCK_GROUP = prepare(select(groups.c.id).where(groups.c.id == bindparam("group_id")).with_for_update())
+
+GROUPS_OF_USER = prepare(
+    select(groups.c.id, groups.c.name, groups.c.created_at, members.c.role, members.c.joined_at)
+    .join(members, _own)
+    .where(_after(members.c.joined_at, members.c.group_id))
+    .order_by(members.c.joined_at, members.c.group_id)
+    .limit(bindparam("limit"))
+)
+IDS_OF_USER = prepare(select(members.c.group_id).where(members.c.user_id == bindparam("user_id")))
+MEMBERS_OF_GROUP = prepare(
+    _members.where(members.c.group_id == bindparam("group_id"), _after(members.c.joined_at, members.c.user_id))
+    .order_by(members.c.joined_at, members.c.user_id)
+    .limit(bindparam("limit"))
+)
+FIND_MEMBER = prepare(_members.where(_member))
+ADD_MEMBER = prepare(
+    upsert(members)
+    .values(group_id=bindparam("group_id"), user_id=bindparam("user_id"), role=bindparam("role"))
+    .on_conflict_do_nothing()
+)
+REMOVE_MEMBER = prepare(
+    delete(members).where(_member, or_(members.c.role != "owner", _other_owner)).returning(members.c.user_id)
+)
+
+
+class Groups:
+    """Groups and members in the database, and an audience that is told of each change."""
+
+    def __init__(self, db: Engine, audience: Audience) -> None:
+        self._db = db
+        self._audience = audience
+        self._changing: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
+
+    async def create(self, name: str, actor: Actor) -> Group:
+        """A new group, with the actor as its owner. Raises GroupNameTaken."""
+        group_id = uuid4()
+        async with self._change(group_id, actor.user_id):
+            async with self._db.transaction(actor) as transaction:
+                row = await transaction.fetch_one(ADD_GROUP, group_id=group_id, name=name, name_key=fold(name))
+                await transaction.execute(ADD_MEMBER, group_id=group_id, user_id=actor.user_id, role="owner")
+            self._audience.joined(group_id, actor.user_id)
+        return Group(group_id, name, row[0], "owner")
+
+    async def find(self, reference: str, user_id: UUID) -> Group:
+        """The group with this id or name, as that user sees it. Raises NoSuchGroup."""
+        if group_id := parse_uuid(reference):
+            row = await self._db.fetch_one(FIND_BY_ID, group_id=group_id, user_id=user_id)
+        elif "\0" in reference:
+            row = None
+        else:
+            row = await self._db.fetch_one(FIND_BY_NAME, name_key=fold(reference), user_id=user_id)
+        if row is None:
+            raise NoSuchGroup
+        return Group(*row)
+
+    async def delete(self, group_id: UUID, actor: Actor) -> None:
+        """Delete it, and with it its members. Raises NoSuchGroup."""
+        async with self._change(group_id, None):
+            async with self._db.transaction(actor) as transaction:
+                if not await transaction.execute(DELETE_GROUP, group_id=group_id):
+                    raise NoSuchGroup
+            self._audience.dropped(group_id)
+
+    async def of_user(self, user_id: UUID, window: Window) -> Page[Group]:
+        """The groups that the user is a member of, longest first."""
+        rows = await self._db.fetch_all(GROUPS_OF_USER, user_id=user_id, **_bounds(window))
+        page = cut(rows, window, lambda row: Cursor(row[4], row[0]))
+        return Page([Group(*row[:4]) for row in page.items], page.next)
+
+    async def ids_of_user(self, user_id: UUID) -> list[UUID]:
+        """The ids of all groups that the user is a member of."""
+        return [row[0] for row in await self._db.fetch_all(IDS_OF_USER, user_id=user_id)]
+
+    async def members(self, group_id: UUID, window: Window) -> Page[Member]:
+        """The members, longest first."""
+        rows = await self._db.fetch_all(MEMBERS_OF_GROUP, group_id=group_id, **_bounds(window))
+        found = [Member(*row) for row in rows]
+        return cut(found, window, lambda member: Cursor(member.joined_at, member.user_id))
+
+    async def add_member(self, group_id: UUID, user_id: UUID, actor: Actor) -> tuple[Member, bool]:
+        """The member, and whether they are new. Raises NoSuchUser, NoSuchGroup."""
+        async with self._change(group_id, user_id):
+            async with self._db.transaction(actor) as transaction:
+                await transaction.fetch_one(LOCK_GROUP, group_id=group_id)
+                added = await transaction.execute(ADD_MEMBER, group_id=group_id, user_id=user_id, role="member")
+                row = await transaction.fetch_one(FIND_MEMBER, group_id=group_id, user_id=user_id)
+            self._audience.joined(group_id, user_id)
+        return Member(*row), bool(added)
+
+    async def remove_member(self, group_id: UUID, user_id: UUID, actor: Actor) -> None:
+        """Remove them. Raises NoSuchMember, and LastOwner rather than leave the group without one."""
+        async with self._change(group_id, user_id):
+            async with self._db.transaction(actor) as transaction:
+                await transaction.fetch_one(LOCK_GROUP, group_id=group_id)
+                if not await transaction.fetch_one(REMOVE_MEMBER, group_id=group_id, user_id=user_id):
+                    found = await transaction.fetch_one(FIND_MEMBER, group_id=group_id, user_id=user_id)
+                    raise LastOwner if found else NoSuchMember
+            self._audience.left(group_id, user_id)
+
+    @contextlib.asynccontextmanager
+    async def _change(self, group_id: UUID, user_id: UUID | None) -> AsyncIterator[None]:
+        """One change at a time in each group, so that the audience hears of them in the order of their commits."""
+        lock = self._changing.setdefault(group_id, asyncio.Lock())
+        try:
+            async with asyncio.timeout(CHANGE_TIMEOUT):
+                await lock.acquire()
+        except TimeoutError as error:
+            raise Busy from error
+        try:
+            yield
+        except DatabaseUnavailable:
+            self._audience.uncertain(group_id, user_id)
+            raise
+        finally:
+            lock.release()
+
+
+def _bounds(window: Window) -> dict[str, object]:
+    return {"limit": window.limit + 1, "after_at": window.after.at, "after_id": window.after.id}

@@ -1,0 +1,248 @@
+"""HTTP for everything else: reading requests, telling who asks, answering errors as problems (RFC 9457)."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from att import errors
+from att.accounts import Accounts
+from att.groups import Group, Groups
+from att.names import parse_uuid
+from att.payloads import Request, explain
+from att.permissions import Actor
+from att.realtime.hub import Hub
+from att.sessions import Session, SessionStore
+from att.settings import Settings
+
+SETTINGS = web.AppKey("settings", Settings)
+ACCOUNTS = web.AppKey("accounts", Accounts)
+GROUPS = web.AppKey("groups", Groups)
+SESSIONS: web.AppKey[SessionStore] = web.AppKey("sessions", SessionStore)
+HUB = web.AppKey("hub", Hub)
+
+REQUEST_ID = web.RequestKey("request_id", str)
+SESSION = web.RequestKey("session", Session)
+GROUP = web.RequestKey("group", Group)
+
+COOKIE = "att_session"
+BODY_LIMIT = 256 * 1024  # bytes of one request body, and so of one broadcast
+BODY_TIMEOUT = 30.0  # seconds for a body to arrive
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_JSON_TYPE = re.compile(r"application/(json|[a-z0-9.!#$&^_-]+\+json)")
+_STATUS: dict[type[errors.AttError], int] = {
+    errors.Malformed: 400,
+    errors.BodyTimeout: 408,
+    errors.WrongMediaType: 415,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.Invalid: 422,
+    errors.UpgradeRequired: 426,
+    errors.Unavailable: 503,
+}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+RequestShape = TypeVar("RequestShape", bound=Request)
+Shape = TypeVar("Shape", bound=BaseModel)
+
+log = logging.getLogger("att")
+
+
+# Reading
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body; unless it is empty it must call itself JSON. One over the limit is a 413.
+
+    Raises WrongMediaType, Malformed, BodyTimeout.
+    """
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            body = await request.read()
+    except TimeoutError as error:
+        raise errors.BodyTimeout from error
+    except web.RequestPayloadError as error:
+        raise errors.Malformed("The body breaks off, or is not encoded as its headers say.") from error
+    if body and "Content-Type" in request.headers and not _JSON_TYPE.fullmatch(request.content_type):
+        raise errors.WrongMediaType
+    return body
+
+
+def parse_json(body: bytes) -> Any:
+    """The value of a JSON text of bounded depth. Raises NotJson that says where it breaks off."""
+    try:
+        return from_json(body, allow_inf_nan=False, cache_strings=False)
+    except ValueError as error:
+        raise errors.NotJson(f"The body is not JSON (RFC 8259) in UTF-8: {error}.") from error
+
+
+async def read(request: web.Request, shape: type[RequestShape]) -> RequestShape:
+    """The body in this shape. Raises NotJson, WrongMediaType, InvalidInput."""
+    return _fit(shape, parse_json(await read_body(request)))
+
+
+def read_query(request: web.Request, shape: type[Shape]) -> Shape:
+    """The query in this shape. Raises InvalidInput."""
+    return _fit(shape, dict(request.query))
+
+
+def _fit(shape: type[Shape], value: Any) -> Shape:
+    try:
+        return shape.model_validate(value)
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+# Answering
+
+
+def answer(body: BaseModel, *, status: int = 200) -> web.Response:
+    """A JSON answer."""
+    return web.json_response(body=body.model_dump_json().encode(), status=status)
+
+
+def problem(status: int, code: str, detail: str, **members: Any) -> web.Response:
+    """An error as ``application/problem+json``."""
+    title = HTTPStatus(status).phrase
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "error": code, **members}
+    response = web.json_response(body, status=status, content_type="application/problem+json")
+    if status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="att"'
+    return response
+
+
+def problem_of(error: errors.AttError) -> web.Response:
+    """The answer to an error of ours."""
+    status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
+    fields = getattr(error, "fields", None)
+    members = {"errors": [{"field": field, "detail": message} for field, message in fields]} if fields else {}
+    response = problem(status, error.code, error.detail, **members)
+    if isinstance(error, errors.Unavailable):
+        response.headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, errors.UpgradeRequired):
+        response.headers.update({"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"})
+    return response
+
+
+def _problem_of_http(error: web.HTTPException) -> web.Response:
+    codes = {413: "body too large"}
+    details = {
+        404: "There is nothing at this address.",
+        405: f"This address does not know the method; it knows {error.headers.get('Allow', 'none')}.",
+        413: f"The body is larger than {BODY_LIMIT} bytes.",
+    }
+    phrase = HTTPStatus(error.status).phrase
+    response = problem(error.status, codes.get(error.status, phrase.lower()), details.get(error.status, error.reason))
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
+
+
+@web.middleware
+async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request an id, and turn whatever is raised into an answer that says no more than it should."""
+    given = request.headers.get("X-Request-ID", "")
+    request[REQUEST_ID] = given if _REQUEST_ID_FORM.fullmatch(given) else uuid4().hex
+    try:
+        return await handler(request)
+    except errors.AttError as error:
+        return problem_of(error)
+    except web.HTTPException as error:
+        return _problem_of_http(error)
+    except ConnectionError:
+        raise  # the client has gone, and nobody is left to answer
+    except Exception:
+        log.exception("request %s: %s %s failed", request[REQUEST_ID], request.method, request.path)
+        return problem(500, "internal error", f"This is a fault of ours. Its id is {request[REQUEST_ID]}.")
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """What every answer bears."""
+    # An answer that is given before the middleware is reached has no id yet.
+    response.headers["X-Request-ID"] = request.get(REQUEST_ID) or uuid4().hex
+    response.headers.setdefault("Cache-Control", "no-store")
+    session = request.get(SESSION)
+    if session is not None and session.slid and COOKIE not in response.cookies and bearer_token(request) is None:
+        # The browser's copy lives as long as the session, which has just been prolonged. By now the answer's own
+        # cookies are written.
+        set_session_cookie(request, response, request.cookies[COOKIE])
+        response.headers.add("Set-Cookie", response.cookies[COOKIE].OutputString())
+
+
+# Who is asking
+
+
+async def identify(request: web.Request) -> Session:
+    """The session of the bearer token or the cookie. Raises NotSignedIn, or OriginNotAllowed for the cookie."""
+    token = bearer_token(request)
+    if token is None:
+        token = request.cookies.get(COOKIE)
+        if token and (request.method not in SAFE_METHODS or "Upgrade" in request.headers):
+            check_origin(request)
+    session = await request.app[SESSIONS].find(token) if token else None
+    if session is None:
+        raise errors.NotSignedIn
+    return session
+
+
+def bearer_token(request: web.Request) -> str | None:
+    """The token of the Authorization header (RFC 6750); None when there is no such header.
+
+    Any other scheme gives the empty string: whoever sends one does not mean to be known by a cookie.
+    """
+    header = request.headers.get("Authorization")
+    if header is None:
+        return None
+    scheme, _, token = header.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def check_origin(request: web.Request) -> None:
+    """Whether the page that sent this is ours or an allowed one. Raises OriginNotAllowed.
+
+    A browser says so itself in Sec-Fetch-Site, which no page can forge; an older one only names the Origin.
+    """
+    origin = request.headers.get("Origin")
+    site = request.headers.get("Sec-Fetch-Site")
+    is_ours = site in ("same-origin", "none") or (site is None and _authority(origin) == request.host.lower())
+    if not is_ours and origin not in request.app[SETTINGS].allow_origin:
+        raise errors.OriginNotAllowed
+
+
+def _authority(origin: str | None) -> str | None:
+    try:
+        return urlsplit(origin or "").netloc.lower() or None
+    except ValueError:
+        return None
+
+
+def path_user(request: web.Request) -> UUID:
+    """The user in the path. Raises NoSuchUser when it is no UUID."""
+    user_id = parse_uuid(request.match_info["user_id"])
+    if user_id is None:
+        raise errors.NoSuchUser
+    return user_id
+
+
+def actor_of(request: web.Request) -> Actor:
+    """On whose behalf this request makes changes."""
+    session = request[SESSION]
+    return Actor(session.user_id, session.id, request[REQUEST_ID])
+
+
+def set_session_cookie(request: web.Request, response: web.StreamResponse, token: str) -> None:
+    """Have the browser keep the token, out of reach of the page's scripts and of other sites."""
+    max_age = int(request.app[SETTINGS].session_ttl.total_seconds())
+    response.set_cookie(COOKIE, token, max_age=max_age, httponly=True, samesite="Lax", secure=request.secure)
