@@ -60,4 +60,5 @@ setup(
             "uv>=0.9,<1",
         ],
     },
+    entry_points={"console_scripts": ["att-server = att.cli:main"]},
 )

@@ -1,0 +1,5 @@
+"""``python -m att``."""
+
+from att.cli import main
+
+main()

