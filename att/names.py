@@ -6,6 +6,7 @@ from uuid import UUID
 NAME_LENGTH = 64
 PASSWORD_CHARACTERS = 6
 PASSWORD_BYTES = 1024
+RAW_LENGTH = 4096  # characters; putting unbounded text into normal form takes time that grows with its square
 
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, lone surrogates, line and paragraph separators
 
@@ -26,8 +27,8 @@ def fold(name: str) -> str:
 
 def check_name(text: str) -> str:
     """The name in normal form. Raises ValueError, with a message for people, when it cannot be one."""
-    name = normalise(text)
-    if not 1 <= len(name) <= NAME_LENGTH:
+    name = normalise(text[:RAW_LENGTH])
+    if not 1 <= len(name) <= NAME_LENGTH or len(text) > RAW_LENGTH:
         raise ValueError(f"must have 1 to {NAME_LENGTH} characters")
     if name != name.strip():
         raise ValueError("must not begin or end with a space")
@@ -51,18 +52,18 @@ def check_password(text: str) -> str:
 
     The message never contains the password.
     """
-    password = normalise(text)
+    password = check_password_size(text)
     if len(password) < PASSWORD_CHARACTERS:
         raise ValueError(f"must have at least {PASSWORD_CHARACTERS} characters")
-    return check_password_size(password)
+    return password
 
 
 def check_password_size(text: str) -> str:
     """A password as typed at log-in: of a size that can be hashed. Raises ValueError otherwise."""
-    password = normalise(text)
+    password = normalise(text[:RAW_LENGTH])
     if any(unicodedata.category(character) == "Cs" for character in password):
         raise ValueError("must be Unicode text")
-    if len(password.encode()) > PASSWORD_BYTES:
+    if len(password.encode()) > PASSWORD_BYTES or len(text) > RAW_LENGTH:
         raise ValueError(f"must have at most {PASSWORD_BYTES} bytes")
     return password
 

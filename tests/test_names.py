@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from att import names
 from att.names import (
     check_group_name,
     check_name,
@@ -266,3 +267,14 @@ def test_parse_uuid_in_any_case(value, data):
     """Each letter may be in either case."""
     text = "".join(data.draw(st.sampled_from((letter, letter.upper()))) for letter in str(value))
     assert parse_uuid(text) == value
+
+
+@pytest.mark.parametrize("check", [check_name, check_group_name, check_password, check_password_size])
+def test_only_text_of_bounded_length_is_put_into_normal_form(check, monkeypatch):
+    """Doing so takes time that grows with the square of the length: one body could keep the server busy for seconds."""
+    lengths = []
+    monkeypatch.setattr(names, "normalise", lambda text: lengths.append(len(text)) or text)
+    with pytest.raises(ValueError, match="must have"):
+        check("a" + "\u0300\u0327" * 60_000)
+    assert lengths
+    assert max(lengths) <= names.RAW_LENGTH
