@@ -6,14 +6,16 @@ from logging.config import fileConfig
 
 from alembic import context
 from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from att.db.engine import check_dsn, connect_blocking
+from att.db.dsn import check_dsn, connect_blocking
 from att.db.schema import metadata
 from att.errors import DatabaseUnavailable
 
 DEFAULT_DB_URL = "postgresql://att_user:att_pass@localhost/att_db"
 MIGRATION_LOCK = 0x617474  # "att": several processes that migrate at once do it one after the other
+LOCK_TIMEOUT = "30s"
 
 
 def db_url() -> str:
@@ -21,12 +23,13 @@ def db_url() -> str:
     try:
         return check_dsn(url)
     except ValueError as error:
-        sys.exit(f"alembic: the database URL {error}")
+        sys.exit(f"alembic: the database URL: {error}")
 
 
 def run(connection: Connection) -> None:
     context.configure(connection=connection, target_metadata=metadata)
     with context.begin_transaction():
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
         context.run_migrations()
 
@@ -39,6 +42,8 @@ def run_on_own_connection() -> None:
             run(connection)
     except DatabaseUnavailable as error:
         sys.exit(f"alembic: {error}")
+    except DBAPIError as error:
+        sys.exit(f"alembic: the database refuses: {error.orig}".strip())
 
 
 def run_offline() -> None:

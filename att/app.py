@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from att.accounts import Accounts
-from att.db.engine import Engine, describe
+from att.db.dsn import describe
+from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
 from att.errors import CannotStart
 from att.groups import Groups

@@ -20,7 +20,7 @@ from aiohttp.http import HttpProcessingError
 
 from att import __version__
 from att.app import DATA_PLACE, create_app
-from att.db.engine import check_dsn
+from att.db.dsn import check_dsn
 from att.errors import AttError, CannotStart
 from att.settings import (
     Address,
@@ -29,6 +29,7 @@ from att.settings import (
     parse_duration,
     parse_listen,
     parse_origin,
+    parse_path,
     parse_size,
 )
 
@@ -77,7 +78,7 @@ Examples:
 )
 @click.option(
     "--data-dir",
-    type=click.Path(path_type=Path),
+    type=Parsed("path", parse_path),
     default=default_data_dir,
     show_default="the user's data directory; /var/lib/att for root",
     help="Where the embedded PostgreSQL keeps its data.",
@@ -99,10 +100,10 @@ Examples:
     "--allow-origin",
     type=Parsed("origin", parse_origin),
     multiple=True,
-    help="A web origin besides our own whose pages may use the session cookie, as in https://app.example."
-    " May be given more than once; in ATT_ALLOW_ORIGIN separated by spaces.",
+    help="A web origin besides our own whose pages may open the WebSocket and send requests with the session cookie,"
+    " as in https://app.example. May be given more than once; in ATT_ALLOW_ORIGIN separated by spaces.",
 )
-@click.version_option(__version__, prog_name="att-server")
+@click.version_option(__version__, prog_name="att-server", allow_from_autoenv=False)
 def command(listen: Address, allow_origin: tuple[str, ...], **options: Any) -> None:
     """Serve accounts, groups and broadcasts from PostgreSQL.
 
@@ -111,6 +112,7 @@ def command(listen: Address, allow_origin: tuple[str, ...], **options: Any) -> N
     settings = Settings(listen=listen, allow_origin=frozenset(allow_origin), **options)
     _set_up_logging()
     _allow_many_sockets()
+    _fill_standard_streams()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
 
@@ -127,18 +129,33 @@ def main() -> None:
         _fail("interrupted", 130)
 
 
+def _fill_standard_streams() -> None:
+    """A stream that was closed must not become one of our sockets."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free: this one
+
+
 def _set_up_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # aiohttp would log the subprotocols that a client offers, among which a browser may send its token.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     logging.getLogger("aiohttp.server").addFilter(_is_ours)
+    logging.getLogger("asyncio").addFilter(_is_ours)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether a failure is for our log: a request that is not HTTP, or breaks off, is the client's."""
+    """Whether a failure is for our log.
+
+    A request that is not HTTP, or breaks off, is the client's. A statement that the server cancelled has been
+    answered with a 503; aiopg reports it to the loop besides.
+    """
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError)
+    is_clients = isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError)
+    return not is_clients and type(error).__name__ != "QueryCanceled"
 
 
 def _allow_many_sockets() -> None:
@@ -163,13 +180,14 @@ async def serve(settings: Settings) -> None:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_TIMEOUT)
     try:
         await runner.setup()
-        await _site(runner, settings.listen).start()
-        click.echo(f"att {__version__} listens on {' and '.join(_url(address) for address in runner.addresses)}")
-        click.echo(f"data is in {app[DATA_PLACE]}; stop with Ctrl-C")
-        await stop.wait()
-        _remove_socket_file(settings.listen)
-    except OSError as error:
-        raise _cannot_listen(settings.listen, error) from error
+        if not stop.is_set():
+            await _listen(runner, settings.listen)
+            _announce(runner, app[DATA_PLACE])
+            await stop.wait()
+            _remove_socket_file(settings.listen)
+    except AttError:
+        if not stop.is_set():  # Ctrl-C reaches the programs that we start as well, and they fail
+            raise
     finally:
         await runner.cleanup()
 
@@ -180,20 +198,30 @@ def _stop(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
         loop.remove_signal_handler(number)
 
 
-def _site(runner: web.AppRunner, address: Address) -> web.BaseSite:
-    if address.path is None:
-        return web.TCPSite(runner, address.host, address.port)
-    if _answers(address.path):
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    return web.UnixSite(runner, address.path)
+async def _listen(runner: web.AppRunner, address: Address) -> None:
+    if address.path is not None and _answers(address.path):
+        raise _cannot_listen(address, OSError(errno.EADDRINUSE, ""))
+    try:
+        if address.path is None:
+            await web.TCPSite(runner, address.host, address.port).start()
+        else:
+            await web.UnixSite(runner, address.path).start()
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(address, error) from error
+
+
+def _announce(runner: web.AppRunner, data_place: str) -> None:
+    with contextlib.suppress(OSError):  # whoever read our output may have gone
+        click.echo(f"att {__version__} listens on {' and '.join(_url(address) for address in runner.addresses)}")
+        click.echo(f"data is in {data_place}; stop with Ctrl-C")
 
 
 def _answers(path: str) -> bool:
     """Whether a server is listening on the unix socket, rather than having left its file behind."""
-    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-        probe.connect(path)
-        return True
-    return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        # BlockingIOError, EAGAIN: it is there, and has more callers than it can take.
+        return probe.connect_ex(path) in (0, errno.EAGAIN)
 
 
 def _remove_socket_file(address: Address) -> None:
@@ -207,11 +235,11 @@ def _url(address: Any) -> str:
     return f"http://{Address(*address[:2])}"
 
 
-def _cannot_listen(address: Address, error: OSError) -> CannotStart:
-    if error.errno == errno.EADDRINUSE:
-        reason = "the address is in use; stop what uses it or choose another with --listen"
-    elif isinstance(error, socket.gaierror):
+def _cannot_listen(address: Address, error: OSError | UnicodeError) -> CannotStart:
+    if isinstance(error, socket.gaierror | UnicodeError):
         reason = "the host is unknown"
+    elif error.errno == errno.EADDRINUSE:
+        reason = "the address is in use; stop what uses it or choose another with --listen"
     else:
         reason = os.strerror(error.errno) if error.errno else str(error)
     return CannotStart(f"cannot listen on {address}: {reason}")

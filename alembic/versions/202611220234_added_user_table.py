@@ -35,12 +35,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sessions")),
         sa.UniqueConstraint("token_hash", name=op.f("uq_sessions_token_hash")),
     )
-    op.create_index(op.f("ix_sessions_expires_at"), "sessions", ["expires_at"])
     op.create_index(op.f("ix_sessions_user_id"), "sessions", ["user_id"])
 
 
 def downgrade() -> None:
     op.drop_index(op.f("ix_sessions_user_id"), table_name="sessions")
-    op.drop_index(op.f("ix_sessions_expires_at"), table_name="sessions")
     op.drop_table("sessions")
     op.drop_table("users")

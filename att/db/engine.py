@@ -12,19 +12,18 @@ from typing import Any, NamedTuple
 import aiopg
 import psycopg2
 import psycopg2.extras
-from psycopg2.extensions import parse_dsn
 from sqlalchemy import Executable, Select
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
 from att import errors
+from att.db.dsn import Server, connect_options, describe, why_no_connection
 from att.permissions import Actor
 
 POOL_SIZE = 10
 POOL_QUEUE = 1_000  # callers waiting for a connection; the next one is told to come back
 ACQUIRE_TIMEOUT = 5.0  # seconds
-CONNECT_TIMEOUT = 5  # seconds; libpq takes whole ones
 QUERY_TIMEOUT = 5.0  # seconds, by our clock: the connection is dropped
-STATEMENT_TIMEOUT = 6_000  # milliseconds, by the server's: it stops working for a client that has gone
+STATEMENT_TIMEOUT = 4_000  # milliseconds, by the server's clock: it speaks first, so that the outcome is known
 
 CONSTRAINTS: Mapping[str, type[errors.AttError]] = MappingProxyType(
     {
@@ -60,52 +59,6 @@ def prepare(query: Executable) -> Statement:
     compiled = query.compile(dialect=PGDialect_psycopg2())  # type: ignore[attr-defined, no-untyped-call]
     defaults = {name: value for name, value in compiled.params.items() if value is not None}
     return Statement(str(compiled), MappingProxyType(defaults), isinstance(query, Select))
-
-
-def check_dsn(dsn: str) -> str:
-    """The DSN (a URL, or key=value words) as it was. Raises ValueError, without the password, if libpq cannot read it.
-
-    https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
-    """
-    try:
-        parts = parse_dsn(dsn)
-    except psycopg2.Error:
-        parts = {}
-    if not parts:
-        raise ValueError("is not understood; write postgresql://user:password@host:port/database or key=value words")
-    if "@" in parts.get("host", ""):
-        raise ValueError("has a second '@'; write special characters of the password percent-encoded, '@' as %40")
-    return dsn
-
-
-def describe(dsn: str) -> str:
-    """Where a DSN points, for people and without its password: ``att_db at localhost:5432 as att_user``."""
-    parts = parse_dsn(dsn)
-    host = parts.get("host") or parts.get("hostaddr") or "the local socket"
-    port = f":{parts['port']}" if "port" in parts and not host.startswith("/") else ""
-    user = f" as {parts['user']}" if "user" in parts else ""
-    return f"{parts.get('dbname') or 'the default database'} at {host}{port}{user}"
-
-
-def connect_blocking(dsn: str) -> Any:
-    """A plain psycopg2 connection, for what runs before the loop does. Raises DatabaseUnavailable that says why."""
-    try:
-        return psycopg2.connect(dsn, **_connect_options(dsn))
-    except psycopg2.Error as error:
-        raise errors.DatabaseUnavailable(_why_no_connection(dsn, error)) from error
-
-
-def _connect_options(dsn: str) -> dict[str, Any]:
-    given = parse_dsn(dsn)
-    options = {"fallback_application_name": "att", "connect_timeout": CONNECT_TIMEOUT, "client_encoding": "utf8"}
-    return {name: value for name, value in options.items() if name not in given}
-
-
-def _why_no_connection(dsn: str, error: psycopg2.Error) -> str:
-    reason = " ".join(str(error).split()) or "no answer"
-    if password := parse_dsn(dsn).get("password"):
-        reason = reason.replace(password, "***")
-    return f"cannot connect to the database {describe(dsn)}; is it running, and is the database URL right? {reason}"
 
 
 def translate(error: psycopg2.Error) -> Exception:
@@ -153,7 +106,7 @@ class Transaction:
                 raise errors.ConnectionLost from error
             raise translate(error) from error
         except TimeoutError as error:
-            raise errors.Busy from error
+            raise errors.ConnectionLost from error
         except asyncio.CancelledError as error:
             # aiopg turns a statement that the server cancelled into this; it is not this task that was cancelled.
             if _is_cancelled():
@@ -190,14 +143,19 @@ class Engine:
     not get a connection or an answer in time.
     """
 
-    def __init__(self, pool: aiopg.Pool) -> None:
+    def __init__(self, pool: aiopg.Pool, server: Server) -> None:
         self._pool = pool
+        self._server = server
         self._waiting = 0
+        self._free = asyncio.Semaphore(POOL_SIZE)
+        self._releasing: set[asyncio.Future[None]] = set()
 
     @classmethod
     async def connect(cls, dsn: str) -> "Engine":
-        """Open the pool, with one connection. Raises DatabaseUnavailable that says why."""
+        """Find the server and open the pool, with one connection. Raises DatabaseUnavailable that says why."""
+        server = Server(dsn)
         try:
+            await server.find()
             pool = await aiopg.create_pool(
                 dsn,
                 minsize=1,
@@ -207,16 +165,20 @@ class Engine:
                 enable_hstore=False,
                 enable_uuid=False,
                 on_connect=_prepare_connection,
-                **_connect_options(dsn),
+                connection_factory=server.open,
+                **connect_options(dsn),
             )
         except psycopg2.Error as error:
-            raise errors.DatabaseUnavailable(_why_no_connection(dsn, error)) from error
-        return cls(pool)
+            raise errors.DatabaseUnavailable(why_no_connection(dsn, error)) from error
+        except TimeoutError as error:
+            raise errors.DatabaseUnavailable(f"the database {describe(dsn)} does not answer") from error
+        return cls(pool, server)
 
     async def close(self) -> None:
         """Close every connection, those in use as well."""
         self._pool.terminate()
         await self._pool.wait_closed()
+        await self._server.close()
 
     async def fetch_one(self, statement: Statement, **params: Any) -> Any:
         """The first row as a tuple, or None."""
@@ -262,25 +224,39 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[aiopg.Connection]:
-        connection = await self._acquire()
+        await self._take_turn()
         try:
-            yield connection
+            connection = await self._acquire()
+            try:
+                yield connection
+            finally:
+                # Not awaited: it waits for a lock that is held while another connection is being made.
+                released = self._pool.release(connection)
+                self._releasing.add(released)
+                released.add_done_callback(self._releasing.discard)
         finally:
-            await self._pool.release(connection)
+            self._free.release()
 
-    async def _acquire(self) -> aiopg.Connection:
+    async def _take_turn(self) -> None:
+        """Wait here and not in the pool, which wakes nobody when a connection was lost."""
         if self._waiting >= POOL_QUEUE:
             raise errors.Busy
         self._waiting += 1
         try:
             async with asyncio.timeout(ACQUIRE_TIMEOUT):
-                return await self._pool.acquire()
+                await self._free.acquire()
         except TimeoutError as error:
             raise errors.Busy from error
-        except psycopg2.Error as error:
-            raise errors.DatabaseUnavailable from error
         finally:
             self._waiting -= 1
+
+    async def _acquire(self) -> aiopg.Connection:
+        try:
+            async with asyncio.timeout(ACQUIRE_TIMEOUT):
+                return await self._pool.acquire()
+        except (psycopg2.Error, TimeoutError) as error:
+            self._server.find_again()
+            raise errors.DatabaseUnavailable from error
 
 
 async def _prepare_connection(connection: aiopg.Connection) -> None:

@@ -7,9 +7,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from att.db.engine import connect_blocking, describe
+from att.db.dsn import connect_blocking, describe
 from att.errors import CannotStart
 
 OLDEST_POSTGRES = 13
@@ -32,17 +33,25 @@ def bring_up_to_date(dsn: str, *, migrate: bool) -> None:
     Blocks. Raises CannotStart with a line that says what to do, or DatabaseUnavailable.
     """
     engine = create_engine("postgresql+psycopg2://", creator=lambda: connect_blocking(dsn), poolclass=NullPool)
-    with engine.connect() as connection:
-        _check_server(connection, dsn)
-        if _is_current(connection, dsn):
-            return
-        if not migrate:
-            raise CannotStart(
-                f"the database {describe(dsn)} lacks the tables of this version;"
-                " run 'alembic upgrade head' or start with 'att-server --migrate'"
-            )
-        connection.rollback()
-        upgrade(connection)
+    try:
+        with engine.connect() as connection:
+            _bring_up_to_date(connection, dsn, migrate=migrate)
+    except DBAPIError as error:
+        reason = " ".join(str(error.orig).split())
+        raise CannotStart(f"the database {describe(dsn)} refuses: {reason}") from error
+
+
+def _bring_up_to_date(connection: Connection, dsn: str, *, migrate: bool) -> None:
+    _check_server(connection, dsn)
+    if _is_current(connection, dsn):
+        return
+    if not migrate:
+        raise CannotStart(
+            f"the database {describe(dsn)} lacks the tables of this version;"
+            " run 'alembic upgrade head' or start with 'att-server --migrate'"
+        )
+    connection.rollback()
+    upgrade(connection)
 
 
 def upgrade(connection: Connection) -> None:

@@ -1,0 +1,127 @@
+"""Where a database is: what a DSN may be, how it is told, which server it means."""
+
+import asyncio
+import socket
+
+import pytest
+from sqlalchemy import literal, select
+
+from att import errors
+from att.db import dsn as module
+from att.db.dsn import check_dsn, describe
+from att.db.engine import Engine, prepare
+
+ONE = prepare(select(literal(1)))
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://me:secret@host:5432/db",
+        "postgres://me@/db?host=/run/postgresql",
+        "host=localhost dbname=db user=me password='s p'",
+        "postgresql:///db",
+        "postgresql://",
+        "host=a,b port=1,2 dbname=db",
+    ],
+)
+def test_good_dsns(dsn):
+    assert check_dsn(dsn) == dsn
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    ["", "foo", "mysql://me@host/db", "postgresql+psycopg2://me@host/db", "http://host", "postgresql://me:se@cret@h/d"],
+)
+def test_bad_dsns(dsn):
+    """Refused without repeating what may be a password."""
+    with pytest.raises(ValueError, match="write") as caught:
+        check_dsn(dsn)
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "place"),
+    [
+        ("postgresql://me:secret@host:5432/db", "db at host:5432 as me"),
+        ("postgres://me@/db?host=/run/postgresql", "db at /run/postgresql as me"),
+        ("dbname=db", "db at the local socket"),
+        ("host=h", "the default database at h"),
+    ],
+)
+def test_describe(dsn, place):
+    """A place is told without its password."""
+    assert describe(dsn) == place
+
+
+async def test_no_connection_is_explained_without_the_password():
+    with pytest.raises(errors.DatabaseUnavailable, match=r"db at 127\.0\.0\.1:1 as me") as caught:
+        await Engine.connect("postgresql://me:hush@127.0.0.1:1/db")
+    assert "hush" not in caught.value.detail
+
+
+@pytest.fixture
+async def tcp_port(postgres_server):
+    """The test's PostgreSQL on a TCP port, by a relay."""
+
+    async def relay(reader, writer):
+        path = f"{postgres_server.host}/.s.PGSQL.5432"
+        onward_reader, onward = await asyncio.open_unix_connection(path)
+
+        async def pump(source, sink):
+            while data := await source.read(65_536):
+                sink.write(data)
+            sink.close()
+
+        await asyncio.gather(pump(reader, onward), pump(onward_reader, writer), return_exceptions=True)
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+async def test_the_first_server_that_answers_is_used(tcp_port, db_url):
+    """Of several hosts, or several addresses of one name, all but one may be dead."""
+    name = db_url.split("/")[3].partition("?")[0]
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        dead = closed.getsockname()[1]
+        db = await Engine.connect(f"postgresql://postgres@127.0.0.1:{dead},127.0.0.1:{tcp_port}/{name}")
+        assert db._server._place == {"host": "127.0.0.1", "port": tcp_port, "hostaddr": "127.0.0.1"}
+        rows = await asyncio.gather(*(db.fetch_one(ONE) for _ in range(5)))
+        assert rows == [(1,)] * 5
+        await db.close()
+
+
+async def test_a_server_that_moved_is_found_again(tcp_port, db_url):
+    """When no connection can be made, the addresses are looked up anew; until then it is said that there is none."""
+    name = db_url.split("/")[3].partition("?")[0]
+    db = await Engine.connect(f"postgresql://postgres@127.0.0.1:{tcp_port}/{name}")
+    await db._pool.clear()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        db._server._place["port"] = closed.getsockname()[1]
+        with pytest.raises(errors.DatabaseUnavailable):
+            await db.fetch_one(ONE)
+        await db._server._finding
+    assert await db.fetch_one(ONE) == (1,)
+    await db.close()
+
+
+async def test_names_are_resolved_off_the_loop(tcp_port, db_url, monkeypatch):
+    """Later connections go to the address that was found; libpq would resolve a name on the loop."""
+    name = db_url.split("/")[3].partition("?")[0]
+    db = await Engine.connect(f"postgresql://postgres@localhost:{tcp_port}/{name}")
+    assert db._server._place["hostaddr"] == "127.0.0.1"
+    assert db._server._place["host"] == "localhost"  # which TLS compares with the certificate
+    await db.close()
+
+
+async def test_closing_stops_the_search(db, monkeypatch):
+    monkeypatch.setattr(module, "locate", lambda _dsn: (_ for _ in ()).throw(errors.DatabaseUnavailable))
+    db._server.find_again()
+    first = db._server._finding
+    db._server.find_again()
+    assert db._server._finding is first
+    await db._server.close()
+    assert first.done()
