@@ -1,12 +1,13 @@
 """One open WebSocket: the border between aiohttp and the hub."""
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime
 
 from aiohttp import WSMsgType, web
 
 from att.errors import Unavailable, UpgradeRequired
-from att.realtime.frames import CloseCode
+from att.realtime.frames import CloseCode, pong_frame
 from att.sessions import Session, SessionStore
 
 HEARTBEAT = 25.0  # seconds between pings; a peer that does not answer within half of it is gone
@@ -19,8 +20,9 @@ class Socket:
 
     def __init__(self, outbox_limit: int) -> None:
         self._outbox_limit = outbox_limit
+        # Pings are answered by ourselves, through the bounded outbox: aiohttp would wait for a peer that never reads.
         self._response = web.WebSocketResponse(
-            heartbeat=HEARTBEAT, timeout=CLOSE_TIMEOUT, compress=False, max_msg_size=MESSAGE_LIMIT + 1
+            heartbeat=HEARTBEAT, timeout=CLOSE_TIMEOUT, autoping=False, compress=False, max_msg_size=MESSAGE_LIMIT + 1
         )
         self._transport: asyncio.Transport | None = None
         self._patience: asyncio.Timeout | None = None
@@ -46,7 +48,9 @@ class Socket:
         if self._close_code is None:
             self._close_code = code
             if self._patience is not None:
-                self._patience.reschedule(0)
+                # RuntimeError: the session expires at this very moment, and the wait is over by itself.
+                with contextlib.suppress(RuntimeError):
+                    self._patience.reschedule(0)
 
     async def run(self, request: web.Request, session: Session, sessions: SessionStore) -> web.StreamResponse:
         """Open it, and keep it open until either side closes it or the session ends."""
@@ -75,9 +79,12 @@ class Socket:
                 session = await self._look_up(session, sessions)
 
     async def _ignore(self) -> None:
-        message = await self._response.receive()
-        while message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+        while True:
             message = await self._response.receive()
+            if message.type is WSMsgType.PING:
+                self.send(pong_frame(message.data))
+            elif message.type not in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PONG):
+                return
 
     async def _look_up(self, session: Session, sessions: SessionStore) -> Session | None:
         """The session as it is now. When it has ended, or cannot be told, the socket is closed."""

@@ -11,7 +11,7 @@ from aiohttp.base_protocol import BaseProtocol
 from hypothesis import given
 from hypothesis import strategies as st
 
-from att.realtime.frames import CloseCode, text_frame
+from att.realtime.frames import CloseCode, pong_frame, text_frame
 
 CLOSE_REASON_BYTES = 123  # RFC 6455, section 5.5: 125 for a control frame, less 2 for the code
 
@@ -100,3 +100,9 @@ def test_ranges_are_documented():
     [reconnect, terminal] = re.findall(r"(\d{4} to \d{4}[^:]*): ([^;.]*)", CloseCode.__doc__)
     assert reconnect == ("4000 to 4499 and 1001", "connect again")
     assert terminal == ("4500 to 4999", "do not, sign in first")
+
+
+@pytest.mark.parametrize("payload", [b"", b"ping", b"x" * 125])
+def test_pong(payload):
+    """A pong is final, unmasked and carries what the ping did (RFC 6455, section 5.5.3)."""
+    assert pong_frame(payload) == bytes([0x8A, len(payload)]) + payload

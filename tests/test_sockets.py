@@ -19,12 +19,13 @@ from conftest import CHEAPEST, PASSWORD, Person, eventually
 from att import sockets
 from att.app import create_app
 from att.errors import DatabaseUnavailable
-from att.realtime.frames import CloseCode, text_frame
+from att.realtime.frames import CloseCode, pong_frame, text_frame
 from att.realtime.registry import Listener
 from att.settings import Settings
 from att.web import GROUPS, HUB, SESSIONS
 
 LISTENERS = BROADCASTS = 1_000
+MANY = 2_000  # messages of 32 kB: more than any kernel keeps for a socket
 CLOSE_FRAME = 0x88
 TAIL = 12  # bytes: the close frame of a slow listener
 
@@ -69,23 +70,34 @@ class Ear(asyncio.Protocol):
                 await self.progress.wait()
 
 
-async def open_ear(person, expected=b"", receive_buffer=None) -> Ear:
-    """A bare listener of somebody's."""
-    server = person.client.server
-    key = b64encode(os.urandom(16)).decode()
-    request = (
-        f"GET /listen/{person.id} HTTP/1.1\r\nHost: {server.host}\r\nAuthorization: Bearer {person.token}\r\n"
-        f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
-    )
-    plug = socket.socket()
-    plug.setblocking(False)
-    if receive_buffer is not None:
-        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(plug, (server.host, server.port))
-    _, ear = await loop.create_connection(lambda: Ear(expected, request.encode()), sock=plug)
-    assert b" 101 " in await asyncio.wait_for(ear.opened, 10)
-    return ear
+@pytest.fixture
+async def open_ear(monkeypatch):
+    """Open bare listeners of somebody's. They answer no pings, and so get none."""
+    monkeypatch.setattr(sockets, "HEARTBEAT", 3_600)
+    opened = []
+
+    async def go(person, expected=b"", receive_buffer=None) -> Ear:
+        server = person.client.server
+        key = b64encode(os.urandom(16)).decode()
+        request = (
+            f"GET /listen/{person.id} HTTP/1.1\r\nHost: {server.host}\r\nAuthorization: Bearer {person.token}\r\n"
+            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            f"Sec-WebSocket-Key: {key}\r\n\r\n"
+        )
+        plug = socket.socket()
+        plug.setblocking(False)
+        if receive_buffer is not None:
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(plug, (server.host, server.port))
+        _, ear = await loop.create_connection(lambda: Ear(expected, request.encode()), sock=plug)
+        opened.append(ear)
+        assert b" 101 " in await asyncio.wait_for(ear.opened, 10)
+        return ear
+
+    yield go
+    for ear in opened:
+        ear.transport.abort()
 
 
 @pytest.fixture
@@ -112,13 +124,17 @@ async def nobody_left(client, registry) -> AsyncIterator[None]:
         assert not index
 
 
+async def has(registry, count) -> bool:
+    return len(registry) == count
+
+
 async def is_empty(registry) -> bool:
-    return not len(registry)
+    return await has(registry, 0)
 
 
 def bodies(count, size=100):
     """Messages that can be told apart, in bytes as no JSON library would write them."""
-    return [b'{ "n":%d, "pad" : "%s" }' % (number, b"x" * size) for number in range(count)]
+    return [b'{ "n":%6d, "pad" : "%s" }' % (number, b"x" * size) for number in range(count)]
 
 
 async def send_all(person, group, messages):
@@ -133,7 +149,18 @@ async def send_all(person, group, messages):
     return delivered
 
 
-async def test_a_thousand_hear_a_thousand_broadcasts(sign_up, many_files, nobody_left):
+async def send_until(person, group, messages, listeners):
+    """Broadcast until no more than so many are left: how many bytes of frames that was, and the counts on the way."""
+    sent, delivered = 0, []
+    for message in messages:
+        delivered += await send_all(person, group, [message])
+        sent += len(text_frame(message))
+        if delivered[-1] <= listeners:
+            return sent, delivered
+    pytest.fail(f"{delivered[-1]} still listen after {sent} bytes")
+
+
+async def test_a_thousand_hear_a_thousand_broadcasts(sign_up, many_files, nobody_left, open_ear):
     """Each hears each one, in order, byte for byte."""
     ann = await sign_up("ann")
     await ann.make_group("all")
@@ -144,10 +171,9 @@ async def test_a_thousand_hear_a_thousand_broadcasts(sign_up, many_files, nobody
     for ear in ears:
         await ear.has_heard(len(expected))
         assert ear.is_true
-        ear.transport.close()
 
 
-async def test_a_removed_member_hears_nothing_after_the_answer(sign_up, nobody_left):
+async def test_a_removed_member_hears_nothing_after_the_answer(sign_up, nobody_left, open_ear):
     """And all that came before it; the others hear everything."""
     ann, ben = await sign_up("ann"), await sign_up("ben")
     await ann.make_group("tea")
@@ -165,33 +191,31 @@ async def test_a_removed_member_hears_nothing_after_the_answer(sign_up, nobody_l
     assert [ears[ann].heard, ears[ben].heard] == [len(heard_by_ann), len(heard_by_ben)]
     for ear in ears.values():
         assert ear.is_true
-        ear.transport.close()
 
 
-async def test_those_who_never_read_are_closed_and_nobody_else_notices(aiohttp_client, db_url, monkeypatch, many_files):
+async def test_those_who_never_read_are_closed_and_nobody_else_notices(
+    client, sign_up, registry, monkeypatch, open_ear
+):
     """Ten of thirty stop reading; the rest hear everything, and the memory of the ten is given back."""
     monkeypatch.setattr(sockets, "CLOSE_TIMEOUT", 0.2)
-    client = await aiohttp_client(create_app(Settings(db_url=db_url, hashing=CHEAPEST, outbox_limit=100_000)))
-    ann = await _sign_up(client, "ann")
+    ann = await sign_up("ann")
     await ann.make_group("all")
-    messages = bodies(300, 32_000)
+    messages = bodies(MANY, 32_000)
     expected = b"".join(map(text_frame, messages))
     readers = [await open_ear(ann, expected) for _ in range(20)]
     sleepers = [await open_ear(ann, expected, receive_buffer=4_096) for _ in range(10)]
     for ear in sleepers:
         ear.transport.pause_reading()
-    delivered = await send_all(ann, "all", messages)
-    assert delivered[0] == 30
-    assert delivered[-1] == 20
+    sent, delivered = await send_until(ann, "all", messages, 20)
+    assert delivered == sorted(delivered, reverse=True)
     for ear in readers:
-        await ear.has_heard(len(expected))
+        await ear.has_heard(sent)
         assert ear.is_true
-    registry = client.app[HUB]._registry
-    assert len(registry) == 20
+    await eventually(lambda: has(registry, 20))
     for ear in sleepers:
         ear.transport.resume_reading()
         await asyncio.wait_for(ear.lost, 10)
-        assert ear.heard < len(expected)
+        assert ear.heard < sent
     for ear in readers:
         ear.transport.close()
     await eventually(lambda: is_empty(registry))
@@ -208,28 +232,21 @@ async def _sign_up(client, login):
     return Person(client, login, await response.json())
 
 
-async def test_a_slow_reader_is_told_why(aiohttp_client, db_url):
+async def test_a_slow_reader_is_told_why(sign_up, nobody_left, open_ear):
     """Whoever reads on, after having been too slow, finds the reason at the end of what was written before."""
-    client = await aiohttp_client(create_app(Settings(db_url=db_url, hashing=CHEAPEST, outbox_limit=100_000)))
-    ann = await _sign_up(client, "ann")
+    ann = await sign_up("ann")
     await ann.make_group("all")
-    messages = bodies(400, 32_000)
-    expected = b"".join(map(text_frame, messages))
-    slow = await open_ear(ann, expected, receive_buffer=200_000)
+    messages = bodies(MANY, 32_000)
+    slow = await open_ear(ann, b"".join(map(text_frame, messages)), receive_buffer=200_000)
     slow.transport.pause_reading()
-    sent = 0
-    for message in messages:
-        sent += 1
-        if await send_all(ann, "all", [message]) == [0]:
-            break
+    sent, _ = await send_until(ann, "all", messages, 0)
+    whole = sent - len(text_frame(messages[0]))  # the one that was too much was not written
     slow.transport.resume_reading()
-    whole = len(b"".join(map(text_frame, messages[: sent - 1])))
     reason = CloseCode.TOO_SLOW.reason.encode()
     close_frame = bytes([CLOSE_FRAME, 2 + len(reason)]) + int(CloseCode.TOO_SLOW).to_bytes(2) + reason
     await slow.has_heard(whole + len(close_frame))
     assert slow.heard == whole + len(close_frame)
     assert slow.tail == close_frame
-    slow.transport.close()
 
 
 async def test_a_message_of_any_size_reaches_a_listener_that_keeps_up(aiohttp_client, db_url):
@@ -285,6 +302,39 @@ async def test_what_a_listener_says_is_ignored(sign_up, nobody_left):
         assert await ws.receive_str(timeout=5) == "{}"
 
 
+async def test_pings_are_answered(sign_up, nobody_left, open_ear):
+    """With what they carried (RFC 6455, section 5.5.2)."""
+    ear = await open_ear(await sign_up("ann"), expected=pong_frame(b"tea"))
+    mask = b"\0\0\0\0"
+    ear.transport.write(b"\x89\x83" + mask + b"tea")
+    await ear.has_heard(len(ear.expected))
+    assert ear.is_true
+
+
+async def test_a_peer_that_pings_and_never_reads_is_closed(sign_up, registry, monkeypatch, open_ear):
+    """Pongs wait in the same bounded outbox as everything else."""
+    monkeypatch.setattr(sockets, "CLOSE_TIMEOUT", 0.2)
+    ear = await open_ear(await sign_up("ann"), receive_buffer=4_096)
+    ear.transport.pause_reading()
+    ping = b"\x89\xfd" + b"\0\0\0\0" + b"x" * 125
+    async with asyncio.timeout(60):
+        while len(registry) and not ear.transport.is_closing():
+            ear.transport.write(ping * 1_000)
+            await asyncio.sleep(0.001)
+    assert not len(registry)
+
+
+async def test_a_socket_that_is_closed_at_the_moment_its_session_expires(monkeypatch):
+    """Both at once is one end, and no error to whoever closes it."""
+    socket = sockets.Socket(outbox_limit=1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(None) as socket._patience:
+            socket._patience.reschedule(0)
+            await asyncio.Event().wait()
+    socket.close(CloseCode.TOO_SLOW)
+    assert socket._close_code is CloseCode.TOO_SLOW
+
+
 async def test_a_listener_that_says_too_much_is_closed(sign_up, nobody_left):
     """With 1009, as RFC 6455 has it for a message that is too big."""
     ann = await sign_up("ann")
@@ -295,7 +345,7 @@ async def test_a_listener_that_says_too_much_is_closed(sign_up, nobody_left):
 
 
 @pytest.mark.parametrize("way", ["close", "abort", "garbage"])
-async def test_however_a_socket_ends_nothing_is_left_of_it(sign_up, registry, nobody_left, way):
+async def test_however_a_socket_ends_nothing_is_left_of_it(*, sign_up, registry, nobody_left, open_ear, way):
     ann = await sign_up("ann")
     ear = await open_ear(ann)
     assert len(registry) == 1
@@ -305,7 +355,7 @@ async def test_however_a_socket_ends_nothing_is_left_of_it(sign_up, registry, no
         getattr(ear.transport, way)()
 
 
-async def test_a_dead_peer_is_gone_after_the_heartbeat(sign_up, registry, monkeypatch, nobody_left):
+async def test_a_dead_peer_is_gone_after_the_heartbeat(*, sign_up, registry, open_ear, monkeypatch, nobody_left):
     """The bare listener answers no pings."""
     monkeypatch.setattr(sockets, "HEARTBEAT", 0.2)
     ear = await open_ear(await sign_up("ann"))

@@ -5,6 +5,7 @@ from enum import IntEnum
 from typing import Self
 
 _FINAL_TEXT = 0x81
+_PONG = 0x8A
 _LENGTH_16, _LENGTH_64 = 126, 127
 
 
@@ -35,3 +36,8 @@ def text_frame(payload: bytes) -> bytes:
     else:
         header = struct.pack("!BBQ", _FINAL_TEXT, _LENGTH_64, length)
     return header + payload
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """The answer to a ping that carried ``payload``, of at most 125 bytes (RFC 6455, section 5.5.3)."""
+    return struct.pack("!BB", _PONG, len(payload)) + payload
