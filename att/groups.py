@@ -143,9 +143,11 @@ class Groups:
         """Delete it, and with it its members. Raises NoSuchGroup."""
         async with self._change(group_id, None):
             async with self._db.transaction(actor) as transaction:
-                if not await transaction.execute(DELETE_GROUP, group_id=group_id):
-                    raise NoSuchGroup
+                was_there = await transaction.execute(DELETE_GROUP, group_id=group_id)
+            # Told even when it was not there: an earlier attempt, of which this is not known, may have deleted it.
             self._audience.dropped(group_id)
+        if not was_there:
+            raise NoSuchGroup
 
     async def of_user(self, user_id: UUID, window: Window) -> Page[Group]:
         """The groups that the user is a member of, longest first."""
@@ -178,10 +180,13 @@ class Groups:
         async with self._change(group_id, user_id):
             async with self._db.transaction(actor) as transaction:
                 await transaction.fetch_one(LOCK_GROUP, group_id=group_id)
-                if not await transaction.fetch_one(REMOVE_MEMBER, group_id=group_id, user_id=user_id):
-                    found = await transaction.fetch_one(FIND_MEMBER, group_id=group_id, user_id=user_id)
-                    raise LastOwner if found else NoSuchMember
+                removed = await transaction.fetch_one(REMOVE_MEMBER, group_id=group_id, user_id=user_id)
+                if not removed and await transaction.fetch_one(FIND_MEMBER, group_id=group_id, user_id=user_id):
+                    raise LastOwner
+            # Told even when there was none: an earlier attempt, of which this is not known, may have removed them.
             self._audience.left(group_id, user_id)
+        if not removed:
+            raise NoSuchMember
 
     @contextlib.asynccontextmanager
     async def _change(self, group_id: UUID, user_id: UUID | None) -> AsyncIterator[None]:

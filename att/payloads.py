@@ -1,5 +1,6 @@
 """The shapes of requests and answers."""
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -19,6 +20,12 @@ Name = Annotated[str, AfterValidator(names.check_name)]
 GroupName = Annotated[str, AfterValidator(names.check_group_name)]
 NewPassword = Annotated[str, AfterValidator(names.check_password)]
 TypedPassword = Annotated[str, AfterValidator(names.check_password_size)]
+
+
+def _digits(text: object) -> object:
+    if isinstance(text, str) and not re.fullmatch("[0-9]{1,9}", text):
+        raise ValueError("must be a whole number")
+    return text
 
 
 class Request(BaseModel):
@@ -54,7 +61,7 @@ class Nothing(Request):
 class PageQuery(BaseModel):
     """The query of a list."""
 
-    limit: int = Field(default=paging.PAGE_DEFAULT, ge=1, le=paging.PAGE_LIMIT)
+    limit: Annotated[int, BeforeValidator(_digits)] = Field(default=paging.PAGE_DEFAULT, ge=1, le=paging.PAGE_LIMIT)
     after: Annotated[paging.Cursor, BeforeValidator(paging.parse_cursor)] = paging.START
 
 

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from att import handlers, permissions
 from att.permissions import Who
-from att.web import GROUP, GROUPS, SESSION, Handler, identify, path_user
+from att.web import GROUP, GROUPS, SESSION, Handler, identify, load_body, path_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ def guarded(route: Route) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         if route.who is Who.ANYONE:
             return await route.handler(request)
+        # Before it is asked who and whether: what is found then must still hold when the handler runs.
+        await load_body(request)
         session = request[SESSION] = await identify(request)
         role = None
         if "group" in request.match_info:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 from aiohttp import web
@@ -63,19 +62,21 @@ log = logging.getLogger("att")
 # Reading
 
 
-async def read_body(request: web.Request) -> bytes:
-    """The body; unless it is empty it must call itself JSON. One over the limit is a 413.
-
-    Raises WrongMediaType, Malformed, BodyTimeout.
-    """
+async def load_body(request: web.Request) -> bytes:
+    """Wait for the body, whatever it is. One over the limit is a 413. Raises Malformed, BodyTimeout."""
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
-            body = await request.read()
+            return await request.read()
     except TimeoutError as error:
         raise errors.BodyTimeout from error
     except web.RequestPayloadError as error:
         raise errors.Malformed("The body breaks off, or is not encoded as its headers say.") from error
-    if body and "Content-Type" in request.headers and not _JSON_TYPE.fullmatch(request.content_type):
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body, which must call itself JSON unless it is empty. Raises WrongMediaType, and what ``load_body`` does."""
+    body = await load_body(request)
+    if body and not _JSON_TYPE.fullmatch(request.content_type):
         raise errors.WrongMediaType
     return body
 
@@ -110,7 +111,7 @@ def _fit(shape: type[Shape], value: Any) -> Shape:
 
 def answer(body: BaseModel, *, status: int = 200) -> web.Response:
     """A JSON answer."""
-    return web.json_response(body=body.model_dump_json().encode(), status=status)
+    return web.json_response(body.model_dump(mode="json"), status=status)
 
 
 def problem(status: int, code: str, detail: str, **members: Any) -> web.Response:
@@ -164,7 +165,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except ConnectionError:
         raise  # the client has gone, and nobody is left to answer
     except Exception:
-        log.exception("request %s: %s %s failed", request[REQUEST_ID], request.method, request.path)
+        log.exception("request %s: %s %s failed", request[REQUEST_ID], request.method, request.rel_url.raw_path)
         return problem(500, "internal error", f"This is a fault of ours. Its id is {request[REQUEST_ID]}.")
 
 
@@ -222,10 +223,8 @@ def check_origin(request: web.Request) -> None:
 
 
 def _authority(origin: str | None) -> str | None:
-    try:
-        return urlsplit(origin or "").netloc.lower() or None
-    except ValueError:
-        return None
+    match = re.fullmatch(r"https?://([^/?#]+)", (origin or "").lower())
+    return match[1] if match else None
 
 
 def path_user(request: web.Request) -> UUID:
@@ -245,4 +244,11 @@ def actor_of(request: web.Request) -> Actor:
 def set_session_cookie(request: web.Request, response: web.StreamResponse, token: str) -> None:
     """Have the browser keep the token, out of reach of the page's scripts and of other sites."""
     max_age = int(request.app[SETTINGS].session_ttl.total_seconds())
-    response.set_cookie(COOKIE, token, max_age=max_age, httponly=True, samesite="Lax", secure=request.secure)
+    secure = _is_https(request)
+    response.set_cookie(COOKIE, token, max_age=max_age, httponly=True, samesite="Lax", secure=secure)
+
+
+def _is_https(request: web.Request) -> bool:
+    """Whether the browser speaks https, be it to a proxy before us. Whoever lies spoils only a cookie of their own."""
+    schemes = (request.scheme, request.headers.get("X-Forwarded-Proto"), request.headers.get("Origin", "")[:5])
+    return "https" in schemes

@@ -40,12 +40,13 @@ def one_line(result, *words):
         ("--listen", "nowhere", "has no port"),
         ("--listen", "host:http", "is no port"),
         ("--listen", "::1:8000", "brackets"),
-        ("--db-url", "nonsense", "is not understood"),
+        ("--db-url", "nonsense", "not understood"),
         ("--db-url", "mysql://me@host/db", "write postgresql://"),
         ("--db-url", "postgresql://me:hush@hush@host/db", "percent-encoded"),
         ("--session-ttl", "forever", "is no duration"),
         ("--outbox-limit", "much", "is no size"),
         ("--allow-origin", "*", "is no origin"),
+        ("--data-dir", "", "give the path"),
         ("--nonsense", "", "No such option"),
     ],
 )
@@ -57,7 +58,11 @@ def test_a_malformed_option_is_one_line(option, value, says):
 
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
-    [("ATT_LISTEN", "nowhere", "has no port"), ("ATT_DB_URL", "x", "is not"), ("ATT_ALLOW_ORIGIN", "https://a b", "b")],
+    [
+        ("ATT_LISTEN", "nowhere", "has no port"),
+        ("ATT_DB_URL", "x", "not understood"),
+        ("ATT_ALLOW_ORIGIN", "https://a b", "b"),
+    ],
 )
 def test_every_option_is_read_from_the_environment(variable, value, says):
     one_line(run(**{variable: value}), says)
@@ -93,6 +98,25 @@ def test_what_clients_do_wrong_is_not_in_our_log():
         assert bool(logging.getLogger("aiohttp.server").filter(record)) is is_logged
 
 
+@pytest.mark.parametrize(("variable", "value"), [("ATT_VERSION", "1"), ("ATT_VERSION", "0.1.0")])
+def test_what_images_set_is_no_option(variable, value):
+    """A variable of this name is common in containers."""
+    one_line(run("--db-url", "host=/no/such/dir dbname=db", **{variable: value}), "cannot connect")
+
+
+def test_closed_streams_do_not_become_sockets():
+    """Whatever is closed when we start is opened on nothing."""
+    script = """
+import os
+from att import cli
+os.close(0)
+cli._fill_standard_streams()
+assert os.readlink("/proc/self/fd/0") == "/dev/null" if os.path.exists("/proc") else os.fstat(0)
+"""
+    result = run(script=script)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_version():
     result = run("--version")
     assert (result.returncode, result.stdout) == (0, "att-server, version 0.1.0\n")
@@ -124,7 +148,12 @@ def test_a_taken_unix_socket(db_url, tmp_path):
 
 @pytest.mark.parametrize(
     ("address", "says"),
-    [("no-such-host.invalid:8000", "the host is unknown"), ("unix:/no/such/directory/s", "cannot listen on unix:/no")],
+    [
+        ("no-such-host.invalid:8000", "the host is unknown"),
+        (f"{'x' * 70}:80", "the host is unknown"),
+        ("a..b:80", "the host is unknown"),
+        ("unix:/no/such/directory/s", "cannot listen on unix:/no"),
+    ],
 )
 def test_an_address_that_is_not_ours(db_url, address, says):
     one_line(run("--db-url", db_url, "--listen", address), says)

@@ -67,7 +67,7 @@ async def test_the_conversation(client, shell):
         printed = await shell.paste(commands.replace("127.0.0.1:8000", server))
         if expected is not None:
             assert blurred(printed) == blurred(expected)
-        if printed.startswith("npx wscat"):
+        if printed.startswith("npx -y wscat"):
             *_, header, _connect, url = shlex.split(printed)
             socket = await client.session.ws_connect(url, headers=[header.split(": ", 1)])
     async for message in socket:

@@ -248,9 +248,9 @@ async def test_id_of_the_client(client, path):
 
 
 async def test_content_types(client, ann):
-    """A body may leave its type unsaid, or must call itself JSON."""
+    """A body must call itself JSON: what does not may be a form that another site had a browser send."""
     cases = {
-        None: 200,
+        None: 415,
         "application/json": 200,
         "application/json; charset=utf-8": 200,
         "Application/JSON": 200,
@@ -591,3 +591,37 @@ async def test_bytes_in_path(client, ann):
         request = b"GET %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n" % (path, ann.token.encode())
         status = (await raw(client, request)).split()[1]
         assert status in (b"400", b"404"), path
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_secure"),
+    [
+        ({}, False),
+        ({"X-Forwarded-Proto": "https"}, True),
+        ({"Origin": "https://app.example"}, True),
+        ({"X-Forwarded-Proto": "http", "Origin": "http://app.example"}, False),
+    ],
+)
+async def test_the_cookie_is_secure_when_the_browser_speaks_https(client, headers, is_secure):
+    """Also when it speaks it to a proxy before us."""
+    response = await client.post("/signup", json={"login": "ben", "password": PASSWORD}, headers=headers)
+    assert response.status == 201
+    assert bool(response.cookies[COOKIE]["secure"]) is is_secure
+
+
+async def test_who_may_is_asked_when_the_body_is_there(client, sign_up):
+    """A member who is removed while their broadcast is on its way is no member when it arrives."""
+    ann, ben = await sign_up("ann"), await sign_up("ben")
+    await ann.make_group("tea")
+    await ann.add("tea", ben)
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    head = (
+        f"POST /broadcast/tea HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ben.token}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    )
+    writer.write(head.encode())
+    assert b"100" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    await ann.remove("tea", ben)
+    writer.write(b"{}")
+    assert b" 403 " in await asyncio.wait_for(reader.readline(), 5)
+    writer.close()
