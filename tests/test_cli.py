@@ -24,6 +24,22 @@ def run(*arguments, script=None, **environment):
     )
 
 
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """Run the command in this process, when it is to fail before it serves."""
+
+    def go(*arguments, **environment):
+        monkeypatch.setattr(sys, "argv", ["att-server", *arguments])
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
+
+    return go
+
+
 def one_line(result, *words):
     """The command failed with one line on stderr that contains the words."""
     assert result.returncode not in (0, -signal.SIGTERM)
@@ -50,8 +66,8 @@ def one_line(result, *words):
         ("--nonsense", "", "No such option"),
     ],
 )
-def test_a_malformed_option_is_one_line(option, value, says):
-    result = run(option, value)
+def test_a_malformed_option_is_one_line(run_here, option, value, says):
+    result = run_here(option, value)
     one_line(result, option, says)
     assert "hush" not in result.stderr
 
@@ -64,8 +80,8 @@ def test_a_malformed_option_is_one_line(option, value, says):
         ("ATT_ALLOW_ORIGIN", "https://a b", "b"),
     ],
 )
-def test_every_option_is_read_from_the_environment(variable, value, says):
-    one_line(run(**{variable: value}), says)
+def test_every_option_is_read_from_the_environment(run_here, variable, value, says):
+    one_line(run_here(**{variable: value}), says)
 
 
 def test_help_teaches():
