@@ -85,15 +85,18 @@ class EmbeddedPostgres:
             raise CannotStart(
                 f"PostgreSQL cannot be started in {self.data_dir}; choose a path of letters, digits and /_.-"
             )
-        if self._is_somebody_elses():
-            raise CannotStart(f"the data in {self.data_dir} is another user's; start as them or choose --data-dir")
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
-            return (self.data_dir / "users.lock").open("a")
+            is_somebody_elses = self._is_somebody_elses()
+            users = (self.data_dir / "users.lock").open("a")
         except OSError as error:
             raise CannotStart(
                 f"cannot write to the data directory {self.data_dir} ({error.strerror}); choose one with --data-dir"
             ) from error
+        if is_somebody_elses:
+            users.close()
+            raise CannotStart(f"the data in {self.data_dir} is another user's; start as them or choose --data-dir")
+        return users
 
     def _count_in(self, users: IO[str]) -> None:
         deadline = time.monotonic() + LOCK_TIMEOUT

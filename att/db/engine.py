@@ -199,8 +199,8 @@ class Engine:
         """All or nothing: committed at the end of the block, rolled back by any exception, never retried."""
         async with self._connection() as connection:
             transaction = Transaction(connection)
-            await transaction.begin(actor)
             try:
+                await transaction.begin(actor)
                 yield transaction
             except Exception:
                 await transaction.rollback()
