@@ -108,6 +108,22 @@ async def test_a_server_that_moved_is_found_again(tcp_port, db_url):
     await db.close()
 
 
+async def test_a_server_that_refuses_is_said_to_each_who_asks(tcp_port, db_url):
+    """Time after time: a refused connection spoils nothing for the next one."""
+    name = db_url.split("/")[3].partition("?")[0]
+    db = await Engine.connect(f"postgresql://postgres@127.0.0.1:{tcp_port}/{name}")
+    await db._pool.clear()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        for _ in range(10):
+            db._server._place["port"] = closed.getsockname()[1]
+            with pytest.raises(errors.DatabaseUnavailable):
+                await db.fetch_one(ONE)
+    await db._server._finding
+    assert await asyncio.gather(*(db.fetch_one(ONE) for _ in range(5))) == [(1,)] * 5
+    await db.close()
+
+
 async def test_names_are_resolved_off_the_loop(tcp_port, db_url, monkeypatch):
     """Later connections go to the address that was found; libpq would resolve a name on the loop."""
     name = db_url.split("/")[3].partition("?")[0]

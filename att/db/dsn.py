@@ -100,9 +100,15 @@ class Server:
         if self._finding is None or self._finding.done():
             self._finding = asyncio.create_task(self._find_quietly())
 
-    def open(self, dsn: str, async_: int = 0) -> Any:
+    def open(self, dsn: str, async_: int = 0) -> Connection:
         """A ``connection_factory`` of psycopg2's: a connection to the server that was found."""
-        return Connection(make_dsn(dsn, **self._place), async_)  # type: ignore[call-arg]
+        connection = Connection(make_dsn(dsn, **self._place), async_)  # type: ignore[call-arg]
+        # uvloop keeps the closed poll handle of a connection that was refused, and then refuses the next one that gets
+        # the same descriptor.
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(connection.fileno())
+        loop.remove_writer(connection.fileno())
+        return connection
 
     async def close(self) -> None:
         """Stop looking."""
