@@ -111,10 +111,13 @@ def parse_size(text: str) -> int:
 
 
 def parse_path(text: str) -> Path:
-    """Read the path of a directory. Raises ValueError when there is none."""
+    """Read the path of a directory, which may begin with ``~``. Raises ValueError that says what is wrong."""
     if not text:
         raise ValueError("give the path of a directory")
-    return Path(text)
+    try:
+        return Path(text).expanduser().resolve()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{text!r} leads nowhere: {error}") from error
 
 
 def parse_origin(text: str) -> str:

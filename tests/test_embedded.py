@@ -57,6 +57,29 @@ def test_data_outlives_the_server(server):
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
 
 
+def test_a_path_with_a_link_in_it(server, tmp_path):
+    """The same directory by another name is the same server, and its pid file is not taken for a dead one's."""
+    link = tmp_path / "link"
+    link.symlink_to(server.data_dir)
+    server.start()
+    other = EmbeddedPostgres(link)
+    with psycopg.connect(other.start()) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    server.stop()
+    assert is_running(server)
+    other.stop()
+    assert not is_running(server)
+
+
+def test_a_garbled_version(server):
+    """Not as after an interrupted initialisation: there may be data."""
+    (server.data_dir / "postgresql").mkdir()
+    (server.data_dir / "postgresql" / "PG_VERSION").touch()
+    for _ in range(2):
+        with pytest.raises(CannotStart, match="cannot read"):
+            server.start()
+
+
 def test_stopping_what_was_not_started_does_nothing(server):
     server.stop()
 
@@ -163,6 +186,7 @@ def test_an_interrupted_initialisation_is_begun_anew(server):
     server.stop()
     for path in (server.data_dir / "postgresql" / "base").iterdir():
         shutil.rmtree(path)
+    (server.data_dir / "postgresql" / "PG_VERSION").write_text("")
     (server.data_dir / "initialising").touch()
     with psycopg.connect(server.start()) as connection:
         assert connection.execute("SHOW unix_socket_permissions").fetchone() == ("0700",)
@@ -174,7 +198,7 @@ def test_data_of_another_version(server):
     server.stop()
     (server.data_dir / "postgresql" / "PG_VERSION").write_text("9\n")
     for _ in range(2):
-        with pytest.raises(CannotStart, match="does not start"):
+        with pytest.raises(CannotStart, match="found version 9"):
             server.start()
 
 

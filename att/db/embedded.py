@@ -3,7 +3,6 @@
 Loaded only when no ``--db-url`` is given; needs the extra ``embedded``.
 """
 
-import atexit
 import contextlib
 import fcntl
 import logging
@@ -41,8 +40,9 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, data_dir: Path) -> None:
-        self.data_dir = data_dir.expanduser().absolute()
+        self.data_dir = data_dir.resolve()  # as PostgreSQL is told, and shows it in the list of processes
         self._pgdata = self.data_dir / "postgresql"
+        self._starting = fasteners.InterProcessLock(self.data_dir / "start.lock")
         self._users: IO[str] | None = None
         self._server: PostgresServer | None = None
 
@@ -57,7 +57,9 @@ class EmbeddedPostgres:
             self._server = self._start_server()
         except OSError as error:
             raise CannotStart(f"cannot use the data directory {self.data_dir}: {error}") from error
-        except (subprocess.SubprocessError, RuntimeError, AssertionError) as error:
+        except (RuntimeError, ValueError) as error:
+            raise CannotStart(f"the embedded PostgreSQL cannot read {self._pgdata}: {error}") from error
+        except (subprocess.SubprocessError, AssertionError) as error:
             raise CannotStart(f"the embedded PostgreSQL does not start; {self._pgdata / 'log'} says why") from error
         finally:
             if self._server is None:
@@ -70,7 +72,7 @@ class EmbeddedPostgres:
             return
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._server.stop()
+            self._server._stop()
         self._server = None
         self._leave()
 
@@ -108,30 +110,26 @@ class EmbeddedPostgres:
         raise CannotStart(f"the data directory {self.data_dir} is locked by a server that is stopping; try again")
 
     def _start_server(self) -> PostgresServer:
-        # The library's own lock is one file in the temporary directory, which the first user of a machine owns and
-        # no other can open.
-        PostgresServer._lock = fasteners.InterProcessLock(self.data_dir / "start.lock")
-        self._forget_dead_postmaster()
-        server = get_server(self._pgdata, cleanup_mode=None, start=False)
-        with PostgresServer._lock:
-            self._initialise(server)
-        server.start()
-        atexit.unregister(server._cleanup)  # by then it has been stopped, if it was ours to stop
-        return server
+        """Make the cluster if there is none, one whose making was interrupted anew; start it if it does not run.
 
-    def _initialise(self, server: PostgresServer) -> None:
-        """Make the cluster if there is none; one whose making was interrupted is made anew."""
+        Not by the library's ``start``, and not stopped by its ``stop``: they share one lock file in the temporary
+        directory, which the first user of a machine owns and no other can open.
+        """
         unfinished = self.data_dir / "initialising"
-        if unfinished.exists():
-            shutil.rmtree(self._pgdata)
-            self._pgdata.mkdir()
-        if not (self._pgdata / "PG_VERSION").exists():
-            unfinished.touch()
-        server.ensure_pgdata_inited()
-        if unfinished.exists():
-            with (self._pgdata / "postgresql.conf").open("a") as file:
-                file.write(OWN_SETTINGS)
-            unfinished.unlink()
+        with self._starting:
+            if unfinished.exists() and self._pgdata.exists():
+                shutil.rmtree(self._pgdata)
+            self._forget_dead_postmaster()
+            server = get_server(self._pgdata, cleanup_mode=None, start=False)
+            if not (self._pgdata / "PG_VERSION").exists():
+                unfinished.touch()
+            server.ensure_pgdata_inited()
+            if unfinished.exists():
+                with (self._pgdata / "postgresql.conf").open("a") as file:
+                    file.write(OWN_SETTINGS)
+                unfinished.unlink()
+            server.ensure_postgres_running()
+        return server
 
     def _is_somebody_elses(self) -> bool:
         """Whether the data has an owner from whom the library would take it: as root it makes it its own user's."""
@@ -151,5 +149,7 @@ class EmbeddedPostgres:
     def _is_postmaster(self, pid: int) -> bool:
         try:
             return os.fspath(self._pgdata) in psutil.Process(pid).cmdline()
-        except psutil.Error:
+        except psutil.NoSuchProcess:
             return False
+        except psutil.AccessDenied:
+            return True
