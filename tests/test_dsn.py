@@ -133,6 +133,17 @@ async def test_names_are_resolved_off_the_loop(tcp_port, db_url, monkeypatch):
     await db.close()
 
 
+async def test_a_server_that_hangs_up_is_said(tcp_port, db_url, monkeypatch):
+    """Also when it does so just after the connection is made."""
+
+    def hung_up(*_args, **_options):
+        raise OSError(107, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(module.socket, "socket", hung_up)
+    with pytest.raises(errors.DatabaseUnavailable, match="hung up"):
+        await asyncio.to_thread(module.locate, db_url)
+
+
 async def test_closing_stops_the_search(db, monkeypatch):
     monkeypatch.setattr(module, "locate", lambda _dsn: (_ for _ in ()).throw(errors.DatabaseUnavailable))
     db._server.find_again()

@@ -273,6 +273,34 @@ async def test_those_who_wait_are_served_when_every_connection_is_lost(db, postg
     await asyncio.gather(*busy, return_exceptions=True)
 
 
+async def test_a_closed_engine_says_that_it_is_closed(db_url):
+    db = await Engine.connect(db_url)
+    await db.close()
+    with pytest.raises(errors.ShuttingDown):
+        await db.fetch_one(COUNT_USERS)
+
+
+async def test_closing_waits_for_nobody_for_ever(db_url, monkeypatch):
+    """Not even for a connection of which the pool hears no more."""
+    monkeypatch.setattr(engine, "ACQUIRE_TIMEOUT", 0.1)
+    db = await Engine.connect(db_url)
+    async with asyncio.timeout(10):
+        held = await db._pool.acquire()
+        monkeypatch.setattr(db._pool, "terminate", db._pool.close)  # as if it was acquired after that
+        await db.close()
+    held.close()
+    db._pool.release(held)
+
+
+async def test_a_new_connection_whose_first_statement_is_cancelled_is_busy(db, monkeypatch):
+    """It must not look like the client's going away either."""
+    monkeypatch.setattr(engine, "_INIT_SQL", "SET statement_timeout = 50; SELECT pg_sleep(3)")
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # aiopg reports it there as well
+    await db._pool.clear()
+    with pytest.raises(errors.Busy):
+        await db.fetch_one(COUNT_USERS)
+
+
 async def test_the_queue_for_a_connection_is_bounded(db, monkeypatch):
     monkeypatch.setattr(engine, "POOL_QUEUE", 0)
     with pytest.raises(errors.Busy):

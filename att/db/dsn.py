@@ -5,6 +5,7 @@ https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 
 import asyncio
 import contextlib
+import os
 import re
 import socket
 from typing import Any
@@ -22,7 +23,7 @@ def check_dsn(dsn: str) -> str:
     """The DSN (a URL, or key=value words) as it was. Raises ValueError, without the password, if it cannot be read."""
     try:
         parts = parse_dsn(dsn)
-    except psycopg2.Error:
+    except (psycopg2.Error, UnicodeError):
         parts = None
     if parts is None or not dsn.strip():
         raise ValueError("not understood; write postgresql://user:password@host:port/database or key=value words")
@@ -74,9 +75,10 @@ def locate(dsn: str) -> dict[str, Any]:
     connection = connect_blocking(dsn)
     try:
         host, port = connection.info.host, connection.info.port
-        with socket.socket(fileno=connection.fileno()) as plug:
+        with socket.socket(fileno=os.dup(connection.fileno())) as plug:
             family, peer = plug.family, plug.getpeername()
-            plug.detach()
+    except OSError as error:
+        raise DatabaseUnavailable(f"the database {describe(dsn)} hung up: {error}") from error
     finally:
         connection.close()
     place = {"host": host, "port": port}
@@ -100,8 +102,8 @@ class Server:
         if self._finding is None or self._finding.done():
             self._finding = asyncio.create_task(self._find_quietly())
 
-    def open(self, dsn: str, async_: int = 0) -> Connection:
-        """A ``connection_factory`` of psycopg2's: a connection to the server that was found."""
+    def connection_factory(self, dsn: str, async_: int = 0) -> Connection:
+        """What psycopg2 calls for each new connection: one to the server that was found."""
         connection = Connection(make_dsn(dsn, **self._place), async_)  # type: ignore[call-arg]
         # uvloop keeps the closed poll handle of a connection that was refused, and then refuses the next one that gets
         # the same descriptor.

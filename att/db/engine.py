@@ -139,13 +139,14 @@ class Transaction:
 class Engine:
     """A bounded pool of connections, and the same verbs on any one of them.
 
-    Each raises the errors of ``CONSTRAINTS``; ``DatabaseUnavailable`` when there is no database; ``Busy`` when it does
-    not get a connection or an answer in time.
+    Each raises the errors of ``CONSTRAINTS``; ``DatabaseUnavailable`` when no database answers; ``Busy`` when too many
+    wait for a connection, or the statement takes too long. None takes longer than some 20 seconds.
     """
 
     def __init__(self, pool: aiopg.Pool, server: Server) -> None:
         self._pool = pool
         self._server = server
+        self._is_closed = False
         self._waiting = 0
         self._free = asyncio.Semaphore(POOL_SIZE)
         self._releasing: set[asyncio.Future[None]] = set()
@@ -165,7 +166,7 @@ class Engine:
                 enable_hstore=False,
                 enable_uuid=False,
                 on_connect=_prepare_connection,
-                connection_factory=server.open,
+                connection_factory=server.connection_factory,
                 **connect_options(dsn),
             )
         except psycopg2.Error as error:
@@ -176,9 +177,13 @@ class Engine:
 
     async def close(self) -> None:
         """Close every connection, those in use as well."""
+        self._is_closed = True
         self._pool.terminate()
-        await self._pool.wait_closed()
         await self._server.close()
+        # The pool is not told of a connection that was lost before it came back.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ACQUIRE_TIMEOUT):
+                await self._pool.wait_closed()
 
     async def fetch_one(self, statement: Statement, **params: Any) -> Any:
         """The first row as a tuple, or None."""
@@ -251,17 +256,27 @@ class Engine:
             self._waiting -= 1
 
     async def _acquire(self) -> aiopg.Connection:
+        if self._is_closed:
+            raise errors.ShuttingDown
         try:
             async with asyncio.timeout(ACQUIRE_TIMEOUT):
                 return await self._pool.acquire()
         except (psycopg2.Error, TimeoutError) as error:
             self._server.find_again()
             raise errors.DatabaseUnavailable from error
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            raise errors.Busy from error  # as in _send: the first statement of a new connection was cancelled
 
 
 async def _prepare_connection(connection: aiopg.Connection) -> None:
-    async with connection.cursor() as cursor:
-        await cursor.execute(_INIT_SQL)
+    try:
+        async with connection.cursor() as cursor:
+            await cursor.execute(_INIT_SQL)
+    except BaseException:
+        connection.close()  # the pool has not taken it in yet, and forgets it
+        raise
 
 
 def _is_cancelled() -> bool:
