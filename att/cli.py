@@ -199,12 +199,11 @@ def _stop(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def _listen(runner: web.AppRunner, address: Address) -> None:
-    if address.path is not None and _answers(address.path):
-        raise _cannot_listen(address, OSError(errno.EADDRINUSE, ""))
     try:
         if address.path is None:
             await web.TCPSite(runner, address.host, address.port).start()
         else:
+            _check_unclaimed(address.path)
             await web.UnixSite(runner, address.path).start()
     except (OSError, UnicodeError) as error:
         raise _cannot_listen(address, error) from error
@@ -216,12 +215,13 @@ def _announce(runner: web.AppRunner, data_place: str) -> None:
         click.echo(f"data is in {data_place}; stop with Ctrl-C")
 
 
-def _answers(path: str) -> bool:
-    """Whether a server is listening on the unix socket, rather than having left its file behind."""
+def _check_unclaimed(path: str) -> None:
+    """Raises OSError when a server listens on the unix socket, rather than having left its file behind."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
-        # BlockingIOError, EAGAIN: it is there, and has more callers than it can take.
-        return probe.connect_ex(path) in (0, errno.EAGAIN)
+        # EAGAIN: it is there, and has more callers than it can take.
+        if probe.connect_ex(path) in (0, errno.EAGAIN):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _remove_socket_file(address: Address) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 from datetime import UTC, datetime
 
 from aiohttp import WSMsgType, web
@@ -12,6 +13,7 @@ from att.sessions import Session, SessionStore
 
 HEARTBEAT = 25.0  # seconds between pings; a peer that does not answer within half of it is gone
 CLOSE_TIMEOUT = 5.0  # seconds for a peer to take what was written before it, and its close frame
+BURST = 64  # messages of one peer that are ignored in one go
 MESSAGE_LIMIT = 4 * 1024  # bytes that a plain listener may send at once, to be ignored
 
 
@@ -79,7 +81,9 @@ class Socket:
                 session = await self._look_up(session, sessions)
 
     async def _ignore(self) -> None:
-        while True:
+        for number in itertools.count(1):
+            if number % BURST == 0:
+                await asyncio.sleep(0)  # what has arrived is received without a pause; others want their turn
             message = await self._response.receive()
             if message.type is WSMsgType.PING:
                 self.send(pong_frame(message.data))

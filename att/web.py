@@ -250,5 +250,5 @@ def set_session_cookie(request: web.Request, response: web.StreamResponse, token
 
 def _is_https(request: web.Request) -> bool:
     """Whether the browser speaks https, be it to a proxy before us. Whoever lies spoils only a cookie of their own."""
-    schemes = (request.scheme, request.headers.get("X-Forwarded-Proto"), request.headers.get("Origin", "")[:5])
-    return "https" in schemes
+    forwarded = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
+    return "https" in (request.scheme, forwarded, request.headers.get("Origin", "").partition(":")[0])

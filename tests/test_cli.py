@@ -63,6 +63,8 @@ def one_line(result, *words):
         ("--outbox-limit", "much", "is no size"),
         ("--allow-origin", "*", "is no origin"),
         ("--data-dir", "", "give the path"),
+        ("--data-dir", "~nobody-of-this-name/x", "leads nowhere"),
+        ("--db-url", "postgresql://me@\udcff/db", "not understood"),
         ("--nonsense", "", "No such option"),
     ],
 )
@@ -168,6 +170,7 @@ def test_a_taken_unix_socket(db_url, tmp_path):
         ("no-such-host.invalid:8000", "the host is unknown"),
         (f"{'x' * 70}:80", "the host is unknown"),
         ("a..b:80", "the host is unknown"),
+        (f"unix:/tmp/{'x' * 130}", "cannot listen on unix:/tmp/x"),
         ("unix:/no/such/directory/s", "cannot listen on unix:/no"),
     ],
 )

@@ -311,6 +311,17 @@ async def test_pings_are_answered(sign_up, nobody_left, open_ear):
     assert ear.is_true
 
 
+async def test_a_flood_of_small_messages_leaves_others_their_turn(sign_up, nobody_left, open_ear):
+    """They are ignored in bursts, between which the loop runs."""
+    ann = await sign_up("ann")
+    await ann.make_group("tea")
+    flood = await open_ear(ann)
+    async with await ann.listen() as ws:
+        flood.transport.write(b"\x81\x80\0\0\0\0" * 50_000)
+        assert await ann.broadcast("tea", {}) == 2
+        assert await ws.receive_str(timeout=5) == "{}"
+
+
 async def test_a_peer_that_pings_and_never_reads_is_closed(sign_up, registry, monkeypatch, open_ear):
     """Pongs wait in the same bounded outbox as everything else."""
     monkeypatch.setattr(sockets, "CLOSE_TIMEOUT", 0.2)

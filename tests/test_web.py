@@ -598,6 +598,7 @@ async def test_bytes_in_path(client, ann):
     [
         ({}, False),
         ({"X-Forwarded-Proto": "https"}, True),
+        ({"X-Forwarded-Proto": "HTTPS, http"}, True),
         ({"Origin": "https://app.example"}, True),
         ({"X-Forwarded-Proto": "http", "Origin": "http://app.example"}, False),
     ],
