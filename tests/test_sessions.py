@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient
 
 from att.app import create_app
 from att.db.engine import Engine
-from att.errors import NoSuchUser
+from att.errors import NoSuchUser, ShuttingDown
 from att.sessions import SLIDE_PARTS, PostgresSessions
 from att.settings import Settings
 from att.web import COOKIE
@@ -93,7 +93,7 @@ async def test_malformed_tokens(db_url):
     await db.close()
     sessions = PostgresSessions(db, TTL)
     assert {name: await sessions.find(token) for name, token in MALFORMED.items()} == dict.fromkeys(MALFORMED)
-    with pytest.raises(RuntimeError, match="pool"):
+    with pytest.raises(ShuttingDown):
         await sessions.find("A" * 43)
 
 
