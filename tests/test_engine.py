@@ -199,7 +199,7 @@ async def test_a_statement_that_the_server_cancels_is_busy_not_a_cancelled_task(
 
 async def test_a_statement_that_is_not_answered_is_given_up(db_url, monkeypatch):
     """Nobody waits for the database without a bound, and the connection is not used again."""
-    monkeypatch.setattr(engine, "QUERY_TIMEOUT", 0.2)
+    monkeypatch.setattr(engine, "QUERY_TIMEOUT", 1)
     db = await Engine.connect(db_url)
     with pytest.raises(errors.ConnectionLost):
         await db.fetch_one(SLEEP, seconds=30)
@@ -232,7 +232,6 @@ async def test_connections_say_who_they_are(db):
 
 async def test_an_exhausted_pool_is_busy(db, monkeypatch):
     """Who gets no connection in time is told so, and the pool is whole afterwards."""
-    monkeypatch.setattr(engine, "ACQUIRE_TIMEOUT", 0.1)
     held, release = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
@@ -243,8 +242,10 @@ async def test_an_exhausted_pool_is_busy(db, monkeypatch):
 
     holders = [asyncio.create_task(hold()) for _ in range(engine.POOL_SIZE)]
     await asyncio.wait_for(held.wait(), 5)
+    monkeypatch.setattr(engine, "ACQUIRE_TIMEOUT", 0.1)
     with pytest.raises(errors.Busy):
         await db.fetch_one(COUNT_USERS)
+    monkeypatch.undo()
     release.set()
     await asyncio.gather(*holders)
     assert await db.fetch_one(COUNT_USERS) == (0,)

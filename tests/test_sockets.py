@@ -396,8 +396,8 @@ async def test_logging_out_closes_the_sessions_sockets(sign_up, client, nobody_l
 
 @pytest.fixture
 async def brief(aiohttp_client, db_url):
-    """A client of an application whose sessions live for a second."""
-    settings = Settings(db_url=db_url, hashing=CHEAPEST, session_ttl=timedelta(seconds=1))
+    """A client of an application whose sessions live for two seconds."""
+    settings = Settings(db_url=db_url, hashing=CHEAPEST, session_ttl=timedelta(seconds=2))
     return await aiohttp_client(create_app(settings))
 
 
