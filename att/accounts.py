@@ -1,18 +1,26 @@
 """Accounts: signing up, and telling by login and password who somebody is."""
 
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import bindparam, insert, select, update
 
 from att.db.engine import Engine, prepare
-from att.db.schema import users
+from att.db.schema import roles, users
 from att.errors import AuthFailed
 from att.names import fold
 from att.passwords import Passwords
+from att.permissions import Actor
 
 ADD_USER = prepare(
     insert(users)
-    .values(login=bindparam("login"), login_key=bindparam("login_key"), password_hash=bindparam("password_hash"))
+    .values(
+        id=bindparam("user_id"),
+        login=bindparam("login"),
+        login_key=bindparam("login_key"),
+        password_hash=bindparam("password_hash"),
+        search_text=bindparam("search_text"),
+        role_id=select(roles.c.id).where(roles.c.name_key == "user").scalar_subquery(),
+    )
     .returning(users.c.id)
 )
 FIND_PASSWORD = prepare(select(users.c.id, users.c.password_hash).where(users.c.login_key == bindparam("login_key")))
@@ -30,11 +38,19 @@ class Accounts:
         self._db = db
         self._passwords = passwords
 
-    async def sign_up(self, login: str, password: str) -> UUID:
-        """The id of a new user. Raises LoginTaken."""
+    async def sign_up(self, login: str, password: str, request_id: str) -> UUID:
+        """The id of a new user, who did this themselves. Raises LoginTaken."""
         password_hash = await self._passwords.hash(password)
-        row = await self._db.fetch_one(ADD_USER, login=login, login_key=fold(login), password_hash=password_hash)
-        user_id: UUID = row[0]
+        user_id, login_key = uuid4(), fold(login)
+        async with self._db.transaction(Actor(user_id, None, request_id)) as transaction:
+            await transaction.execute(
+                ADD_USER,
+                user_id=user_id,
+                login=login,
+                login_key=login_key,
+                password_hash=password_hash,
+                search_text=f"{login_key}\n\n",
+            )
         return user_id
 
     async def authenticate(self, login: str, password: str) -> UUID:

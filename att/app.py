@@ -14,10 +14,12 @@ from att.groups import Groups
 from att.passwords import Passwords
 from att.realtime.hub import Hub
 from att.realtime.registry import Registry
-from att.routes import add_routes
+from att.roles import Roles
+from att.routes import ROUTES
+from att.routing import add_routes
 from att.sessions import PostgresSessions
 from att.settings import Settings
-from att.web import ACCOUNTS, BODY_LIMIT, GROUPS, HUB, SESSIONS, SETTINGS, add_headers, answer_problems
+from att.web import ACCOUNTS, BODY_LIMIT, GROUPS, HUB, ROLES, SESSIONS, SETTINGS, add_headers, answer_problems
 
 DSN = web.AppKey("dsn", str)
 DATA_PLACE = web.AppKey("data_place", str)
@@ -34,7 +36,7 @@ def create_app(settings: Settings) -> web.Application:
     app.on_response_prepare.append(add_headers)
     app.on_shutdown.append(_close_sockets)
     app.cleanup_ctx.extend([_database, _domain])
-    add_routes(app.router)
+    add_routes(app.router, ROUTES)
     return app
 
 
@@ -68,6 +70,7 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
     passwords = Passwords(settings.hashing)
     app[SESSIONS] = PostgresSessions(db, settings.session_ttl)
     app[ACCOUNTS] = Accounts(db, passwords)
+    app[ROLES] = Roles(db)
     app[GROUPS] = Groups(db, app[HUB])
     try:
         yield

@@ -8,15 +8,16 @@ from typing import NamedTuple, Protocol
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
-from sqlalchemy import ColumnElement, DateTime, Uuid, and_, bindparam, delete, insert, or_, select, tuple_
+from sqlalchemy import and_, bindparam, delete, insert, or_, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from att.db.engine import Engine, prepare
+from att.db.pages import Listing
 from att.db.schema import groups, members, users
 from att.errors import Busy, DatabaseUnavailable, LastOwner, NoSuchGroup, NoSuchMember
 from att.names import fold, parse_uuid
-from att.paging import Cursor, Page, Window, cut
-from att.permissions import Actor, Role
+from att.paging import Order, Page, Window
+from att.permissions import Actor, Join, Post, Role
 
 CHANGE_TIMEOUT = 10.0  # seconds that a change waits for those before it in the same group
 
@@ -26,6 +27,8 @@ class Group(NamedTuple):
 
     id: UUID
     name: str
+    join: Join
+    post: Post
     created_at: datetime
     role: Role | None
 
@@ -55,13 +58,9 @@ class Audience(Protocol):
         """The connection was lost at the commit: the user (None: any member) may have joined or left, or not."""
 
 
-def _after(at: ColumnElement[datetime], row_id: ColumnElement[UUID]) -> ColumnElement[bool]:
-    here = tuple_(bindparam("after_at", type_=DateTime(timezone=True)), bindparam("after_id", type_=Uuid))
-    return tuple_(at, row_id) > here
-
-
 _own = and_(members.c.group_id == groups.c.id, members.c.user_id == bindparam("user_id"))
-_find = select(groups.c.id, groups.c.name, groups.c.created_at, members.c.role).outerjoin(members, _own)
+_group = (groups.c.id, groups.c.name, groups.c.join, groups.c.post, groups.c.created_at)
+_find = select(*_group, members.c.role).outerjoin(members, _own)
 _member = and_(members.c.group_id == bindparam("group_id"), members.c.user_id == bindparam("user_id"))
 _members = select(members.c.user_id, users.c.login, members.c.role, members.c.joined_at).join(users)
 _other_owner = (
@@ -77,7 +76,7 @@ _other_owner = (
 ADD_GROUP = prepare(
     insert(groups)
     .values(id=bindparam("group_id"), name=bindparam("name"), name_key=bindparam("name_key"))
-    .returning(groups.c.created_at)
+    .returning(*_group)
 )
 FIND_BY_ID = prepare(_find.where(groups.c.id == bindparam("group_id")))
 FIND_BY_NAME = prepare(_find.where(groups.c.name_key == bindparam("name_key")))
@@ -85,18 +84,18 @@ DELETE_GROUP = prepare(delete(groups).where(groups.c.id == bindparam("group_id")
 # Every change of members holds it to the commit, on whichever node: two owners who leave at once see each other go.
 LOCK_GROUP = prepare(select(groups.c.id).where(groups.c.id == bindparam("group_id")).with_for_update())
 
-GROUPS_OF_USER = prepare(
-    select(groups.c.id, groups.c.name, groups.c.created_at, members.c.role, members.c.joined_at)
-    .join(members, _own)
-    .where(_after(members.c.joined_at, members.c.group_id))
-    .order_by(members.c.joined_at, members.c.group_id)
-    .limit(bindparam("limit"))
+GROUPS_OF_USER = Listing(
+    select(*_group, members.c.role).join(members, _own),
+    Order("groups of user", (datetime, UUID)),
+    members.c.joined_at,
+    members.c.group_id,
 )
 IDS_OF_USER = prepare(select(members.c.group_id).where(members.c.user_id == bindparam("user_id")))
-MEMBERS_OF_GROUP = prepare(
-    _members.where(members.c.group_id == bindparam("group_id"), _after(members.c.joined_at, members.c.user_id))
-    .order_by(members.c.joined_at, members.c.user_id)
-    .limit(bindparam("limit"))
+MEMBERS_OF_GROUP = Listing(
+    _members.where(members.c.group_id == bindparam("group_id")),
+    Order("members", (datetime, UUID)),
+    members.c.joined_at,
+    members.c.user_id,
 )
 FIND_MEMBER = prepare(_members.where(_member))
 ADD_MEMBER = prepare(
@@ -125,7 +124,7 @@ class Groups:
                 row = await transaction.fetch_one(ADD_GROUP, group_id=group_id, name=name, name_key=fold(name))
                 await transaction.execute(ADD_MEMBER, group_id=group_id, user_id=actor.user_id, role="owner")
             self._audience.joined(group_id, actor.user_id)
-        return Group(group_id, name, row[0], "owner")
+        return Group._make((*row, "owner"))
 
     async def find(self, reference: str, user_id: UUID) -> Group:
         """The group with this id or name, as that user sees it. Raises NoSuchGroup."""
@@ -151,9 +150,8 @@ class Groups:
 
     async def of_user(self, user_id: UUID, window: Window) -> Page[Group]:
         """The groups that the user is a member of, longest first."""
-        rows = await self._db.fetch_all(GROUPS_OF_USER, user_id=user_id, **_bounds(window))
-        page = cut(rows, window, lambda row: Cursor(row[4], row[0]))
-        return Page([Group(*row[:4]) for row in page.items], page.next)
+        page = await GROUPS_OF_USER.read(self._db, window, user_id=user_id)
+        return page.map(lambda row: Group(*row))
 
     async def ids_of_user(self, user_id: UUID) -> list[UUID]:
         """The ids of all groups that the user is a member of."""
@@ -161,9 +159,8 @@ class Groups:
 
     async def members(self, group_id: UUID, window: Window) -> Page[Member]:
         """The members, longest first."""
-        rows = await self._db.fetch_all(MEMBERS_OF_GROUP, group_id=group_id, **_bounds(window))
-        found = [Member(*row) for row in rows]
-        return cut(found, window, lambda member: Cursor(member.joined_at, member.user_id))
+        page = await MEMBERS_OF_GROUP.read(self._db, window, group_id=group_id)
+        return page.map(lambda row: Member(*row))
 
     async def add_member(self, group_id: UUID, user_id: UUID, actor: Actor) -> tuple[Member, bool]:
         """The member, and whether they are new. Raises NoSuchUser, NoSuchGroup."""
@@ -204,7 +201,3 @@ class Groups:
             raise
         finally:
             lock.release()
-
-
-def _bounds(window: Window) -> dict[str, object]:
-    return {"limit": window.limit + 1, "after_at": window.after.at, "after_id": window.after.id}

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from att import payloads
 from att.errors import AuthFailed, NotAnObject, NotSignedIn
-from att.paging import Window
+from att.groups import GROUPS_OF_USER, MEMBERS_OF_GROUP
+from att.queries import PageQuery
 from att.realtime.registry import Listener
 from att.sessions import SignIn
 from att.sockets import Socket
@@ -19,17 +20,20 @@ from att.web import (
     GROUP,
     GROUPS,
     HUB,
+    REQUEST_ID,
     SESSION,
     SESSIONS,
     SETTINGS,
     actor_of,
     answer,
+    answer_page,
     parse_json,
     path_user,
     problem_of,
     read,
     read_body,
     read_query,
+    read_window,
     set_session_cookie,
 )
 
@@ -50,7 +54,7 @@ def make_login_response(user_id: UUID | str | None, session: SignIn | None = Non
 async def signup(request: web.Request) -> web.Response:
     """Make an account, and sign it in."""
     account = await read(request, payloads.NewAccount)
-    user_id = await request.app[ACCOUNTS].sign_up(account.login, account.password)
+    user_id = await request.app[ACCOUNTS].sign_up(account.login, account.password, request[REQUEST_ID])
     response = await _sign_in(request, user_id)
     response.set_status(201)
     return response
@@ -78,8 +82,9 @@ async def logout(request: web.Request) -> web.Response:
 
 async def user_groups(request: web.Request) -> web.Response:
     """The groups of a user."""
-    page = await request.app[GROUPS].of_user(request[SESSION].user_id, _window(request))
-    return answer(payloads.Page[payloads.Group].model_validate(page))
+    window = read_window(read_query(request, PageQuery), GROUPS_OF_USER.order)
+    page = await request.app[GROUPS].of_user(path_user(request), window)
+    return answer_page(request, page, payloads.Group)
 
 
 async def create_group(request: web.Request) -> web.Response:
@@ -102,14 +107,15 @@ async def delete_group(request: web.Request) -> web.Response:
 
 async def group_members(request: web.Request) -> web.Response:
     """The members of a group."""
-    page = await request.app[GROUPS].members(request[GROUP].id, _window(request))
-    return answer(payloads.Page[payloads.Member].model_validate(page))
+    window = read_window(read_query(request, PageQuery), MEMBERS_OF_GROUP.order)
+    page = await request.app[GROUPS].members(request[GROUP].id, window)
+    return answer_page(request, page, payloads.Member)
 
 
 async def put_member(request: web.Request) -> web.Response:
     """Make a user a member: 201, or 200 when they were one already."""
     if await read_body(request):
-        await read(request, payloads.Nothing)
+        await read(request, payloads.MemberChange)
     member, is_new = await request.app[GROUPS].add_member(request[GROUP].id, path_user(request), actor_of(request))
     return answer(payloads.Member.model_validate(member), status=201 if is_new else 200)
 
@@ -145,11 +151,6 @@ async def listen(request: web.Request) -> web.StreamResponse:
         return await socket.run(request, session, sessions)
     finally:
         hub.detach(listener)
-
-
-def _window(request: web.Request) -> Window:
-    query = read_query(request, payloads.PageQuery)
-    return Window(query.limit, query.after)
 
 
 async def _sign_in(request: web.Request, user_id: UUID) -> web.Response:

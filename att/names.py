@@ -37,6 +37,11 @@ def check_name(text: str) -> str:
     return name
 
 
+def check_person_name(text: str) -> str:
+    """A first or last name: nothing, or what ``check_name`` takes. Raises ValueError otherwise."""
+    return check_name(text) if text else ""
+
+
 def check_group_name(text: str) -> str:
     """A name that can stand in a path and cannot be taken for an id. Raises ValueError otherwise."""
     name = check_name(text)

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "att"
 
 FLOORS = {
     0: ["att", "att.db", "att.db.schema", "att.errors", "att.names", "att.paging", "att.permissions", "att.settings"],
-    1: ["att.db.dsn", "att.db.embedded", "att.db.engine", "att.db.migrate", "att.passwords"],
+    1: ["att.db.dsn", "att.db.embedded", "att.db.engine", "att.db.migrate", "att.db.pages", "att.passwords"],
     2: [
         "att.accounts",
         "att.groups",
@@ -22,9 +22,19 @@ FLOORS = {
         "att.realtime.frames",
         "att.realtime.hub",
         "att.realtime.registry",
+        "att.roles",
         "att.sessions",
     ],
-    3: ["att.handlers", "att.payloads", "att.routes", "att.sockets", "att.web"],
+    3: [
+        "att.faults",
+        "att.handlers",
+        "att.payloads",
+        "att.queries",
+        "att.routes",
+        "att.routing",
+        "att.sockets",
+        "att.web",
+    ],
     4: ["att.__main__", "att.app", "att.cli"],
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}

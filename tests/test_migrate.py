@@ -61,7 +61,7 @@ def test_stairway(on_empty, empty_postgresql):
         on_empty(alembic.command.upgrade, revision)
         on_empty(alembic.command.downgrade, before)
         on_empty(alembic.command.upgrade, revision)
-    assert tables(empty_postgresql) == {"users", "sessions", "groups", "members", "alembic_version"}
+    assert tables(empty_postgresql) == {"roles", "users", "sessions", "groups", "members", "history", "alembic_version"}
     on_empty(alembic.command.downgrade, "base")
     assert tables(empty_postgresql) == {"alembic_version"}
 

@@ -29,6 +29,8 @@ CONSTRAINTS: Mapping[str, type[errors.AttError]] = MappingProxyType(
     {
         "uq_users_login_key": errors.LoginTaken,
         "uq_groups_name_key": errors.GroupNameTaken,
+        "uq_roles_name_key": errors.RoleNameTaken,
+        "fk_users_role_id_roles": errors.RoleInUse,
         "fk_members_user_id_users": errors.NoSuchUser,
         "fk_members_group_id_groups": errors.NoSuchGroup,
         "fk_sessions_user_id_users": errors.NoSuchUser,
@@ -118,7 +120,8 @@ class Transaction:
         if actor is None:
             await self._send(_BEGIN, None, _nothing)
         else:
-            names = {"user_id": str(actor.user_id), "session_id": str(actor.session_id), "request_id": actor.request_id}
+            session_id = "" if actor.session_id is None else str(actor.session_id)
+            names = {"user_id": str(actor.user_id), "session_id": session_id, "request_id": actor.request_id}
             await self._send(_BEGIN_AS, names, _nothing)
 
     async def commit(self) -> None:
