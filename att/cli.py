@@ -119,6 +119,7 @@ def command(listen: Address, allow_origin: tuple[str, ...], **options: Any) -> N
 
 def main() -> None:
     """Run the command; whatever goes wrong on the way is one line on stderr, and a status that is not 0."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         command.main(standalone_mode=False)
     except click.ClickException as error:

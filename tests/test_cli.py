@@ -59,6 +59,7 @@ def one_line(result, *words):
         ("--db-url", "nonsense", "not understood"),
         ("--db-url", "mysql://me@host/db", "write postgresql://"),
         ("--db-url", "postgresql://me:hush@hush@host/db", "percent-encoded"),
+        ("--db-url", "postgresql://me:hush@host:port/db", "the port must be a number"),
         ("--session-ttl", "forever", "is no duration"),
         ("--outbox-limit", "much", "is no size"),
         ("--allow-origin", "*", "is no origin"),
@@ -144,6 +145,19 @@ def test_the_console_script_is_the_same_command():
     script = Path(sys.executable).with_name("att-server")
     result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout == run("--version").stdout
+
+
+def test_ctrl_c_while_the_libraries_are_imported():
+    """It ends at once, and nobody sees where it was."""
+    process = subprocess.Popen([sys.executable, "-X", "importtime", "-m", "att"], stderr=subprocess.PIPE, text=True)
+    try:
+        next(line for line in process.stderr if "aiohttp" in line)
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert "Traceback" not in complaint
 
 
 def test_a_taken_port(db_url):
