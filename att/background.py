@@ -13,20 +13,26 @@ log = logging.getLogger("att")
 @contextlib.asynccontextmanager
 async def repeating(name: str, work: Callable[[], Awaitable[object]], seconds: float) -> AsyncIterator[None]:
     """Do it now and then, ``seconds`` after it was done last, until the block ends. A failure is logged, no more."""
-    task = asyncio.create_task(_repeat(name, work, seconds), name=name)
+    is_over = asyncio.Event()
+    task = asyncio.create_task(_repeat(name, work, seconds, is_over), name=name)
     try:
         yield
     finally:
+        # Both: a driver may answer the cancellation with an error of its own, which is a failure like any other.
+        is_over.set()
         task.cancel()
         await asyncio.wait([task])
 
 
-async def _repeat(name: str, work: Callable[[], Awaitable[object]], seconds: float) -> None:
-    while True:
+async def _repeat(name: str, work: Callable[[], Awaitable[object]], seconds: float, is_over: asyncio.Event) -> None:
+    while not is_over.is_set():
         try:
             await work()
         except AttError as error:
-            log.warning("%s: %s", name, error.detail)
+            if not is_over.is_set():
+                log.warning("%s: %s", name, error.detail)
         except Exception:
             log.exception("%s failed", name)
-        await asyncio.sleep(seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await is_over.wait()
