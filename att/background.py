@@ -18,7 +18,8 @@ async def repeating(name: str, work: Callable[[], Awaitable[object]], seconds: f
     try:
         yield
     finally:
-        # Both: a driver may answer the cancellation with an error of its own, which is a failure like any other.
+        # Both: a cancellation may get lost (wait_for of Python 3.11 drops one that meets a result), or be answered by
+        # an error of the driver's.
         is_over.set()
         task.cancel()
         await asyncio.wait([task])
