@@ -57,7 +57,7 @@ async def test_it_ends_with_its_block(work, caplog):
     for work_of_length in (endless, deaf):
         begun.clear()
         with pytest.raises(ZeroDivisionError):
-            async with repeating("endless", work_of_length, 3600):
+            async with asyncio.timeout(5), repeating("endless", work_of_length, 3600):
                 await begun.wait()
                 raise ZeroDivisionError
     async with repeating("asleep", work, 3600):
