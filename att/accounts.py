@@ -10,6 +10,7 @@ from att.errors import AuthFailed
 from att.names import fold
 from att.passwords import Passwords
 from att.permissions import Actor
+from att.sessions import Verified
 
 ADD_USER = prepare(
     insert(users)
@@ -38,8 +39,8 @@ class Accounts:
         self._db = db
         self._passwords = passwords
 
-    async def sign_up(self, login: str, password: str, request_id: str) -> UUID:
-        """The id of a new user, who did this themselves. Raises LoginTaken."""
+    async def sign_up(self, login: str, password: str, request_id: str) -> Verified:
+        """A new user, who did this themselves. Raises LoginTaken."""
         password_hash = await self._passwords.hash(password)
         user_id, login_key = uuid4(), fold(login)
         async with self._db.transaction(Actor(user_id, None, request_id)) as transaction:
@@ -51,10 +52,10 @@ class Accounts:
                 password_hash=password_hash,
                 search_text=f"{login_key}\n\n",
             )
-        return user_id
+        return Verified(user_id, password_hash)
 
-    async def authenticate(self, login: str, password: str) -> UUID:
-        """The id of the user. Raises AuthFailed, after the same work for an unknown login as for a wrong password."""
+    async def authenticate(self, login: str, password: str) -> Verified:
+        """Who this is. Raises AuthFailed, after the same work for an unknown login as for a wrong password."""
         row = await self._db.fetch_one(FIND_PASSWORD, login_key=fold(login))
         if not await self._passwords.verify(password, row and row[1]):
             raise AuthFailed
@@ -63,5 +64,8 @@ class Accounts:
         user_id, stored = row
         if self._passwords.is_outdated(stored):
             new_hash = await self._passwords.hash(password)
-            await self._db.execute(REHASH, user_id=user_id, old_hash=stored, new_hash=new_hash)
-        return user_id
+            if not await self._db.execute(REHASH, user_id=user_id, old_hash=stored, new_hash=new_hash):
+                # Another log-in has just done the same, or the password is another one by now.
+                return await self.authenticate(login, password)
+            stored = new_hash
+        return Verified(user_id, stored)

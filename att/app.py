@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from att.accounts import Accounts
+from att.background import repeating
+from att.clients import THROTTLE
 from att.db.dsn import describe
 from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
@@ -19,10 +21,13 @@ from att.routes import ROUTES
 from att.routing import add_routes
 from att.sessions import PostgresSessions
 from att.settings import Settings
+from att.throttle import Throttle
 from att.web import ACCOUNTS, BODY_LIMIT, GROUPS, HUB, ROLES, SESSIONS, SETTINGS, add_headers, answer_problems
 
 DSN = web.AppKey("dsn", str)
 DATA_PLACE = web.AppKey("data_place", str)
+
+SWEEP_INTERVAL = 300.0  # seconds between removals of expired sessions
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -33,9 +38,10 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(middlewares=[answer_problems], client_max_size=BODY_LIMIT)
     app[SETTINGS] = settings
     app[HUB] = Hub(Registry())
+    app[THROTTLE] = Throttle(settings.login_failures, settings.address_failures, settings.signups)
     app.on_response_prepare.append(add_headers)
     app.on_shutdown.append(_close_sockets)
-    app.cleanup_ctx.extend([_database, _domain])
+    app.cleanup_ctx.extend([_database, _domain, _sweeper])
     add_routes(app.router, ROUTES)
     return app
 
@@ -77,6 +83,11 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
     finally:
         passwords.close()
         await db.close()
+
+
+async def _sweeper(app: web.Application) -> AsyncIterator[None]:
+    async with repeating("removal of expired sessions", app[SESSIONS].sweep, SWEEP_INTERVAL):
+        yield
 
 
 async def _close_sockets(app: web.Application) -> None:

@@ -8,11 +8,13 @@ from uuid import UUID
 from aiohttp import web
 
 from att import payloads
-from att.errors import AuthFailed, NotAnObject, NotSignedIn
+from att.clients import THROTTLE, client_of
+from att.errors import AuthFailed, DatabaseUnavailable, NoSuchSession, NotAnObject, NotSignedIn
 from att.groups import GROUPS_OF_USER, MEMBERS_OF_GROUP
+from att.names import parse_uuid
 from att.queries import PageQuery
 from att.realtime.registry import Listener
-from att.sessions import SignIn
+from att.sessions import SESSIONS_OF_USER, SignIn, Verified
 from att.sockets import Socket
 from att.web import (
     ACCOUNTS,
@@ -54,8 +56,9 @@ def make_login_response(user_id: UUID | str | None, session: SignIn | None = Non
 async def signup(request: web.Request) -> web.Response:
     """Make an account, and sign it in."""
     account = await read(request, payloads.NewAccount)
-    user_id = await request.app[ACCOUNTS].sign_up(account.login, account.password, request[REQUEST_ID])
-    response = await _sign_in(request, user_id)
+    async with request.app[THROTTLE].sign_up(client_of(request).address):
+        verified = await request.app[ACCOUNTS].sign_up(account.login, account.password, request[REQUEST_ID])
+    response = await _sign_in(request, verified)
     response.set_status(201)
     return response
 
@@ -63,8 +66,9 @@ async def signup(request: web.Request) -> web.Response:
 async def login(request: web.Request) -> web.Response:
     """Start a session."""
     credentials = await read(request, payloads.Credentials)
-    user_id = await request.app[ACCOUNTS].authenticate(credentials.login, credentials.password)
-    return await _sign_in(request, user_id)
+    async with request.app[THROTTLE].guess(credentials.login, client_of(request).address):
+        verified = await request.app[ACCOUNTS].authenticate(credentials.login, credentials.password)
+        return await _sign_in(request, verified)
 
 
 async def logout(request: web.Request) -> web.Response:
@@ -77,6 +81,48 @@ async def logout(request: web.Request) -> web.Response:
         request.app[HUB].session_ended(session.id)
     response = web.Response(status=204)
     response.del_cookie(COOKIE)
+    return response
+
+
+async def list_sessions(request: web.Request) -> web.Response:
+    """The sessions of a user."""
+    window = read_window(read_query(request, PageQuery), SESSIONS_OF_USER.order)
+    page = await request.app[SESSIONS].of_user(_owner_of_sessions(request), window)
+    own, hub = request[SESSION].id, request.app[HUB]
+    shown = page.map(
+        lambda info: payloads.Session(**info._asdict(), current=info.id == own, sockets=hub.sockets(info.id))
+    )
+    return answer_page(request, shown, payloads.Session)
+
+
+async def end_sessions(request: web.Request) -> web.Response:
+    """End the sessions of a user, but for the one that asks, and close their sockets."""
+    user_id, hub = _owner_of_sessions(request), request.app[HUB]
+    try:
+        ended = await request.app[SESSIONS].end_all(user_id, keep=request[SESSION].id)
+    except DatabaseUnavailable:
+        hub.user_uncertain(user_id)
+        raise
+    for session_id in ended:
+        hub.session_ended(session_id)
+    return answer(payloads.Deleted(deleted=len(ended)))
+
+
+async def end_session(request: web.Request) -> web.Response:
+    """End a session of a user, and close its sockets."""
+    user_id, hub = _owner_of_sessions(request), request.app[HUB]
+    session_id = parse_uuid(request.match_info["session_id"])
+    if session_id is None:
+        raise NoSuchSession
+    try:
+        await request.app[SESSIONS].end_one(user_id, session_id)
+    except DatabaseUnavailable:
+        hub.user_uncertain(user_id)
+        raise
+    hub.session_ended(session_id)
+    response = web.Response(status=204)
+    if session_id == request[SESSION].id:
+        response.del_cookie(COOKIE)
     return response
 
 
@@ -153,8 +199,12 @@ async def listen(request: web.Request) -> web.StreamResponse:
         hub.detach(listener)
 
 
-async def _sign_in(request: web.Request, user_id: UUID) -> web.Response:
-    signed_in = await request.app[SESSIONS].create(user_id)
-    response = make_login_response(user_id, signed_in)
+async def _sign_in(request: web.Request, verified: Verified) -> web.Response:
+    signed_in = await request.app[SESSIONS].create(verified, client_of(request))
+    response = make_login_response(verified.user_id, signed_in)
     set_session_cookie(request, response, signed_in.token)
     return response
+
+
+def _owner_of_sessions(request: web.Request) -> UUID:
+    return path_user(request) if "user_id" in request.match_info else request[SESSION].user_id

