@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Interval, bindparam, delete, func, insert, select, update
 
-from att.db.engine import Engine, prepare
+from att.db.engine import Engine, Transaction, prepare
 from att.db.schema import sessions
 
 TOKEN_BYTES = 32
@@ -52,6 +52,24 @@ class SessionStore(Protocol):
     async def end(self, session_id: UUID) -> None:
         """End it, now. It does not matter whether it had ended before."""
 
+    async def end_all(
+        self, user_id: UUID, *, keep: UUID | None = None, transaction: Transaction | None = None
+    ) -> list[UUID]:
+        """End all of the user's sessions but ``keep``, within the transaction if there is one. Their ids."""
+
+
+class Audience(Protocol):
+    """Is told which sessions have ended, after it is committed."""
+
+    def session_ended(self, session_id: UUID) -> None:
+        """This session has ended."""
+
+    def user_ended(self, user_id: UUID) -> None:
+        """All sessions of this user have ended."""
+
+    def user_uncertain(self, user_id: UUID) -> None:
+        """The connection was lost at the commit: sessions of this user may have ended, or not."""
+
 
 _expiry = func.now() + bindparam("ttl", type_=Interval)
 _live = sessions.c.expires_at > func.now()
@@ -82,6 +100,12 @@ CHECK = prepare(
 )
 END = prepare(delete(sessions).where(sessions.c.id == bindparam("session_id")))
 
+END_ALL = prepare(
+    delete(sessions)
+    .where(sessions.c.user_id == bindparam("user_id"), sessions.c.id.is_distinct_from(bindparam("keep")))
+    .returning(sessions.c.id)
+)
+
 
 class PostgresSessions:
     """A ``SessionStore`` in the table ``sessions``. Times are the database's."""
@@ -111,6 +135,12 @@ class PostgresSessions:
 
     async def end(self, session_id: UUID) -> None:
         await self._db.execute(END, session_id=session_id)
+
+    async def end_all(
+        self, user_id: UUID, *, keep: UUID | None = None, transaction: Transaction | None = None
+    ) -> list[UUID]:
+        on = self._db if transaction is None else transaction
+        return [row[0] for row in await on.fetch_all(END_ALL, user_id=user_id, keep=keep)]
 
     async def _slide(self, session_id: UUID) -> Session | None:
         row = await self._db.fetch_one(SLIDE, session_id=session_id, ttl=self._ttl)

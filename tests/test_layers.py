@@ -13,10 +13,29 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "att"
 
 FLOORS = {
-    0: ["att", "att.db", "att.db.schema", "att.errors", "att.names", "att.paging", "att.permissions", "att.settings"],
-    1: ["att.db.dsn", "att.db.embedded", "att.db.engine", "att.db.migrate", "att.db.pages", "att.passwords"],
+    0: [
+        "att",
+        "att.db",
+        "att.db.schema",
+        "att.errors",
+        "att.names",
+        "att.paging",
+        "att.permissions",
+        "att.settings",
+        "att.users",
+    ],
+    1: [
+        "att.db.accounts",
+        "att.db.dsn",
+        "att.db.embedded",
+        "att.db.engine",
+        "att.db.migrate",
+        "att.db.pages",
+        "att.passwords",
+    ],
     2: [
         "att.accounts",
+        "att.directory",
         "att.groups",
         "att.realtime",
         "att.realtime.frames",
@@ -39,7 +58,7 @@ FLOORS = {
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 
-SIBLINGS = {("att.accounts", "att.sessions")}  # who may import whom on floor 2
+SIBLINGS = {("att.accounts", "att.sessions"), ("att.accounts", "att.roles")}  # who may import whom on floor 2
 SOLE_IMPORTERS = {
     "aiopg": {"att.db.engine"},
     "psycopg2": {"att.db.dsn", "att.db.engine"},

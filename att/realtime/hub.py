@@ -54,6 +54,14 @@ class Hub:
         """Close the session's sockets."""
         self._close(self._registry.of_session(session_id), CloseCode.SESSION_ENDED)
 
+    def user_ended(self, user_id: UUID) -> None:
+        """Close the user's sockets."""
+        self._close(self._registry.of_user(user_id), CloseCode.SESSION_ENDED)
+
+    def user_uncertain(self, user_id: UUID) -> None:
+        """Have the user's listeners connect again, if they still may."""
+        self._close(self._registry.of_user(user_id), CloseCode.RESYNC)
+
     def close(self) -> None:
         """Close every socket, and let nobody in from now on."""
         self._is_closing = True
