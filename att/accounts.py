@@ -8,10 +8,17 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
-from att.db.accounts import THESE_USERS, Account, lock_accounts, lock_roles, read_accounts
+from att.db.accounts import THESE_USERS, Account, check_besides, lock_accounts, lock_roles, read_accounts
 from att.db.engine import Engine, Transaction, prepare
 from att.db.schema import roles, users
-from att.errors import AuthFailed, Busy, DatabaseUnavailable, PreconditionFailed, WrongPassword, blaming
+from att.errors import (
+    AuthFailed,
+    Busy,
+    DatabaseUnavailable,
+    PreconditionFailed,
+    WrongPassword,
+    blaming,
+)
 from att.names import fold
 from att.passwords import Passwords
 from att.permissions import Actor, Permission, Permissions, check_permits
@@ -168,7 +175,10 @@ class Accounts:
             before = await lock_accounts(transaction, [(index, change.user_id) for index, change in changes])
             if versions is not None and before[ids[0]].user.version not in versions:
                 raise PreconditionFailed
-            await _check(transaction, changes, before, actor)
+            held = await _permissions_of(transaction, actor)
+            if reduces:
+                await check_besides(transaction, held, ids)
+            await _check(transaction, changes, before, actor, held)
             if actor.user_id in passwords.hashes and before[actor.user_id].password_hash != passwords.verified:
                 raise Busy  # the password became another one after it was verified
             for index, change in changes:
@@ -185,6 +195,7 @@ class Accounts:
             await lock_administrators(transaction)
             accounts = await lock_accounts(transaction, numbered)
             held = await _permissions_of(transaction, actor)
+            await check_besides(transaction, held, list(accounts))
             for index, user_id in numbered:
                 with blaming(index):
                     is_own, theirs = user_id == actor.user_id, accounts[user_id].permissions
@@ -248,10 +259,13 @@ async def _permissions_of(transaction: Transaction, actor: Actor) -> Permissions
 
 
 async def _check(
-    transaction: Transaction, changes: Sequence[Numbered], before: Mapping[UUID, Account], actor: Actor
+    transaction: Transaction,
+    changes: Sequence[Numbered],
+    before: Mapping[UUID, Account],
+    actor: Actor,
+    held: Permissions,
 ) -> None:
     """Whether the actor may make each of the changes. Raises NoSuchRole, NotPermitted."""
-    held = await _permissions_of(transaction, actor)
     named = [(index, change.values["role"]) for index, change in changes if "role" in change.values]
     roles_given = await lock_roles(transaction, named)
     for index, (user_id, values) in changes:

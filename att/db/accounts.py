@@ -4,13 +4,13 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Text, Uuid, any_, bindparam, select
+from sqlalchemy import ARRAY, Text, Uuid, any_, bindparam, literal, not_, select
 
 from att.db.engine import Transaction, prepare
 from att.db.schema import roles, users
-from att.errors import NoSuchRole, NoSuchUser, blaming
+from att.errors import LastAdministrator, NoSuchRole, NoSuchUser, blaming
 from att.names import fold
-from att.permissions import Permissions
+from att.permissions import Permission, Permissions, permits
 from att.users import USER, User
 
 THESE_USERS = users.c.id == any_(bindparam("user_ids", type_=ARRAY(Uuid)))
@@ -25,6 +25,13 @@ LOCK_ROLES = prepare(
     .where(roles.c.name_key == any_(bindparam("role_keys", type_=ARRAY(Text))))
     .order_by(roles.c.id)
     .with_for_update(read=True)
+)
+
+ADMINISTRATOR_BESIDES = prepare(
+    select(users.c.id)
+    .join(roles)
+    .where(not_(THESE_USERS), users.c.active, literal(Permission.EVERYTHING.value) == any_(roles.c.permissions))
+    .limit(1)
 )
 
 
@@ -63,3 +70,13 @@ async def lock_roles(transaction: Transaction, named: Sequence[tuple[int | None,
             if fold(name) not in found:
                 raise NoSuchRole
     return {key: frozenset(permissions) for key, permissions in found.items()}
+
+
+async def check_besides(transaction: Transaction, held: Permissions, user_ids: list[UUID]) -> None:
+    """Raises LastAdministrator to somebody who has meanwhile lost what they asked with, when all administrators left
+    are among these users: of two who demote each other at once, the second is told that it cannot be.
+    """
+    if permits(held, Permission.USERS_WRITE):
+        return
+    if await transaction.fetch_one(ADMINISTRATOR_BESIDES, user_ids=user_ids) is None:
+        raise LastAdministrator

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, bindparam, select, tuple_
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, select, tuple_
 
 from att.db.engine import Engine, prepare
 from att.paging import Order, Page, Window
 
-SIFTED = 2_000  # rows in which a page is looked for, before the index of a sieve is
+SIFTED = 5_000  # rows in which a page is looked for, before the index of a sieve is
 
 
 class Sieve(NamedTuple):
@@ -50,7 +50,7 @@ class Listing:
 def _steps(ordered: Select[Any], keys: tuple[ColumnElement[Any], ...], sieve: Sieve | None) -> Iterator[Select[Any]]:
     """What is read in turn until the page is full."""
     query = ordered.add_columns(*(key.label(f"key_{place}") for place, key in enumerate(keys)))
-    limit = bindparam("limit")
+    limit = bindparam("limit", type_=Integer)
     if sieve is not None:
         passes = sieve.condition.label("passes")
         near = ordered.with_only_columns(*keys, passes).limit(SIFTED).subquery()
