@@ -11,6 +11,7 @@ from att.clients import THROTTLE
 from att.db.dsn import describe
 from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
+from att.directory import Directory
 from att.errors import CannotStart
 from att.groups import Groups
 from att.passwords import Passwords
@@ -22,7 +23,18 @@ from att.routing import add_routes
 from att.sessions import PostgresSessions
 from att.settings import Settings
 from att.throttle import Throttle
-from att.web import ACCOUNTS, BODY_LIMIT, GROUPS, HUB, ROLES, SESSIONS, SETTINGS, add_headers, answer_problems
+from att.web import (
+    ACCOUNTS,
+    BODY_LIMIT,
+    DIRECTORY,
+    GROUPS,
+    HUB,
+    ROLES,
+    SESSIONS,
+    SETTINGS,
+    add_headers,
+    answer_problems,
+)
 
 DSN = web.AppKey("dsn", str)
 DATA_PLACE = web.AppKey("data_place", str)
@@ -75,7 +87,8 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
     db = await Engine.connect(app[DSN])
     passwords = Passwords(settings.hashing)
     app[SESSIONS] = PostgresSessions(db, settings.session_ttl)
-    app[ACCOUNTS] = Accounts(db, passwords)
+    app[ACCOUNTS] = Accounts(db, passwords, app[SESSIONS], app[HUB])
+    app[DIRECTORY] = Directory(db)
     app[ROLES] = Roles(db)
     app[GROUPS] = Groups(db, app[HUB])
     try:

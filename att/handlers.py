@@ -3,22 +3,29 @@
 Who may call a handler is a column of the table in ``att.routes`` and is settled before it runs.
 """
 
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from typing import TypeVar
 from uuid import UUID
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from att import payloads
 from att.clients import THROTTLE, client_of
+from att.directory import ORDERS, Filters
 from att.errors import AuthFailed, DatabaseUnavailable, NoSuchSession, NotAnObject, NotSignedIn
 from att.groups import GROUPS_OF_USER, MEMBERS_OF_GROUP
 from att.names import parse_uuid
-from att.queries import PageQuery
+from att.queries import IdsQuery, PageQuery, UsersQuery
 from att.realtime.registry import Listener
 from att.sessions import SESSIONS_OF_USER, SignIn, Verified
 from att.sockets import Socket
+from att.users import NewUser, User, UserChange
 from att.web import (
     ACCOUNTS,
     COOKIE,
+    DIRECTORY,
     GROUP,
     GROUPS,
     HUB,
@@ -38,6 +45,9 @@ from att.web import (
     read_window,
     set_session_cookie,
 )
+
+One = TypeVar("One", bound=BaseModel)
+Many = TypeVar("Many", bound=BaseModel)
 
 
 def make_login_response(user_id: UUID | str | None, session: SignIn | None = None) -> web.Response:
@@ -124,6 +134,102 @@ async def end_session(request: web.Request) -> web.Response:
     if session_id == request[SESSION].id:
         response.del_cookie(COOKIE)
     return response
+
+
+# Users
+
+
+async def list_users(request: web.Request) -> web.Response:
+    """The users whom the filters leave."""
+    query = read_query(request, UsersQuery)
+    filters = Filters(**query.model_dump(include=set(Filters._fields)))
+    page = await request.app[DIRECTORY].list(filters, query.sort, read_window(query, ORDERS[query.sort]))
+    return answer_page(request, page, payloads.User)
+
+
+async def create_users(request: web.Request) -> web.Response:
+    """Make one user of an object, or many of an array."""
+    new = await _read_either(request, payloads.NewUser, payloads.NewUsers)
+    if isinstance(new, payloads.NewUser):
+        return _answer_user(await request.app[ACCOUNTS].create(_new_user(new), actor_of(request)), status=201)
+    users = await request.app[ACCOUNTS].create_many([_new_user(one) for one in new.root], actor_of(request))
+    return answer(payloads.Items[payloads.User].model_validate({"items": users}, from_attributes=True), status=201)
+
+
+async def get_user(request: web.Request) -> web.Response:
+    """A user."""
+    return _answer_user(await request.app[DIRECTORY].find(path_user(request)))
+
+
+async def change_user(request: web.Request) -> web.Response:
+    """Change the members of a user that are given."""
+    change = await read(request, payloads.UserChange)
+    values = change.model_dump(exclude_unset=True)
+    versions = _versions_wanted(request)
+    async with _guessing(request, [change]):
+        user = await request.app[ACCOUNTS].change(path_user(request), values, actor_of(request), versions)
+    return _answer_user(user)
+
+
+async def change_users(request: web.Request) -> web.Response:
+    """Change many users, each as ``change_user`` does."""
+    changes = await read(request, payloads.UserChanges)
+    named = [UserChange(one.id, one.model_dump(exclude_unset=True, exclude={"id"})) for one in changes.root]
+    async with _guessing(request, changes.root):
+        users = await request.app[ACCOUNTS].change_many(named, actor_of(request))
+    return answer(payloads.Items[payloads.User].model_validate({"items": users}, from_attributes=True))
+
+
+async def delete_user(request: web.Request) -> web.Response:
+    """Delete a user."""
+    await request.app[ACCOUNTS].delete(path_user(request), actor_of(request))
+    return web.Response(status=204)
+
+
+async def delete_users(request: web.Request) -> web.Response:
+    """Delete many users."""
+    query = read_query(request, IdsQuery)
+    deleted = await request.app[ACCOUNTS].delete_many(query.id, actor_of(request))
+    return answer(payloads.Deleted(deleted=deleted))
+
+
+@contextlib.asynccontextmanager
+async def _guessing(request: web.Request, changes: Iterable[payloads.UserChange]) -> AsyncIterator[None]:
+    """Around a change that shows a current password, which is not to be guessed faster here than at log-in."""
+    if not any("current_password" in change.model_fields_set for change in changes):
+        yield
+        return
+    user = await request.app[DIRECTORY].find(request[SESSION].user_id)
+    async with request.app[THROTTLE].guess(user.login, client_of(request).address):
+        yield
+
+
+def _new_user(new: payloads.NewUser) -> NewUser:
+    return NewUser(**new.model_dump())
+
+
+def _answer_user(user: User, *, status: int = 200) -> web.Response:
+    response = answer(payloads.User.model_validate(user), status=status)
+    response.etag = user.version
+    return response
+
+
+def _versions_wanted(request: web.Request) -> set[str] | None:
+    """Those of If-Match (RFC 9110), of which the user must have one; None when any will do."""
+    tags = request.if_match
+    if tags is None or request.headers["If-Match"].strip() == "*":
+        return None
+    return {tag.value for tag in tags if not tag.is_weak}
+
+
+async def _read_either(request: web.Request, one: type[One], many: type[Many]) -> One | Many:
+    """The body in the one shape, or in the other when it is an array."""
+    if (await read_body(request)).lstrip().startswith(b"["):
+        return await read(request, many)
+    return await read(request, one)
+
+
+# Groups
 
 
 async def user_groups(request: web.Request) -> web.Response:

@@ -80,6 +80,84 @@ SESSIONS = (
     ),
 )
 
+_USER = {200: payloads.User}
+_GIVEN = (errors.NoSuchRole, errors.LoginTaken)
+_CHANGED = (*_GIVEN, errors.NoSuchUser, errors.WrongPassword, errors.LastAdministrator)
+
+USERS = (
+    Route(
+        "GET",
+        "/users",
+        handlers.list_users,
+        Who.PERMITTED,
+        "List users",
+        Shapes(query=queries.UsersQuery, answers={200: Page[payloads.User]}),
+        Permission.USERS_READ,
+    ),
+    Route(
+        "POST",
+        "/users",
+        handlers.create_users,
+        Who.PERMITTED,
+        "Make a user, or many",
+        Shapes(
+            body=(payloads.NewUser, payloads.NewUsers),
+            answers={201: (payloads.User, payloads.Items[payloads.User])},
+            errors=_GIVEN,
+        ),
+        Permission.USERS_WRITE,
+    ),
+    Route(
+        "PATCH",
+        "/users",
+        handlers.change_users,
+        Who.PERMITTED,
+        "Change many users",
+        Shapes(body=payloads.UserChanges, answers={200: payloads.Items[payloads.User]}, errors=_CHANGED),
+        Permission.USERS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/users",
+        handlers.delete_users,
+        Who.PERMITTED,
+        "Delete many users",
+        Shapes(
+            query=queries.IdsQuery,
+            answers={200: payloads.Deleted},
+            errors=(errors.NoSuchUser, errors.LastAdministrator),
+        ),
+        Permission.USERS_WRITE,
+    ),
+    Route(
+        "GET",
+        "/users/{user_id}",
+        handlers.get_user,
+        Who.ONESELF,
+        "Show a user",
+        Shapes(answers=_USER, errors=(errors.NoSuchUser,)),
+        Permission.USERS_READ,
+    ),
+    Route(
+        "PATCH",
+        "/users/{user_id}",
+        handlers.change_user,
+        Who.ONESELF,
+        "Change a user",
+        Shapes(body=payloads.UserChange, answers=_USER, errors=(*_CHANGED, errors.PreconditionFailed)),
+        Permission.USERS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/users/{user_id}",
+        handlers.delete_user,
+        Who.ONESELF,
+        "Delete a user",
+        Shapes(answers={204: None}, errors=(errors.NoSuchUser, errors.LastAdministrator)),
+        Permission.USERS_WRITE,
+    ),
+)
+
 GROUPS = (
     Route(
         "GET",
@@ -159,4 +237,4 @@ GROUPS = (
     ),
 )
 
-ROUTES = (*ACCOUNTS, *SESSIONS, *GROUPS)
+ROUTES = (*ACCOUNTS, *SESSIONS, *USERS, *GROUPS)

@@ -23,19 +23,22 @@ FLOORS = {
         "att.permissions",
         "att.proxies",
         "att.settings",
+        "att.users",
     ],
     1: [
         "att.background",
-        "att.throttle",
+        "att.db.accounts",
         "att.db.dsn",
         "att.db.embedded",
         "att.db.engine",
         "att.db.migrate",
         "att.db.pages",
         "att.passwords",
+        "att.throttle",
     ],
     2: [
         "att.accounts",
+        "att.directory",
         "att.groups",
         "att.realtime",
         "att.realtime.frames",
@@ -59,7 +62,7 @@ FLOORS = {
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 
-SIBLINGS = {("att.accounts", "att.sessions")}  # who may import whom on floor 2
+SIBLINGS = {("att.accounts", "att.sessions"), ("att.accounts", "att.roles")}  # who may import whom on floor 2
 SOLE_IMPORTERS = {
     "aiopg": {"att.db.engine"},
     "psycopg2": {"att.db.dsn", "att.db.engine"},
