@@ -95,12 +95,17 @@ def sql(postgresql):
     return run
 
 
+async def sign_up(accounts, login):
+    """The id of somebody new."""
+    return (await accounts.sign_up(login, PASSWORD, "r")).user_id
+
+
 async def test_sign_up_and_authenticate(accounts, sql):
     """Who signs up is let in with their password, as the same user."""
-    ann, bob = await accounts.sign_up("ann", PASSWORD, "r"), await accounts.sign_up("bob", PASSWORD, "r")
+    ann, bob = await sign_up(accounts, "ann"), await sign_up(accounts, "bob")
     assert ann != bob
-    assert await accounts.authenticate("ann", PASSWORD) == ann
-    assert await accounts.authenticate("bob", PASSWORD) == bob
+    assert (await accounts.authenticate("ann", PASSWORD)).user_id == ann
+    assert (await accounts.authenticate("bob", PASSWORD)).user_id == bob
     assert sql("SELECT id, login FROM users ORDER BY login") == [(ann, "ann"), (bob, "bob")]
 
 
@@ -114,9 +119,9 @@ async def test_sign_up_and_authenticate(accounts, sql):
 )
 async def test_same_login(accounts, sql, login, same):
     """A login is the same in any case and normal form, in any script; it is shown as it was first written."""
-    user_id = await accounts.sign_up(login, PASSWORD, "r")
+    user_id = await sign_up(accounts, login)
     for other in same:
-        assert await accounts.authenticate(other, PASSWORD) == user_id
+        assert (await accounts.authenticate(other, PASSWORD)).user_id == user_id
         with pytest.raises(LoginTaken):
             await accounts.sign_up(other, PASSWORD, "r")
     assert sql("SELECT login FROM users") == [(login,)]
@@ -125,7 +130,7 @@ async def test_same_login(accounts, sql, login, same):
 async def test_other_logins(accounts):
     """What differs in more than case is another login."""
     logins = ("zoe", "zoë", "zoe ", "zo%", "zo_", "z'oe", "z\\oe", "\u0131", "i")
-    assert len({await accounts.sign_up(login, PASSWORD, "r") for login in logins}) == len(logins)
+    assert len({await sign_up(accounts, login) for login in logins}) == len(logins)
 
 
 async def test_concurrent_sign_up(accounts, sql):
@@ -135,7 +140,7 @@ async def test_concurrent_sign_up(accounts, sql):
         *(accounts.sign_up(login, PASSWORD, "r") for login in logins), return_exceptions=True
     )
     assert [type(outcome) for outcome in outcomes].count(LoginTaken) == 9
-    assert sql("SELECT id FROM users") == [(next(o for o in outcomes if not isinstance(o, LoginTaken)),)]
+    assert sql("SELECT id FROM users") == [(next(o for o in outcomes if not isinstance(o, LoginTaken)).user_id,)]
 
 
 async def test_wrong_password(accounts):
@@ -177,15 +182,15 @@ def parameters(encoded: str) -> str:
 
 async def test_rehash(open_accounts, accounts, dearer, sql):
     """After the cost has changed, the next log-in stores a new hash; the password and the id stay the same."""
-    user_id = await accounts.sign_up("ann", PASSWORD, "r")
+    user_id = await sign_up(accounts, "ann")
     await accounts.sign_up("bob", PASSWORD, "r")
     ((before,), (bobs,)) = sql(HASHES)
     later = open_accounts(dearer)
-    assert await later.authenticate("ann", PASSWORD) == user_id
+    assert (await later.authenticate("ann", PASSWORD)).user_id == user_id
     ((after,), (bobs_after,)) = sql(HASHES)
     assert (parameters(before), parameters(after)) == ("$argon2id$v=19$m=8,t=1,p=1", "$argon2id$v=19$m=16,t=2,p=1")
     assert bobs_after == bobs
-    assert await later.authenticate("ann", PASSWORD) == user_id
+    assert (await later.authenticate("ann", PASSWORD)).user_id == user_id
     assert sql(HASHES)[0] == (after,)
 
 
@@ -200,10 +205,11 @@ async def test_no_rehash_of_wrong_password(open_accounts, accounts, dearer, sql)
 
 async def test_concurrent_rehash(open_accounts, accounts, dearer):
     """All who log in at the same time after the cost has changed are let in, and so are those who come after."""
-    user_id = await accounts.sign_up("ann", PASSWORD, "r")
+    user_id = await sign_up(accounts, "ann")
     later = open_accounts(dearer)
-    assert set(await asyncio.gather(*(later.authenticate("ann", PASSWORD) for _ in range(5)))) == {user_id}
-    assert await later.authenticate("ann", PASSWORD) == user_id
+    found = await asyncio.gather(*(later.authenticate("ann", PASSWORD) for _ in range(5)))
+    assert {verified.user_id for verified in found} == {user_id}
+    assert (await later.authenticate("ann", PASSWORD)).user_id == user_id
 
 
 async def test_owasp(aiohttp_client, db_url, sql):
@@ -286,7 +292,7 @@ async def test_create(accounts, boss, sql):
     user = await accounts.create(NewUser("Zoë", PASSWORD, "Zoë", "Straße", role="admin"), boss)
     assert user[1:4] + user[6:] == ("Zoë", "Zoë", "Straße", "Admin", True)
     assert sql("SELECT login_key, search_text FROM users WHERE id = %s", user.id) == [("zoë", "zoë\nzoë\nstrasse")]
-    assert await accounts.authenticate("ZOË", PASSWORD) == user.id
+    assert (await accounts.authenticate("ZOË", PASSWORD)).user_id == user.id
     await accounts.create_many([NewUser("none"), NewUser("off", PASSWORD, active=False)], boss)
     for login, password in (("none", ""), ("none", PASSWORD), ("off", PASSWORD)):
         with pytest.raises(AuthFailed):
@@ -440,7 +446,7 @@ async def test_nobody_raises_themselves(accounts, people, boss):
 
 async def test_own_password(accounts, audience, sessions_of, sql):
     """A new password of one's own needs the current one, and ends one's other sessions."""
-    ann = await accounts.sign_up("ann", PASSWORD, "r")
+    ann = await sign_up(accounts, "ann")
     here, there, elsewhere = sessions_of(ann, 3)
     actor = Actor(ann, here, "r")
     for values, error in (
@@ -451,7 +457,7 @@ async def test_own_password(accounts, audience, sessions_of, sql):
             await accounts.change(ann, values, actor)
     assert audience.told == []
     await accounts.change(ann, {"password": "secret1", "current_password": PASSWORD}, actor)
-    assert await accounts.authenticate("ann", "secret1") == ann
+    assert (await accounts.authenticate("ann", "secret1")).user_id == ann
     assert sql("SELECT id FROM sessions") == [(here,)]
     assert sorted(audience.told) == sorted([("session", there), ("session", elsewhere)])
 
@@ -462,7 +468,7 @@ async def test_password_of_another(accounts, audience, boss, people, sessions_of
     sessions_of(ann)
     kept = sessions_of(boss.user_id)
     await accounts.change(ann, {"password": "secret1"}, boss)
-    assert await accounts.authenticate("ann", "secret1") == ann
+    assert (await accounts.authenticate("ann", "secret1")).user_id == ann
     assert sorted(sql("SELECT id FROM sessions")) == sorted((session_id,) for session_id in kept)
     assert audience.told == [("user", ann)]
 
@@ -477,7 +483,7 @@ async def test_password_changed_meanwhile(open_accounts, people, sql):
 
     passwords = Slow(CHEAPEST)
     accounts = open_accounts(passwords)
-    ann = await accounts.sign_up("ann", PASSWORD, "r")
+    ann = await sign_up(accounts, "ann")
     with pytest.raises(errors.Busy):
         await accounts.change(ann, {"password": "secret1", "current_password": PASSWORD}, Actor(ann, None, "r"))
     assert sql("SELECT password_hash FROM users") == [("another",)]

@@ -23,6 +23,8 @@ from att.db.schema import users
 from att.errors import AuthFailed, NoSuchSession, ShuttingDown
 from att.paging import Window
 from att.passwords import Passwords
+from att.realtime.hub import Hub
+from att.realtime.registry import Registry
 from att.sessions import SESSIONS_OF_USER, SLIDE_EVERY, SWEEP, Client, PostgresSessions, Verified
 from att.settings import Settings
 from att.web import COOKIE
@@ -212,10 +214,12 @@ async def test_log_in_during_a_change(sessions, sql, db, sign_in, waiting):
 async def test_log_in_while_hashes_are_renewed(db, sessions):
     """Of many who log in at once by a hash that is to be renewed, each gets a session."""
     cheap, dearer = Passwords(CHEAPEST), Passwords(CHEAPEST._replace(time_cost=2))
-    await Accounts(db, cheap).sign_up("ann", PASSWORD, "")
+    audience = Hub(Registry())
+    await Accounts(db, cheap, sessions, audience).sign_up("ann", PASSWORD, "")
 
     async def log_in():
-        return await sessions.create(await Accounts(db, dearer).authenticate("ann", PASSWORD), LAPTOP)
+        verified = await Accounts(db, dearer, sessions, audience).authenticate("ann", PASSWORD)
+        return await sessions.create(verified, LAPTOP)
 
     signed_in = await asyncio.gather(*(log_in() for _ in range(5)))
     assert len({each.session.id for each in signed_in}) == 5
