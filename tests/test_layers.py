@@ -17,6 +17,7 @@ FLOORS = {
     1: ["att.db.dsn", "att.db.embedded", "att.db.engine", "att.db.migrate", "att.db.pages", "att.passwords"],
     2: [
         "att.accounts",
+        "att.group_directory",
         "att.groups",
         "att.realtime",
         "att.realtime.frames",
@@ -39,7 +40,7 @@ FLOORS = {
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 
-SIBLINGS = {("att.accounts", "att.sessions")}  # who may import whom on floor 2
+SIBLINGS = {("att.accounts", "att.sessions"), ("att.groups", "att.group_directory")}  # who may import whom on floor 2
 SOLE_IMPORTERS = {
     "aiopg": {"att.db.engine"},
     "psycopg2": {"att.db.dsn", "att.db.engine"},
