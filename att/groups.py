@@ -76,7 +76,7 @@ FIND_MEMBER = prepare(_members.where(*_member))
 FIND_MEMBERS = prepare(
     _members.where(members.c.group_id == bindparam("group_id"), members.c.user_id == func.any(_their_ids))
 )
-# They stay until the commit; in one order, so that two who add the same ones do not wait for each other.
+# They stay until the commit. In the order of their ids, so that one who deletes them in that order meets no deadlock.
 LOCK_USERS = prepare(
     select(users.c.id)
     .where(users.c.id == func.any(_their_ids))
@@ -199,7 +199,7 @@ class Groups(GroupDirectory):
             for user_id in wanted:
                 self._audience.joined(group_id, user_id)
         found = {row[0]: Member(*row) for row in rows}
-        return [found[user_id] for user_id in wanted]
+        return [found[user_id] for user_id in wanted if user_id in found]
 
     async def remove_member(self, group_id: UUID, user_id: UUID, actor: Actor) -> None:
         """Remove them. Raises NoSuchMember, and LastOwner rather than leave the group without one."""
