@@ -36,13 +36,14 @@ def bob(add_user):
 async def walk(read, order, limit):
     """All items of a list, page by page, and the sizes of the pages."""
     items, sizes, window = [], [], Window(limit)
-    while True:
+    while len(sizes) < 20:
         page = await read(window)
         items += page.items
         sizes.append(len(page.items))
         if page.next is None:
-            return items, sizes
+            break
         window = Window(limit, order.parse(page.next))
+    return items, sizes
 
 
 # One

@@ -389,21 +389,6 @@ async def test_add_many_or_none(groups, audience, members, ann, bob):
     assert audience.told == []
 
 
-async def test_add_many_at_once(groups, db, sql, add_user, ann):
-    """Many who add the same people in different orders on two nodes do not stand in each other's way."""
-    guests = [add_user(f"guest {number}").user_id for number in range(20)]
-    made = [await groups.create(f"group {number}", ann) for number in range(4)]
-    nodes = (groups, Groups(db, Recorder()))
-    outcomes = await asyncio.gather(
-        *(
-            nodes[number % 2].add_members(made[number // 2].id, guests[:: (-1) ** number], ann)
-            for number in range(len(made) * 2)
-        )
-    )
-    assert all({item.user_id for item in items} == set(guests) for items in outcomes)
-    assert sql("SELECT count(*) FROM members") == [(len(made) * (len(guests) + 1),)]
-
-
 async def test_a_user_goes_while_many_are_added(groups, postgresql, members, add_user, ann):
     """Who is deleted at the same moment is not there when their turn comes: nobody is added, and it is told who."""
     tea = await groups.create("tea", ann)
