@@ -178,7 +178,7 @@ class LastAdministrator(Conflict, code="last administrator"):
 
 
 class LastOwner(Conflict, code="last owner"):
-    """The last owner cannot leave. Delete the group instead."""
+    """The last owner can neither leave nor become a plain member. Make somebody else an owner, or delete the group."""
 
 
 class Invalid(AttError, code="invalid input"):

@@ -14,9 +14,10 @@ from pydantic import BaseModel
 from att import payloads
 from att.clients import THROTTLE, client_of
 from att.directory import ORDERS, Filters
-from att.errors import AuthFailed, DatabaseUnavailable, NoSuchSession, NotAnObject, NotSignedIn
-from att.groups import GROUPS_OF_USER, MEMBERS_OF_GROUP
+from att.errors import AuthFailed, DatabaseUnavailable, NoSuchSession, NotAnObject, NotAnOwner, NotSignedIn
+from att.group_directory import GROUPS_OF_USER, MEMBERS_OF_GROUP, VISIBLE_GROUPS
 from att.names import parse_uuid
+from att.permissions import Permission
 from att.queries import IdsQuery, PageQuery, UsersQuery
 from att.realtime.registry import Listener
 from att.sessions import SESSIONS_OF_USER, SignIn, Verified
@@ -36,6 +37,7 @@ from att.web import (
     actor_of,
     answer,
     answer_page,
+    is_permitted,
     parse_json,
     path_user,
     problem_of,
@@ -242,13 +244,30 @@ async def user_groups(request: web.Request) -> web.Response:
 async def create_group(request: web.Request) -> web.Response:
     """Make a group, and own it."""
     new = await read(request, payloads.NewGroup)
-    group = await request.app[GROUPS].create(new.name, actor_of(request))
+    group = await request.app[GROUPS].create(new.name, actor_of(request), join=new.join, post=new.post)
     return answer(payloads.Group.model_validate(group), status=201)
+
+
+async def list_groups(request: web.Request) -> web.Response:
+    """One's own groups and the open ones; all of them for whoever may read all."""
+    window = read_window(read_query(request, PageQuery), VISIBLE_GROUPS.order)
+    groups, user_id = request.app[GROUPS], request[SESSION].user_id
+    may_read_all = await is_permitted(request, Permission.GROUPS_READ)
+    page = await (groups.all if may_read_all else groups.visible_to)(user_id, window)
+    return answer_page(request, page, payloads.Group)
 
 
 async def get_group(request: web.Request) -> web.Response:
     """A group."""
     return answer(payloads.Group.model_validate(request[GROUP]))
+
+
+async def change_group(request: web.Request) -> web.Response:
+    """Change a group's name or rules."""
+    change = await read(request, payloads.GroupChange)
+    given = change.model_dump(exclude_unset=True)
+    group = await request.app[GROUPS].change(request[GROUP].id, actor_of(request), **given)
+    return answer(payloads.Group.model_validate(group))
 
 
 async def delete_group(request: web.Request) -> web.Response:
@@ -265,11 +284,24 @@ async def group_members(request: web.Request) -> web.Response:
 
 
 async def put_member(request: web.Request) -> web.Response:
-    """Make a user a member: 201, or 200 when they were one already."""
-    if await read_body(request):
-        await read(request, payloads.MemberChange)
-    member, is_new = await request.app[GROUPS].add_member(request[GROUP].id, path_user(request), actor_of(request))
+    """Make a user a member, or give a member a role: 201 for a new one, 200 for one who was there already.
+
+    Whoever lets themselves into an open group has no say in their role.
+    """
+    change = await read(request, payloads.MemberChange) if await read_body(request) else payloads.MemberChange()
+    role = change.role if "role" in change.model_fields_set else None
+    group, user_id = request[GROUP], path_user(request)
+    if role and group.role != "owner" and not await is_permitted(request, Permission.GROUPS_WRITE):
+        raise NotAnOwner
+    member, is_new = await request.app[GROUPS].add_member(group.id, user_id, actor_of(request), role)
     return answer(payloads.Member.model_validate(member), status=201 if is_new else 200)
+
+
+async def add_members(request: web.Request) -> web.Response:
+    """Make users members, all or none."""
+    new = await read(request, payloads.NewMembers)
+    members = await request.app[GROUPS].add_members(request[GROUP].id, new.user_ids, actor_of(request))
+    return answer(payloads.Items[payloads.Member].model_validate({"items": members}), status=201)
 
 
 async def delete_member(request: web.Request) -> web.Response:

@@ -169,6 +169,14 @@ GROUPS = (
         Permission.GROUPS_READ,
     ),
     Route(
+        "GET",
+        "/groups",
+        handlers.list_groups,
+        Who.SIGNED_IN,
+        "List one's own groups and the open ones, or all with groups.read",
+        Shapes(query=queries.PageQuery, answers={200: Page[payloads.Group]}),
+    ),
+    Route(
         "POST",
         "/groups",
         handlers.create_group,
@@ -177,6 +185,15 @@ GROUPS = (
         Shapes(body=payloads.NewGroup, answers={201: payloads.Group}, errors=(errors.GroupNameTaken,)),
     ),
     Route("GET", "/groups/{group}", handlers.get_group, Who.VISITOR, "Show a group", _GROUP, Permission.GROUPS_READ),
+    Route(
+        "PATCH",
+        "/groups/{group}",
+        handlers.change_group,
+        Who.OWNER,
+        "Change a group's name or rules",
+        Shapes(body=payloads.GroupChange, answers={200: payloads.Group}, errors=(errors.GroupNameTaken,)),
+        Permission.GROUPS_WRITE,
+    ),
     Route(
         "DELETE",
         "/groups/{group}",
@@ -194,6 +211,15 @@ GROUPS = (
         "List a group's members",
         Shapes(query=queries.PageQuery, answers={200: Page[payloads.Member]}),
         Permission.GROUPS_READ,
+    ),
+    Route(
+        "POST",
+        "/groups/{group}/members",
+        handlers.add_members,
+        Who.OWNER,
+        "Add members, all or none",
+        Shapes(body=payloads.NewMembers, answers={201: payloads.Items[payloads.Member]}, errors=(errors.NoSuchUser,)),
+        Permission.GROUPS_WRITE,
     ),
     Route(
         "PUT",

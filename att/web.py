@@ -16,7 +16,8 @@ from att import errors
 from att.accounts import Accounts
 from att.directory import Directory
 from att.faults import explain
-from att.groups import Group, Groups
+from att.group_directory import Group
+from att.groups import Groups
 from att.names import parse_uuid
 from att.paging import Order, Window
 from att.paging import Page as PageOf

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -21,6 +21,7 @@ from att.app import create_app
 from att.db.embedded import EmbeddedPostgres
 from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
+from att.permissions import Actor
 from att.settings import HashingCost, Rate, Settings
 
 CHEAPEST = HashingCost(time_cost=1, memory_kib=8, parallelism=1)
@@ -175,3 +176,33 @@ def sign_up(client: TestClient) -> Callable[[str], Awaitable[Person]]:
         return Person(client, login, await response.json())
 
     return go
+
+
+# Below HTTP
+
+
+@pytest.fixture
+def sql(postgresql):
+    """Run SQL beside the application; its rows, if it has any."""
+
+    def run(query: str, *params: Any) -> Any:
+        cursor = postgresql.execute(query, params)
+        rows = cursor.fetchall() if cursor.description else None
+        postgresql.commit()
+        return rows
+
+    return run
+
+
+@pytest.fixture
+def add_user(sql) -> Callable[[str], Actor]:
+    """Make a user, on whose behalf something can be done."""
+
+    def add(login):
+        query = (
+            "INSERT INTO users (login, login_key, search_text, role_id)"
+            " SELECT %s, %s, %s, id FROM roles WHERE name = 'User' RETURNING id"
+        )
+        return Actor(sql(query, login, login, login)[0][0], uuid4(), "test")
+
+    return add

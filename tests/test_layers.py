@@ -39,6 +39,7 @@ FLOORS = {
     2: [
         "att.accounts",
         "att.directory",
+        "att.group_directory",
         "att.groups",
         "att.realtime",
         "att.realtime.frames",
@@ -62,7 +63,11 @@ FLOORS = {
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 
-SIBLINGS = {("att.accounts", "att.sessions"), ("att.accounts", "att.roles")}  # who may import whom on floor 2
+SIBLINGS = {  # who may import whom on floor 2
+    ("att.accounts", "att.roles"),
+    ("att.accounts", "att.sessions"),
+    ("att.groups", "att.group_directory"),
+}
 SOLE_IMPORTERS = {
     "aiopg": {"att.db.engine"},
     "psycopg2": {"att.db.dsn", "att.db.engine"},
