@@ -11,6 +11,7 @@ from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
 from att.errors import CannotStart
 from att.groups import Groups
+from att.history import History
 from att.passwords import Passwords
 from att.realtime.hub import Hub
 from att.realtime.registry import Registry
@@ -19,7 +20,7 @@ from att.routes import ROUTES
 from att.routing import add_routes
 from att.sessions import PostgresSessions
 from att.settings import Settings
-from att.web import ACCOUNTS, BODY_LIMIT, GROUPS, HUB, ROLES, SESSIONS, SETTINGS, add_headers, answer_problems
+from att.web import ACCOUNTS, BODY_LIMIT, GROUPS, HISTORY, HUB, ROLES, SESSIONS, SETTINGS, add_headers, answer_problems
 
 DSN = web.AppKey("dsn", str)
 DATA_PLACE = web.AppKey("data_place", str)
@@ -72,6 +73,7 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
     app[ACCOUNTS] = Accounts(db, passwords)
     app[ROLES] = Roles(db)
     app[GROUPS] = Groups(db, app[HUB])
+    app[HISTORY] = History(db)
     try:
         yield
     finally:

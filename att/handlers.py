@@ -3,6 +3,7 @@
 Who may call a handler is a column of the table in ``att.routes`` and is settled before it runs.
 """
 
+from typing import cast
 from uuid import UUID
 
 from aiohttp import web
@@ -10,7 +11,8 @@ from aiohttp import web
 from att import payloads
 from att.errors import AuthFailed, NotAnObject, NotSignedIn
 from att.groups import GROUPS_OF_USER, MEMBERS_OF_GROUP
-from att.queries import PageQuery
+from att.history import HISTORY_OF_USER, HISTORY_ORDER, Filters
+from att.queries import HistoryQuery, PageQuery
 from att.realtime.registry import Listener
 from att.sessions import SignIn
 from att.sockets import Socket
@@ -19,6 +21,7 @@ from att.web import (
     COOKIE,
     GROUP,
     GROUPS,
+    HISTORY,
     HUB,
     REQUEST_ID,
     SESSION,
@@ -151,6 +154,24 @@ async def listen(request: web.Request) -> web.StreamResponse:
         return await socket.run(request, session, sessions)
     finally:
         hub.detach(listener)
+
+
+# The history
+
+
+async def list_history(request: web.Request) -> web.Response:
+    """Who changed what, the newest first."""
+    query = read_query(request, HistoryQuery)
+    window = read_window(query, HISTORY_ORDER)
+    filters = cast(Filters, query.model_dump(exclude={"limit", "after"}, exclude_none=True))
+    return answer_page(request, await request.app[HISTORY].page(window, filters), payloads.Change)
+
+
+async def user_history(request: web.Request) -> web.Response:
+    """What was changed of a user and of their memberships, the newest first."""
+    window = read_window(read_query(request, PageQuery), HISTORY_OF_USER.order)
+    page = await request.app[HISTORY].of_user(path_user(request), window)
+    return answer_page(request, page, payloads.Change)
 
 
 async def _sign_in(request: web.Request, user_id: UUID) -> web.Response:

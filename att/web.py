@@ -16,6 +16,7 @@ from att import errors
 from att.accounts import Accounts
 from att.faults import explain
 from att.groups import Group, Groups
+from att.history import History
 from att.names import parse_uuid
 from att.paging import Order, Window
 from att.paging import Page as PageOf
@@ -31,6 +32,7 @@ SETTINGS = web.AppKey("settings", Settings)
 ACCOUNTS = web.AppKey("accounts", Accounts)
 ROLES = web.AppKey("roles", Roles)
 GROUPS = web.AppKey("groups", Groups)
+HISTORY = web.AppKey("history", History)
 SESSIONS: web.AppKey[SessionStore] = web.AppKey("sessions", SessionStore)
 HUB = web.AppKey("hub", Hub)
 

@@ -18,6 +18,7 @@ FLOORS = {
     2: [
         "att.accounts",
         "att.groups",
+        "att.history",
         "att.realtime",
         "att.realtime.frames",
         "att.realtime.hub",
