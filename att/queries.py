@@ -34,13 +34,13 @@ class PageQuery(Query):
 
 # Times
 
-_TIME_FORM = re.compile(
+_MOMENT_FORM = re.compile(
     "[0-9]{4}-[0-9]{2}-[0-9]{2}t[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(z|[+-][0-9]{2}:[0-9]{2})"
 )
 
 
-def _parse_time(text: object) -> object:
-    if not isinstance(text, str) or not _TIME_FORM.fullmatch(text.lower()):
+def _parse_moment(text: object) -> object:
+    if not isinstance(text, str) or not _MOMENT_FORM.fullmatch(text.lower()):
         raise ValueError("must be a time with its zone (RFC 3339), as 2026-11-22T06:20:00Z; write + as %2B")
     try:
         # In UTC, since PostgreSQL does not take every offset that RFC 3339 has.
@@ -49,7 +49,7 @@ def _parse_time(text: object) -> object:
         raise ValueError("must be a time that there is, in the years 1 to 9999") from None
 
 
-Time = Annotated[datetime, BeforeValidator(_parse_time)]
+Moment = Annotated[datetime, BeforeValidator(_parse_moment)]
 
 
 # The history
@@ -69,5 +69,5 @@ class HistoryQuery(PageQuery):
     row: Annotated[str, BeforeValidator(_parse_row)] | None = None
     actor: Id | None = None
     operation: Literal["INSERT", "UPDATE", "DELETE"] | None = None
-    since: Time | None = Field(default=None, alias="from")
-    until: Time | None = Field(default=None, alias="to")
+    since: Moment | None = Field(default=None, alias="from")
+    until: Moment | None = Field(default=None, alias="to")
