@@ -14,6 +14,7 @@ from att.db.migrate import bring_up_to_date
 from att.directory import Directory
 from att.errors import CannotStart
 from att.groups import Groups
+from att.history import History
 from att.passwords import Passwords
 from att.realtime.hub import Hub
 from att.realtime.registry import Registry
@@ -28,6 +29,7 @@ from att.web import (
     BODY_LIMIT,
     DIRECTORY,
     GROUPS,
+    HISTORY,
     HUB,
     ROLES,
     SESSIONS,
@@ -91,6 +93,7 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
     app[DIRECTORY] = Directory(db)
     app[ROLES] = Roles(db)
     app[GROUPS] = Groups(db, app[HUB])
+    app[HISTORY] = History(db)
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ Who may call a handler is a column of the table in ``att.routes`` and is settled
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable
-from typing import TypeVar
+from typing import TypeVar, cast
 from uuid import UUID
 
 from aiohttp import web
@@ -13,12 +13,15 @@ from pydantic import BaseModel
 
 from att import payloads
 from att.clients import THROTTLE, client_of
-from att.directory import ORDERS, Filters
+from att.directory import ORDERS
+from att.directory import Filters as UserFilters
 from att.errors import AuthFailed, DatabaseUnavailable, NoSuchSession, NotAnObject, NotAnOwner, NotSignedIn
 from att.group_directory import GROUPS_OF_USER, MEMBERS_OF_GROUP, VISIBLE_GROUPS
+from att.history import HISTORY_OF_USER, HISTORY_ORDER
+from att.history import Filters as HistoryFilters
 from att.names import parse_uuid
 from att.permissions import Permission
-from att.queries import IdsQuery, PageQuery, UsersQuery
+from att.queries import HistoryQuery, IdsQuery, PageQuery, UsersQuery
 from att.realtime.registry import Listener
 from att.sessions import SESSIONS_OF_USER, SignIn, Verified
 from att.sockets import Socket
@@ -29,6 +32,7 @@ from att.web import (
     DIRECTORY,
     GROUP,
     GROUPS,
+    HISTORY,
     HUB,
     REQUEST_ID,
     SESSION,
@@ -144,7 +148,7 @@ async def end_session(request: web.Request) -> web.Response:
 async def list_users(request: web.Request) -> web.Response:
     """The users whom the filters leave."""
     query = read_query(request, UsersQuery)
-    filters = Filters(**query.model_dump(include=set(Filters._fields)))
+    filters = UserFilters(**query.model_dump(include=set(UserFilters._fields)))
     page = await request.app[DIRECTORY].list(filters, query.sort, read_window(query, ORDERS[query.sort]))
     return answer_page(request, page, payloads.User)
 
@@ -335,6 +339,24 @@ async def listen(request: web.Request) -> web.StreamResponse:
         return await socket.run(request, session, sessions)
     finally:
         hub.detach(listener)
+
+
+# The history
+
+
+async def list_history(request: web.Request) -> web.Response:
+    """Who changed what, the newest first."""
+    query = read_query(request, HistoryQuery)
+    window = read_window(query, HISTORY_ORDER)
+    filters = cast(HistoryFilters, query.model_dump(exclude={"limit", "after"}, exclude_none=True))
+    return answer_page(request, await request.app[HISTORY].page(window, filters), payloads.Change)
+
+
+async def user_history(request: web.Request) -> web.Response:
+    """What was changed of a user and of their memberships, the newest first."""
+    window = read_window(read_query(request, PageQuery), HISTORY_OF_USER.order)
+    page = await request.app[HISTORY].of_user(path_user(request), window)
+    return answer_page(request, page, payloads.Change)
 
 
 async def _sign_in(request: web.Request, verified: Verified) -> web.Response:

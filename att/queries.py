@@ -1,7 +1,7 @@
 """The shapes of queries: what may stand behind the question mark."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -34,16 +34,27 @@ class PageQuery(Query):
     after: Annotated[str, Field(max_length=CURSOR_LENGTH)] | None = None
 
 
+# Times
+
+_MOMENT_FORM = re.compile(
+    "[0-9]{4}-[0-9]{2}-[0-9]{2}t[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(z|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def _parse_moment(text: object) -> object:
+    if not isinstance(text, str) or not _MOMENT_FORM.fullmatch(text.lower()):
+        raise ValueError("must be a time with its zone (RFC 3339), as 2026-11-22T06:20:00Z; write + as %2B")
+    try:
+        # In UTC, since PostgreSQL does not take every offset that RFC 3339 has.
+        return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("must be a time that there is, in the years 1 to 9999") from None
+
+
+Moment = Annotated[datetime, BeforeValidator(_parse_moment)]
+
+
 # Users
-
-
-def _moment(text: object) -> object:
-    form = "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})"
-    if isinstance(text, str):
-        if not re.fullmatch(form, text.upper()):
-            raise ValueError("must be a time with its zone (RFC 3339), such as 2026-11-22T06:30:00Z")
-        return datetime.fromisoformat(text.upper())
-    return text
 
 
 def _truth(text: object) -> object:
@@ -60,7 +71,6 @@ def _part_of_name(text: str) -> str:
     return part
 
 
-Moment = Annotated[datetime, BeforeValidator(_moment)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
 PartOfName = Annotated[str, AfterValidator(_part_of_name)]
 
@@ -86,3 +96,24 @@ class IdsQuery(Query):
     repeatable: ClassVar[frozenset[str]] = frozenset({"id"})
 
     id: Annotated[list[Id], Field(min_length=1, max_length=IDS)]
+
+
+# The history
+
+
+def _parse_row(text: object) -> object:
+    parts = text.split("/") if isinstance(text, str) else []
+    if len(parts) not in (1, 2) or None in map(names.parse_uuid, parts):
+        raise ValueError("must be a UUID, or for members two of them: group/user")
+    return "/".join(parts).lower()
+
+
+class HistoryQuery(PageQuery):
+    """Which part of the history. Times are from ``from`` on and before ``to``."""
+
+    table: Literal["users", "roles", "groups", "members"] | None = None
+    row: Annotated[str, BeforeValidator(_parse_row)] | None = None
+    actor: Id | None = None
+    operation: Literal["INSERT", "UPDATE", "DELETE"] | None = None
+    since: Moment | None = Field(default=None, alias="from")
+    until: Moment | None = Field(default=None, alias="to")

@@ -263,4 +263,25 @@ GROUPS = (
     ),
 )
 
-ROUTES = (*ACCOUNTS, *SESSIONS, *USERS, *GROUPS)
+HISTORY = (
+    Route(
+        "GET",
+        "/history",
+        handlers.list_history,
+        Who.PERMITTED,
+        "List the changes of users, roles, groups and members, the newest first",
+        Shapes(query=queries.HistoryQuery, answers={200: Page[payloads.Change]}),
+        Permission.HISTORY_READ,
+    ),
+    Route(
+        "GET",
+        "/users/{user_id}/history",
+        handlers.user_history,
+        Who.ONESELF,
+        "List the changes of a user and of their memberships, the newest first",
+        Shapes(query=queries.PageQuery, answers={200: Page[payloads.Change]}),
+        Permission.HISTORY_READ,
+    ),
+)
+
+ROUTES = (*ACCOUNTS, *SESSIONS, *USERS, *GROUPS, *HISTORY)

@@ -18,6 +18,7 @@ from att.directory import Directory
 from att.faults import explain
 from att.group_directory import Group
 from att.groups import Groups
+from att.history import History
 from att.names import parse_uuid
 from att.paging import Order, Window
 from att.paging import Page as PageOf
@@ -34,6 +35,7 @@ ACCOUNTS = web.AppKey("accounts", Accounts)
 DIRECTORY = web.AppKey("directory", Directory)
 ROLES = web.AppKey("roles", Roles)
 GROUPS = web.AppKey("groups", Groups)
+HISTORY = web.AppKey("history", History)
 SESSIONS: web.AppKey[SessionStore] = web.AppKey("sessions", SessionStore)
 HUB = web.AppKey("hub", Hub)
 

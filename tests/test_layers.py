@@ -41,6 +41,7 @@ FLOORS = {
         "att.directory",
         "att.group_directory",
         "att.groups",
+        "att.history",
         "att.realtime",
         "att.realtime.frames",
         "att.realtime.hub",
