@@ -7,10 +7,11 @@ from uuid import UUID
 
 from aiohttp import web
 
-from att import payloads
-from att.errors import AuthFailed, NotAnObject, NotSignedIn
+from att import payloads, roles
+from att.errors import AuthFailed, NoSuchRole, NotAnObject, NotSignedIn
 from att.groups import GROUPS_OF_USER, MEMBERS_OF_GROUP
-from att.queries import PageQuery
+from att.names import parse_uuid
+from att.queries import IdsQuery, PageQuery
 from att.realtime.registry import Listener
 from att.sessions import SignIn
 from att.sockets import Socket
@@ -21,6 +22,7 @@ from att.web import (
     GROUPS,
     HUB,
     REQUEST_ID,
+    ROLES,
     SESSION,
     SESSIONS,
     SETTINGS,
@@ -33,6 +35,7 @@ from att.web import (
     read,
     read_body,
     read_query,
+    read_some,
     read_window,
     set_session_cookie,
 )
@@ -151,6 +154,73 @@ async def listen(request: web.Request) -> web.StreamResponse:
         return await socket.run(request, session, sessions)
     finally:
         hub.detach(listener)
+
+
+async def list_roles(request: web.Request) -> web.Response:
+    """The roles, by name."""
+    window = read_window(read_query(request, PageQuery), roles.ROLES.order)
+    return answer_page(request, await request.app[ROLES].page(window), payloads.Role)
+
+
+async def create_roles(request: web.Request) -> web.Response:
+    """Make a role, or many."""
+    body, actor = await read_some(request, payloads.NewRole, payloads.NewRoles), actor_of(request)
+    if isinstance(body, list):
+        new = [roles.NewRole(role.name, role.permissions) for role in body]
+        return _answer_roles(await request.app[ROLES].create_many(new, actor), status=201)
+    role = await request.app[ROLES].create(roles.NewRole(body.name, body.permissions), actor)
+    return answer(payloads.Role.model_validate(role), status=201)
+
+
+async def change_roles(request: web.Request) -> web.Response:
+    """Change many roles."""
+    body = await read(request, payloads.RoleChanges)
+    changes = [_role_change(change.id, change) for change in body.root]
+    return _answer_roles(await request.app[ROLES].change_many(changes, actor_of(request)))
+
+
+async def delete_roles(request: web.Request) -> web.Response:
+    """Delete many roles."""
+    query = read_query(request, IdsQuery)
+    deleted = await request.app[ROLES].delete_many(query.id, actor_of(request))
+    return answer(payloads.Deleted(deleted=deleted))
+
+
+async def get_role(request: web.Request) -> web.Response:
+    """A role."""
+    return answer(payloads.Role.model_validate(await request.app[ROLES].find(_path_role(request))))
+
+
+async def change_role(request: web.Request) -> web.Response:
+    """Change a role."""
+    change = _role_change(_path_role(request), await read(request, payloads.RoleChange))
+    return answer(payloads.Role.model_validate(await request.app[ROLES].change(change, actor_of(request))))
+
+
+async def delete_role(request: web.Request) -> web.Response:
+    """Delete a role."""
+    await request.app[ROLES].delete(_path_role(request), actor_of(request))
+    return web.Response(status=204)
+
+
+def _path_role(request: web.Request) -> UUID:
+    """The role in the path. Raises NoSuchRole when it is no UUID."""
+    role_id = parse_uuid(request.match_info["role_id"])
+    if role_id is None:
+        raise NoSuchRole
+    return role_id
+
+
+def _role_change(role_id: UUID, body: payloads.RoleChange) -> roles.RoleChange:
+    given = body.model_fields_set
+    return roles.RoleChange(
+        role_id, body.name if "name" in given else None, body.permissions if "permissions" in given else None
+    )
+
+
+def _answer_roles(found: list[roles.Role], *, status: int = 200) -> web.Response:
+    items = [payloads.Role.model_validate(role) for role in found]
+    return answer(payloads.Items[payloads.Role](items=items), status=status)
 
 
 async def _sign_in(request: web.Request, user_id: UUID) -> web.Response:

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from att.paging import CURSOR_LENGTH, PAGE_DEFAULT, PAGE_LIMIT
+from att.payloads import Id
 
 
 def _digits(text: object) -> object:
@@ -27,3 +28,11 @@ class PageQuery(Query):
 
     limit: Annotated[int, BeforeValidator(_digits)] = Field(default=PAGE_DEFAULT, ge=1, le=PAGE_LIMIT)
     after: Annotated[str, Field(max_length=CURSOR_LENGTH)] | None = None
+
+
+class IdsQuery(Query):
+    """What is to be deleted."""
+
+    repeatable = frozenset({"id"})
+
+    id: Annotated[list[Id], Field(min_length=1, max_length=PAGE_LIMIT)]
