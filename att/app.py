@@ -1,11 +1,14 @@
 """The application, built from its settings. The only place that chooses implementations."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 from aiohttp import web
 
 from att.accounts import Accounts
+from att.administrators import Administrators, Credentials
 from att.db.dsn import describe
 from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
@@ -21,8 +24,17 @@ from att.sessions import PostgresSessions
 from att.settings import Settings
 from att.web import ACCOUNTS, BODY_LIMIT, GROUPS, HUB, ROLES, SESSIONS, SETTINGS, add_headers, answer_problems
 
-DSN = web.AppKey("dsn", str)
-DATA_PLACE = web.AppKey("data_place", str)
+
+class Database(NamedTuple):
+    """A database that is open: its DSN, where it is in words for people, and what was done to bring it up to date."""
+
+    dsn: str
+    place: str
+    migrated: list[str]
+
+
+DATABASE = web.AppKey("database", Database)
+GENERATED: web.AppKey[Credentials | None] = web.AppKey("generated", Credentials)
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -40,13 +52,12 @@ def create_app(settings: Settings) -> web.Application:
     return app
 
 
-async def _database(app: web.Application) -> AsyncIterator[None]:
-    """The operator's database, or the embedded one; its DSN is in ``app[DSN]`` from here on."""
-    settings = app[SETTINGS]
+@contextlib.asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """The operator's database, or the embedded one, with the schema of this program. Raises as ``create_app`` says."""
     if settings.db_url is not None:
-        app[DSN], app[DATA_PLACE] = settings.db_url, describe(settings.db_url)
-        await asyncio.to_thread(bring_up_to_date, settings.db_url, migrate=settings.migrate)
-        yield
+        migrated = await asyncio.to_thread(bring_up_to_date, settings.db_url, migrate=settings.migrate)
+        yield Database(settings.db_url, describe(settings.db_url), migrated)
         return
     try:
         from att.db.embedded import EmbeddedPostgres  # the extra "embedded" may not be installed
@@ -56,27 +67,38 @@ async def _database(app: web.Application) -> AsyncIterator[None]:
         ) from error
     embedded = EmbeddedPostgres(settings.data_dir)
     try:
-        app[DSN] = await asyncio.to_thread(embedded.start)
-        app[DATA_PLACE] = f"{embedded.data_dir} (embedded PostgreSQL)"
-        await asyncio.to_thread(bring_up_to_date, app[DSN], migrate=True)
-        yield
+        dsn = await asyncio.to_thread(embedded.start)
+        migrated = await asyncio.to_thread(bring_up_to_date, dsn, migrate=True)
+        yield Database(dsn, f"{embedded.data_dir} (embedded PostgreSQL)", migrated)
     finally:
         await asyncio.to_thread(embedded.stop)
 
 
+async def _database(app: web.Application) -> AsyncIterator[None]:
+    async with open_database(app[SETTINGS]) as app[DATABASE]:
+        yield
+
+
 async def _domain(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
-    db = await Engine.connect(app[DSN])
+    db = await Engine.connect(app[DATABASE].dsn)
     passwords = Passwords(settings.hashing)
     app[SESSIONS] = PostgresSessions(db, settings.session_ttl)
     app[ACCOUNTS] = Accounts(db, passwords)
     app[ROLES] = Roles(db)
     app[GROUPS] = Groups(db, app[HUB])
     try:
+        app[GENERATED] = await Administrators(db, passwords).ensure(_wanted_administrator(settings))
         yield
     finally:
         passwords.close()
         await db.close()
+
+
+def _wanted_administrator(settings: Settings) -> Credentials | None:
+    if settings.admin_login is None or settings.admin_password is None:
+        return None
+    return Credentials(settings.admin_login, settings.admin_password)
 
 
 async def _close_sockets(app: web.Application) -> None:

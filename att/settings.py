@@ -68,6 +68,8 @@ class Settings:
     outbox_limit: int = 1024**2
     allow_origin: frozenset[str] = frozenset()
     hashing: HashingCost = OWASP
+    admin_login: str | None = None
+    admin_password: str | None = field(default=None, repr=False)
 
 
 def parse_listen(text: str) -> Address:
