@@ -108,8 +108,8 @@ class Administrators:
         _user_id, login, is_administrator = found
         if not is_administrator:
             raise CannotStart(
-                f"the login {login!r} is somebody's who is no active administrator; to make them one run"
-                f" 'att-server create-admin {shlex.quote(login)}', or choose another with --admin-login"
+                f"the login {login!r} is somebody's who is no active administrator; choose another with --admin-login,"
+                f" or make them one: att-server create-admin {shlex.quote(login)}"
             )
 
     async def _add(self, transaction: Transaction, login: str, password_hash: str) -> None:

