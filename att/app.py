@@ -1,11 +1,14 @@
 """The application, built from its settings. The only place that chooses implementations."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 from aiohttp import web
 
 from att.accounts import Accounts
+from att.administrators import Administrators, Credentials
 from att.background import repeating
 from att.clients import THROTTLE
 from att.db.dsn import describe
@@ -38,8 +41,17 @@ from att.web import (
     answer_problems,
 )
 
-DSN = web.AppKey("dsn", str)
-DATA_PLACE = web.AppKey("data_place", str)
+
+class Database(NamedTuple):
+    """A database that is open: its DSN, where it is in words for people, and what was done to bring it up to date."""
+
+    dsn: str
+    place: str
+    migrated: list[str]
+
+
+DATABASE = web.AppKey("database", Database)
+GENERATED: web.AppKey[Credentials | None] = web.AppKey("generated", Credentials)
 
 SWEEP_INTERVAL = 300.0  # seconds between removals of expired sessions
 
@@ -60,13 +72,12 @@ def create_app(settings: Settings) -> web.Application:
     return app
 
 
-async def _database(app: web.Application) -> AsyncIterator[None]:
-    """The operator's database, or the embedded one; its DSN is in ``app[DSN]`` from here on."""
-    settings = app[SETTINGS]
+@contextlib.asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """The operator's database, or the embedded one, with the schema of this program. Raises as ``create_app`` says."""
     if settings.db_url is not None:
-        app[DSN], app[DATA_PLACE] = settings.db_url, describe(settings.db_url)
-        await asyncio.to_thread(bring_up_to_date, settings.db_url, migrate=settings.migrate)
-        yield
+        migrated = await asyncio.to_thread(bring_up_to_date, settings.db_url, migrate=settings.migrate)
+        yield Database(settings.db_url, describe(settings.db_url), migrated)
         return
     try:
         from att.db.embedded import EmbeddedPostgres  # the extra "embedded" may not be installed
@@ -76,17 +87,21 @@ async def _database(app: web.Application) -> AsyncIterator[None]:
         ) from error
     embedded = EmbeddedPostgres(settings.data_dir)
     try:
-        app[DSN] = await asyncio.to_thread(embedded.start)
-        app[DATA_PLACE] = f"{embedded.data_dir} (embedded PostgreSQL)"
-        await asyncio.to_thread(bring_up_to_date, app[DSN], migrate=True)
-        yield
+        dsn = await asyncio.to_thread(embedded.start)
+        migrated = await asyncio.to_thread(bring_up_to_date, dsn, migrate=True)
+        yield Database(dsn, f"{embedded.data_dir} (embedded PostgreSQL)", migrated)
     finally:
         await asyncio.to_thread(embedded.stop)
 
 
+async def _database(app: web.Application) -> AsyncIterator[None]:
+    async with open_database(app[SETTINGS]) as app[DATABASE]:
+        yield
+
+
 async def _domain(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
-    db = await Engine.connect(app[DSN])
+    db = await Engine.connect(app[DATABASE].dsn)
     passwords = Passwords(settings.hashing)
     app[SESSIONS] = PostgresSessions(db, settings.session_ttl)
     app[ACCOUNTS] = Accounts(db, passwords, app[SESSIONS], app[HUB])
@@ -95,6 +110,7 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
     app[GROUPS] = Groups(db, app[HUB])
     app[HISTORY] = History(db)
     try:
+        app[GENERATED] = await Administrators(db, passwords).ensure(_wanted_administrator(settings))
         yield
     finally:
         passwords.close()
@@ -104,6 +120,12 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
 async def _sweeper(app: web.Application) -> AsyncIterator[None]:
     async with repeating("removal of expired sessions", app[SESSIONS].sweep, SWEEP_INTERVAL):
         yield
+
+
+def _wanted_administrator(settings: Settings) -> Credentials | None:
+    if settings.admin_login is None or settings.admin_password is None:
+        return None
+    return Credentials(settings.admin_login, settings.admin_password)
 
 
 async def _close_sockets(app: web.Application) -> None:

@@ -11,11 +11,11 @@ from uuid import UUID
 from aiohttp import web
 from pydantic import BaseModel
 
-from att import payloads
+from att import payloads, roles
 from att.clients import THROTTLE, client_of
 from att.directory import ORDERS
 from att.directory import Filters as UserFilters
-from att.errors import AuthFailed, DatabaseUnavailable, NoSuchSession, NotAnObject, NotAnOwner, NotSignedIn
+from att.errors import AuthFailed, DatabaseUnavailable, NoSuchRole, NoSuchSession, NotAnObject, NotAnOwner, NotSignedIn
 from att.group_directory import GROUPS_OF_USER, MEMBERS_OF_GROUP, VISIBLE_GROUPS
 from att.history import HISTORY_OF_USER, HISTORY_ORDER
 from att.history import Filters as HistoryFilters
@@ -35,6 +35,7 @@ from att.web import (
     HISTORY,
     HUB,
     REQUEST_ID,
+    ROLES,
     SESSION,
     SESSIONS,
     SETTINGS,
@@ -48,6 +49,7 @@ from att.web import (
     read,
     read_body,
     read_query,
+    read_some,
     read_window,
     set_session_cookie,
 )
@@ -155,10 +157,10 @@ async def list_users(request: web.Request) -> web.Response:
 
 async def create_users(request: web.Request) -> web.Response:
     """Make one user of an object, or many of an array."""
-    new = await _read_either(request, payloads.NewUser, payloads.NewUsers)
-    if isinstance(new, payloads.NewUser):
+    new = await read_some(request, payloads.NewUser, payloads.NewUsers)
+    if not isinstance(new, list):
         return _answer_user(await request.app[ACCOUNTS].create(_new_user(new), actor_of(request)), status=201)
-    users = await request.app[ACCOUNTS].create_many([_new_user(one) for one in new.root], actor_of(request))
+    users = await request.app[ACCOUNTS].create_many([_new_user(one) for one in new], actor_of(request))
     return answer(payloads.Items[payloads.User].model_validate({"items": users}, from_attributes=True), status=201)
 
 
@@ -226,13 +228,6 @@ def _versions_wanted(request: web.Request) -> set[str] | None:
     if tags is None or request.headers["If-Match"].strip() == "*":
         return None
     return {tag.value for tag in tags if not tag.is_weak}
-
-
-async def _read_either(request: web.Request, one: type[One], many: type[Many]) -> One | Many:
-    """The body in the one shape, or in the other when it is an array."""
-    if (await read_body(request)).lstrip().startswith(b"["):
-        return await read(request, many)
-    return await read(request, one)
 
 
 # Groups
@@ -357,6 +352,73 @@ async def user_history(request: web.Request) -> web.Response:
     window = read_window(read_query(request, PageQuery), HISTORY_OF_USER.order)
     page = await request.app[HISTORY].of_user(path_user(request), window)
     return answer_page(request, page, payloads.Change)
+
+
+async def list_roles(request: web.Request) -> web.Response:
+    """The roles, by name."""
+    window = read_window(read_query(request, PageQuery), roles.ROLES.order)
+    return answer_page(request, await request.app[ROLES].page(window), payloads.Role)
+
+
+async def create_roles(request: web.Request) -> web.Response:
+    """Make a role, or many."""
+    body, actor = await read_some(request, payloads.NewRole, payloads.NewRoles), actor_of(request)
+    if isinstance(body, list):
+        new = [roles.NewRole(role.name, role.permissions) for role in body]
+        return _answer_roles(await request.app[ROLES].create_many(new, actor), status=201)
+    role = await request.app[ROLES].create(roles.NewRole(body.name, body.permissions), actor)
+    return answer(payloads.Role.model_validate(role), status=201)
+
+
+async def change_roles(request: web.Request) -> web.Response:
+    """Change many roles."""
+    body = await read(request, payloads.RoleChanges)
+    changes = [_role_change(change.id, change) for change in body.root]
+    return _answer_roles(await request.app[ROLES].change_many(changes, actor_of(request)))
+
+
+async def delete_roles(request: web.Request) -> web.Response:
+    """Delete many roles."""
+    query = read_query(request, IdsQuery)
+    deleted = await request.app[ROLES].delete_many(query.id, actor_of(request))
+    return answer(payloads.Deleted(deleted=deleted))
+
+
+async def get_role(request: web.Request) -> web.Response:
+    """A role."""
+    return answer(payloads.Role.model_validate(await request.app[ROLES].find(_path_role(request))))
+
+
+async def change_role(request: web.Request) -> web.Response:
+    """Change a role."""
+    change = _role_change(_path_role(request), await read(request, payloads.RoleChange))
+    return answer(payloads.Role.model_validate(await request.app[ROLES].change(change, actor_of(request))))
+
+
+async def delete_role(request: web.Request) -> web.Response:
+    """Delete a role."""
+    await request.app[ROLES].delete(_path_role(request), actor_of(request))
+    return web.Response(status=204)
+
+
+def _path_role(request: web.Request) -> UUID:
+    """The role in the path. Raises NoSuchRole when it is no UUID."""
+    role_id = parse_uuid(request.match_info["role_id"])
+    if role_id is None:
+        raise NoSuchRole
+    return role_id
+
+
+def _role_change(role_id: UUID, body: payloads.RoleChange) -> roles.RoleChange:
+    given = body.model_fields_set
+    return roles.RoleChange(
+        role_id, body.name if "name" in given else None, body.permissions if "permissions" in given else None
+    )
+
+
+def _answer_roles(found: list[roles.Role], *, status: int = 200) -> web.Response:
+    items = [payloads.Role.model_validate(role) for role in found]
+    return answer(payloads.Items[payloads.Role](items=items), status=status)
 
 
 async def _sign_in(request: web.Request, verified: Verified) -> web.Response:

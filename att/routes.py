@@ -1,7 +1,7 @@
 """The API as one table: method, path, handler, who may, and what it is for. Nothing is served that is not in it."""
 
 from att import errors, handlers, payloads, queries
-from att.payloads import Page
+from att.payloads import Items, Page
 from att.permissions import Permission, Who
 from att.routing import Route, Shapes
 
@@ -284,4 +284,80 @@ HISTORY = (
     ),
 )
 
-ROUTES = (*ACCOUNTS, *SESSIONS, *USERS, *GROUPS, *HISTORY)
+_ROLE_ERRORS = (errors.NoSuchRole, errors.RoleNameTaken, errors.BuiltInRole, errors.LastAdministrator)
+
+ROLES = (
+    Route(
+        "GET",
+        "/roles",
+        handlers.list_roles,
+        Who.PERMITTED,
+        "List the roles, by name",
+        Shapes(query=queries.PageQuery, answers={200: Page[payloads.Role]}),
+        Permission.ROLES_READ,
+    ),
+    Route(
+        "POST",
+        "/roles",
+        handlers.create_roles,
+        Who.PERMITTED,
+        "Make a role, or up to 1,000",
+        Shapes(
+            body=(payloads.NewRole, payloads.NewRoles),
+            answers={201: (payloads.Role, Items[payloads.Role])},
+            errors=(errors.RoleNameTaken,),
+        ),
+        Permission.ROLES_WRITE,
+    ),
+    Route(
+        "PATCH",
+        "/roles",
+        handlers.change_roles,
+        Who.PERMITTED,
+        "Change roles",
+        Shapes(body=payloads.RoleChanges, answers={200: Items[payloads.Role]}, errors=_ROLE_ERRORS),
+        Permission.ROLES_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/roles",
+        handlers.delete_roles,
+        Who.PERMITTED,
+        "Delete roles",
+        Shapes(
+            query=queries.IdsQuery,
+            answers={200: payloads.Deleted},
+            errors=(errors.NoSuchRole, errors.BuiltInRole, errors.RoleInUse),
+        ),
+        Permission.ROLES_WRITE,
+    ),
+    Route(
+        "GET",
+        "/roles/{role_id}",
+        handlers.get_role,
+        Who.PERMITTED,
+        "Show a role",
+        Shapes(answers={200: payloads.Role}, errors=(errors.NoSuchRole,)),
+        Permission.ROLES_READ,
+    ),
+    Route(
+        "PATCH",
+        "/roles/{role_id}",
+        handlers.change_role,
+        Who.PERMITTED,
+        "Change a role",
+        Shapes(body=payloads.RoleChange, answers={200: payloads.Role}, errors=_ROLE_ERRORS),
+        Permission.ROLES_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/roles/{role_id}",
+        handlers.delete_role,
+        Who.PERMITTED,
+        "Delete a role that nobody has",
+        Shapes(answers={204: None}, errors=(errors.NoSuchRole, errors.BuiltInRole, errors.RoleInUse)),
+        Permission.ROLES_WRITE,
+    ),
+)
+
+ROUTES = (*ACCOUNTS, *SESSIONS, *USERS, *ROLES, *HISTORY, *GROUPS)

@@ -87,6 +87,8 @@ class Settings:
     address_failures: Rate = ADDRESS_FAILURES
     signups: Rate = SIGNUPS
     trust_proxy: frozenset[Proxy] = frozenset()
+    admin_login: str | None = None
+    admin_password: str | None = field(default=None, repr=False)
 
 
 def parse_listen(text: str) -> Address:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from aiohttp import web
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import from_json
 
 from att import errors
@@ -106,6 +106,12 @@ def parse_json(body: bytes) -> Any:
 async def read(request: web.Request, shape: type[Shape]) -> Shape:
     """The body in this shape. Raises NotJson, WrongMediaType, InvalidInput."""
     return _fit(shape, parse_json(await read_body(request)))
+
+
+async def read_some(request: web.Request, one: type[Shape], many: type[RootModel[list[Shape]]]) -> Shape | list[Shape]:
+    """An object, or an array of them. Raises what ``read`` does."""
+    value = parse_json(await read_body(request))
+    return _fit(many, value).root if isinstance(value, list) else _fit(one, value)
 
 
 def read_query(request: web.Request, shape: type[QueryShape]) -> QueryShape:

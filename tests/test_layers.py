@@ -60,7 +60,15 @@ FLOORS = {
         "att.sockets",
         "att.web",
     ],
-    4: ["att.__main__", "att.app", "att.cli"],
+    4: [
+        "att.__main__",
+        "att.administrators",
+        "att.app",
+        "att.cli",
+        "att.commands",
+        "att.options",
+        "att.server",
+    ],
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 

@@ -49,6 +49,8 @@ _BEGIN_AS = (
     "set_config('att.session_id', %(session_id)s, true), set_config('att.request_id', %(request_id)s, true)"
 )
 
+DriverError = psycopg2.Error  # what is raised for a mistake of ours, or a missing right: see translate()
+
 psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
 
 
