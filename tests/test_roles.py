@@ -342,14 +342,16 @@ async def test_a_holder_who_comes_while_it_is_deleted(db, postgresql, root):
     """A role that somebody is being given is not deleted under them: the deletion waits, then counts them."""
     role = await make(root, "Support")
     postgresql.execute("UPDATE users SET role_id = %s WHERE login = 'root'", (role,))  # not yet committed
-    deleting = asyncio.create_task(outcome(root, "DELETE", f"/roles/{role}"))
+    deleting = asyncio.create_task(ask(root, "DELETE", f"/roles/{role}"))
 
     async def waits():
         return postgresql.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone()
 
     await eventually(waits)
     postgresql.commit()
-    assert await deleting == (409, "role in use")
+    status, answer = await deleting
+    assert (status, answer["error"]) == (409, "role in use")
+    assert answer["detail"].startswith("1 user has")
 
 
 async def test_the_actor_is_recorded(root, postgresql):
