@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test lint fmt lock clean
+.PHONY: run test bench lint fmt lock clean
 
 run: $(INSTALLED)  ## Start the server on the embedded PostgreSQL; ARGS="--listen :8080" passes options on
 	$(BIN)/att-server $(ARGS)
@@ -15,6 +15,9 @@ test: lint  ## Run lint, types and tests, with coverage; ARGS="-k login" chooses
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+bench: $(INSTALLED)  ## Measure what bench/ measures, each on an embedded PostgreSQL of its own
+	for script in bench/*.py; do $(BIN)/python $$script $(ARGS) || exit; done
 
 lint: $(INSTALLED)  ## Check style and types
 	$(BIN)/ruff check

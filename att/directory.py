@@ -1,20 +1,25 @@
 """The directory of users: one of them, or pages of those whom filters leave, in an order of choice."""
 
 import functools
+import math
+import time
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Text, bindparam, func, select
+from sqlalchemy import ColumnElement, Text, bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from att.db.engine import Engine, prepare
-from att.db.pages import Listing, Sieve
+from att.db.pages import SIFTED, Listing, Sieve
 from att.db.schema import roles, users
 from att.errors import NoSuchUser
 from att.names import fold
 from att.paging import Order, Page, Window
 from att.users import USER, User
+
+GRAMS = 3  # that are looked up in the index
+SHARES_AGE = 600.0  # seconds after which the database is asked again how common grams are
 
 _KEYS: dict[str, tuple[ColumnElement[Any], ...]] = {
     "registered_at": (users.c.registered_at, users.c.id),
@@ -46,6 +51,15 @@ _users = select(*USER)
 
 FIND_USER = prepare(_users.where(users.c.id == bindparam("user_id")))
 FIND_ROLE = prepare(select(roles.c.id).where(roles.c.name_key == bindparam("name_key")))
+SHARES = prepare(
+    select(
+        text(
+            "gram, share FROM pg_stats,"
+            " unnest(most_common_elems::text::text[], most_common_elem_freqs) AS elements (gram, share)"
+            " WHERE schemaname = current_schema() AND tablename = 'ix_users_search' AND gram IS NOT NULL"
+        )
+    )
+)
 
 
 class Filters(NamedTuple):
@@ -64,6 +78,8 @@ class Directory:
 
     def __init__(self, db: Engine) -> None:
         self._db = db
+        self._shares: dict[str, float] = {}
+        self._shares_good_until = -math.inf
 
     async def find(self, user_id: UUID) -> User:
         """The user with this id. Raises NoSuchUser."""
@@ -85,9 +101,26 @@ class Directory:
         if filters.login is not None:
             given["login"] = fold(filters.login)
         if filters.q is not None:
-            given |= {"q": fold(filters.q), "grams": grams_of(fold(filters.q))}
+            given |= await self._sieve(fold(filters.q), window)
         page = await listing(order, names).read(self._db, window, **given)
         return page.map(lambda row: User(*row))
+
+    async def _sieve(self, part: str, window: Window) -> dict[str, Any]:
+        """The parameters of the sieve. Grams that nearly all have tell the index little, and take it long."""
+        shares = await self._shares_of_grams()
+        rarest_first = sorted(grams_of(part), key=lambda gram: shares.get(gram, 0))
+        is_rare = bool(shares) and shares.get(rarest_first[0], 0) * SIFTED <= window.limit
+        return {"q": part, "grams": rarest_first[:GRAMS], "is_rare": is_rare}
+
+    async def _shares_of_grams(self) -> dict[str, float]:
+        """Which share of the users has each of the most common grams, as the database counted last; {} if it has not.
+
+        They decide how a page is read, and not what it holds: old ones do.
+        """
+        if time.monotonic() > self._shares_good_until:
+            self._shares_good_until = time.monotonic() + SHARES_AGE
+            self._shares = dict(await self._db.fetch_all(SHARES))
+        return self._shares
 
 
 @functools.cache

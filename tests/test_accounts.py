@@ -467,7 +467,7 @@ async def test_password_of_another(accounts, audience, boss, people, sessions_of
     ann = people("ann").user_id
     sessions_of(ann)
     kept = sessions_of(boss.user_id)
-    await accounts.change(ann, {"password": "secret1"}, boss)
+    await accounts.change(ann, {"password": "secret1"}, Actor(boss.user_id, kept[0], "r"))
     assert (await accounts.authenticate("ann", "secret1")).user_id == ann
     assert sorted(sql("SELECT id FROM sessions")) == sorted((session_id,) for session_id in kept)
     assert audience.told == [("user", ann)]

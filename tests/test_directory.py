@@ -218,6 +218,23 @@ async def test_every_filter_and_sort_is_served_by_an_index(db, postgresql):
             await plans(db, order, given_, keys[order.lstrip("-")])
 
 
+async def test_parts_of_names_among_many(directory, find, postgresql):
+    """How common a part is decides how it is looked for, and not what is found."""
+    postgresql.execute(MANY)
+    postgresql.commit()
+    for _ in ("before it is known", "after"):
+        assert await find(q="user1234") == ["user1234", *(f"user1234{n}" for n in range(10))]
+        assert await find(q="zzz") == []
+        assert (await find("-login", q="USER"))[:3] == ["user9999", "user9998", "user9997"]
+        assert len(await find("last_name", 150, q="ng7")) == sum(str(n % 997).startswith("7") for n in range(1, 20_001))
+        postgresql.autocommit = True
+        postgresql.execute("ANALYZE users")
+        directory._shares_good_until = 0
+    shares = await directory._shares_of_grams()
+    assert shares["use"] == 1
+    assert shares.get("zzz", 0) == 0
+
+
 async def plans(db, order, params, after):
     """How the database reads the first page and a later one; never by reading all the users."""
     page = listing(order, frozenset(params) - {"grams"})

@@ -207,7 +207,7 @@ async def test_plans(db, sql, add_user):
     keys = [(), *sql("SELECT created_at, id FROM groups WHERE name IN ('10000', '100')")]
     cases = [(listing, who, key) for listing in (VISIBLE_GROUPS, ALL_GROUPS) for who in (ann, bob, zoe) for key in keys]
     for listing, who, key in cases:
-        statement = listing._rest if key else listing._first
+        [statement] = listing._rest if key else listing._first
         explained = Statement(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", statement.defaults, is_read=True)
         after = {f"after_{place}": part for place, part in enumerate(key)}
         plan = (await db.fetch_one(explained, limit=51, user_id=who.user_id, **after))[0][0]["Plan"]

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Integer, Select, bindparam, select, tuple_
 from att.db.engine import Engine, Statement, prepare
 from att.paging import Order, Page, Window
 
-SIFTED = 5_000  # rows in which a page is looked for, before the index of a sieve is
+SIFTED = 20_000  # rows in which a page is looked for, before the index of a sieve is
 
 Keys = Sequence[ColumnElement[Any]]
 
@@ -30,12 +30,13 @@ class Pages:
         self._first = first
         self._rest = rest
 
-    async def read(self, db: Engine, window: Window, **params: Any) -> Page[Any]:
-        """A page of rows, as tuples of the query's columns."""
+    async def read(self, db: Engine, window: Window, *, is_rare: bool = False, **params: Any) -> Page[Any]:
+        """A page of rows, as tuples of the query's columns. When few pass the sieve, its index is read at once."""
         width = len(self.order.kinds)
         after = {_name(place): part for place, part in enumerate(window.after or ())}
         rows: list[Any] = []
-        for statement in self._first if window.after is None else self._rest:
+        steps = self._first if window.after is None else self._rest
+        for statement in steps[-1:] if is_rare else steps:
             rows = await db.fetch_all(statement, limit=window.limit + 1, **after, **params)
             if len(rows) > window.limit:
                 break
@@ -47,8 +48,8 @@ class Pages:
 class Listing(Pages):
     """A query that is read in one order. ``keys`` are the columns of the order, which together are unique.
 
-    With a sieve, a page is first looked for in the next rows, where it is found at once when many pass; from the index,
-    which gives all that pass to be sorted, it is read only when few do.
+    With a sieve, a page is first looked for in the next rows, where it is found at once when many pass. From the index,
+    which gives all that pass to be sorted, it is read when few do.
     """
 
     def __init__(self, query: Select[Any], order: Order, *keys: ColumnElement[Any], sieve: Sieve | None = None) -> None:
