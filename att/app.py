@@ -1,16 +1,20 @@
 """The application, built from its settings. The only place that chooses implementations."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from functools import cache
 
 from aiohttp import web
 
+from att import __version__
 from att.accounts import Accounts
 from att.db.dsn import describe
 from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
 from att.errors import CannotStart
 from att.groups import Groups
+from att.openapi import document
 from att.passwords import Passwords
 from att.realtime.hub import Hub
 from att.realtime.registry import Registry
@@ -19,7 +23,7 @@ from att.routes import ROUTES
 from att.routing import add_routes
 from att.sessions import PostgresSessions
 from att.settings import Settings
-from att.web import ACCOUNTS, BODY_LIMIT, GROUPS, HUB, ROLES, SESSIONS, SETTINGS, add_headers, answer_problems
+from att.web import ACCOUNTS, BODY_LIMIT, DOCUMENT, GROUPS, HUB, ROLES, SESSIONS, SETTINGS, add_headers, answer_problems
 
 DSN = web.AppKey("dsn", str)
 DATA_PLACE = web.AppKey("data_place", str)
@@ -33,11 +37,17 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(middlewares=[answer_problems], client_max_size=BODY_LIMIT)
     app[SETTINGS] = settings
     app[HUB] = Hub(Registry())
+    app[DOCUMENT] = _document()
     app.on_response_prepare.append(add_headers)
     app.on_shutdown.append(_close_sockets)
     app.cleanup_ctx.extend([_database, _domain])
     add_routes(app.router, ROUTES)
     return app
+
+
+@cache
+def _document() -> bytes:
+    return json.dumps(document(ROUTES, __version__)).encode()
 
 
 async def _database(app: web.Application) -> AsyncIterator[None]:

@@ -6,7 +6,7 @@ from datetime import date, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, WithJsonSchema
 
 from att import names
 from att.permissions import Join, Permission, Post
@@ -31,14 +31,32 @@ def _parse_date(text: object) -> object:
     return text if text is None else date.fromisoformat(text)
 
 
+def _text(least: int, most: int, **more: str) -> WithJsonSchema:
+    """What the documentation says of a text whose rules are in ``att.names``."""
+    return WithJsonSchema({"type": "string", "minLength": least, "maxLength": most, **more})
+
+
 Id = Annotated[UUID, BeforeValidator(_parse_id)]
 Date = Annotated[date, BeforeValidator(_parse_date)]
 Permissions = list[Annotated[Permission, Field(strict=False)]]
-Name = Annotated[str, AfterValidator(names.check_name)]
-PersonName = Annotated[str, AfterValidator(names.check_person_name)]
-GroupName = Annotated[str, AfterValidator(names.check_group_name)]
-NewPassword = Annotated[str, AfterValidator(names.check_password)]
-TypedPassword = Annotated[str, AfterValidator(names.check_password_size)]
+Name = Annotated[str, AfterValidator(names.check_name), _text(1, names.NAME_LENGTH, pattern=names.NAME_PATTERN)]
+PersonName = Annotated[
+    str, AfterValidator(names.check_person_name), _text(0, names.NAME_LENGTH, pattern=names.PERSON_NAME_PATTERN)
+]
+GroupName = Annotated[
+    str, AfterValidator(names.check_group_name), _text(1, names.NAME_LENGTH, pattern=names.GROUP_NAME_PATTERN)
+]
+_BYTES = f"At most {names.PASSWORD_BYTES} bytes in UTF-8."
+NewPassword = Annotated[
+    str,
+    AfterValidator(names.check_password),
+    _text(names.PASSWORD_CHARACTERS, names.PASSWORD_BYTES, format="password", description=_BYTES),
+]
+TypedPassword = Annotated[
+    str,
+    AfterValidator(names.check_password_size),
+    _text(0, names.PASSWORD_BYTES, format="password", description=_BYTES),
+]
 
 
 class Request(BaseModel):

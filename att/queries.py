@@ -25,5 +25,9 @@ class Query(BaseModel):
 class PageQuery(Query):
     """The query of a list."""
 
-    limit: Annotated[int, BeforeValidator(_digits)] = Field(default=PAGE_DEFAULT, ge=1, le=PAGE_LIMIT)
-    after: Annotated[str, Field(max_length=CURSOR_LENGTH)] | None = None
+    limit: Annotated[int, BeforeValidator(_digits)] = Field(
+        default=PAGE_DEFAULT, ge=1, le=PAGE_LIMIT, description="How many items a page has at most."
+    )
+    after: Annotated[str, Field(max_length=CURSOR_LENGTH)] | None = Field(
+        default=None, description="The `next` of the page before."
+    )

@@ -1,9 +1,9 @@
 """The API as one table: method, path, handler, who may, and what it is for. Nothing is served that is not in it."""
 
-from att import errors, handlers, payloads, queries
+from att import docs, errors, handlers, payloads, queries
 from att.payloads import Page
 from att.permissions import Permission, Who
-from att.routing import Route, Shapes
+from att.routing import File, Route, Shapes
 
 _GROUP = Shapes(answers={200: payloads.Group})
 _NOTHING = Shapes(answers={204: None})
@@ -73,6 +73,7 @@ GROUPS = (
         "Add a member, join an open group, or change a member's role",
         Shapes(
             body=payloads.MemberChange,
+            is_body_required=False,
             answers={200: payloads.Member, 201: payloads.Member},
             errors=(errors.NoSuchUser, errors.LastOwner),
         ),
@@ -107,4 +108,31 @@ GROUPS = (
     ),
 )
 
-ROUTES = (*ACCOUNTS, *GROUPS)
+DOCS = (
+    Route(
+        "GET",
+        "/openapi.json",
+        docs.openapi,
+        Who.ANYONE,
+        "This document (OpenAPI 3.1)",
+        Shapes(answers={200: File(("application/json",))}),
+    ),
+    Route(
+        "GET",
+        "/docs",
+        docs.docs,
+        Who.ANYONE,
+        "This document, to be read and tried in a browser",
+        Shapes(answers={200: File(("text/html",))}),
+    ),
+    Route(
+        "GET",
+        "/docs/{file}",
+        docs.docs_file,
+        Who.ANYONE,
+        "A file of that page",
+        Shapes(answers={200: File(tuple(sorted({*docs.MEDIA_TYPES.values()})))}),
+    ),
+)
+
+ROUTES = (*ACCOUNTS, *GROUPS, *DOCS)

@@ -33,6 +33,7 @@ ROLES = web.AppKey("roles", Roles)
 GROUPS = web.AppKey("groups", Groups)
 SESSIONS: web.AppKey[SessionStore] = web.AppKey("sessions", SessionStore)
 HUB = web.AppKey("hub", Hub)
+DOCUMENT = web.AppKey("document", bytes)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 SESSION = web.RequestKey("session", Session)
@@ -151,9 +152,14 @@ def problem(status: int, code: str, detail: str, **members: Any) -> web.Response
     return response
 
 
+def status_of(kind: type[errors.AttError]) -> int:
+    """The HTTP status of errors of this class."""
+    return next((_STATUS[base] for base in kind.__mro__ if base in _STATUS), 500)
+
+
 def problem_of(error: errors.AttError) -> web.Response:
     """The answer to an error of ours."""
-    status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
+    status = status_of(type(error))
     fields = getattr(error, "fields", None)
     members: dict[str, Any] = {}
     if fields:
