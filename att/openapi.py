@@ -1,24 +1,19 @@
 """The OpenAPI document: a pure function of the route table."""
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from http import HTTPStatus
 from inspect import getdoc
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
-
 from att import errors, payloads
-from att.examples import example_of
 from att.permissions import Who
 from att.refusals import Refusal, parameters_in, refusals
-from att.routing import File, Route
+from att.routing import Route
+from att.schemas import Schemas, each_of, markdown
 from att.web import BODY_LIMIT, COOKIE
 
 Json = dict[str, Any]
-Schemas = dict[tuple[type[BaseModel], JsonSchemaMode], Json]
 
 ABOUT = f"""\
 Accounts, groups and broadcasts.
@@ -89,29 +84,19 @@ PARAMETERS: dict[str, Json] = {
 }
 
 
-class _Generator(GenerateJsonSchema):
-    """JSON Schema without a title for each member; ``Page[Group]`` is called GroupPage."""
-
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic calls it so
-        return False
-
-    def normalize_name(self, name: str) -> str:
-        return super().normalize_name(re.sub(r"(\w+)\[(\w+)\]", r"\2\1", name))
-
-
 def document(routes: Iterable[Route], version: str) -> Json:
     """The document (OpenAPI 3.1) of these routes; every schema and every error answer stands in it once."""
     routes = tuple(routes)
-    schemas, definitions = _generate(routes)
+    schemas = Schemas(routes)
     conditional = {route.path for route in routes if errors.PreconditionFailed in route.shapes.errors}
     paths: defaultdict[str, Json] = defaultdict(dict)
     problems: dict[str, Json] = {}
-    for route in routes:
+    for route, operation_id in zip(routes, _operation_ids(routes), strict=True):
         problems |= {_name(found): _problem(found) for found in refusals(route).values()}
-        operation = _operation(route, schemas, definitions, has_etag=route.path in conditional)
-        paths[route.path][route.method.lower()] = operation
+        operation = _operation(route, schemas, has_etag=route.path in conditional)
+        paths[route.path][route.method.lower()] = {"operationId": operation_id, **operation}
     queries = {route.shapes.query.__name__ for route in routes if route.shapes.query}
-    shown = {name: schema for name, schema in definitions.items() if name not in queries}
+    shown = {name: schema for name, schema in schemas.definitions.items() if name not in queries}
     return {
         "openapi": "3.1.0",
         "info": {"title": "att", "version": version, "description": ABOUT, "license": {"name": "MIT"}},
@@ -126,77 +111,38 @@ def document(routes: Iterable[Route], version: str) -> Json:
     }
 
 
-# Schemas
-
-
-def _generate(routes: Iterable[Route]) -> tuple[Schemas, dict[str, Json]]:
-    """A reference for each shape, and the schemas that they refer to by name."""
-    inputs: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {}
-    for route in routes:
-        shapes = route.shapes
-        inputs |= {(shape, "validation"): None for shape in (*_each(shapes.body), *_each(shapes.query))}
-        for answer in shapes.answers.values():
-            inputs |= {(shape, "serialization"): None for shape in _each(answer)}
-    references, generated = models_json_schema(
-        [*inputs], ref_template="#/components/schemas/{model}", schema_generator=_Generator
-    )
-    definitions = {name: _tidy(schema) for name, schema in generated.get("$defs", {}).items()}
-    return {place: references[place] for place in inputs}, definitions
-
-
-def _tidy(schema: Json) -> Json:
-    """Described in Markdown; the name under which it stands is title enough."""
-    description = {"description": _plain(schema["description"])} if "description" in schema else {}
-    return {key: value for key, value in schema.items() if key != "title"} | description
-
-
-def _plain(docstring: str) -> str:
-    return " ".join(docstring.split()).replace("``", "`")
-
-
-def _each(shapes: Any) -> tuple[type[BaseModel], ...]:
-    """No shape, one, or either of two."""
-    if shapes is None or isinstance(shapes, File):
-        return ()
-    return shapes if isinstance(shapes, tuple) else (shapes,)
-
-
-def _content(shapes: Any, mode: JsonSchemaMode, schemas: Schemas) -> Json:
-    if isinstance(shapes, File):
-        return {
-            media: {"schema": {"type": "object"} if "json" in media else {"type": "string"}}
-            for media in shapes.media_types
-        }
-    each = _each(shapes)
-    references = [schemas[shape, mode] for shape in each]
-    if len(each) == 1:
-        return {"application/json": {"schema": references[0], "example": example_of(each[0])}}
-    examples = {shape.__name__: {"value": example_of(shape)} for shape in each}
-    return {"application/json": {"schema": {"oneOf": references}, "examples": examples}}
-
-
 # Operations
 
 
-def _operation(route: Route, schemas: Schemas, definitions: Mapping[str, Json], *, has_etag: bool) -> Json:
+def _operation(route: Route, schemas: Schemas, *, has_etag: bool) -> Json:
     shapes = route.shapes
     operation: Json = {
-        "operationId": route.handler.__name__,
         "tags": [_tag(route)],
         "summary": route.summary,
         "description": _describe_who(route),
         "security": [] if route.who is Who.ANYONE else [{name: []} for name in SECURITY],
-        "parameters": [*_path_parameters(route), *_query_parameters(route, schemas, definitions)],
+        "parameters": [*_path_parameters(route), *_query_parameters(route, schemas)],
     }
     if errors.PreconditionFailed in shapes.errors:
         operation["parameters"].append(_IF_MATCH)
     if shapes.body is not None:
-        content = _content(shapes.body, "validation", schemas)
+        content = schemas.content(shapes.body, "validation")
         operation["requestBody"] = {"required": shapes.is_body_required, "content": content}
     operation["responses"] = {
         str(status): _answer(status, answer, schemas, has_etag=has_etag) for status, answer in shapes.answers.items()
     } | {str(status): {"$ref": f"#/components/responses/{_name(found)}"} for status, found in refusals(route).items()}
     return operation
+
+
+def _operation_ids(routes: Iterable[Route]) -> Iterator[str]:
+    """The names of the handlers. One that serves a second path is told apart by what that path begins with."""
+    taken = set()
+    for route in routes:
+        name = route.handler.__name__
+        if name in taken:
+            name += f"_of_{parameters_in(route.path)[0].removesuffix('_id')}"
+        taken.add(name)
+        yield name
 
 
 def _tag(route: Route) -> str:
@@ -217,11 +163,11 @@ def _path_parameters(route: Route) -> Iterator[Json]:
         yield {"name": name, "in": "path", "required": True, **PARAMETERS[name]}
 
 
-def _query_parameters(route: Route, schemas: Schemas, definitions: Mapping[str, Json]) -> Iterator[Json]:
+def _query_parameters(route: Route, schemas: Schemas) -> Iterator[Json]:
     shape = route.shapes.query
     if shape is None:
         return
-    schema = definitions[schemas[shape, "validation"]["$ref"].rpartition("/")[2]]
+    schema = schemas.of_query(shape)
     for name, member in schema.get("properties", {}).items():
         is_required = name in schema.get("required", ())
         yield {"name": name, "in": "query", "required": is_required, **_parameter(member)}
@@ -242,7 +188,7 @@ def _parameter(member: Json) -> Json:
 
 
 def _answer(status: int, answer: Any, schemas: Schemas, *, has_etag: bool) -> Json:
-    each = _each(answer)
+    each = each_of(answer)
     headers = ["X-Request-ID"]
     if any(shape.__pydantic_generic_metadata__["origin"] is payloads.Page for shape in each):
         headers.append("Link")
@@ -250,10 +196,10 @@ def _answer(status: int, answer: Any, schemas: Schemas, *, has_etag: bool) -> Js
         headers.append("ETag")
     if payloads.SignedIn in each:
         headers.append("Set-Cookie")
-    said = " Or: ".join(_plain(getdoc(shape) or "") for shape in each)
+    said = " Or: ".join(markdown(getdoc(shape) or "") for shape in each)
     response: Json = {"description": said or f"{HTTPStatus(status).phrase}.", "headers": _refer(headers)}
     if answer is not None:
-        response["content"] = _content(answer, "serialization", schemas)
+        response["content"] = schemas.content(answer, "serialization")
     return response
 
 

@@ -36,6 +36,7 @@ FLOORS = {
         "att.refusals",
         "att.routes",
         "att.routing",
+        "att.schemas",
         "att.sockets",
         "att.web",
     ],
