@@ -64,5 +64,5 @@ setup(
             "uv>=0.9,<1",
         ],
     },
-    entry_points={"console_scripts": ["att-server = att.cli:main"]},
+    entry_points={"console_scripts": ["att-server = att.__main__:main"]},
 )

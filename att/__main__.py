@@ -1,5 +1,11 @@
-"""``python -m att``."""
+"""``python -m att``, and the console script ``att-server``."""
 
-from att.cli import main
+import signal
 
-main()
+# While the libraries are being imported Ctrl-C ends the process at once, without a traceback; ``main`` takes over then.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from att.cli import main  # noqa: E402 - after the line above, which is for it
+
+if __name__ == "__main__":
+    main()

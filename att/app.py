@@ -9,9 +9,12 @@ from aiohttp import web
 
 from att import __version__
 from att.accounts import Accounts
+from att.background import repeating
+from att.clients import THROTTLE
 from att.db.dsn import describe
 from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
+from att.directory import Directory
 from att.errors import CannotStart
 from att.groups import Groups
 from att.openapi import document
@@ -23,10 +26,25 @@ from att.routes import ROUTES
 from att.routing import add_routes
 from att.sessions import PostgresSessions
 from att.settings import Settings
-from att.web import ACCOUNTS, BODY_LIMIT, DOCUMENT, GROUPS, HUB, ROLES, SESSIONS, SETTINGS, add_headers, answer_problems
+from att.throttle import Throttle
+from att.web import (
+    ACCOUNTS,
+    BODY_LIMIT,
+    DIRECTORY,
+    DOCUMENT,
+    GROUPS,
+    HUB,
+    ROLES,
+    SESSIONS,
+    SETTINGS,
+    add_headers,
+    answer_problems,
+)
 
 DSN = web.AppKey("dsn", str)
 DATA_PLACE = web.AppKey("data_place", str)
+
+SWEEP_INTERVAL = 300.0  # seconds between removals of expired sessions
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -38,9 +56,10 @@ def create_app(settings: Settings) -> web.Application:
     app[SETTINGS] = settings
     app[HUB] = Hub(Registry())
     app[DOCUMENT] = _document()
+    app[THROTTLE] = Throttle(settings.login_failures, settings.address_failures, settings.signups)
     app.on_response_prepare.append(add_headers)
     app.on_shutdown.append(_close_sockets)
-    app.cleanup_ctx.extend([_database, _domain])
+    app.cleanup_ctx.extend([_database, _domain, _sweeper])
     add_routes(app.router, ROUTES)
     return app
 
@@ -79,7 +98,8 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
     db = await Engine.connect(app[DSN])
     passwords = Passwords(settings.hashing)
     app[SESSIONS] = PostgresSessions(db, settings.session_ttl)
-    app[ACCOUNTS] = Accounts(db, passwords)
+    app[ACCOUNTS] = Accounts(db, passwords, app[SESSIONS], app[HUB])
+    app[DIRECTORY] = Directory(db)
     app[ROLES] = Roles(db)
     app[GROUPS] = Groups(db, app[HUB])
     try:
@@ -87,6 +107,11 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
     finally:
         passwords.close()
         await db.close()
+
+
+async def _sweeper(app: web.Application) -> AsyncIterator[None]:
+    async with repeating("removal of expired sessions", app[SESSIONS].sweep, SWEEP_INTERVAL):
+        yield
 
 
 async def _close_sockets(app: web.Application) -> None:

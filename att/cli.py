@@ -22,6 +22,7 @@ from att import __version__
 from att.app import DATA_PLACE, create_app
 from att.db.dsn import check_dsn
 from att.errors import AttError, CannotStart
+from att.proxies import Proxy
 from att.settings import (
     Address,
     Settings,
@@ -30,6 +31,8 @@ from att.settings import (
     parse_listen,
     parse_origin,
     parse_path,
+    parse_proxy,
+    parse_rate,
     parse_size,
 )
 
@@ -103,13 +106,41 @@ Examples:
     help="A web origin besides our own whose pages may open the WebSocket and send requests with the session cookie,"
     " as in https://app.example. May be given more than once; in ATT_ALLOW_ORIGIN separated by spaces.",
 )
+@click.option(
+    "--login-failures",
+    type=Parsed("rate", parse_rate),
+    default="5/5m",
+    help="How many wrong passwords for one login in which time; then nobody gets in by it until the time is over.",
+)
+@click.option(
+    "--address-failures",
+    type=Parsed("rate", parse_rate),
+    default="50/5m",
+    help="How many wrong passwords from one address (of IPv6: one /64) in which time.",
+)
+@click.option(
+    "--signups",
+    type=Parsed("rate", parse_rate),
+    default="30/1h",
+    help="How many sign-ups from one address in which time.",
+)
+@click.option(
+    "--trust-proxy",
+    type=Parsed("network", parse_proxy),
+    multiple=True,
+    help="A proxy before us that tells in X-Forwarded-For whom it was called by: its address or network, as in"
+    " 10.0.0.0/8, or unix for one that comes by our unix socket. May be given more than once; in ATT_TRUST_PROXY"
+    " separated by spaces.",
+)
 @click.version_option(__version__, prog_name="att-server", allow_from_autoenv=False)
-def command(listen: Address, allow_origin: tuple[str, ...], **options: Any) -> None:
+def command(listen: Address, allow_origin: tuple[str, ...], trust_proxy: tuple[Proxy, ...], **options: Any) -> None:
     """Serve accounts, groups and broadcasts from PostgreSQL.
 
     Every option can also be set in the environment: --db-url as ATT_DB_URL, and so on.
     """
-    settings = Settings(listen=listen, allow_origin=frozenset(allow_origin), **options)
+    settings = Settings(
+        listen=listen, allow_origin=frozenset(allow_origin), trust_proxy=frozenset(trust_proxy), **options
+    )
     _set_up_logging()
     _allow_many_sockets()
     _fill_standard_streams()
@@ -119,6 +150,7 @@ def command(listen: Address, allow_origin: tuple[str, ...], **options: Any) -> N
 
 def main() -> None:
     """Run the command; whatever goes wrong on the way is one line on stderr, and a status that is not 0."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         command.main(standalone_mode=False)
     except click.ClickException as error:

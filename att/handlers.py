@@ -3,20 +3,29 @@
 Who may call a handler is a column of the table in ``att.routes`` and is settled before it runs.
 """
 
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from typing import TypeVar
 from uuid import UUID
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from att import payloads
-from att.errors import AuthFailed, NotAnObject, NotSignedIn
+from att.clients import THROTTLE, client_of
+from att.directory import ORDERS, Filters
+from att.errors import AuthFailed, DatabaseUnavailable, NoSuchSession, NotAnObject, NotSignedIn
 from att.groups import GROUPS_OF_USER, MEMBERS_OF_GROUP
-from att.queries import PageQuery
+from att.names import parse_uuid
+from att.queries import IdsQuery, PageQuery, UsersQuery
 from att.realtime.registry import Listener
-from att.sessions import SignIn
+from att.sessions import SESSIONS_OF_USER, SignIn, Verified
 from att.sockets import Socket
+from att.users import NewUser, User, UserChange
 from att.web import (
     ACCOUNTS,
     COOKIE,
+    DIRECTORY,
     GROUP,
     GROUPS,
     HUB,
@@ -37,6 +46,9 @@ from att.web import (
     set_session_cookie,
 )
 
+One = TypeVar("One", bound=BaseModel)
+Many = TypeVar("Many", bound=BaseModel)
+
 
 def make_login_response(user_id: UUID | str | None, session: SignIn | None = None) -> web.Response:
     """The answer to a log-in: 200 with the user's id, and with the token of the session if there is one.
@@ -54,8 +66,9 @@ def make_login_response(user_id: UUID | str | None, session: SignIn | None = Non
 async def signup(request: web.Request) -> web.Response:
     """Make an account, and sign it in."""
     account = await read(request, payloads.NewAccount)
-    user_id = await request.app[ACCOUNTS].sign_up(account.login, account.password, request[REQUEST_ID])
-    response = await _sign_in(request, user_id)
+    async with request.app[THROTTLE].sign_up(client_of(request).address):
+        verified = await request.app[ACCOUNTS].sign_up(account.login, account.password, request[REQUEST_ID])
+    response = await _sign_in(request, verified)
     response.set_status(201)
     return response
 
@@ -63,8 +76,9 @@ async def signup(request: web.Request) -> web.Response:
 async def login(request: web.Request) -> web.Response:
     """Start a session."""
     credentials = await read(request, payloads.Credentials)
-    user_id = await request.app[ACCOUNTS].authenticate(credentials.login, credentials.password)
-    return await _sign_in(request, user_id)
+    async with request.app[THROTTLE].guess(credentials.login, client_of(request).address):
+        verified = await request.app[ACCOUNTS].authenticate(credentials.login, credentials.password)
+        return await _sign_in(request, verified)
 
 
 async def logout(request: web.Request) -> web.Response:
@@ -78,6 +92,144 @@ async def logout(request: web.Request) -> web.Response:
     response = web.Response(status=204)
     response.del_cookie(COOKIE)
     return response
+
+
+async def list_sessions(request: web.Request) -> web.Response:
+    """The sessions of a user."""
+    window = read_window(read_query(request, PageQuery), SESSIONS_OF_USER.order)
+    page = await request.app[SESSIONS].of_user(_owner_of_sessions(request), window)
+    own, hub = request[SESSION].id, request.app[HUB]
+    shown = page.map(
+        lambda info: payloads.Session(**info._asdict(), current=info.id == own, sockets=hub.sockets(info.id))
+    )
+    return answer_page(request, shown, payloads.Session)
+
+
+async def end_sessions(request: web.Request) -> web.Response:
+    """End the sessions of a user, but for the one that asks, and close their sockets."""
+    user_id, hub = _owner_of_sessions(request), request.app[HUB]
+    try:
+        ended = await request.app[SESSIONS].end_all(user_id, keep=request[SESSION].id)
+    except DatabaseUnavailable:
+        hub.user_uncertain(user_id)
+        raise
+    for session_id in ended:
+        hub.session_ended(session_id)
+    return answer(payloads.Deleted(deleted=len(ended)))
+
+
+async def end_session(request: web.Request) -> web.Response:
+    """End a session of a user, and close its sockets."""
+    user_id, hub = _owner_of_sessions(request), request.app[HUB]
+    session_id = parse_uuid(request.match_info["session_id"])
+    if session_id is None:
+        raise NoSuchSession
+    try:
+        await request.app[SESSIONS].end_one(user_id, session_id)
+    except DatabaseUnavailable:
+        hub.user_uncertain(user_id)
+        raise
+    hub.session_ended(session_id)
+    response = web.Response(status=204)
+    if session_id == request[SESSION].id:
+        response.del_cookie(COOKIE)
+    return response
+
+
+# Users
+
+
+async def list_users(request: web.Request) -> web.Response:
+    """The users whom the filters leave."""
+    query = read_query(request, UsersQuery)
+    filters = Filters(**query.model_dump(include=set(Filters._fields)))
+    page = await request.app[DIRECTORY].list(filters, query.sort, read_window(query, ORDERS[query.sort]))
+    return answer_page(request, page, payloads.User)
+
+
+async def create_users(request: web.Request) -> web.Response:
+    """Make one user of an object, or many of an array."""
+    new = await _read_either(request, payloads.NewUser, payloads.NewUsers)
+    if isinstance(new, payloads.NewUser):
+        return _answer_user(await request.app[ACCOUNTS].create(_new_user(new), actor_of(request)), status=201)
+    users = await request.app[ACCOUNTS].create_many([_new_user(one) for one in new.root], actor_of(request))
+    return answer(payloads.Items[payloads.User].model_validate({"items": users}, from_attributes=True), status=201)
+
+
+async def get_user(request: web.Request) -> web.Response:
+    """A user."""
+    return _answer_user(await request.app[DIRECTORY].find(path_user(request)))
+
+
+async def change_user(request: web.Request) -> web.Response:
+    """Change the members of a user that are given."""
+    change = await read(request, payloads.UserChange)
+    values = change.model_dump(exclude_unset=True)
+    versions = _versions_wanted(request)
+    async with _guessing(request, [change]):
+        user = await request.app[ACCOUNTS].change(path_user(request), values, actor_of(request), versions)
+    return _answer_user(user)
+
+
+async def change_users(request: web.Request) -> web.Response:
+    """Change many users, each as ``change_user`` does."""
+    changes = await read(request, payloads.UserChanges)
+    named = [UserChange(one.id, one.model_dump(exclude_unset=True, exclude={"id"})) for one in changes.root]
+    async with _guessing(request, changes.root):
+        users = await request.app[ACCOUNTS].change_many(named, actor_of(request))
+    return answer(payloads.Items[payloads.User].model_validate({"items": users}, from_attributes=True))
+
+
+async def delete_user(request: web.Request) -> web.Response:
+    """Delete a user."""
+    await request.app[ACCOUNTS].delete(path_user(request), actor_of(request))
+    return web.Response(status=204)
+
+
+async def delete_users(request: web.Request) -> web.Response:
+    """Delete many users."""
+    query = read_query(request, IdsQuery)
+    deleted = await request.app[ACCOUNTS].delete_many(query.id, actor_of(request))
+    return answer(payloads.Deleted(deleted=deleted))
+
+
+@contextlib.asynccontextmanager
+async def _guessing(request: web.Request, changes: Iterable[payloads.UserChange]) -> AsyncIterator[None]:
+    """Around a change that shows a current password, which is not to be guessed faster here than at log-in."""
+    if not any("current_password" in change.model_fields_set for change in changes):
+        yield
+        return
+    user = await request.app[DIRECTORY].find(request[SESSION].user_id)
+    async with request.app[THROTTLE].guess(user.login, client_of(request).address):
+        yield
+
+
+def _new_user(new: payloads.NewUser) -> NewUser:
+    return NewUser(**new.model_dump())
+
+
+def _answer_user(user: User, *, status: int = 200) -> web.Response:
+    response = answer(payloads.User.model_validate(user), status=status)
+    response.etag = user.version
+    return response
+
+
+def _versions_wanted(request: web.Request) -> set[str] | None:
+    """Those of If-Match (RFC 9110), of which the user must have one; None when any will do."""
+    tags = request.if_match
+    if tags is None or request.headers["If-Match"].strip() == "*":
+        return None
+    return {tag.value for tag in tags if not tag.is_weak}
+
+
+async def _read_either(request: web.Request, one: type[One], many: type[Many]) -> One | Many:
+    """The body in the one shape, or in the other when it is an array."""
+    if (await read_body(request)).lstrip().startswith(b"["):
+        return await read(request, many)
+    return await read(request, one)
+
+
+# Groups
 
 
 async def user_groups(request: web.Request) -> web.Response:
@@ -153,8 +305,12 @@ async def listen(request: web.Request) -> web.StreamResponse:
         hub.detach(listener)
 
 
-async def _sign_in(request: web.Request, user_id: UUID) -> web.Response:
-    signed_in = await request.app[SESSIONS].create(user_id)
-    response = make_login_response(user_id, signed_in)
+async def _sign_in(request: web.Request, verified: Verified) -> web.Response:
+    signed_in = await request.app[SESSIONS].create(verified, client_of(request))
+    response = make_login_response(verified.user_id, signed_in)
     set_session_cookie(request, response, signed_in.token)
     return response
+
+
+def _owner_of_sessions(request: web.Request) -> UUID:
+    return path_user(request) if "user_id" in request.match_info else request[SESSION].user_id

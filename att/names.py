@@ -42,9 +42,14 @@ def check_name(text: str) -> str:
         raise ValueError(f"must have 1 to {NAME_LENGTH} characters")
     if name != name.strip():
         raise ValueError("must not begin or end with a space")
-    if any(unicodedata.category(character) in _UNPRINTABLE for character in name):
-        raise ValueError("must not contain control characters")
+    check_printable(name)
     return name
+
+
+def check_printable(text: str) -> None:
+    """Raises ValueError when a character is one that nobody sees, or that the database does not take."""
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in text):
+        raise ValueError("must not contain control characters")
 
 
 def check_person_name(text: str) -> str:

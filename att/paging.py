@@ -10,7 +10,7 @@ from uuid import UUID
 
 PAGE_LIMIT = 200
 PAGE_DEFAULT = 50
-CURSOR_LENGTH = 1_000
+CURSOR_LENGTH = 2_000  # a name of 64 characters takes up to 768 in JSON, and a third more in base64
 MAX_INTEGER = 2**63 - 1
 
 T = TypeVar("T")

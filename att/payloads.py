@@ -13,6 +13,8 @@ from att.permissions import Join, Permission, Post
 from att.permissions import Role as Membership
 
 T = TypeVar("T")
+U = TypeVar("U", bound="NewUser | NamedUserChange")
+V = TypeVar("V", bound="NamedUserChange | NamedRoleChange")
 
 MANY = 1_000  # items of one request
 PASSWORDS = 100  # items of one request that bring a password, each of which is hashed
@@ -133,12 +135,33 @@ class NamedRoleChange(RoleChange):
     id: Id
 
 
-class NewUsers(RootModel[Annotated[list[NewUser], Field(min_length=1, max_length=MANY)]]):
+def _check_passwords(items: list[U]) -> list[U]:
+    if sum(bool(item.password) for item in items) > PASSWORDS:
+        raise ValueError(f"must not bring more than {PASSWORDS} passwords")
+    return items
+
+
+def _check_ids(items: list[V]) -> list[V]:
+    if len({item.id for item in items}) < len(items):
+        raise ValueError("must not name the same id twice")
+    return items
+
+
+NewUserList = Annotated[list[NewUser], Field(min_length=1, max_length=MANY), AfterValidator(_check_passwords)]
+UserChangeList = Annotated[
+    list[NamedUserChange],
+    Field(min_length=1, max_length=MANY),
+    AfterValidator(_check_passwords),
+    AfterValidator(_check_ids),
+]
+
+
+class NewUsers(RootModel[NewUserList]):
     """Users to be made, all or none; at most 100 with a password."""
 
 
-class UserChanges(RootModel[Annotated[list[NamedUserChange], Field(min_length=1, max_length=MANY)]]):
-    """Changes of users, all or none."""
+class UserChanges(RootModel[UserChangeList]):
+    """Changes of users, all or none, each user once; at most 100 with a password."""
 
 
 class NewRoles(RootModel[Annotated[list[NewRole], Field(min_length=1, max_length=MANY)]]):

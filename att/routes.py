@@ -15,7 +15,11 @@ ACCOUNTS = (
         handlers.signup,
         Who.ANYONE,
         "Make an account",
-        Shapes(body=payloads.NewAccount, answers={201: payloads.SignedIn}, errors=(errors.LoginTaken,)),
+        Shapes(
+            body=payloads.NewAccount,
+            answers={201: payloads.SignedIn},
+            errors=(errors.LoginTaken, errors.TooManyAttempts),
+        ),
     ),
     Route(
         "POST",
@@ -23,9 +27,135 @@ ACCOUNTS = (
         handlers.login,
         Who.ANYONE,
         "Start a session",
-        Shapes(body=payloads.Credentials, answers={200: payloads.SignedIn}, errors=(errors.AuthFailed,)),
+        Shapes(
+            body=payloads.Credentials,
+            answers={200: payloads.SignedIn},
+            errors=(errors.AuthFailed, errors.TooManyAttempts),
+        ),
     ),
     Route("POST", "/logout", handlers.logout, Who.SIGNED_IN, "End the session", _NOTHING),
+)
+
+_SESSIONS = Shapes(query=queries.PageQuery, answers={200: Page[payloads.Session]})
+_SESSIONS_ENDED = Shapes(answers={200: payloads.Deleted})
+_SESSION_ENDED = Shapes(answers={204: None}, errors=(errors.NoSuchSession,))
+
+SESSIONS = (
+    Route("GET", "/sessions", handlers.list_sessions, Who.SIGNED_IN, "List one's own sessions", _SESSIONS),
+    Route("DELETE", "/sessions", handlers.end_sessions, Who.SIGNED_IN, "End one's other sessions", _SESSIONS_ENDED),
+    Route(
+        "DELETE",
+        "/sessions/{session_id}",
+        handlers.end_session,
+        Who.SIGNED_IN,
+        "End a session of one's own",
+        _SESSION_ENDED,
+    ),
+    Route(
+        "GET",
+        "/users/{user_id}/sessions",
+        handlers.list_sessions,
+        Who.ONESELF,
+        "List a user's sessions",
+        _SESSIONS,
+        Permission.SESSIONS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/users/{user_id}/sessions",
+        handlers.end_sessions,
+        Who.ONESELF,
+        "End a user's sessions, but for the one that asks",
+        _SESSIONS_ENDED,
+        Permission.SESSIONS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/users/{user_id}/sessions/{session_id}",
+        handlers.end_session,
+        Who.ONESELF,
+        "End a session of a user's",
+        _SESSION_ENDED,
+        Permission.SESSIONS_WRITE,
+    ),
+)
+
+_USER = {200: payloads.User}
+_GIVEN = (errors.NoSuchRole, errors.LoginTaken)
+_CHANGED = (*_GIVEN, errors.NoSuchUser, errors.WrongPassword, errors.LastAdministrator)
+
+USERS = (
+    Route(
+        "GET",
+        "/users",
+        handlers.list_users,
+        Who.PERMITTED,
+        "List users",
+        Shapes(query=queries.UsersQuery, answers={200: Page[payloads.User]}),
+        Permission.USERS_READ,
+    ),
+    Route(
+        "POST",
+        "/users",
+        handlers.create_users,
+        Who.PERMITTED,
+        "Make a user, or many",
+        Shapes(
+            body=(payloads.NewUser, payloads.NewUsers),
+            answers={201: (payloads.User, payloads.Items[payloads.User])},
+            errors=_GIVEN,
+        ),
+        Permission.USERS_WRITE,
+    ),
+    Route(
+        "PATCH",
+        "/users",
+        handlers.change_users,
+        Who.PERMITTED,
+        "Change many users",
+        Shapes(body=payloads.UserChanges, answers={200: payloads.Items[payloads.User]}, errors=_CHANGED),
+        Permission.USERS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/users",
+        handlers.delete_users,
+        Who.PERMITTED,
+        "Delete many users",
+        Shapes(
+            query=queries.IdsQuery,
+            answers={200: payloads.Deleted},
+            errors=(errors.NoSuchUser, errors.LastAdministrator),
+        ),
+        Permission.USERS_WRITE,
+    ),
+    Route(
+        "GET",
+        "/users/{user_id}",
+        handlers.get_user,
+        Who.ONESELF,
+        "Show a user",
+        Shapes(answers=_USER, errors=(errors.NoSuchUser,)),
+        Permission.USERS_READ,
+    ),
+    Route(
+        "PATCH",
+        "/users/{user_id}",
+        handlers.change_user,
+        Who.ONESELF,
+        "Change a user",
+        Shapes(body=payloads.UserChange, answers=_USER, errors=(*_CHANGED, errors.PreconditionFailed)),
+        Permission.USERS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/users/{user_id}",
+        handlers.delete_user,
+        Who.ONESELF,
+        "Delete a user",
+        Shapes(answers={204: None}, errors=(errors.NoSuchUser, errors.LastAdministrator)),
+        Permission.USERS_WRITE,
+    ),
 )
 
 GROUPS = (
@@ -135,4 +265,4 @@ DOCS = (
     ),
 )
 
-ROUTES = (*ACCOUNTS, *GROUPS, *DOCS)
+ROUTES = (*ACCOUNTS, *SESSIONS, *USERS, *GROUPS, *DOCS)

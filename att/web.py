@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from att import errors
 from att.accounts import Accounts
+from att.directory import Directory
 from att.faults import explain
 from att.groups import Group, Groups
 from att.names import parse_uuid
@@ -29,6 +30,7 @@ from att.settings import Settings
 
 SETTINGS = web.AppKey("settings", Settings)
 ACCOUNTS = web.AppKey("accounts", Accounts)
+DIRECTORY = web.AppKey("directory", Directory)
 ROLES = web.AppKey("roles", Roles)
 GROUPS = web.AppKey("groups", Groups)
 SESSIONS: web.AppKey[SessionStore] = web.AppKey("sessions", SessionStore)

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +21,10 @@ from att.app import create_app
 from att.db.embedded import EmbeddedPostgres
 from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
-from att.settings import HashingCost, Settings
+from att.settings import HashingCost, Rate, Settings
 
 CHEAPEST = HashingCost(time_cost=1, memory_kib=8, parallelism=1)
+UNBOUNDED = Rate(10**9, timedelta(seconds=1))  # tests sign up and fail to log in as often as they like
 PASSWORD = "correct horse"
 
 
@@ -97,8 +99,14 @@ async def db(db_url: str) -> AsyncIterator[Engine]:
 
 @pytest.fixture
 def settings(db_url: str) -> Settings:
-    """Settings for the test's database, with hashing that costs nothing."""
-    return Settings(db_url=db_url, hashing=CHEAPEST)
+    """Settings for the test's database, with hashing that costs nothing and nobody who is braked."""
+    return Settings(
+        db_url=db_url,
+        hashing=CHEAPEST,
+        login_failures=UNBOUNDED,
+        address_failures=UNBOUNDED,
+        signups=UNBOUNDED,
+    )
 
 
 @pytest.fixture

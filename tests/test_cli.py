@@ -59,9 +59,14 @@ def one_line(result, *words):
         ("--db-url", "nonsense", "not understood"),
         ("--db-url", "mysql://me@host/db", "write postgresql://"),
         ("--db-url", "postgresql://me:hush@hush@host/db", "percent-encoded"),
+        ("--db-url", "postgresql://me:hush@host:port/db", "the port must be a number"),
         ("--session-ttl", "forever", "is no duration"),
         ("--outbox-limit", "much", "is no size"),
         ("--allow-origin", "*", "is no origin"),
+        ("--login-failures", "5", "is no rate"),
+        ("--address-failures", "5/5w", "is no duration"),
+        ("--signups", "0/1h", "is no rate"),
+        ("--trust-proxy", "10.0.0.1/8", "has host bits set"),
         ("--data-dir", "", "give the path"),
         ("--data-dir", "~nobody-of-this-name/x", "leads nowhere"),
         ("--db-url", "postgresql://me@\udcff/db", "not understood"),
@@ -80,6 +85,8 @@ def test_a_malformed_option_is_one_line(run_here, option, value, says):
         ("ATT_LISTEN", "nowhere", "has no port"),
         ("ATT_DB_URL", "x", "not understood"),
         ("ATT_ALLOW_ORIGIN", "https://a b", "b"),
+        ("ATT_LOGIN_FAILURES", "5", "is no rate"),
+        ("ATT_TRUST_PROXY", "unix proxy.example", "'proxy.example' is no network"),
     ],
 )
 def test_every_option_is_read_from_the_environment(run_here, variable, value, says):
@@ -90,6 +97,8 @@ def test_help_teaches():
     """It names every option, and shows how to begin."""
     result = run("--help")
     assert result.returncode == 0
+    for word in ("--login-failures", "--address-failures", "--signups", "--trust-proxy"):
+        assert word in result.stdout
     options = ("--listen", "--db-url", "--data-dir", "--migrate", "--session-ttl", "--outbox-limit", "--allow-origin")
     for word in (*options, "ATT_DB_URL", "Examples:"):
         assert word in result.stdout
@@ -144,6 +153,19 @@ def test_the_console_script_is_the_same_command():
     script = Path(sys.executable).with_name("att-server")
     result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout == run("--version").stdout
+
+
+def test_ctrl_c_while_the_libraries_are_imported():
+    """It ends at once, and nobody sees where it was."""
+    process = subprocess.Popen([sys.executable, "-X", "importtime", "-m", "att"], stderr=subprocess.PIPE, text=True)
+    try:
+        next(line for line in process.stderr if "aiohttp" in line)
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert "Traceback" not in complaint
 
 
 def test_a_taken_port(db_url):

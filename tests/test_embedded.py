@@ -80,6 +80,17 @@ def test_a_garbled_version(server):
             server.start()
 
 
+def test_what_is_no_data_is_left_alone(server):
+    """A directory of the same name that holds somebody's files is neither used nor, the next time, cleared."""
+    keepsake = server.data_dir / "postgresql" / "keepsake"
+    keepsake.parent.mkdir()
+    keepsake.write_text("mine")
+    for _ in range(2):
+        with pytest.raises(CannotStart, match="holds something else"):
+            server.start()
+    assert keepsake.read_text() == "mine"
+
+
 def test_stopping_what_was_not_started_does_nothing(server):
     server.stop()
 

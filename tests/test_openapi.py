@@ -7,6 +7,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from att import errors, payloads, queries
 from att.openapi import document
+from att.paging import CURSOR_LENGTH
 from att.payloads import Items, Page
 from att.permissions import Permission, Who
 from att.routes import ROUTES
@@ -126,7 +127,7 @@ def test_parameters():
     told, found = operation(USERS)
     assert {parameter["name"]: (parameter["required"], parameter["schema"]) for parameter in told["parameters"]} == {
         "limit": (False, {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}),
-        "after": (False, {"type": "string", "maxLength": 1000}),
+        "after": (False, {"type": "string", "maxLength": CURSOR_LENGTH}),
         "id": (True, {"type": "array", "items": {"type": "string", "format": "uuid"}}),
         "active": (False, {"type": "boolean"}),
     }

@@ -64,7 +64,7 @@ def test_it_migrates(unpacked, empty_db_url, empty_postgresql):
 
 def test_its_command_is_called_att_server(unpacked):
     [entry_points] = unpacked.glob("*.dist-info/entry_points.txt")
-    assert "att-server = att.cli:main" in entry_points.read_text()
+    assert "att-server = att.__main__:main" in entry_points.read_text()
 
 
 def test_the_lock_pins_everything_with_hashes():

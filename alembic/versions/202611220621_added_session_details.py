@@ -22,11 +22,13 @@ def upgrade() -> None:
     op.add_column("sessions", sa.Column("address", sa.Text(), nullable=True))
     op.add_column("sessions", sa.Column("user_agent", sa.Text(), nullable=True))
     op.create_index(op.f("ix_sessions_user_id_created_at_id"), "sessions", ["user_id", "created_at", "id"])
+    op.create_index(op.f("ix_sessions_expires_at"), "sessions", ["expires_at"])
     op.drop_index(op.f("ix_sessions_user_id"), table_name="sessions")
 
 
 def downgrade() -> None:
     op.create_index(op.f("ix_sessions_user_id"), "sessions", ["user_id"])
+    op.drop_index(op.f("ix_sessions_expires_at"), table_name="sessions")
     op.drop_index(op.f("ix_sessions_user_id_created_at_id"), table_name="sessions")
     op.drop_column("sessions", "user_agent")
     op.drop_column("sessions", "address")

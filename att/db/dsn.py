@@ -29,7 +29,11 @@ def check_dsn(dsn: str) -> str:
         raise ValueError("not understood; write postgresql://user:password@host:port/database or key=value words")
     suspicious = "@" in parts.get("host", "") + parts.get("dbname", "")
     if suspicious or not re.fullmatch(r"[0-9,]*", parts.get("port", "")):
-        raise ValueError("write special characters of the password percent-encoded: '@' as %40, '/' as %2F, ':' as %3A")
+        # What stands in the place of the port may be a part of the password, and is not repeated.
+        raise ValueError(
+            "the port must be a number, and special characters of the password must be percent-encoded:"
+            " '@' as %40, '/' as %2F, ':' as %3A"
+        )
     return dsn
 
 

@@ -119,6 +119,7 @@ class EmbeddedPostgres:
         with self._starting:
             if unfinished.exists() and self._pgdata.exists():
                 shutil.rmtree(self._pgdata)
+            self._check_is_data()
             self._forget_dead_postmaster()
             server = get_server(self._pgdata, cleanup_mode=None, start=False)
             if not (self._pgdata / "PG_VERSION").exists():
@@ -137,6 +138,13 @@ class EmbeddedPostgres:
         if os.geteuid() == 0:
             own |= {user.pw_uid for user in pwd.getpwall() if user.pw_name == LIBRARY_USER}
         return self._pgdata.exists() and self._pgdata.stat().st_uid not in own
+
+    def _check_is_data(self) -> None:
+        """Leave alone what somebody keeps there that is no PostgreSQL's."""
+        if self._pgdata.exists() and any(self._pgdata.iterdir()) and not (self._pgdata / "PG_VERSION").exists():
+            raise CannotStart(
+                f"{self._pgdata} holds something else than a PostgreSQL's data; choose another --data-dir"
+            )
 
     def _forget_dead_postmaster(self) -> None:
         """Drop the pid file of a server that is gone, for its pid may by now be another process's."""

@@ -38,7 +38,11 @@ CONSTRAINTS: Mapping[str, type[errors.AttError]] = MappingProxyType(
 )
 BUSY_STATES = ("40001", "40P01", "53", "55P03", "57014")  # conflict, deadlock, no resources, lock, cancelled
 
-_INIT_SQL = f"SET statement_timeout = {STATEMENT_TIMEOUT}; SET timezone = 'UTC'"
+# Parallel workers and compilation cost more to begin with than any of our statements, which read a page at most.
+_INIT_SQL = (
+    f"SET statement_timeout = {STATEMENT_TIMEOUT}; SET timezone = 'UTC'; "
+    "SET max_parallel_workers_per_gather = 0; SET jit = off"
+)
 _BEGIN = "BEGIN"
 _BEGIN_AS = (
     "BEGIN; SELECT set_config('att.actor_id', %(user_id)s, true), "

@@ -86,6 +86,7 @@ sessions = Table(
     Column("address", Text),
     Column("user_agent", Text),
     Index(None, "user_id", "created_at", "id"),
+    Index(None, "expires_at"),
 )
 
 # Who may let themselves in (join), and who may broadcast (post).
