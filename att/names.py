@@ -16,6 +16,7 @@ _NAME = rf"{_OUTER}(?:{_INNER}{{0,{NAME_LENGTH - 2}}}{_OUTER})?"
 _UUID = r"(?:urn:)?(?:uuid:)?\{?[0-9A-Fa-f]{8}-?(?:[0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}\}?"
 NAME_PATTERN = f"^{_NAME}$"
 PERSON_NAME_PATTERN = f"^(?:{_NAME})?$"
+PART_PATTERN = f"^{_INNER}{{1,{NAME_LENGTH}}}$"
 GROUP_NAME_PATTERN = rf"^(?!\.{{1,2}}$|{_UUID}$|[^/]*/){_NAME}$"
 
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, lone surrogates, line and paragraph separators

@@ -1,14 +1,13 @@
 """The shapes of requests and answers."""
 
-import re
 from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 
-from att import names
+from att.fields import Date, GroupName, Id, Name, NewPassword, Permissions, PersonName, TypedPassword
 from att.permissions import Join, Permission, Post
 from att.permissions import Role as Membership
 
@@ -18,47 +17,6 @@ V = TypeVar("V", bound="NamedUserChange | NamedRoleChange")
 
 MANY = 1_000  # items of one request
 PASSWORDS = 100  # items of one request that bring a password, each of which is hashed
-
-
-def _parse_id(text: object) -> object:
-    value = names.parse_uuid(text) if isinstance(text, str) else None
-    if value is None:
-        raise ValueError("must be a UUID")
-    return value
-
-
-def _parse_date(text: object) -> object:
-    if text is not None and not (isinstance(text, str) and re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text)):
-        raise ValueError("must be a date: YYYY-MM-DD")
-    return text if text is None else date.fromisoformat(text)
-
-
-def _text(least: int, most: int, **more: str) -> WithJsonSchema:
-    """What the documentation says of a text whose rules are in ``att.names``."""
-    return WithJsonSchema({"type": "string", "minLength": least, "maxLength": most, **more})
-
-
-Id = Annotated[UUID, BeforeValidator(_parse_id)]
-Date = Annotated[date, BeforeValidator(_parse_date)]
-Permissions = list[Annotated[Permission, Field(strict=False)]]
-Name = Annotated[str, AfterValidator(names.check_name), _text(1, names.NAME_LENGTH, pattern=names.NAME_PATTERN)]
-PersonName = Annotated[
-    str, AfterValidator(names.check_person_name), _text(0, names.NAME_LENGTH, pattern=names.PERSON_NAME_PATTERN)
-]
-GroupName = Annotated[
-    str, AfterValidator(names.check_group_name), _text(1, names.NAME_LENGTH, pattern=names.GROUP_NAME_PATTERN)
-]
-_BYTES = f"At most {names.PASSWORD_BYTES} bytes in UTF-8."
-NewPassword = Annotated[
-    str,
-    AfterValidator(names.check_password),
-    _text(names.PASSWORD_CHARACTERS, names.PASSWORD_BYTES, format="password", description=_BYTES),
-]
-TypedPassword = Annotated[
-    str,
-    AfterValidator(names.check_password_size),
-    _text(0, names.PASSWORD_BYTES, format="password", description=_BYTES),
-]
 
 
 class Request(BaseModel):

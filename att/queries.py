@@ -1,22 +1,13 @@
 """The shapes of queries: what may stand behind the question mark."""
 
-import re
-from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from att import names
-from att.paging import CURSOR_LENGTH, PAGE_DEFAULT, PAGE_LIMIT
-from att.payloads import Id, Name
+from att.fields import Cursor, Id, Moment, Name, Number, PartOfName, Truth
+from att.paging import PAGE_DEFAULT, PAGE_LIMIT
 
 IDS = 200  # that fit into the first line of a request
-
-
-def _digits(text: object) -> object:
-    if isinstance(text, str) and not re.fullmatch("[0-9]{1,9}", text):
-        raise ValueError("must be a whole number")
-    return text
 
 
 class Query(BaseModel):
@@ -30,43 +21,11 @@ class Query(BaseModel):
 class PageQuery(Query):
     """The query of a list."""
 
-    limit: Annotated[int, BeforeValidator(_digits)] = Field(
-        default=PAGE_DEFAULT, ge=1, le=PAGE_LIMIT, description="How many items a page has at most."
-    )
-    after: Annotated[str, Field(max_length=CURSOR_LENGTH)] | None = Field(
-        default=None, description="The `next` of the page before."
-    )
+    limit: Number = Field(default=PAGE_DEFAULT, ge=1, le=PAGE_LIMIT, description="How many items a page has at most.")
+    after: Cursor | None = Field(default=None, description="The `next` of the page before.")
 
 
 # Users
-
-
-def _moment(text: object) -> object:
-    form = "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})"
-    if isinstance(text, str):
-        if not re.fullmatch(form, text.upper()):
-            raise ValueError("must be a time with its zone (RFC 3339), such as 2026-11-22T06:30:00Z")
-        return datetime.fromisoformat(text.upper())
-    return text
-
-
-def _truth(text: object) -> object:
-    if isinstance(text, str) and text not in ("true", "false"):
-        raise ValueError("must be true or false")
-    return text == "true" if isinstance(text, str) else text
-
-
-def _part_of_name(text: str) -> str:
-    part = names.normalise(text[: names.RAW_LENGTH])
-    if not 1 <= len(part) <= names.NAME_LENGTH or len(text) > names.RAW_LENGTH:
-        raise ValueError(f"must have 1 to {names.NAME_LENGTH} characters")
-    names.check_printable(part)
-    return part
-
-
-Moment = Annotated[datetime, BeforeValidator(_moment)]
-Truth = Annotated[bool, BeforeValidator(_truth)]
-PartOfName = Annotated[str, AfterValidator(_part_of_name)]
 
 
 class UsersQuery(PageQuery):

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from att import errors
 from att.permissions import Who
 from att.routing import Route
-from att.web import BODY_LIMIT, SAFE_METHODS, status_of
+from att.statuses import status_of
+from att.web import BODY_LIMIT, SAFE_METHODS
 
 Kinds = tuple[type[errors.AttError], ...]
 

@@ -27,6 +27,7 @@ from att.realtime.hub import Hub
 from att.roles import Roles
 from att.sessions import Session, SessionStore
 from att.settings import Settings
+from att.statuses import status_of
 
 SETTINGS = web.AppKey("settings", Settings)
 ACCOUNTS = web.AppKey("accounts", Accounts)
@@ -49,21 +50,6 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.!#$&^_-]+\+json)")
-_STATUS: dict[type[errors.AttError], int] = {
-    errors.Malformed: 400,
-    errors.BodyTimeout: 408,
-    errors.WrongMediaType: 415,
-    errors.Unauthenticated: 401,
-    errors.Forbidden: 403,
-    errors.NotFound: 404,
-    errors.Conflict: 409,
-    errors.PreconditionFailed: 412,
-    errors.Invalid: 422,
-    errors.TooManyAttempts: 429,
-    errors.UpgradeRequired: 426,
-    errors.Unavailable: 503,
-}
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Shape = TypeVar("Shape", bound=BaseModel)
 QueryShape = TypeVar("QueryShape", bound=Query)
@@ -152,11 +138,6 @@ def problem(status: int, code: str, detail: str, **members: Any) -> web.Response
     if status == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = 'Bearer realm="att"'
     return response
-
-
-def status_of(kind: type[errors.AttError]) -> int:
-    """The HTTP status of errors of this class."""
-    return next((_STATUS[base] for base in kind.__mro__ if base in _STATUS), 500)
 
 
 def problem_of(error: errors.AttError) -> web.Response:

@@ -5,9 +5,9 @@ import re
 
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from att import errors, payloads, queries
+from att import errors, fields, payloads, queries
 from att.openapi import document
-from att.paging import CURSOR_LENGTH
+from att.paging import CURSOR_LENGTH, CURSOR_PATTERN
 from att.payloads import Items, Page
 from att.permissions import Permission, Who
 from att.routes import ROUTES
@@ -18,7 +18,7 @@ class Filter(queries.PageQuery):
     """A query with everything that queries may have."""
 
     repeatable = frozenset({"id"})
-    id: list[payloads.Id]
+    id: list[fields.Id]
     active: bool | None = None
 
 
@@ -127,7 +127,7 @@ def test_parameters():
     told, found = operation(USERS)
     assert {parameter["name"]: (parameter["required"], parameter["schema"]) for parameter in told["parameters"]} == {
         "limit": (False, {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}),
-        "after": (False, {"type": "string", "maxLength": CURSOR_LENGTH}),
+        "after": (False, {"type": "string", "maxLength": CURSOR_LENGTH, "pattern": CURSOR_PATTERN}),
         "id": (True, {"type": "array", "items": {"type": "string", "format": "uuid"}}),
         "active": (False, {"type": "boolean"}),
     }
