@@ -30,7 +30,7 @@ setup(
     # The migrations lie beside the package in a checkout, where the command `alembic` looks, and inside it in a wheel.
     packages=["att", "att.db", "att.db.migrations", "att.db.migrations.versions", "att.realtime"],
     package_dir={"att.db.migrations": "alembic", "att.db.migrations.versions": "alembic/versions"},
-    package_data={"att": ["py.typed"], "att.db.migrations": ["script.py.mako"]},
+    package_data={"att": ["py.typed", "swagger_ui/*"], "att.db.migrations": ["script.py.mako"]},
     install_requires=[
         "aiohttp>=3.14,<4",
         "aiopg>=1.4,<2",

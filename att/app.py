@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
+from functools import cache
 from typing import NamedTuple
 
 from aiohttp import web
 
+from att import __version__
 from att.accounts import Accounts
 from att.administrators import Administrators, Credentials
 from att.background import repeating
@@ -18,6 +21,7 @@ from att.directory import Directory
 from att.errors import CannotStart
 from att.groups import Groups
 from att.history import History
+from att.openapi import document
 from att.passwords import Passwords
 from att.realtime.hub import Hub
 from att.realtime.registry import Registry
@@ -31,6 +35,7 @@ from att.web import (
     ACCOUNTS,
     BODY_LIMIT,
     DIRECTORY,
+    DOCUMENT,
     GROUPS,
     HISTORY,
     HUB,
@@ -64,12 +69,18 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(middlewares=[answer_problems], client_max_size=BODY_LIMIT)
     app[SETTINGS] = settings
     app[HUB] = Hub(Registry())
+    app[DOCUMENT] = _document()
     app[THROTTLE] = Throttle(settings.login_failures, settings.address_failures, settings.signups)
     app.on_response_prepare.append(add_headers)
     app.on_shutdown.append(_close_sockets)
     app.cleanup_ctx.extend([_database, _domain, _sweeper])
     add_routes(app.router, ROUTES)
     return app
+
+
+@cache
+def _document() -> bytes:
+    return json.dumps(document(ROUTES, __version__)).encode()
 
 
 @contextlib.asynccontextmanager

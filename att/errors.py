@@ -1,7 +1,7 @@
 """Everything that can be refused, and why.
 
 An error carries a stable lower-case ``code`` that programs may compare, and a ``detail`` for people; the default
-detail is the class's docstring. Nothing here knows HTTP: ``att.web`` chooses the status.
+detail is the class's docstring. Nothing here knows HTTP: ``att.statuses`` chooses the status.
 
 AttError
 ├── Malformed

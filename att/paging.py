@@ -11,6 +11,7 @@ from uuid import UUID
 PAGE_LIMIT = 200
 PAGE_DEFAULT = 50
 CURSOR_LENGTH = 2_000  # a name of 64 characters takes up to 768 in JSON, and a third more in base64
+CURSOR_PATTERN = "^[A-Za-z0-9_-]*$"
 MAX_INTEGER = 2**63 - 1
 
 T = TypeVar("T")

@@ -1,14 +1,13 @@
 """The shapes of requests and answers."""
 
-import re
 from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 
-from att import names
+from att.fields import Date, GroupName, Id, Name, NewPassword, Permissions, PersonName, TypedPassword
 from att.permissions import Join, Permission, Post
 from att.permissions import Role as Membership
 
@@ -18,29 +17,6 @@ V = TypeVar("V", bound="NamedUserChange | NamedRoleChange")
 
 MANY = 1_000  # items of one request
 PASSWORDS = 100  # items of one request that bring a password, each of which is hashed
-
-
-def _parse_id(text: object) -> object:
-    value = names.parse_uuid(text) if isinstance(text, str) else None
-    if value is None:
-        raise ValueError("must be a UUID")
-    return value
-
-
-def _parse_date(text: object) -> object:
-    if text is not None and not (isinstance(text, str) and re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text)):
-        raise ValueError("must be a date: YYYY-MM-DD")
-    return text if text is None else date.fromisoformat(text)
-
-
-Id = Annotated[UUID, BeforeValidator(_parse_id)]
-Date = Annotated[date, BeforeValidator(_parse_date)]
-Permissions = list[Annotated[Permission, Field(strict=False)]]
-Name = Annotated[str, AfterValidator(names.check_name)]
-PersonName = Annotated[str, AfterValidator(names.check_person_name)]
-GroupName = Annotated[str, AfterValidator(names.check_group_name)]
-NewPassword = Annotated[str, AfterValidator(names.check_password)]
-TypedPassword = Annotated[str, AfterValidator(names.check_password_size)]
 
 
 class Request(BaseModel):

@@ -15,6 +15,13 @@ from att.queries import Query
 from att.web import GROUP, GROUPS, SESSION, Handler, identify, is_permitted, load_body, path_user
 
 
+@dataclass(frozen=True, slots=True)
+class File:
+    """An answer that is no shape of ours, of one of these media types."""
+
+    media_types: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shapes:
     """What goes in and out. ``body`` is one shape or either of two; ``errors`` are those that are a route's own.
@@ -24,7 +31,8 @@ class Shapes:
 
     body: type[BaseModel] | tuple[type[BaseModel], type[BaseModel]] | None = None
     query: type[Query] | None = None
-    answers: Mapping[int, type[BaseModel] | tuple[type[BaseModel], type[BaseModel]] | None]
+    answers: Mapping[int, type[BaseModel] | tuple[type[BaseModel], type[BaseModel]] | File | None]
+    is_body_required: bool = True
     errors: tuple[type[AttError], ...] = ()
 
 

@@ -29,6 +29,7 @@ from att.realtime.hub import Hub
 from att.roles import Roles
 from att.sessions import Session, SessionStore
 from att.settings import Settings
+from att.statuses import status_of
 
 SETTINGS = web.AppKey("settings", Settings)
 ACCOUNTS = web.AppKey("accounts", Accounts)
@@ -38,6 +39,7 @@ GROUPS = web.AppKey("groups", Groups)
 HISTORY = web.AppKey("history", History)
 SESSIONS: web.AppKey[SessionStore] = web.AppKey("sessions", SessionStore)
 HUB = web.AppKey("hub", Hub)
+DOCUMENT = web.AppKey("document", bytes)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 SESSION = web.RequestKey("session", Session)
@@ -51,21 +53,6 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.!#$&^_-]+\+json)")
-_STATUS: dict[type[errors.AttError], int] = {
-    errors.Malformed: 400,
-    errors.BodyTimeout: 408,
-    errors.WrongMediaType: 415,
-    errors.Unauthenticated: 401,
-    errors.Forbidden: 403,
-    errors.NotFound: 404,
-    errors.Conflict: 409,
-    errors.PreconditionFailed: 412,
-    errors.Invalid: 422,
-    errors.TooManyAttempts: 429,
-    errors.UpgradeRequired: 426,
-    errors.Unavailable: 503,
-}
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Shape = TypeVar("Shape", bound=BaseModel)
 QueryShape = TypeVar("QueryShape", bound=Query)
@@ -164,7 +151,7 @@ def problem(status: int, code: str, detail: str, **members: Any) -> web.Response
 
 def problem_of(error: errors.AttError) -> web.Response:
     """The answer to an error of ours."""
-    status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
+    status = status_of(type(error))
     fields = getattr(error, "fields", None)
     members: dict[str, Any] = {}
     if fields:
