@@ -3,10 +3,11 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from att import names, payloads
+from att import fields, names, payloads
 from att.payloads import Items, Page
 from att.permissions import Who
 from att.routing import Route, Shapes
@@ -48,13 +49,17 @@ def test_each_of():
         (names.check_name, names.NAME_PATTERN),
         (names.check_person_name, names.PERSON_NAME_PATTERN),
         (names.check_group_name, names.GROUP_NAME_PATTERN),
+        (TypeAdapter(fields.PartOfName).validate_python, names.PART_PATTERN),
+        (TypeAdapter(fields.RowId).validate_python, TypeAdapter(fields.RowId).json_schema()["pattern"]),
     ],
 )
+@settings(deadline=None)
 @given(
     text=st.text(max_size=70)
     | st.text(" \t\x00\x1c\x85\xa0\u2028\u3000a./", max_size=4)
     | st.text(min_size=names.NAME_LENGTH - 1, max_size=names.NAME_LENGTH + 1)
     | st.uuids().map(str)
+    | st.lists(st.uuids().map(str), max_size=3).map("/".join)
     | st.uuids().map(lambda value: f"{{{value.hex}}}")
     | st.uuids().map(lambda value: value.urn)
 )
