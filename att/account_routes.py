@@ -81,7 +81,14 @@ SESSIONS = (
 
 _USER = {200: payloads.User}
 _GIVEN = (errors.NoSuchRole, errors.LoginTaken)
-_CHANGED = (*_GIVEN, errors.NoSuchUser, errors.WrongPassword, errors.LastAdministrator)
+_CHANGED = (
+    *_GIVEN,
+    errors.NoSuchUser,
+    errors.NotPermitted,
+    errors.WrongPassword,
+    errors.LastAdministrator,
+    errors.TooManyAttempts,
+)
 
 USERS = (
     Route(
@@ -152,7 +159,7 @@ USERS = (
         handlers.delete_user,
         Who.ONESELF,
         "Delete a user",
-        Shapes(answers={204: None}, errors=(errors.NoSuchUser, errors.LastAdministrator)),
+        Shapes(answers={204: None}, errors=(errors.NoSuchUser, errors.NotPermitted, errors.LastAdministrator)),
         Permission.USERS_WRITE,
     ),
 )

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -13,7 +14,10 @@ from att.app import GENERATED, create_app
 from att.db.engine import Engine
 from att.errors import AuthFailed, CannotStart, NoSuchUser
 from att.passwords import Passwords
+from att.realtime.hub import Hub
+from att.realtime.registry import Registry
 from att.roles import Roles
+from att.sessions import PostgresSessions
 
 ROOT = Credentials("Root", PASSWORD)
 
@@ -32,7 +36,7 @@ def administrators(db, passwords):
 
 @pytest.fixture
 def accounts(db, passwords):
-    return Accounts(db, passwords)
+    return Accounts(db, passwords, PostgresSessions(db, timedelta(days=1)), Hub(Registry()))
 
 
 @pytest.fixture

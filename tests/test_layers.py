@@ -247,7 +247,7 @@ def test_imports_are_seen():
         ("att.__main__", "att.cli"),
         ("att.app", "att.db.embedded"),  # inside a function
         ("att.cli", "att"),
-        ("att.payloads", "att.names"),
+        ("att.fields", "att.names"),
         ("att.routes", "att.handlers"),
         ("att.realtime.registry", "att.realtime.frames"),
         ("att.db.engine", "att.errors"),
