@@ -86,8 +86,8 @@ _CHANGED = (
     errors.NoSuchUser,
     errors.NotPermitted,
     errors.WrongPassword,
-    errors.LastAdministrator,
     errors.TooManyAttempts,
+    errors.LastAdministrator,
 )
 
 USERS = (

@@ -35,7 +35,12 @@ async def test_it_is_as_documented(aiohttp_server, settings, tmp_path, role):
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(TIMEOUT):
-        output, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode == 0, output.decode()
     assert f"Tested: {len(ROUTES)}\n" in output.decode()
