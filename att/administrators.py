@@ -8,10 +8,11 @@ import secrets
 import shlex
 from collections.abc import AsyncIterator
 from typing import NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from sqlalchemy import any_, bindparam, delete, insert, literal, select, update
+from sqlalchemy import any_, bindparam, delete, literal, select, update
 
+from att.accounts import ADD_USER
 from att.db.engine import DriverError, Engine, Transaction, prepare
 from att.db.schema import roles, sessions, users
 from att.errors import CannotStart, NoSuchUser
@@ -19,6 +20,7 @@ from att.names import fold
 from att.passwords import Passwords
 from att.permissions import Permission
 from att.roles import ADMIN, ANY_ADMINISTRATOR, ensure_built_in, lock_administrators
+from att.users import NewUser, row_of
 
 GENERATED_LOGIN = "admin"
 GENERATED_BYTES = 15  # of a generated password: 20 characters
@@ -28,15 +30,6 @@ _is_administrator = users.c.active & (literal(Permission.EVERYTHING.value) == an
 
 FIND_USER = prepare(
     select(users.c.id, users.c.login, _is_administrator).join(roles).where(users.c.login_key == bindparam("login_key"))
-)
-ADD_ADMINISTRATOR = prepare(
-    insert(users).values(
-        login=bindparam("login"),
-        login_key=bindparam("login_key"),
-        search_text=bindparam("search_text"),
-        password_hash=bindparam("password_hash"),
-        role_id=_admin_role,
-    )
 )
 PROMOTE = prepare(update(users).where(users.c.id == bindparam("user_id")).values(role_id=_admin_role, active=True))
 SET_PASSWORD = prepare(
@@ -85,7 +78,7 @@ class Administrators:
             await ensure_built_in(transaction)
             found = await transaction.fetch_one(FIND_USER, login_key=fold(wanted.login))
             if found is None:
-                await self._add(transaction, wanted.login, password_hash)
+                await _add(transaction, wanted.login, password_hash)
             else:
                 await transaction.execute(PROMOTE, user_id=found[0])
                 await _set_password(transaction, found[0], password_hash)
@@ -103,7 +96,7 @@ class Administrators:
     async def _ensure_one(self, transaction: Transaction, wanted: Credentials) -> None:
         found = await transaction.fetch_one(FIND_USER, login_key=fold(wanted.login))
         if found is None:
-            await self._add(transaction, wanted.login, await self._passwords.hash(wanted.password))
+            await _add(transaction, wanted.login, await self._passwords.hash(wanted.password))
             return
         _user_id, login, is_administrator = found
         if not is_administrator:
@@ -111,16 +104,6 @@ class Administrators:
                 f"the login {login!r} is somebody's who is no active administrator; choose another with --admin-login,"
                 f" or make them one: att-server create-admin {shlex.quote(login)}"
             )
-
-    async def _add(self, transaction: Transaction, login: str, password_hash: str) -> None:
-        login_key = fold(login)
-        await transaction.execute(
-            ADD_ADMINISTRATOR,
-            login=login,
-            login_key=login_key,
-            search_text=f"{login_key}\n\n",
-            password_hash=password_hash,
-        )
 
     @contextlib.asynccontextmanager
     async def _change(self) -> AsyncIterator[Transaction]:
@@ -131,6 +114,10 @@ class Administrators:
                 yield transaction
         except DriverError as error:
             raise CannotStart(f"the database refuses: {error.diag.message_primary or 'it does not say why'}") from error
+
+
+async def _add(transaction: Transaction, login: str, password_hash: str) -> None:
+    await transaction.execute(ADD_USER, user_id=uuid4(), **row_of(NewUser(login, role=ADMIN), password_hash))
 
 
 async def _set_password(transaction: Transaction, user_id: UUID, password_hash: str) -> None:

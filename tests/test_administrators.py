@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -13,7 +14,10 @@ from att.app import GENERATED, create_app
 from att.db.engine import Engine
 from att.errors import AuthFailed, CannotStart, NoSuchUser
 from att.passwords import Passwords
+from att.realtime.hub import Hub
+from att.realtime.registry import Registry
 from att.roles import Roles
+from att.sessions import PostgresSessions
 
 ROOT = Credentials("Root", PASSWORD)
 
@@ -32,7 +36,7 @@ def administrators(db, passwords):
 
 @pytest.fixture
 def accounts(db, passwords):
-    return Accounts(db, passwords)
+    return Accounts(db, passwords, PostgresSessions(db, timedelta(days=1)), Hub(Registry()))
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ async def test_one_is_made_up(administrators, accounts, db, sql):
     [credentials] = filter(None, made_up)
     assert credentials.login == "admin"
     assert len(credentials.password) >= 20
-    assert await Roles(db).permissions_of(await accounts.authenticate(*credentials)) == {"*"}
+    assert await Roles(db).permissions_of((await accounts.authenticate(*credentials)).user_id) == {"*"}
     assert credentials.password not in repr(credentials)
     assert await administrators.ensure() is None
     # Somebody else who is an administrator by another role will do as well.
@@ -71,10 +75,10 @@ async def test_one_is_wanted(administrators, accounts, db, sql):
     """The one who is asked for is made, once; there they keep their password, whoever else is an administrator."""
     assert await asyncio.gather(*(administrators.ensure(ROOT) for _ in range(8))) == [None] * 8
     assert sql("SELECT login, active FROM users") == [("Root", True)]
-    root = await accounts.authenticate(*ROOT)
+    root = (await accounts.authenticate(*ROOT)).user_id
     assert await Roles(db).permissions_of(root) == {"*"}
     assert await administrators.ensure(Credentials("ROOT", "another horse")) is None
-    assert await accounts.authenticate(*ROOT) == root
+    assert (await accounts.authenticate(*ROOT)).user_id == root
     assert await administrators.ensure(Credentials("second", PASSWORD)) is None
     assert await accounts.authenticate("second", PASSWORD)
 
@@ -113,7 +117,7 @@ async def test_the_built_in_roles_come_back(administrators, sql):
 async def test_create(administrators, accounts, db, sql):
     """Somebody new is made; somebody there becomes an active administrator, keeps their id, loses their sessions."""
     assert await administrators.create(ROOT) is True
-    ann, ben = await accounts.sign_up("ann", PASSWORD, "test"), await accounts.sign_up("ben", PASSWORD, "test")
+    ann, ben = [(await accounts.sign_up(login, PASSWORD, "test")).user_id for login in ("ann", "ben")]
     for user_id in (ann, ann, ben):
         sql(
             "INSERT INTO sessions (token_hash, user_id, expires_at) VALUES (%s, %s, now() + '1 day')",
@@ -122,7 +126,7 @@ async def test_create(administrators, accounts, db, sql):
         )
     sql("UPDATE users SET active = false WHERE id = %s", ann)
     assert await administrators.create(Credentials("ANN", "another horse")) is False
-    assert await accounts.authenticate("ann", "another horse") == ann
+    assert (await accounts.authenticate("ann", "another horse")).user_id == ann
     assert await Roles(db).permissions_of(ann) == {"*"}
     assert sql("SELECT user_id FROM sessions") == [(ben,)]
     assert sql("SELECT login FROM users ORDER BY login") == [("Root",), ("ann",), ("ben",)]
@@ -130,12 +134,12 @@ async def test_create(administrators, accounts, db, sql):
 
 async def test_reset_password(administrators, accounts, sql):
     """The old password opens nothing any more, and the sessions are gone; an unknown login is told."""
-    ann = await accounts.sign_up("ann", PASSWORD, "test")
+    ann = (await accounts.sign_up("ann", PASSWORD, "test")).user_id
     sql("INSERT INTO sessions (token_hash, user_id, expires_at) VALUES ('x', %s, now() + '1 day')", ann)
     await administrators.reset_password(Credentials("Ann", "another horse"))
     with pytest.raises(AuthFailed):
         await accounts.authenticate("ann", PASSWORD)
-    assert await accounts.authenticate("ann", "another horse") == ann
+    assert (await accounts.authenticate("ann", "another horse")).user_id == ann
     assert sql("SELECT name FROM users JOIN roles ON role_id = roles.id") == [("User",)]
     assert sql("SELECT 1 FROM sessions") == []
     with pytest.raises(NoSuchUser, match="'nobody'"):

@@ -1,21 +1,29 @@
 """The conversations in docs/: pasted into a shell from top to bottom, each block prints what stands below it."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 from conversation import Step, blurred, play, section, steps
 
+from att.app import create_app
+
 DOCS = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+LEAST = {"api.md": 7}  # blocks of commands, at least
 NEEDS_CURL = pytest.mark.skipif(shutil.which("curl") is None, reason="the documentation needs curl, which is not here")
 
 
 @NEEDS_CURL
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-async def test_the_conversations(client, path):
+async def test_the_conversations(aiohttp_client, settings, path):
     """Every block of commands, on one server, prints the answer below it."""
-    async for _ in play(path.read_text(), client.port):
+    settings = dataclasses.replace(settings, admin_login="admin", admin_password="horse battery")
+    client = await aiohttp_client(create_app(settings))
+    page = path.read_text()
+    async for _ in play(page, client.port):
         pass
+    assert len(list(steps(page))) >= LEAST.get(path.name, 0)
 
 
 # The runner, tried

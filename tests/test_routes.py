@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from aiohttp import ClientResponse, DummyCookieJar, WSServerHandshakeError
 from aiohttp.test_utils import TestClient
-from conftest import PASSWORD
+from conftest import PASSWORD, Person
 
 from att.app import create_app
 from att.permissions import Permission, Who
@@ -290,12 +290,12 @@ async def test_who_may(*, client, sign_up, give_role, new_role, administrator, r
     for name in ("nobody", *people, "oneself"):
         target = await sign_up(uuid4().hex)
         group = uuid4().hex[:12] + "g"
-        await people["owner"].make_group(group)
+        # Sessions of their own, since the request may end them.
+        owner, caller = await sign_in(client, "owner"), await sign_in(client, people.get(name, target).login)
+        headers = {} if name == "nobody" else caller.headers
+        await owner.make_group(group)
         for guest in (people["member"], target):
-            await people["owner"].add(group, guest)
-        caller = people.get(name, target)
-        # A session of its own, since the request may end it.
-        headers = {} if name == "nobody" else await fresh_session(client, caller.login)
+            await owner.add(group, guest)
         is_own = not route.path.startswith("/users")
         places = {
             "user_id": target.id,
@@ -319,13 +319,13 @@ async def test_who_may(*, client, sign_up, give_role, new_role, administrator, r
 async def session_id_of(administrator, person) -> str:
     """The id of a session of somebody's."""
     page = await (await administrator.request("GET", f"/users/{person.id}/sessions")).json()
-    return page["items"][-1]["id"]
+    return page["items"][0]["id"]
 
 
-async def fresh_session(client, login: str) -> dict[str, str]:
-    """The headers of one more session."""
+async def sign_in(client, login: str) -> Person:
+    """Somebody in a new session."""
     answer = await (await client.post("/login", json={"login": login, "password": PASSWORD})).json()
-    return {"Authorization": f"Bearer {answer['token']}"}
+    return Person(client, login, answer)
 
 
 async def test_upgrade_is_guarded(client, sign_up, administrator):
