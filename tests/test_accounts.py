@@ -406,17 +406,10 @@ async def test_change_many(accounts, boss, people, sql):
 async def test_every_change_knows_the_actor(accounts, boss, sql):
     """A thousand users changed at once are a thousand changes, each on behalf of the actor in this session, request."""
     ids = [user.id for user in await accounts.create_many([NewUser(f"u{number}") for number in range(1000)], boss)]
-    sql("CREATE TABLE seen (user_id uuid, actor text, session text, request text)")
-    sql(
-        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO seen VALUES (NEW.id,"
-        " current_setting('att.actor_id'), current_setting('att.session_id'), current_setting('att.request_id'));"
-        " RETURN NULL; END $$"
-    )
-    sql("CREATE TRIGGER see AFTER UPDATE ON users FOR EACH ROW EXECUTE FUNCTION see()")
     actor = Actor(boss.user_id, uuid4(), "bulk")
     await accounts.change_many([UserChange(user_id, {"last_name": "L"}) for user_id in ids], actor)
-    who = (str(actor.user_id), str(actor.session_id), "bulk")
-    assert sorted(sql("SELECT * FROM seen")) == sorted((user_id, *who) for user_id in ids)
+    rows = sql("SELECT row_id, actor_id, session_id, request_id FROM history WHERE operation = 'UPDATE'")
+    assert sorted(rows) == sorted((str(user_id), actor.user_id, actor.session_id, "bulk") for user_id in ids)
 
 
 async def test_nobody_takes_over_a_stronger_account(accounts, people, sql):

@@ -357,12 +357,29 @@ async def test_change_many(ann, boss):
     ):
         assert await refusal(boss, "PATCH", body=[*changes[:2], bad, *changes[3:]]) == refused
     assert await logins(boss, "?active=false") == []
+    assert await recorded(boss) == []
     status, answer = await ask(boss, "PATCH", body=changes)
     assert (status, list(answer), len(answer["items"])) == (200, ["items"], MANY)
     assert [(user["id"], user["last_name"], user["active"]) for user in answer["items"]] == [
         (change["id"], "Straße", False) for change in changes
     ]
     assert await logins(boss, "?active=true") == ["ann", "boss"]
+    found = await recorded(boss)
+    assert sorted(change["row"] for change in found) == sorted(change["id"] for change in changes)
+    assert all(change["new"] == {"active": False, "last_name": "Straße"} for change in found)
+    [session] = (await (await boss.request("GET", "/sessions")).json())["items"]
+    assert {(change["actor_id"], change["session_id"]) for change in found} == {(str(boss.id), session["id"])}
+    assert len({change["request_id"] for change in found}) == 1
+
+
+async def recorded(boss):
+    """Every change of a user that somebody signed in has made, as the history has it."""
+    changes, path = [], "/history?table=users&operation=UPDATE&limit=200"
+    while path:
+        response = await boss.request("GET", path)
+        changes += [change for change in (await response.json())["items"] if change["session_id"]]
+        path = response.links["next"]["url"].path_qs if "next" in response.links else None
+    return changes
 
 
 async def test_bad_changes(ann, boss):

@@ -135,15 +135,28 @@ async def test_the_banner_is_short_and_true(server):
 
 
 async def test_the_first_administrator(server):
-    """The password that is made up signs in, is printed at the first start alone, and is in no log."""
+    """The password that is made up signs in and is printed once; whom they give a role may what it permits until they
+    take it away.
+    """
     found = re.fullmatch(
         r"the administrator is admin with the password (\S+) \(shown once\)\n", server.process.stdout.readline()
     )
     async with server.client() as client:
-        _, signed_in = await enter(client, "/login", "admin", found[1])
-        body = {"name": "Support", "permissions": ["users.read"]}
-        async with client.post("/roles", json=body, headers=signed_in) as response:
-            assert response.status == 201
+
+        async def status(method, path, headers, **body):
+            async with client.request(method, path, json=body or None, headers=headers) as response:
+                return response.status
+
+        _, admin = await enter(client, "/login", "admin", found[1])
+        eve_id, eve = await enter(client, "/signup", "eve")
+        assert await status("GET", "/users", eve) == 403
+        assert await status("POST", "/roles", admin, name="Support", permissions=["users.read"]) == 201
+        assert await status("PATCH", f"/users/{eve_id}", admin, role="Support") == 200
+        assert await status("GET", "/users", eve) == 200
+        for method, path in (("GET", "/roles"), ("GET", "/history"), ("POST", "/users"), ("POST", "/roles")):
+            assert await status(method, path, eve, login="bob", name="bob") == 403
+        assert await status("PATCH", f"/users/{eve_id}", admin, role="User") == 200
+        assert await status("GET", "/users", eve) == 403
     assert await server.end(signal.SIGTERM) == (0, "")
     assert server.rest == ""
     await server.start()
