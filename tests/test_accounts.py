@@ -192,6 +192,7 @@ async def test_rehash(open_accounts, accounts, dearer, sql):
     assert bobs_after == bobs
     assert (await later.authenticate("ann", PASSWORD)).user_id == user_id
     assert sql(HASHES)[0] == (after,)
+    assert sql("SELECT 1 FROM history WHERE operation = 'UPDATE'") == []  # nobody has changed their password
 
 
 async def test_no_rehash_of_wrong_password(open_accounts, accounts, dearer, sql):

@@ -74,6 +74,23 @@ def test_stairway(on_empty, empty_postgresql):
     assert functions(empty_postgresql) == set()
 
 
+def test_users_from_before_there_were_roles(on_empty, empty_postgresql):
+    """They keep what they have, get the role User, can be found by a part of their login, and survive the way back."""
+    before_roles = "9eb4ef8ac748"
+    on_empty(alembic.command.upgrade, before_roles)
+    empty_postgresql.execute("INSERT INTO users (login, login_key, password_hash) VALUES ('Zoë', 'zoë', 'hash')")
+    empty_postgresql.commit()
+    on_empty(alembic.command.upgrade, "head")
+    found = empty_postgresql.execute(
+        "SELECT login, password_hash, first_name, name, active FROM users JOIN roles ON roles.id = role_id"
+        " WHERE att_grams(search_text) @> '{oë}' AND registered_at <= now()"
+    ).fetchall()
+    empty_postgresql.commit()
+    assert found == [("Zoë", "hash", "", "User", True)]
+    on_empty(alembic.command.downgrade, before_roles)
+    assert empty_postgresql.execute("SELECT login, password_hash FROM users").fetchall() == [("Zoë", "hash")]
+
+
 def test_the_migrations_make_the_schema(on_empty):
     """`alembic check` finds nothing that the tables in att.db.schema have and the migrations lack, or the reverse."""
     on_empty(alembic.command.upgrade, "head")
