@@ -12,7 +12,7 @@ run: $(INSTALLED)  ## Start the server on the embedded PostgreSQL; ARGS="--liste
 
 test: lint  ## Run lint, types and tests, with coverage; ARGS="-k login" chooses tests
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
