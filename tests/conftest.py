@@ -1,6 +1,7 @@
 """Fixtures: a real PostgreSQL, a migrated database for each test, an application on it, people who use it."""
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ from att.settings import HashingCost, Rate, Settings
 CHEAPEST = HashingCost(time_cost=1, memory_kib=8, parallelism=1)
 UNBOUNDED = Rate(10**9, timedelta(seconds=1))  # tests sign up and fail to log in as often as they like
 PASSWORD = "correct horse"
+ROOM = 2 * 1024**3  # bytes; a test's database takes some 10 MiB, the log up to 1 GiB
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -34,13 +36,21 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"uvloop": uvloop.new_event_loop}
 
 
+def _memory() -> Path | None:
+    """Where files stay in memory, if there is room: nearly each test has a database copied."""
+    memory = Path("/dev/shm")
+    has_room = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= ROOM
+    return memory if has_room else None
+
+
 @pytest.fixture(scope="session")
 def embedded() -> Iterator[EmbeddedPostgres]:
     """The embedded PostgreSQL, for the whole run."""
-    data_dir = Path(tempfile.mkdtemp(prefix="att-tests-"))
+    data_dir = Path(tempfile.mkdtemp(prefix="att-tests-", dir=_memory()))
     server = EmbeddedPostgres(data_dir)
     with psycopg.connect(server.start(), autocommit=True) as connection:
-        connection.execute("ALTER SYSTEM SET fsync = off")  # what a test wrote need not outlive the machine
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")  # what a test wrote need not outlive the machine
         connection.execute("SELECT pg_reload_conf()")
     yield server
     server.stop()
