@@ -1,7 +1,7 @@
 """The history: every change leaves a trace that tells who made it, and nobody can wipe it out."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
@@ -414,10 +414,12 @@ async def test_over_http(boss, sign_up, sql):
     row = f"{tea['id']}/{boss.id}"
     (change,) = (await read(boss, f"/history?table=members&row={row.upper()}&actor={ann.id}&operation=INSERT"))["items"]
     ((session, joined_at),) = sql(
-        "SELECT id, to_jsonb(joined_at) FROM sessions, members WHERE sessions.user_id = %s AND role = 'member'", ann.id
+        "SELECT id, joined_at FROM sessions, members WHERE sessions.user_id = %s AND role = 'member'", ann.id
     )
     assert change["at"].endswith("Z")
-    new = {"group_id": tea["id"], "user_id": str(boss.id), "role": "member", "joined_at": joined_at}
+    recorded_at = change["new"]["joined_at"]
+    assert datetime.fromisoformat(recorded_at) == joined_at
+    new = {"group_id": tea["id"], "user_id": str(boss.id), "role": "member", "joined_at": recorded_at}
     assert change == {
         "id": change["id"],
         "at": change["at"],
