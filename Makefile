@@ -5,16 +5,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test lint fmt lock clean
+.PHONY: run test bench lint fmt lock clean
 
 run: $(INSTALLED)  ## Start the server on the embedded PostgreSQL; ARGS="--listen :8080" passes options on
 	$(BIN)/att-server $(ARGS)
 
 test: lint  ## Run lint, types and tests, with coverage; ARGS="-k login" chooses tests
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+bench: $(INSTALLED)  ## Measure what bench/ measures, each on an embedded PostgreSQL of its own
+	for script in bench/*.py; do $(BIN)/python $$script $(ARGS) || exit; done
 
 lint: $(INSTALLED)  ## Check style and types
 	$(BIN)/ruff check

@@ -47,7 +47,13 @@ def run_on_own_connection() -> None:
 
 
 def run_offline() -> None:
-    context.configure(dialect_name="postgresql", target_metadata=metadata, literal_binds=True)
+    # Without a paramstyle of its own, psycopg2's would double each percent sign of a function's body.
+    context.configure(
+        dialect_name="postgresql",
+        target_metadata=metadata,
+        literal_binds=True,
+        dialect_opts={"paramstyle": "named"},
+    )
     with context.begin_transaction():
         context.run_migrations()
 

@@ -1,26 +1,64 @@
 """The application, built from its settings. The only place that chooses implementations."""
 
 import asyncio
+import contextlib
+import json
 from collections.abc import AsyncIterator
+from functools import cache
+from typing import NamedTuple
 
 from aiohttp import web
 
+from att import __version__
 from att.accounts import Accounts
+from att.administrators import Administrators, Credentials
+from att.background import repeating
+from att.clients import THROTTLE
 from att.db.dsn import describe
 from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
+from att.directory import Directory
 from att.errors import CannotStart
 from att.groups import Groups
+from att.history import History
+from att.openapi import document
 from att.passwords import Passwords
 from att.realtime.hub import Hub
 from att.realtime.registry import Registry
-from att.routes import add_routes
+from att.roles import Roles
+from att.routes import ROUTES
+from att.routing import add_routes
 from att.sessions import PostgresSessions
 from att.settings import Settings
-from att.web import ACCOUNTS, BODY_LIMIT, GROUPS, HUB, SESSIONS, SETTINGS, add_headers, answer_problems
+from att.throttle import Throttle
+from att.web import (
+    ACCOUNTS,
+    BODY_LIMIT,
+    DIRECTORY,
+    DOCUMENT,
+    GROUPS,
+    HISTORY,
+    HUB,
+    ROLES,
+    SESSIONS,
+    SETTINGS,
+    add_headers,
+    answer_problems,
+)
 
-DSN = web.AppKey("dsn", str)
-DATA_PLACE = web.AppKey("data_place", str)
+
+class Database(NamedTuple):
+    """A database that is open: its DSN, where it is in words for people, and what was done to bring it up to date."""
+
+    dsn: str
+    place: str
+    migrated: list[str]
+
+
+DATABASE = web.AppKey("database", Database)
+GENERATED: web.AppKey[Credentials | None] = web.AppKey("generated", Credentials)
+
+SWEEP_INTERVAL = 300.0  # seconds between removals of expired sessions
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -31,20 +69,26 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(middlewares=[answer_problems], client_max_size=BODY_LIMIT)
     app[SETTINGS] = settings
     app[HUB] = Hub(Registry())
+    app[DOCUMENT] = _document()
+    app[THROTTLE] = Throttle(settings.login_failures, settings.address_failures, settings.signups)
     app.on_response_prepare.append(add_headers)
     app.on_shutdown.append(_close_sockets)
-    app.cleanup_ctx.extend([_database, _domain])
-    add_routes(app.router)
+    app.cleanup_ctx.extend([_database, _domain, _sweeper])
+    add_routes(app.router, ROUTES)
     return app
 
 
-async def _database(app: web.Application) -> AsyncIterator[None]:
-    """The operator's database, or the embedded one; its DSN is in ``app[DSN]`` from here on."""
-    settings = app[SETTINGS]
+@cache
+def _document() -> bytes:
+    return json.dumps(document(ROUTES, __version__)).encode()
+
+
+@contextlib.asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """The operator's database, or the embedded one, with the schema of this program. Raises as ``create_app`` says."""
     if settings.db_url is not None:
-        app[DSN], app[DATA_PLACE] = settings.db_url, describe(settings.db_url)
-        await asyncio.to_thread(bring_up_to_date, settings.db_url, migrate=settings.migrate)
-        yield
+        migrated = await asyncio.to_thread(bring_up_to_date, settings.db_url, migrate=settings.migrate)
+        yield Database(settings.db_url, describe(settings.db_url), migrated)
         return
     try:
         from att.db.embedded import EmbeddedPostgres  # the extra "embedded" may not be installed
@@ -54,26 +98,45 @@ async def _database(app: web.Application) -> AsyncIterator[None]:
         ) from error
     embedded = EmbeddedPostgres(settings.data_dir)
     try:
-        app[DSN] = await asyncio.to_thread(embedded.start)
-        app[DATA_PLACE] = f"{embedded.data_dir} (embedded PostgreSQL)"
-        await asyncio.to_thread(bring_up_to_date, app[DSN], migrate=True)
-        yield
+        dsn = await asyncio.to_thread(embedded.start)
+        migrated = await asyncio.to_thread(bring_up_to_date, dsn, migrate=True)
+        yield Database(dsn, f"{embedded.data_dir} (embedded PostgreSQL)", migrated)
     finally:
         await asyncio.to_thread(embedded.stop)
 
 
+async def _database(app: web.Application) -> AsyncIterator[None]:
+    async with open_database(app[SETTINGS]) as app[DATABASE]:
+        yield
+
+
 async def _domain(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
-    db = await Engine.connect(app[DSN])
+    db = await Engine.connect(app[DATABASE].dsn)
     passwords = Passwords(settings.hashing)
     app[SESSIONS] = PostgresSessions(db, settings.session_ttl)
-    app[ACCOUNTS] = Accounts(db, passwords)
+    app[ACCOUNTS] = Accounts(db, passwords, app[SESSIONS], app[HUB])
+    app[DIRECTORY] = Directory(db)
+    app[ROLES] = Roles(db)
     app[GROUPS] = Groups(db, app[HUB])
+    app[HISTORY] = History(db)
     try:
+        app[GENERATED] = await Administrators(db, passwords).ensure(_wanted_administrator(settings))
         yield
     finally:
         passwords.close()
         await db.close()
+
+
+async def _sweeper(app: web.Application) -> AsyncIterator[None]:
+    async with repeating("removal of expired sessions", app[SESSIONS].sweep, SWEEP_INTERVAL):
+        yield
+
+
+def _wanted_administrator(settings: Settings) -> Credentials | None:
+    if settings.admin_login is None or settings.admin_password is None:
+        return None
+    return Credentials(settings.admin_login, settings.admin_password)
 
 
 async def _close_sockets(app: web.Application) -> None:

@@ -2,15 +2,11 @@
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import resource
 import signal
-import socket
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -19,9 +15,13 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from att import __version__
-from att.app import DATA_PLACE, create_app
+from att.commands import create_admin, migrate, reset_password
 from att.db.dsn import check_dsn
-from att.errors import AttError, CannotStart
+from att.errors import AttError
+from att.names import check_name, check_password
+from att.options import Parsed
+from att.proxies import Proxy
+from att.server import serve
 from att.settings import (
     Address,
     Settings,
@@ -30,39 +30,25 @@ from att.settings import (
     parse_listen,
     parse_origin,
     parse_path,
+    parse_proxy,
+    parse_rate,
     parse_size,
 )
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-DRAIN_TIMEOUT = 10.0  # seconds for requests in flight when the server stops
-
-
-class Parsed(click.ParamType[Any]):
-    """An option whose text is read by a function that raises ValueError with a message for people."""
-
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return self._parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
 
 EXAMPLES = """\b
 Examples:
   att-server                                            on the embedded PostgreSQL
   att-server --db-url postgresql://me@localhost/mine    on your own
   att-server --listen :8080 --data-dir /srv/att         for the whole network
+  att-server create-admin ann                           make ann an administrator
 """
 
 
-@click.command(
-    context_settings={"auto_envvar_prefix": "ATT", "show_default": True, "max_content_width": 100}, epilog=EXAMPLES
+@click.group(
+    context_settings={"auto_envvar_prefix": "ATT", "show_default": True, "max_content_width": 100},
+    epilog=EXAMPLES,
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND]",
 )
 @click.option(
     "--listen",
@@ -103,18 +89,74 @@ Examples:
     help="A web origin besides our own whose pages may open the WebSocket and send requests with the session cookie,"
     " as in https://app.example. May be given more than once; in ATT_ALLOW_ORIGIN separated by spaces.",
 )
+@click.option(
+    "--login-failures",
+    type=Parsed("rate", parse_rate),
+    default="5/5m",
+    help="How many wrong passwords for one login in which time; then nobody gets in by it until the time is over.",
+)
+@click.option(
+    "--address-failures",
+    type=Parsed("rate", parse_rate),
+    default="50/5m",
+    help="How many wrong passwords from one address (of IPv6: one /64) in which time.",
+)
+@click.option(
+    "--signups",
+    type=Parsed("rate", parse_rate),
+    default="30/1h",
+    help="How many sign-ups from one address in which time.",
+)
+@click.option(
+    "--trust-proxy",
+    type=Parsed("network", parse_proxy),
+    multiple=True,
+    help="A proxy before us that tells in X-Forwarded-For whom it was called by: its address or network, as in"
+    " 10.0.0.0/8, or unix for one that comes by our unix socket. May be given more than once; in ATT_TRUST_PROXY"
+    " separated by spaces.",
+)
+@click.option(
+    "--admin-login",
+    type=Parsed("login", check_name),
+    help="An administrator who is made at start, unless they are there. Without it, when there is none, one is made"
+    " whose password is printed once.",
+)
+@click.option(
+    "--admin-password",
+    type=Parsed("password", check_password),
+    help="The password that --admin-login is made with. In ATT_ADMIN_PASSWORD it is kept out of the list of processes.",
+)
 @click.version_option(__version__, prog_name="att-server", allow_from_autoenv=False)
-def command(listen: Address, allow_origin: tuple[str, ...], **options: Any) -> None:
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    listen: Address,
+    allow_origin: tuple[str, ...],
+    trust_proxy: tuple[Proxy, ...],
+    **options: Any,
+) -> None:
     """Serve accounts, groups and broadcasts from PostgreSQL.
 
     Every option can also be set in the environment: --db-url as ATT_DB_URL, and so on.
     """
-    settings = Settings(listen=listen, allow_origin=frozenset(allow_origin), **options)
+    context.obj = settings = Settings(
+        listen=listen, allow_origin=frozenset(allow_origin), trust_proxy=frozenset(trust_proxy), **options
+    )
     _set_up_logging()
-    _allow_many_sockets()
     _fill_standard_streams()
+    if context.invoked_subcommand is not None:
+        return
+    if (settings.admin_login is None) != (settings.admin_password is None):
+        raise click.UsageError("--admin-login and --admin-password go together; give both or neither")
+    _allow_many_sockets()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
+
+
+command.add_command(create_admin)
+command.add_command(reset_password)
+command.add_command(migrate)
 
 
 def main() -> None:
@@ -169,78 +211,3 @@ def _allow_many_sockets() -> None:
 def _fail(message: str, status: int) -> None:
     click.echo(f"att-server: {message}", err=True)
     sys.exit(status)
-
-
-async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; a second one stops at once. Raises what ``create_app`` says, and CannotStart."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, _stop, stop, loop)
-    app = create_app(settings)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_TIMEOUT)
-    try:
-        await runner.setup()
-        if not stop.is_set():
-            await _listen(runner, settings.listen)
-            _announce(runner, app[DATA_PLACE])
-            await stop.wait()
-            _remove_socket_file(settings.listen)
-    except AttError:
-        if not stop.is_set():  # Ctrl-C reaches the programs that we start as well, and they fail
-            raise
-    finally:
-        await runner.cleanup()
-
-
-def _stop(stop: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
-    stop.set()
-    for number in STOP_SIGNALS:
-        loop.remove_signal_handler(number)
-
-
-async def _listen(runner: web.AppRunner, address: Address) -> None:
-    try:
-        if address.path is None:
-            await web.TCPSite(runner, address.host, address.port).start()
-        else:
-            _check_unclaimed(address.path)
-            await web.UnixSite(runner, address.path).start()
-    except (OSError, UnicodeError) as error:
-        raise _cannot_listen(address, error) from error
-
-
-def _announce(runner: web.AppRunner, data_place: str) -> None:
-    with contextlib.suppress(OSError):  # whoever read our output may have gone
-        click.echo(f"att {__version__} listens on {' and '.join(_url(address) for address in runner.addresses)}")
-        click.echo(f"data is in {data_place}; stop with Ctrl-C")
-
-
-def _check_unclaimed(path: str) -> None:
-    """Raises OSError when a server listens on the unix socket, rather than having left its file behind."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        # EAGAIN: it is there, and has more callers than it can take.
-        if probe.connect_ex(path) in (0, errno.EAGAIN):
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def _remove_socket_file(address: Address) -> None:
-    if address.path is not None:
-        Path(address.path).unlink(missing_ok=True)
-
-
-def _url(address: Any) -> str:
-    if isinstance(address, str):
-        return f"unix:{address}"
-    return f"http://{Address(*address[:2])}"
-
-
-def _cannot_listen(address: Address, error: OSError | UnicodeError) -> CannotStart:
-    if isinstance(error, socket.gaierror | UnicodeError):
-        reason = "the host is unknown"
-    elif error.errno == errno.EADDRINUSE:
-        reason = "the address is in use; stop what uses it or choose another with --listen"
-    else:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-    return CannotStart(f"cannot listen on {address}: {reason}")

@@ -1,7 +1,7 @@
 """Everything that can be refused, and why.
 
 An error carries a stable lower-case ``code`` that programs may compare, and a ``detail`` for people; the default
-detail is the class's docstring. Nothing here knows HTTP: ``att.web`` chooses the status.
+detail is the class's docstring. Nothing here knows HTTP: ``att.statuses`` chooses the status.
 
 AttError
 ├── Malformed
@@ -13,20 +13,30 @@ AttError
 │   └── AuthFailed
 ├── Forbidden
 │   ├── NotYou
+│   ├── NotPermitted
 │   ├── NotAMember
 │   ├── NotAnOwner
+│   ├── WrongPassword
 │   └── OriginNotAllowed
 ├── NotFound
 │   ├── NoSuchUser
+│   ├── NoSuchRole
+│   ├── NoSuchSession
 │   ├── NoSuchGroup
 │   └── NoSuchMember
 ├── Conflict
 │   ├── LoginTaken
+│   ├── RoleNameTaken
 │   ├── GroupNameTaken
+│   ├── RoleInUse
+│   ├── BuiltInRole
+│   ├── LastAdministrator
 │   └── LastOwner
 ├── Invalid
 │   ├── InvalidInput
 │   └── NotAnObject
+├── PreconditionFailed
+├── TooManyAttempts
 ├── UpgradeRequired
 ├── Unavailable
 │   ├── DatabaseUnavailable
@@ -36,147 +46,143 @@ AttError
 └── CannotStart
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import getdoc
 from typing import ClassVar, NamedTuple
 
 
 class AttError(Exception):
-    """The request cannot be carried out."""
+    """The request cannot be carried out. ``index`` is that of the item which was to blame, when there were many."""
 
     code: ClassVar[str] = "error"
+    index: int | None = None
+
+    def __init_subclass__(cls, code: str | None = None) -> None:
+        cls.code = code or cls.code
 
     def __init__(self, detail: str | None = None) -> None:
         self.detail = detail or " ".join((getdoc(type(self)) or "").split())
         super().__init__(self.detail)
 
 
-class Malformed(AttError):
+class Malformed(AttError, code="malformed"):
     """The request cannot be read."""
 
-    code = "malformed"
 
-
-class NotJson(Malformed):
+class NotJson(Malformed, code="not json"):
     """The body is not JSON (RFC 8259) in UTF-8."""
 
-    code = "not json"
 
-
-class WrongMediaType(Malformed):
+class WrongMediaType(Malformed, code="unsupported media type"):
     """Send the body with the header 'Content-Type: application/json'."""
 
-    code = "unsupported media type"
 
-
-class BodyTimeout(Malformed):
+class BodyTimeout(Malformed, code="request timeout"):
     """The body did not arrive in time."""
 
-    code = "request timeout"
 
-
-class Unauthenticated(AttError):
+class Unauthenticated(AttError, code="not signed in"):
     """It is not known who is asking."""
 
-    code = "not signed in"
 
-
-class NotSignedIn(Unauthenticated):
+class NotSignedIn(Unauthenticated, code="not signed in"):
     """Sign in at /login and send the token as 'Authorization: Bearer <token>' or the session cookie."""
 
-    code = "not signed in"
 
-
-class AuthFailed(Unauthenticated):
+class AuthFailed(Unauthenticated, code="auth failed"):
     """The login or the password is wrong."""
 
-    code = "auth failed"
 
-
-class Forbidden(AttError):
+class Forbidden(AttError, code="forbidden"):
     """You may not do this."""
 
-    code = "forbidden"
 
-
-class NotYou(Forbidden):
+class NotYou(Forbidden, code="not you"):
     """This belongs to somebody else."""
 
-    code = "not you"
+
+class NotPermitted(Forbidden, code="not permitted"):
+    """Your role does not permit this."""
 
 
-class NotAMember(Forbidden):
+class NotAMember(Forbidden, code="not a member"):
     """Only members of the group may do this."""
 
-    code = "not a member"
 
-
-class NotAnOwner(Forbidden):
+class NotAnOwner(Forbidden, code="not an owner"):
     """Only owners of the group may do this."""
 
-    code = "not an owner"
+
+class WrongPassword(Forbidden, code="wrong password"):
+    """The current password is wrong."""
 
 
-class OriginNotAllowed(Forbidden):
+class OriginNotAllowed(Forbidden, code="origin not allowed"):
     """A request that is signed in by the cookie needs an Origin header that is this server's or in --allow-origin.
 
     Programs send 'Authorization: Bearer <token>' instead of the cookie.
     """
 
-    code = "origin not allowed"
 
-
-class NotFound(AttError):
+class NotFound(AttError, code="not found"):
     """There is nothing at this address."""
 
-    code = "not found"
 
-
-class NoSuchUser(NotFound):
+class NoSuchUser(NotFound, code="no such user"):
     """There is no user with this id."""
 
-    code = "no such user"
+
+class NoSuchRole(NotFound, code="no such role"):
+    """There is no role with this id or name."""
 
 
-class NoSuchGroup(NotFound):
+class NoSuchSession(NotFound, code="no such session"):
+    """The user has no session with this id."""
+
+
+class NoSuchGroup(NotFound, code="no such group"):
     """There is no group with this id or name."""
 
-    code = "no such group"
 
-
-class NoSuchMember(NotFound):
+class NoSuchMember(NotFound, code="no such member"):
     """The user is not a member of this group."""
 
-    code = "no such member"
 
-
-class Conflict(AttError):
+class Conflict(AttError, code="conflict"):
     """The request contradicts what is already there."""
 
-    code = "conflict"
 
-
-class LoginTaken(Conflict):
+class LoginTaken(Conflict, code="login taken"):
     """Somebody else has this login; logins are compared without regard to case."""
 
-    code = "login taken"
+
+class RoleNameTaken(Conflict, code="role name taken"):
+    """Another role has this name; names are compared without regard to case."""
 
 
-class GroupNameTaken(Conflict):
+class GroupNameTaken(Conflict, code="group name taken"):
     """Another group has this name; names are compared without regard to case."""
 
-    code = "group name taken"
+
+class RoleInUse(Conflict, code="role in use"):
+    """The role is somebody's. Give them another one first."""
 
 
-class LastOwner(Conflict):
-    """The last owner cannot leave. Delete the group instead."""
-
-    code = "last owner"
+class BuiltInRole(Conflict, code="built-in role"):
+    """The roles Admin and User stay, by these names."""
 
 
-class Invalid(AttError):
+class LastAdministrator(Conflict, code="last administrator"):
+    """Somebody must be left who is active and whose role permits everything ('*')."""
+
+
+class LastOwner(Conflict, code="last owner"):
+    """The last owner can neither leave nor become a plain member. Make somebody else an owner, or delete the group."""
+
+
+class Invalid(AttError, code="invalid input"):
     """The request can be read, but not accepted."""
-
-    code = "invalid input"
 
 
 class FieldError(NamedTuple):
@@ -186,58 +192,65 @@ class FieldError(NamedTuple):
     message: str
 
 
-class InvalidInput(Invalid):
+class InvalidInput(Invalid, code="invalid input"):
     """Members of the input that cannot be accepted, all of them at once."""
-
-    code = "invalid input"
 
     def __init__(self, fields: list[FieldError]) -> None:
         self.fields = fields
         super().__init__("; ".join(f"{field}: {message}" for field, message in fields))
 
 
-class NotAnObject(Invalid):
+class NotAnObject(Invalid, code="not an object"):
     """The body must be a JSON object: {...}."""
 
-    code = "not an object"
+
+class PreconditionFailed(AttError, code="precondition failed"):
+    """It has changed since you read it (its ETag is not in If-Match). Read it again."""
 
 
-class UpgradeRequired(AttError):
+class TooManyAttempts(AttError, code="too many attempts"):
+    """Too many attempts. ``retry_after`` is in seconds."""
+
+    def __init__(self, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"Too many attempts. Try again in {retry_after} seconds.")
+
+
+class UpgradeRequired(AttError, code="websocket required"):
     """This address speaks WebSocket (RFC 6455, version 13) only."""
 
-    code = "websocket required"
 
-
-class Unavailable(AttError):
+class Unavailable(AttError, code="unavailable"):
     """The server cannot do this now. ``retry_after`` is in seconds."""
 
-    code = "unavailable"
     retry_after: ClassVar[int] = 1
 
 
-class DatabaseUnavailable(Unavailable):
+class DatabaseUnavailable(Unavailable, code="database unavailable"):
     """The database cannot be reached. Try again in a moment."""
-
-    code = "database unavailable"
 
 
 class ConnectionLost(DatabaseUnavailable):
     """The connection to the database was lost. Whether a change was made is not known: look before you repeat it."""
 
 
-class Busy(Unavailable):
+class Busy(Unavailable, code="busy"):
     """The server has more to do than it can take on. Try again in a moment."""
 
-    code = "busy"
 
-
-class ShuttingDown(Unavailable):
+class ShuttingDown(Unavailable, code="shutting down"):
     """The server is stopping. Try again in a moment."""
 
-    code = "shutting down"
 
-
-class CannotStart(AttError):
+class CannotStart(AttError, code="cannot start"):
     """The server cannot start. The detail is one line that says why and what to do."""
 
-    code = "cannot start"
+
+@contextmanager
+def blaming(index: int | None) -> Iterator[None]:
+    """Mark what is raised inside with the index of the item that is being dealt with."""
+    try:
+        yield
+    except AttError as error:
+        error.index = index
+        raise

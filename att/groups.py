@@ -1,42 +1,24 @@
-"""Groups and their members."""
+"""Changes of groups and their members, one at a time in each group, and who is told of them."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from datetime import datetime
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncIterator, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Protocol
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
-from sqlalchemy import ColumnElement, DateTime, Uuid, and_, bindparam, delete, insert, or_, select, tuple_
+from sqlalchemy import ARRAY, Text, Uuid, bindparam, delete, func, insert, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from att.db.engine import Engine, prepare
 from att.db.schema import groups, members, users
-from att.errors import Busy, DatabaseUnavailable, LastOwner, NoSuchGroup, NoSuchMember
-from att.names import fold, parse_uuid
-from att.paging import Cursor, Page, Window, cut
-from att.permissions import Actor, Role
+from att.errors import Busy, DatabaseUnavailable, LastOwner, NoSuchGroup, NoSuchMember, NoSuchUser, blaming
+from att.group_directory import GROUP_COLUMNS, MEMBER_COLUMNS, Group, GroupDirectory, Member
+from att.names import fold
+from att.permissions import Actor, Join, Post, Role
 
 CHANGE_TIMEOUT = 10.0  # seconds that a change waits for those before it in the same group
-
-
-class Group(NamedTuple):
-    """A group as one user sees it: ``role`` is theirs, None when they are not a member."""
-
-    id: UUID
-    name: str
-    created_at: datetime
-    role: Role | None
-
-
-class Member(NamedTuple):
-    """A member of a group."""
-
-    user_id: UUID
-    login: str
-    role: Role
-    joined_at: datetime
 
 
 class Audience(Protocol):
@@ -55,15 +37,14 @@ class Audience(Protocol):
         """The connection was lost at the commit: the user (None: any member) may have joined or left, or not."""
 
 
-def _after(at: ColumnElement[datetime], row_id: ColumnElement[UUID]) -> ColumnElement[bool]:
-    here = tuple_(bindparam("after_at", type_=DateTime(timezone=True)), bindparam("after_id", type_=Uuid))
-    return tuple_(at, row_id) > here
-
-
-_own = and_(members.c.group_id == groups.c.id, members.c.user_id == bindparam("user_id"))
-_find = select(groups.c.id, groups.c.name, groups.c.created_at, members.c.role).outerjoin(members, _own)
-_member = and_(members.c.group_id == bindparam("group_id"), members.c.user_id == bindparam("user_id"))
-_members = select(members.c.user_id, users.c.login, members.c.role, members.c.joined_at).join(users)
+_member = (members.c.group_id == bindparam("group_id"), members.c.user_id == bindparam("user_id"))
+_their_ids = bindparam("user_ids", type_=ARRAY(Uuid))
+_members = select(*MEMBER_COLUMNS).join(users)
+_own_role = (
+    select(members.c.role)
+    .where(members.c.group_id == groups.c.id, members.c.user_id == bindparam("user_id"))
+    .scalar_subquery()
+)
 _other_owner = (
     select(1)
     .where(
@@ -76,72 +57,103 @@ _other_owner = (
 
 ADD_GROUP = prepare(
     insert(groups)
-    .values(id=bindparam("group_id"), name=bindparam("name"), name_key=bindparam("name_key"))
-    .returning(groups.c.created_at)
+    .values({name: bindparam(name) for name in ("id", "name", "name_key", "join", "post")})
+    .returning(*GROUP_COLUMNS)
 )
-FIND_BY_ID = prepare(_find.where(groups.c.id == bindparam("group_id")))
-FIND_BY_NAME = prepare(_find.where(groups.c.name_key == bindparam("name_key")))
+CHANGE_GROUP = prepare(
+    update(groups)
+    .where(groups.c.id == bindparam("group_id"))
+    .values(
+        {name: func.coalesce(bindparam(f"new_{name}"), groups.c[name]) for name in ("name", "name_key", "join", "post")}
+    )
+    .returning(*GROUP_COLUMNS, _own_role)
+)
 DELETE_GROUP = prepare(delete(groups).where(groups.c.id == bindparam("group_id")))
 # Every change of members holds it to the commit, on whichever node: two owners who leave at once see each other go.
 LOCK_GROUP = prepare(select(groups.c.id).where(groups.c.id == bindparam("group_id")).with_for_update())
 
-GROUPS_OF_USER = prepare(
-    select(groups.c.id, groups.c.name, groups.c.created_at, members.c.role, members.c.joined_at)
-    .join(members, _own)
-    .where(_after(members.c.joined_at, members.c.group_id))
-    .order_by(members.c.joined_at, members.c.group_id)
-    .limit(bindparam("limit"))
+FIND_MEMBER = prepare(_members.where(*_member))
+FIND_MEMBERS = prepare(
+    _members.where(members.c.group_id == bindparam("group_id"), members.c.user_id == func.any(_their_ids))
 )
-IDS_OF_USER = prepare(select(members.c.group_id).where(members.c.user_id == bindparam("user_id")))
-MEMBERS_OF_GROUP = prepare(
-    _members.where(members.c.group_id == bindparam("group_id"), _after(members.c.joined_at, members.c.user_id))
-    .order_by(members.c.joined_at, members.c.user_id)
-    .limit(bindparam("limit"))
+# They stay until the commit. In the order of their ids, so that one who deletes them in that order meets no deadlock.
+LOCK_USERS = prepare(
+    select(users.c.id)
+    .where(users.c.id == func.any(_their_ids))
+    .order_by(users.c.id)
+    .with_for_update(read=True, key_share=True)
 )
-FIND_MEMBER = prepare(_members.where(_member))
 ADD_MEMBER = prepare(
     upsert(members)
     .values(group_id=bindparam("group_id"), user_id=bindparam("user_id"), role=bindparam("role"))
     .on_conflict_do_nothing()
 )
+ADD_MEMBERS = prepare(
+    upsert(members)
+    .from_select(
+        ["group_id", "user_id", "role"],
+        select(bindparam("group_id", type_=Uuid), func.unnest(_their_ids), literal("member")),
+    )
+    .on_conflict_do_nothing()
+)
+SET_ROLE = prepare(
+    update(members)
+    .where(*_member, or_(bindparam("role", type_=Text) == "owner", members.c.role != "owner", _other_owner))
+    .values(role=bindparam("role"))
+)
 REMOVE_MEMBER = prepare(
-    delete(members).where(_member, or_(members.c.role != "owner", _other_owner)).returning(members.c.user_id)
+    delete(members).where(*_member, or_(members.c.role != "owner", _other_owner)).returning(members.c.user_id)
 )
 
 
-class Groups:
-    """Groups and members in the database, and an audience that is told of each change."""
+class Groups(GroupDirectory):
+    """The directory, and its changes, of each of which an audience is told."""
 
     def __init__(self, db: Engine, audience: Audience) -> None:
-        self._db = db
+        super().__init__(db)
         self._audience = audience
         self._changing: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
-    async def create(self, name: str, actor: Actor) -> Group:
+    async def create(self, name: str, actor: Actor, *, join: Join = "invite", post: Post = "members") -> Group:
         """A new group, with the actor as its owner. Raises GroupNameTaken."""
-        group_id = uuid4()
+        group_id, name_key = uuid4(), fold(name)
         async with self._change(group_id, actor.user_id):
             async with self._db.transaction(actor) as transaction:
-                row = await transaction.fetch_one(ADD_GROUP, group_id=group_id, name=name, name_key=fold(name))
+                row = await transaction.fetch_one(
+                    ADD_GROUP, id=group_id, name=name, name_key=name_key, join=join, post=post
+                )
                 await transaction.execute(ADD_MEMBER, group_id=group_id, user_id=actor.user_id, role="owner")
             self._audience.joined(group_id, actor.user_id)
-        return Group(group_id, name, row[0], "owner")
+        return Group._make((*row, "owner"))
 
-    async def find(self, reference: str, user_id: UUID) -> Group:
-        """The group with this id or name, as that user sees it. Raises NoSuchGroup."""
-        if group_id := parse_uuid(reference):
-            row = await self._db.fetch_one(FIND_BY_ID, group_id=group_id, user_id=user_id)
-        elif "\0" in reference:
-            row = None
-        else:
-            row = await self._db.fetch_one(FIND_BY_NAME, name_key=fold(reference), user_id=user_id)
+    async def change(
+        self,
+        group_id: UUID,
+        actor: Actor,
+        *,
+        name: str | None = None,
+        join: Join | None = None,
+        post: Post | None = None,
+    ) -> Group:
+        """The group with what is given, as the actor sees it; the rest stays. Raises NoSuchGroup, GroupNameTaken."""
+        name_key = None if name is None else fold(name)
+        async with self._db.transaction(actor) as transaction:
+            row = await transaction.fetch_one(
+                CHANGE_GROUP,
+                group_id=group_id,
+                user_id=actor.user_id,
+                new_name=name,
+                new_name_key=name_key,
+                new_join=join,
+                new_post=post,
+            )
         if row is None:
             raise NoSuchGroup
         return Group(*row)
 
     async def delete(self, group_id: UUID, actor: Actor) -> None:
         """Delete it, and with it its members. Raises NoSuchGroup."""
-        async with self._change(group_id, None):
+        async with self._change(group_id):
             async with self._db.transaction(actor) as transaction:
                 was_there = await transaction.execute(DELETE_GROUP, group_id=group_id)
             # Told even when it was not there: an earlier attempt, of which this is not known, may have deleted it.
@@ -149,31 +161,45 @@ class Groups:
         if not was_there:
             raise NoSuchGroup
 
-    async def of_user(self, user_id: UUID, window: Window) -> Page[Group]:
-        """The groups that the user is a member of, longest first."""
-        rows = await self._db.fetch_all(GROUPS_OF_USER, user_id=user_id, **_bounds(window))
-        page = cut(rows, window, lambda row: Cursor(row[4], row[0]))
-        return Page([Group(*row[:4]) for row in page.items], page.next)
+    async def add_member(
+        self, group_id: UUID, user_id: UUID, actor: Actor, role: Role | None = None
+    ) -> tuple[Member, bool]:
+        """The member, with this role if one is given, and whether they are new.
 
-    async def ids_of_user(self, user_id: UUID) -> list[UUID]:
-        """The ids of all groups that the user is a member of."""
-        return [row[0] for row in await self._db.fetch_all(IDS_OF_USER, user_id=user_id)]
-
-    async def members(self, group_id: UUID, window: Window) -> Page[Member]:
-        """The members, longest first."""
-        rows = await self._db.fetch_all(MEMBERS_OF_GROUP, group_id=group_id, **_bounds(window))
-        found = [Member(*row) for row in rows]
-        return cut(found, window, lambda member: Cursor(member.joined_at, member.user_id))
-
-    async def add_member(self, group_id: UUID, user_id: UUID, actor: Actor) -> tuple[Member, bool]:
-        """The member, and whether they are new. Raises NoSuchUser, NoSuchGroup."""
+        Without one who is new is a plain member, and others stay what they are. Raises NoSuchUser, NoSuchGroup, and
+        LastOwner rather than leave the group without an owner.
+        """
         async with self._change(group_id, user_id):
             async with self._db.transaction(actor) as transaction:
+                who = {"group_id": group_id, "user_id": user_id}
                 await transaction.fetch_one(LOCK_GROUP, group_id=group_id)
-                added = await transaction.execute(ADD_MEMBER, group_id=group_id, user_id=user_id, role="member")
-                row = await transaction.fetch_one(FIND_MEMBER, group_id=group_id, user_id=user_id)
+                is_new = bool(await transaction.execute(ADD_MEMBER, **who, role=role or "member"))
+                is_as_asked = is_new or role is None or bool(await transaction.execute(SET_ROLE, **who, role=role))
+                row = await transaction.fetch_one(FIND_MEMBER, **who)
+                if row is None:
+                    raise NoSuchUser  # deleted a moment ago
+                if not is_as_asked:
+                    raise LastOwner
             self._audience.joined(group_id, user_id)
-        return Member(*row), bool(added)
+        return Member(*row), is_new
+
+    async def add_members(self, group_id: UUID, user_ids: Sequence[UUID], actor: Actor) -> list[Member]:
+        """Make all of them members or none. The members, in this order, each once; who was one stays what they are.
+
+        Raises NoSuchGroup, and NoSuchUser with the index of the first who is not there.
+        """
+        wanted = list(dict.fromkeys(user_ids))
+        async with self._change(group_id, *wanted):
+            async with self._db.transaction(actor) as transaction:
+                await transaction.fetch_one(LOCK_GROUP, group_id=group_id)
+                known = {row[0] for row in await transaction.fetch_all(LOCK_USERS, user_ids=wanted)}
+                _check_known(user_ids, known)
+                await transaction.execute(ADD_MEMBERS, group_id=group_id, user_ids=wanted)
+                rows = await transaction.fetch_all(FIND_MEMBERS, group_id=group_id, user_ids=wanted)
+            for user_id in wanted:
+                self._audience.joined(group_id, user_id)
+        found = {row[0]: Member(*row) for row in rows}
+        return [found[user_id] for user_id in wanted if user_id in found]
 
     async def remove_member(self, group_id: UUID, user_id: UUID, actor: Actor) -> None:
         """Remove them. Raises NoSuchMember, and LastOwner rather than leave the group without one."""
@@ -189,8 +215,11 @@ class Groups:
             raise NoSuchMember
 
     @contextlib.asynccontextmanager
-    async def _change(self, group_id: UUID, user_id: UUID | None) -> AsyncIterator[None]:
-        """One change at a time in each group, so that the audience hears of them in the order of their commits."""
+    async def _change(self, group_id: UUID, *user_ids: UUID) -> AsyncIterator[None]:
+        """One change at a time in each group, so that the audience hears of them in the order of their commits.
+
+        ``user_ids`` are those whom it concerns: nobody in particular when there are none.
+        """
         lock = self._changing.setdefault(group_id, asyncio.Lock())
         try:
             async with asyncio.timeout(CHANGE_TIMEOUT):
@@ -200,11 +229,15 @@ class Groups:
         try:
             yield
         except DatabaseUnavailable:
-            self._audience.uncertain(group_id, user_id)
+            for user_id in user_ids or (None,):
+                self._audience.uncertain(group_id, user_id)
             raise
         finally:
             lock.release()
 
 
-def _bounds(window: Window) -> dict[str, object]:
-    return {"limit": window.limit + 1, "after_at": window.after.at, "after_id": window.after.id}
+def _check_known(user_ids: Sequence[UUID], known: AbstractSet[UUID]) -> None:
+    for index, user_id in enumerate(user_ids):
+        with blaming(index):
+            if user_id not in known:
+                raise NoSuchUser

@@ -3,35 +3,59 @@
 Who may call a handler is a column of the table in ``att.routes`` and is settled before it runs.
 """
 
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from typing import TypeVar, cast
 from uuid import UUID
 
 from aiohttp import web
+from pydantic import BaseModel
 
-from att import payloads
-from att.errors import AuthFailed, NotAnObject, NotSignedIn
-from att.paging import Window
+from att import payloads, roles
+from att.clients import THROTTLE, client_of
+from att.directory import ORDERS
+from att.directory import Filters as UserFilters
+from att.errors import AuthFailed, DatabaseUnavailable, NoSuchRole, NoSuchSession, NotAnObject, NotAnOwner, NotSignedIn
+from att.group_directory import GROUPS_OF_USER, MEMBERS_OF_GROUP, VISIBLE_GROUPS
+from att.history import HISTORY_OF_USER, HISTORY_ORDER
+from att.history import Filters as HistoryFilters
+from att.names import parse_uuid
+from att.permissions import Permission
+from att.queries import HistoryQuery, IdsQuery, PageQuery, UsersQuery
 from att.realtime.registry import Listener
-from att.sessions import SignIn
+from att.sessions import SESSIONS_OF_USER, SignIn, Verified
 from att.sockets import Socket
+from att.users import NewUser, User, UserChange
 from att.web import (
     ACCOUNTS,
     COOKIE,
+    DIRECTORY,
     GROUP,
     GROUPS,
+    HISTORY,
     HUB,
+    REQUEST_ID,
+    ROLES,
     SESSION,
     SESSIONS,
     SETTINGS,
     actor_of,
     answer,
+    answer_page,
+    is_permitted,
     parse_json,
     path_user,
     problem_of,
     read,
     read_body,
     read_query,
+    read_some,
+    read_window,
     set_session_cookie,
 )
+
+One = TypeVar("One", bound=BaseModel)
+Many = TypeVar("Many", bound=BaseModel)
 
 
 def make_login_response(user_id: UUID | str | None, session: SignIn | None = None) -> web.Response:
@@ -50,8 +74,9 @@ def make_login_response(user_id: UUID | str | None, session: SignIn | None = Non
 async def signup(request: web.Request) -> web.Response:
     """Make an account, and sign it in."""
     account = await read(request, payloads.NewAccount)
-    user_id = await request.app[ACCOUNTS].sign_up(account.login, account.password)
-    response = await _sign_in(request, user_id)
+    async with request.app[THROTTLE].sign_up(client_of(request).address):
+        verified = await request.app[ACCOUNTS].sign_up(account.login, account.password, request[REQUEST_ID])
+    response = await _sign_in(request, verified)
     response.set_status(201)
     return response
 
@@ -59,8 +84,9 @@ async def signup(request: web.Request) -> web.Response:
 async def login(request: web.Request) -> web.Response:
     """Start a session."""
     credentials = await read(request, payloads.Credentials)
-    user_id = await request.app[ACCOUNTS].authenticate(credentials.login, credentials.password)
-    return await _sign_in(request, user_id)
+    async with request.app[THROTTLE].guess(credentials.login, client_of(request).address):
+        verified = await request.app[ACCOUNTS].authenticate(credentials.login, credentials.password)
+        return await _sign_in(request, verified)
 
 
 async def logout(request: web.Request) -> web.Response:
@@ -76,22 +102,171 @@ async def logout(request: web.Request) -> web.Response:
     return response
 
 
+async def list_sessions(request: web.Request) -> web.Response:
+    """The sessions of a user."""
+    window = read_window(read_query(request, PageQuery), SESSIONS_OF_USER.order)
+    page = await request.app[SESSIONS].of_user(_owner_of_sessions(request), window)
+    own, hub = request[SESSION].id, request.app[HUB]
+    shown = page.map(
+        lambda info: payloads.Session(**info._asdict(), current=info.id == own, sockets=hub.sockets(info.id))
+    )
+    return answer_page(request, shown, payloads.Session)
+
+
+async def end_sessions(request: web.Request) -> web.Response:
+    """End the sessions of a user, but for the one that asks, and close their sockets."""
+    user_id, hub = _owner_of_sessions(request), request.app[HUB]
+    try:
+        ended = await request.app[SESSIONS].end_all(user_id, keep=request[SESSION].id)
+    except DatabaseUnavailable:
+        hub.user_uncertain(user_id)
+        raise
+    for session_id in ended:
+        hub.session_ended(session_id)
+    return answer(payloads.Deleted(deleted=len(ended)))
+
+
+async def end_session(request: web.Request) -> web.Response:
+    """End a session of a user, and close its sockets."""
+    user_id, hub = _owner_of_sessions(request), request.app[HUB]
+    session_id = parse_uuid(request.match_info["session_id"])
+    if session_id is None:
+        raise NoSuchSession
+    try:
+        await request.app[SESSIONS].end_one(user_id, session_id)
+    except DatabaseUnavailable:
+        hub.user_uncertain(user_id)
+        raise
+    hub.session_ended(session_id)
+    response = web.Response(status=204)
+    if session_id == request[SESSION].id:
+        response.del_cookie(COOKIE)
+    return response
+
+
+# Users
+
+
+async def list_users(request: web.Request) -> web.Response:
+    """The users whom the filters leave."""
+    query = read_query(request, UsersQuery)
+    filters = UserFilters(**query.model_dump(include=set(UserFilters._fields)))
+    page = await request.app[DIRECTORY].list(filters, query.sort, read_window(query, ORDERS[query.sort]))
+    return answer_page(request, page, payloads.User)
+
+
+async def create_users(request: web.Request) -> web.Response:
+    """Make one user of an object, or many of an array."""
+    new = await read_some(request, payloads.NewUser, payloads.NewUsers)
+    if not isinstance(new, list):
+        return _answer_user(await request.app[ACCOUNTS].create(_new_user(new), actor_of(request)), status=201)
+    users = await request.app[ACCOUNTS].create_many([_new_user(one) for one in new], actor_of(request))
+    return answer(payloads.Items[payloads.User].model_validate({"items": users}, from_attributes=True), status=201)
+
+
+async def get_user(request: web.Request) -> web.Response:
+    """A user."""
+    return _answer_user(await request.app[DIRECTORY].find(path_user(request)))
+
+
+async def change_user(request: web.Request) -> web.Response:
+    """Change the members of a user that are given."""
+    change = await read(request, payloads.UserChange)
+    values = change.model_dump(exclude_unset=True)
+    versions = _versions_wanted(request)
+    async with _guessing(request, [change]):
+        user = await request.app[ACCOUNTS].change(path_user(request), values, actor_of(request), versions)
+    return _answer_user(user)
+
+
+async def change_users(request: web.Request) -> web.Response:
+    """Change many users, each as ``change_user`` does."""
+    changes = await read(request, payloads.UserChanges)
+    named = [UserChange(one.id, one.model_dump(exclude_unset=True, exclude={"id"})) for one in changes.root]
+    async with _guessing(request, changes.root):
+        users = await request.app[ACCOUNTS].change_many(named, actor_of(request))
+    return answer(payloads.Items[payloads.User].model_validate({"items": users}, from_attributes=True))
+
+
+async def delete_user(request: web.Request) -> web.Response:
+    """Delete a user."""
+    await request.app[ACCOUNTS].delete(path_user(request), actor_of(request))
+    return web.Response(status=204)
+
+
+async def delete_users(request: web.Request) -> web.Response:
+    """Delete many users."""
+    query = read_query(request, IdsQuery)
+    deleted = await request.app[ACCOUNTS].delete_many(query.id, actor_of(request))
+    return answer(payloads.Deleted(deleted=deleted))
+
+
+@contextlib.asynccontextmanager
+async def _guessing(request: web.Request, changes: Iterable[payloads.UserChange]) -> AsyncIterator[None]:
+    """Around a change that shows a current password, which is not to be guessed faster here than at log-in."""
+    if not any("current_password" in change.model_fields_set for change in changes):
+        yield
+        return
+    user = await request.app[DIRECTORY].find(request[SESSION].user_id)
+    async with request.app[THROTTLE].guess(user.login, client_of(request).address):
+        yield
+
+
+def _new_user(new: payloads.NewUser) -> NewUser:
+    return NewUser(**new.model_dump())
+
+
+def _answer_user(user: User, *, status: int = 200) -> web.Response:
+    response = answer(payloads.User.model_validate(user), status=status)
+    response.etag = user.version
+    return response
+
+
+def _versions_wanted(request: web.Request) -> set[str] | None:
+    """Those of If-Match (RFC 9110), of which the user must have one; None when any will do."""
+    tags = request.if_match
+    if tags is None or request.headers["If-Match"].strip() == "*":
+        return None
+    return {tag.value for tag in tags if not tag.is_weak}
+
+
+# Groups
+
+
 async def user_groups(request: web.Request) -> web.Response:
     """The groups of a user."""
-    page = await request.app[GROUPS].of_user(request[SESSION].user_id, _window(request))
-    return answer(payloads.Page[payloads.Group].model_validate(page))
+    window = read_window(read_query(request, PageQuery), GROUPS_OF_USER.order)
+    page = await request.app[GROUPS].of_user(path_user(request), window)
+    return answer_page(request, page, payloads.Group)
 
 
 async def create_group(request: web.Request) -> web.Response:
     """Make a group, and own it."""
     new = await read(request, payloads.NewGroup)
-    group = await request.app[GROUPS].create(new.name, actor_of(request))
+    group = await request.app[GROUPS].create(new.name, actor_of(request), join=new.join, post=new.post)
     return answer(payloads.Group.model_validate(group), status=201)
+
+
+async def list_groups(request: web.Request) -> web.Response:
+    """One's own groups and the open ones; all of them for whoever may read all."""
+    window = read_window(read_query(request, PageQuery), VISIBLE_GROUPS.order)
+    groups, user_id = request.app[GROUPS], request[SESSION].user_id
+    may_read_all = await is_permitted(request, Permission.GROUPS_READ)
+    page = await (groups.all if may_read_all else groups.visible_to)(user_id, window)
+    return answer_page(request, page, payloads.Group)
 
 
 async def get_group(request: web.Request) -> web.Response:
     """A group."""
     return answer(payloads.Group.model_validate(request[GROUP]))
+
+
+async def change_group(request: web.Request) -> web.Response:
+    """Change a group's name or rules."""
+    change = await read(request, payloads.GroupChange)
+    given = change.model_dump(exclude_unset=True)
+    group = await request.app[GROUPS].change(request[GROUP].id, actor_of(request), **given)
+    return answer(payloads.Group.model_validate(group))
 
 
 async def delete_group(request: web.Request) -> web.Response:
@@ -102,16 +277,30 @@ async def delete_group(request: web.Request) -> web.Response:
 
 async def group_members(request: web.Request) -> web.Response:
     """The members of a group."""
-    page = await request.app[GROUPS].members(request[GROUP].id, _window(request))
-    return answer(payloads.Page[payloads.Member].model_validate(page))
+    window = read_window(read_query(request, PageQuery), MEMBERS_OF_GROUP.order)
+    page = await request.app[GROUPS].members(request[GROUP].id, window)
+    return answer_page(request, page, payloads.Member)
 
 
 async def put_member(request: web.Request) -> web.Response:
-    """Make a user a member: 201, or 200 when they were one already."""
-    if await read_body(request):
-        await read(request, payloads.Nothing)
-    member, is_new = await request.app[GROUPS].add_member(request[GROUP].id, path_user(request), actor_of(request))
+    """Make a user a member, or give a member a role: 201 for a new one, 200 for one who was there already.
+
+    Whoever lets themselves into an open group has no say in their role.
+    """
+    change = await read(request, payloads.MemberChange) if await read_body(request) else payloads.MemberChange()
+    role = change.role if "role" in change.model_fields_set else None
+    group, user_id = request[GROUP], path_user(request)
+    if role and group.role != "owner" and not await is_permitted(request, Permission.GROUPS_WRITE):
+        raise NotAnOwner
+    member, is_new = await request.app[GROUPS].add_member(group.id, user_id, actor_of(request), role)
     return answer(payloads.Member.model_validate(member), status=201 if is_new else 200)
+
+
+async def add_members(request: web.Request) -> web.Response:
+    """Make users members, all or none."""
+    new = await read(request, payloads.NewMembers)
+    members = await request.app[GROUPS].add_members(request[GROUP].id, new.user_ids, actor_of(request))
+    return answer(payloads.Items[payloads.Member].model_validate({"items": members}), status=201)
 
 
 async def delete_member(request: web.Request) -> web.Response:
@@ -147,13 +336,97 @@ async def listen(request: web.Request) -> web.StreamResponse:
         hub.detach(listener)
 
 
-def _window(request: web.Request) -> Window:
-    query = read_query(request, payloads.PageQuery)
-    return Window(query.limit, query.after)
+# The history
 
 
-async def _sign_in(request: web.Request, user_id: UUID) -> web.Response:
-    signed_in = await request.app[SESSIONS].create(user_id)
-    response = make_login_response(user_id, signed_in)
+async def list_history(request: web.Request) -> web.Response:
+    """Who changed what, the newest first."""
+    query = read_query(request, HistoryQuery)
+    window = read_window(query, HISTORY_ORDER)
+    filters = cast(HistoryFilters, query.model_dump(exclude={"limit", "after"}, exclude_none=True))
+    return answer_page(request, await request.app[HISTORY].page(window, filters), payloads.Change)
+
+
+async def user_history(request: web.Request) -> web.Response:
+    """What was changed of a user and of their memberships, the newest first."""
+    window = read_window(read_query(request, PageQuery), HISTORY_OF_USER.order)
+    page = await request.app[HISTORY].of_user(path_user(request), window)
+    return answer_page(request, page, payloads.Change)
+
+
+async def list_roles(request: web.Request) -> web.Response:
+    """The roles, by name."""
+    window = read_window(read_query(request, PageQuery), roles.ROLES.order)
+    return answer_page(request, await request.app[ROLES].page(window), payloads.Role)
+
+
+async def create_roles(request: web.Request) -> web.Response:
+    """Make a role, or many."""
+    body, actor = await read_some(request, payloads.NewRole, payloads.NewRoles), actor_of(request)
+    if isinstance(body, list):
+        new = [roles.NewRole(role.name, role.permissions) for role in body]
+        return _answer_roles(await request.app[ROLES].create_many(new, actor), status=201)
+    role = await request.app[ROLES].create(roles.NewRole(body.name, body.permissions), actor)
+    return answer(payloads.Role.model_validate(role), status=201)
+
+
+async def change_roles(request: web.Request) -> web.Response:
+    """Change many roles."""
+    body = await read(request, payloads.RoleChanges)
+    changes = [_role_change(change.id, change) for change in body.root]
+    return _answer_roles(await request.app[ROLES].change_many(changes, actor_of(request)))
+
+
+async def delete_roles(request: web.Request) -> web.Response:
+    """Delete many roles."""
+    query = read_query(request, IdsQuery)
+    deleted = await request.app[ROLES].delete_many(query.id, actor_of(request))
+    return answer(payloads.Deleted(deleted=deleted))
+
+
+async def get_role(request: web.Request) -> web.Response:
+    """A role."""
+    return answer(payloads.Role.model_validate(await request.app[ROLES].find(_path_role(request))))
+
+
+async def change_role(request: web.Request) -> web.Response:
+    """Change a role."""
+    change = _role_change(_path_role(request), await read(request, payloads.RoleChange))
+    return answer(payloads.Role.model_validate(await request.app[ROLES].change(change, actor_of(request))))
+
+
+async def delete_role(request: web.Request) -> web.Response:
+    """Delete a role."""
+    await request.app[ROLES].delete(_path_role(request), actor_of(request))
+    return web.Response(status=204)
+
+
+def _path_role(request: web.Request) -> UUID:
+    """The role in the path. Raises NoSuchRole when it is no UUID."""
+    role_id = parse_uuid(request.match_info["role_id"])
+    if role_id is None:
+        raise NoSuchRole
+    return role_id
+
+
+def _role_change(role_id: UUID, body: payloads.RoleChange) -> roles.RoleChange:
+    given = body.model_fields_set
+    return roles.RoleChange(
+        role_id, body.name if "name" in given else None, body.permissions if "permissions" in given else None
+    )
+
+
+def _answer_roles(found: list[roles.Role], *, status: int = 200) -> web.Response:
+    items = [payloads.Role.model_validate(role) for role in found]
+    return answer(payloads.Items[payloads.Role](items=items), status=status)
+
+
+async def _sign_in(request: web.Request, verified: Verified) -> web.Response:
+    signed_in = await request.app[SESSIONS].create(verified, client_of(request))
+    response = make_login_response(verified.user_id, signed_in)
     set_session_cookie(request, response, signed_in.token)
     return response
+
+
+def _owner_of_sessions(request: web.Request) -> UUID:
+    return path_user(request) if "user_id" in request.match_info else request[SESSION].user_id

@@ -8,6 +8,17 @@ PASSWORD_CHARACTERS = 6
 PASSWORD_BYTES = 1024
 RAW_LENGTH = 4096  # characters; putting unbounded text into normal form takes time that grows with its square
 
+# What ``check_name`` takes, as ECMA-262 says it to clients: neither controls nor line breaks, and no space at the ends.
+# Left out is what no pattern can say: that the length is counted in normal form.
+_INNER = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]"
+_OUTER = r"[^\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+_NAME = rf"{_OUTER}(?:{_INNER}{{0,{NAME_LENGTH - 2}}}{_OUTER})?"
+_UUID = r"(?:urn:)?(?:uuid:)?\{?[0-9A-Fa-f]{8}-?(?:[0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}\}?"
+NAME_PATTERN = f"^{_NAME}$"
+PERSON_NAME_PATTERN = f"^(?:{_NAME})?$"
+PART_PATTERN = f"^{_INNER}{{1,{NAME_LENGTH}}}$"
+GROUP_NAME_PATTERN = rf"^(?!\.{{1,2}}$|{_UUID}$|[^/]*/){_NAME}$"
+
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, lone surrogates, line and paragraph separators
 
 
@@ -32,9 +43,19 @@ def check_name(text: str) -> str:
         raise ValueError(f"must have 1 to {NAME_LENGTH} characters")
     if name != name.strip():
         raise ValueError("must not begin or end with a space")
-    if any(unicodedata.category(character) in _UNPRINTABLE for character in name):
-        raise ValueError("must not contain control characters")
+    check_printable(name)
     return name
+
+
+def check_printable(text: str) -> None:
+    """Raises ValueError when a character is one that nobody sees, or that the database does not take."""
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in text):
+        raise ValueError("must not contain control characters")
+
+
+def check_person_name(text: str) -> str:
+    """A first or last name: nothing, or what ``check_name`` takes. Raises ValueError otherwise."""
+    return check_name(text) if text else ""
 
 
 def check_group_name(text: str) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ class Passwords:
 
     def __init__(self, cost: HashingCost = OWASP, *, workers: int = WORKERS, queue: int = QUEUE) -> None:
         self._hasher = PasswordHasher(cost.time_cost, cost.memory_kib, cost.parallelism)
+        self._workers = workers
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="hash")
         self._free = workers + queue
         self._decoy = self._hasher.hash(secrets.token_hex())
@@ -39,6 +40,14 @@ class Passwords:
     async def hash(self, password: str) -> str:
         """An encoded argon2id hash."""
         return await self._run(lambda: self._hasher.hash(password))
+
+    async def hash_all(self, passwords: Iterable[str]) -> list[str]:
+        """The hashes of many, in their order; no more at once than there are workers: others want their turn."""
+        hashes: list[str] = []
+        waiting = list(passwords)
+        for start in range(0, len(waiting), self._workers):
+            hashes += await asyncio.gather(*map(self.hash, waiting[start : start + self._workers]))
+        return hashes
 
     async def verify(self, password: str, encoded: str | None) -> bool:
         """Whether the hash is this password's. With None a decoy is verified: as slow, and always False."""

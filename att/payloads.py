@@ -1,31 +1,22 @@
 """The shapes of requests and answers."""
 
-import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 
-from att import names, paging
-from att.errors import FieldError, InvalidInput
+from att.fields import Date, GroupName, Id, Name, NewPassword, Permissions, PersonName, TypedPassword
+from att.permissions import Join, Permission, Post
+from att.permissions import Role as Membership
 
 T = TypeVar("T")
+U = TypeVar("U", bound="NewUser | NamedUserChange")
+V = TypeVar("V", bound="NamedUserChange | NamedRoleChange")
 
-FAULTS_TOLD = 100
-
-Name = Annotated[str, AfterValidator(names.check_name)]
-GroupName = Annotated[str, AfterValidator(names.check_group_name)]
-NewPassword = Annotated[str, AfterValidator(names.check_password)]
-TypedPassword = Annotated[str, AfterValidator(names.check_password_size)]
-
-
-def _digits(text: object) -> object:
-    if isinstance(text, str) and not re.fullmatch("[0-9]{1,9}", text):
-        raise ValueError("must be a whole number")
-    return text
+MANY = 1_000  # items of one request
+PASSWORDS = 100  # items of one request that bring a password, each of which is hashed
 
 
 class Request(BaseModel):
@@ -48,21 +39,129 @@ class Credentials(Request):
     password: TypedPassword
 
 
+class NewUser(Request):
+    """A user to be made. Without a password they cannot sign in until they are given one."""
+
+    login: Name
+    password: NewPassword | None = None
+    first_name: PersonName = ""
+    last_name: PersonName = ""
+    birth_date: Date | None = None
+    role: Name = "User"
+    active: bool = True
+
+
+class UserChange(Request):
+    """The members of a user that are to change; those that are not given stay.
+
+    ``current_password`` comes with a new password of one's own.
+    """
+
+    login: Name = Field(default_factory=str)
+    password: NewPassword = Field(default_factory=str)
+    current_password: TypedPassword = Field(default_factory=str)
+    first_name: PersonName = Field(default_factory=str)
+    last_name: PersonName = Field(default_factory=str)
+    birth_date: Date | None = Field(default_factory=lambda: None)
+    role: Name = Field(default_factory=str)
+    active: bool = Field(default_factory=bool)
+
+
+class NamedUserChange(UserChange):
+    """A change of one of many users."""
+
+    id: Id
+
+
+class NewRole(Request):
+    """A role to be made."""
+
+    name: Name
+    permissions: Permissions = Field(default_factory=list)
+
+
+class RoleChange(Request):
+    """The members of a role that are to change; those that are not given stay."""
+
+    name: Name = Field(default_factory=str)
+    permissions: Permissions = Field(default_factory=list)
+
+
+class NamedRoleChange(RoleChange):
+    """A change of one of many roles."""
+
+    id: Id
+
+
+def _check_passwords(items: list[U]) -> list[U]:
+    if sum(bool(item.password) for item in items) > PASSWORDS:
+        raise ValueError(f"must not bring more than {PASSWORDS} passwords")
+    return items
+
+
+def _check_ids(items: list[V]) -> list[V]:
+    if len({item.id for item in items}) < len(items):
+        raise ValueError("must not name the same id twice")
+    return items
+
+
+NewUserList = Annotated[list[NewUser], Field(min_length=1, max_length=MANY), AfterValidator(_check_passwords)]
+UserChangeList = Annotated[
+    list[NamedUserChange],
+    Field(min_length=1, max_length=MANY),
+    AfterValidator(_check_passwords),
+    AfterValidator(_check_ids),
+]
+
+
+class NewUsers(RootModel[NewUserList]):
+    """Users to be made, all or none; at most 100 with a password."""
+
+
+class UserChanges(RootModel[UserChangeList]):
+    """Changes of users, all or none, each user once; at most 100 with a password."""
+
+
+class NewRoles(RootModel[Annotated[list[NewRole], Field(min_length=1, max_length=MANY)]]):
+    """Roles to be made, all or none."""
+
+
+class RoleChanges(RootModel[Annotated[list[NamedRoleChange], Field(min_length=1, max_length=MANY)]]):
+    """Changes of roles, all or none."""
+
+
 class NewGroup(Request):
-    """The body that makes a group."""
+    """A group to be made."""
 
     name: GroupName
+    join: Join = "invite"
+    post: Post = "members"
 
 
-class Nothing(Request):
-    """A body that has nothing to say: none at all, or an empty object."""
+class GroupChange(Request):
+    """The members of a group that are to change; those that are not given stay."""
+
+    name: GroupName = Field(default_factory=str)
+    join: Join = Field(default_factory=lambda: "invite")
+    post: Post = Field(default_factory=lambda: "members")
 
 
-class PageQuery(BaseModel):
-    """The query of a list."""
+class MemberChange(Request):
+    """The role that a member is to have. Without it one who is new is a plain member, and others stay what they are."""
 
-    limit: Annotated[int, BeforeValidator(_digits)] = Field(default=paging.PAGE_DEFAULT, ge=1, le=paging.PAGE_LIMIT)
-    after: Annotated[paging.Cursor, BeforeValidator(paging.parse_cursor)] = paging.START
+    role: Membership = Field(default_factory=lambda: "member")
+
+
+class NewMembers(Request):
+    """Users to be made members, all or none."""
+
+    user_ids: Annotated[list[Id], Field(min_length=1, max_length=MANY)]
+
+
+class Message(BaseModel):
+    """Any JSON object. It is sent on as it came, byte for byte."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 class Answer(BaseModel):
@@ -71,13 +170,73 @@ class Answer(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
-class Group(Answer):
-    """A group; ``role`` is one's own in it."""
+class SignedIn(Answer):
+    """The answer to sign-up and log-in. The token is shown once, and is what signs requests in."""
+
+    user_id: UUID
+    token: str
+    expires_at: datetime
+
+
+class User(Answer):
+    """A user; ``role`` is its name."""
+
+    id: UUID
+    login: str
+    first_name: str
+    last_name: str
+    birth_date: date | None
+    registered_at: datetime
+    role: str
+    active: bool
+
+
+class Role(Answer):
+    """A role and what it permits."""
 
     id: UUID
     name: str
+    permissions: list[Permission]
+
+
+class Change(Answer):
+    """A row of the history: what was changed, when, by whom. ``old`` and ``new`` hold what differs."""
+
+    id: int
+    at: datetime
+    table: Literal["users", "roles", "groups", "members"]
+    operation: Literal["INSERT", "UPDATE", "DELETE"]
+    row: str
+    actor_id: UUID | None
+    session_id: UUID | None
+    request_id: str | None
+    database_role: str
+    old: dict[str, Any] | None
+    new: dict[str, Any] | None
+
+
+class Session(Answer):
+    """A session; ``current`` is the one that asks, ``sockets`` how many it has open."""
+
+    id: UUID
     created_at: datetime
-    role: Literal["owner", "member"]
+    last_seen_at: datetime
+    expires_at: datetime
+    address: str | None
+    user_agent: str | None
+    current: bool
+    sockets: int
+
+
+class Group(Answer):
+    """A group; ``role`` is one's own in it, null when one is not a member."""
+
+    id: UUID
+    name: str
+    join: Join
+    post: Post
+    created_at: datetime
+    role: Membership | None
 
 
 class Member(Answer):
@@ -85,7 +244,7 @@ class Member(Answer):
 
     user_id: UUID
     login: str
-    role: Literal["owner", "member"]
+    role: Membership
     joined_at: datetime
 
 
@@ -93,7 +252,19 @@ class Page(Answer, Generic[T]):
     """A part of a list. ``next`` is the ``after`` of the part that follows, null at the end."""
 
     items: Sequence[T]
-    next: Annotated[str | None, BeforeValidator(lambda cursor: None if cursor is None else str(cursor))]
+    next: str | None
+
+
+class Items(Answer, Generic[T]):
+    """What was made or changed, in the order in which it was asked for."""
+
+    items: Sequence[T]
+
+
+class Deleted(Answer):
+    """How many were deleted."""
+
+    deleted: int
 
 
 class Delivery(Answer):
@@ -101,28 +272,3 @@ class Delivery(Answer):
 
     group: UUID
     delivered: int
-
-
-def explain(error: ValidationError) -> InvalidInput:
-    """Every fault at once, each with the path of its member; what was sent is not repeated.
-
-    Of very many the first are told, and how many more there are: the answer must not outgrow the question.
-    """
-    faults = error.errors(include_url=False, include_input=False)
-    told = [_explain_one(fault) for fault in faults[:FAULTS_TOLD]]
-    untold = len(faults) - len(told)
-    return InvalidInput([*told, FieldError("body", f"has {untold} more faults")] if untold else told)
-
-
-def _explain_one(fault: ErrorDetails) -> FieldError:
-    field = ".".join(str(part) for part in fault["loc"]) or "body"
-    context: dict[str, Any] = fault.get("ctx", {})
-    if fault["type"] == "value_error":
-        return FieldError(field, str(context["error"]))
-    if fault["type"] == "extra_forbidden":
-        return FieldError(field, "unknown member")
-    if fault["type"] == "missing":
-        return FieldError(field, "is missing")
-    if fault["type"] == "model_type":
-        return FieldError(field, "must be a JSON object")
-    return FieldError(field, fault["msg"][:1].lower() + fault["msg"][1:])

@@ -1,88 +1,145 @@
 """The API as one table: method, path, handler, who may, and what it is for. Nothing is served that is not in it."""
 
-import re
-from collections import defaultdict
-from dataclasses import dataclass
+from att import docs, errors, handlers, payloads, queries
+from att.account_routes import ACCOUNTS, HISTORY, ROLES, SESSIONS, USERS
+from att.payloads import Page
+from att.permissions import Permission, Who
+from att.routing import File, Route, Shapes
 
-from aiohttp import web
+_GROUP = Shapes(answers={200: payloads.Group})
+_NOTHING = Shapes(answers={204: None})
 
-from att import handlers, permissions
-from att.permissions import Who
-from att.web import GROUP, GROUPS, SESSION, Handler, identify, load_body, path_user
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One row of the table. A GET route answers HEAD as well, unless it ``upgrades`` to a WebSocket."""
-
-    method: str
-    path: str
-    handler: Handler
-    who: Who
-    summary: str
-    upgrades: bool = False
-
-
-ROUTES = (
-    Route("POST", "/signup", handlers.signup, Who.ANYONE, "Make an account"),
-    Route("POST", "/login", handlers.login, Who.ANYONE, "Start a session"),
-    Route("POST", "/logout", handlers.logout, Who.SIGNED_IN, "End the session"),
-    Route("GET", "/users/{user_id}/groups", handlers.user_groups, Who.ONESELF, "List a user's groups"),
-    Route("POST", "/groups", handlers.create_group, Who.SIGNED_IN, "Make a group"),
-    Route("GET", "/groups/{group}", handlers.get_group, Who.MEMBER, "Show a group"),
-    Route("DELETE", "/groups/{group}", handlers.delete_group, Who.OWNER, "Delete a group"),
-    Route("GET", "/groups/{group}/members", handlers.group_members, Who.MEMBER, "List a group's members"),
-    Route("PUT", "/groups/{group}/members/{user_id}", handlers.put_member, Who.OWNER, "Add a member"),
+GROUPS = (
+    Route(
+        "GET",
+        "/users/{user_id}/groups",
+        handlers.user_groups,
+        Who.ONESELF,
+        "List a user's groups",
+        Shapes(query=queries.PageQuery, answers={200: Page[payloads.Group]}),
+        Permission.GROUPS_READ,
+    ),
+    Route(
+        "GET",
+        "/groups",
+        handlers.list_groups,
+        Who.SIGNED_IN,
+        "List one's own groups and the open ones, or all with groups.read",
+        Shapes(query=queries.PageQuery, answers={200: Page[payloads.Group]}),
+    ),
+    Route(
+        "POST",
+        "/groups",
+        handlers.create_group,
+        Who.SIGNED_IN,
+        "Make a group",
+        Shapes(body=payloads.NewGroup, answers={201: payloads.Group}, errors=(errors.GroupNameTaken,)),
+    ),
+    Route("GET", "/groups/{group}", handlers.get_group, Who.VISITOR, "Show a group", _GROUP, Permission.GROUPS_READ),
+    Route(
+        "PATCH",
+        "/groups/{group}",
+        handlers.change_group,
+        Who.OWNER,
+        "Change a group's name or rules",
+        Shapes(body=payloads.GroupChange, answers={200: payloads.Group}, errors=(errors.GroupNameTaken,)),
+        Permission.GROUPS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/groups/{group}",
+        handlers.delete_group,
+        Who.OWNER,
+        "Delete a group",
+        _NOTHING,
+        Permission.GROUPS_WRITE,
+    ),
+    Route(
+        "GET",
+        "/groups/{group}/members",
+        handlers.group_members,
+        Who.MEMBER,
+        "List a group's members",
+        Shapes(query=queries.PageQuery, answers={200: Page[payloads.Member]}),
+        Permission.GROUPS_READ,
+    ),
+    Route(
+        "POST",
+        "/groups/{group}/members",
+        handlers.add_members,
+        Who.OWNER,
+        "Add members, all or none",
+        Shapes(body=payloads.NewMembers, answers={201: payloads.Items[payloads.Member]}, errors=(errors.NoSuchUser,)),
+        Permission.GROUPS_WRITE,
+    ),
+    Route(
+        "PUT",
+        "/groups/{group}/members/{user_id}",
+        handlers.put_member,
+        Who.OWNER_OR_JOINER,
+        "Add a member, join an open group, or change a member's role",
+        Shapes(
+            body=payloads.MemberChange,
+            is_body_required=False,
+            answers={200: payloads.Member, 201: payloads.Member},
+            errors=(errors.NoSuchUser, errors.LastOwner),
+        ),
+        Permission.GROUPS_WRITE,
+    ),
     Route(
         "DELETE",
         "/groups/{group}/members/{user_id}",
         handlers.delete_member,
         Who.OWNER_OR_ONESELF,
         "Remove a member, or leave",
+        Shapes(answers={204: None}, errors=(errors.NoSuchMember, errors.LastOwner)),
+        Permission.GROUPS_WRITE,
     ),
-    Route("POST", "/broadcast/{group}", handlers.broadcast, Who.MEMBER, "Send a JSON object to a group"),
-    Route("GET", "/listen/{user_id}", handlers.listen, Who.ONESELF, "Hear one's groups", upgrades=True),
+    Route(
+        "POST",
+        "/broadcast/{group}",
+        handlers.broadcast,
+        Who.POSTER,
+        "Send a JSON object to a group",
+        Shapes(body=payloads.Message, answers={200: payloads.Delivery}, errors=(errors.NotAnObject,)),
+        Permission.BROADCAST_ANY,
+    ),
+    Route(
+        "GET",
+        "/listen/{user_id}",
+        handlers.listen,
+        Who.ONESELF,
+        "Hear one's groups, on a WebSocket",
+        Shapes(answers={101: None}, errors=(errors.UpgradeRequired,)),
+        upgrades=True,
+    ),
 )
 
+DOCS = (
+    Route(
+        "GET",
+        "/openapi.json",
+        docs.openapi,
+        Who.ANYONE,
+        "This document (OpenAPI 3.1)",
+        Shapes(answers={200: File(("application/json",))}),
+    ),
+    Route(
+        "GET",
+        "/docs",
+        docs.docs,
+        Who.ANYONE,
+        "This document, to be read and tried in a browser",
+        Shapes(answers={200: File(("text/html",))}),
+    ),
+    Route(
+        "GET",
+        "/docs/{file}",
+        docs.docs_file,
+        Who.ANYONE,
+        "A file of that page",
+        Shapes(answers={200: File(tuple(sorted({*docs.MEDIA_TYPES.values()})))}),
+    ),
+)
 
-def add_routes(router: web.UrlDispatcher) -> None:
-    """Serve the table, each handler behind its guard, and OPTIONS for each path."""
-    methods: defaultdict[str, set[str]] = defaultdict(lambda: {"OPTIONS"})
-    for route in ROUTES:
-        # A name in a path may contain anything but a slash; aiohttp's own pattern leaves out braces.
-        path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", route.path)
-        served = {"GET", "HEAD"} if route.method == "GET" and not route.upgrades else {route.method}
-        methods[path] |= served
-        for method in sorted(served):
-            router.add_route(method, path, guarded(route))
-    for path, known in methods.items():
-        router.add_route("OPTIONS", path, _options(known))
-
-
-def guarded(route: Route) -> Handler:
-    """The handler, run only for those who may."""
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        if route.who is Who.ANYONE:
-            return await route.handler(request)
-        # Before it is asked who and whether: what is found then must still hold when the handler runs.
-        await load_body(request)
-        session = request[SESSION] = await identify(request)
-        role = None
-        if "group" in request.match_info:
-            group = request[GROUP] = await request.app[GROUPS].find(request.match_info["group"], session.user_id)
-            role = group.role
-        target = path_user(request) if "user_id" in request.match_info else None
-        permissions.check(route.who, actor=session.user_id, target=target, role=role)
-        return await route.handler(request)
-
-    return handle
-
-
-def _options(methods: set[str]) -> Handler:
-    allow = ", ".join(sorted(methods))
-
-    async def options(_request: web.Request) -> web.StreamResponse:
-        return web.Response(status=204, headers={"Allow": allow})
-
-    return options
+ROUTES = (*ACCOUNTS, *SESSIONS, *USERS, *ROLES, *HISTORY, *GROUPS, *DOCS)

@@ -9,12 +9,18 @@ from uuid import UUID
 
 from sqlalchemy import Interval, bindparam, delete, func, insert, select, update
 
-from att.db.engine import Engine, prepare
-from att.db.schema import sessions
+from att.db.engine import Engine, Transaction, prepare
+from att.db.pages import Listing
+from att.db.schema import sessions, users
+from att.errors import AuthFailed, NoSuchSession
+from att.paging import Order, Page, Window
 
 TOKEN_BYTES = 32
 _TOKEN_FORM = re.compile(r"[A-Za-z0-9_-]{43}")  # 32 bytes in base64url without padding
-SLIDE_PARTS = 20  # a session in use is written to at most this often in its lifetime
+# A session in use is written to at most once a minute, or, if it lives for less than 20, in a part of its lifetime.
+SLIDE_EVERY = timedelta(minutes=1)
+SLIDE_PARTS = 20
+SWEEP_BATCH = 1_000  # sessions removed by one statement
 
 
 class Session(NamedTuple):
@@ -37,11 +43,49 @@ class SignIn(NamedTuple):
         return self.session.expires_at
 
 
+class Verified(NamedTuple):
+    """Somebody who has just shown who they are, and the stored hash by which that was told."""
+
+    user_id: UUID
+    password_hash: str
+
+
+class Client(NamedTuple):
+    """What a session is begun with: an IP address, unless it is not known, and what the program calls itself."""
+
+    address: str | None
+    user_agent: str | None
+
+
+class SessionInfo(NamedTuple):
+    """A session as its user is told of it; ``address`` and ``user_agent`` are those that it was begun with."""
+
+    id: UUID
+    created_at: datetime
+    last_seen_at: datetime
+    expires_at: datetime
+    address: str | None
+    user_agent: str | None
+
+
+class Audience(Protocol):
+    """Is told of sessions that are over, after it is committed, and closes their sockets."""
+
+    def session_ended(self, session_id: UUID) -> None:
+        """This session has ended."""
+
+    def user_ended(self, user_id: UUID) -> None:
+        """All sessions of this user have ended."""
+
+    def user_uncertain(self, user_id: UUID) -> None:
+        """The connection was lost at the commit: sessions of this user may have ended, or not."""
+
+
 class SessionStore(Protocol):
     """Keeps sessions. Knows nothing of how a token travels."""
 
-    async def create(self, user_id: UUID) -> SignIn:
-        """A new session of that user. Raises NoSuchUser."""
+    async def create(self, verified: Verified, client: Client) -> SignIn:
+        """A new session. Raises AuthFailed when the user was disabled or has another password since."""
 
     async def find(self, token: str) -> Session | None:
         """The live session with this token, its expiry moved on; None when there is none."""
@@ -52,13 +96,42 @@ class SessionStore(Protocol):
     async def end(self, session_id: UUID) -> None:
         """End it, now. It does not matter whether it had ended before."""
 
+    async def end_one(self, user_id: UUID, session_id: UUID) -> None:
+        """End it, now, if it is that user's. Raises NoSuchSession when it is not."""
+
+    async def end_all(
+        self, user_id: UUID, *, keep: UUID | None = None, transaction: Transaction | None = None
+    ) -> list[UUID]:
+        """End all of that user's but the one to keep; the ids of those that have ended with it.
+
+        In a transaction it holds when that is committed. Change the user before, so that nobody signs in meanwhile.
+        """
+
+    async def of_user(self, user_id: UUID, window: Window) -> Page[SessionInfo]:
+        """The live sessions of that user, newest first."""
+
+    async def sweep(self) -> None:
+        """Remove what is left of sessions that have expired."""
+
 
 _expiry = func.now() + bindparam("ttl", type_=Interval)
 _live = sessions.c.expires_at > func.now()
 
+# The lock waits for a change of the user that is under way, and makes the next one wait for us.
 CREATE = prepare(
     insert(sessions)
-    .values(token_hash=bindparam("token_hash"), user_id=bindparam("user_id"), expires_at=_expiry)
+    .from_select(
+        ["token_hash", "user_id", "expires_at", "address", "user_agent"],
+        select(
+            bindparam("token_hash", type_=sessions.c.token_hash.type),
+            users.c.id,
+            _expiry,
+            bindparam("address", type_=sessions.c.address.type),
+            bindparam("user_agent", type_=sessions.c.user_agent.type),
+        )
+        .where(users.c.id == bindparam("user_id"), users.c.active, users.c.password_hash == bindparam("password_hash"))
+        .with_for_update(read=True),
+    )
     .returning(sessions.c.id, sessions.c.user_id, sessions.c.expires_at)
 )
 FIND = prepare(
@@ -66,13 +139,13 @@ FIND = prepare(
         sessions.c.id,
         sessions.c.user_id,
         sessions.c.expires_at,
-        (sessions.c.expires_at < _expiry - bindparam("slack", type_=Interval)).label("is_stale"),
+        (sessions.c.last_seen_at < func.now() - bindparam("slack", type_=Interval)).label("is_stale"),
     ).where(sessions.c.token_hash == bindparam("token_hash"), _live)
 )
 SLIDE = prepare(
     update(sessions)
     .where(sessions.c.id == bindparam("session_id"), _live)
-    .values(expires_at=_expiry)
+    .values(expires_at=_expiry, last_seen_at=func.now())
     .returning(sessions.c.id, sessions.c.user_id, sessions.c.expires_at)
 )
 CHECK = prepare(
@@ -81,6 +154,34 @@ CHECK = prepare(
     )
 )
 END = prepare(delete(sessions).where(sessions.c.id == bindparam("session_id")))
+END_ONE = prepare(
+    delete(sessions).where(sessions.c.id == bindparam("session_id"), sessions.c.user_id == bindparam("user_id"))
+)
+END_ALL = prepare(
+    delete(sessions)
+    .where(sessions.c.user_id == bindparam("user_id"), sessions.c.id.is_distinct_from(bindparam("keep")))
+    .returning(sessions.c.id)
+)
+SESSIONS_OF_USER = Listing(
+    select(*(sessions.c[name] for name in SessionInfo._fields)).where(
+        sessions.c.user_id == bindparam("user_id"), _live
+    ),
+    Order("sessions of user", (datetime, UUID), is_descending=True),
+    sessions.c.created_at,
+    sessions.c.id,
+)
+# Whoever else sweeps takes others; one that is being prolonged at this moment is left alone.
+SWEEP = prepare(
+    delete(sessions).where(
+        sessions.c.id.in_(
+            select(sessions.c.id)
+            .where(sessions.c.expires_at <= func.now())
+            .order_by(sessions.c.expires_at)
+            .limit(bindparam("batch"))
+            .with_for_update(skip_locked=True)
+        )
+    )
+)
 
 
 class PostgresSessions:
@@ -90,16 +191,19 @@ class PostgresSessions:
         self._db = db
         self._ttl = ttl
 
-    async def create(self, user_id: UUID) -> SignIn:
+    async def create(self, verified: Verified, client: Client) -> SignIn:
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        row = await self._db.fetch_one(CREATE, token_hash=_hash(token), user_id=user_id, ttl=self._ttl)
+        details = verified._asdict() | client._asdict()
+        row = await self._db.fetch_one(CREATE, token_hash=_hash(token), ttl=self._ttl, **details)
+        if row is None:
+            raise AuthFailed
         return SignIn(token, Session(*row))
 
     async def find(self, token: str) -> Session | None:
         if not _TOKEN_FORM.fullmatch(token):
             return None
-        slack = self._ttl / SLIDE_PARTS
-        row = await self._db.fetch_one(FIND, token_hash=_hash(token), ttl=self._ttl, slack=slack)
+        slack = min(self._ttl / SLIDE_PARTS, SLIDE_EVERY)
+        row = await self._db.fetch_one(FIND, token_hash=_hash(token), slack=slack)
         if row is None:
             return None
         session_id, user_id, expires_at, is_stale = row
@@ -111,6 +215,24 @@ class PostgresSessions:
 
     async def end(self, session_id: UUID) -> None:
         await self._db.execute(END, session_id=session_id)
+
+    async def end_one(self, user_id: UUID, session_id: UUID) -> None:
+        if not await self._db.execute(END_ONE, user_id=user_id, session_id=session_id):
+            raise NoSuchSession
+
+    async def end_all(
+        self, user_id: UUID, *, keep: UUID | None = None, transaction: Transaction | None = None
+    ) -> list[UUID]:
+        rows = await (transaction or self._db).fetch_all(END_ALL, user_id=user_id, keep=keep)
+        return [session_id for (session_id,) in rows]
+
+    async def of_user(self, user_id: UUID, window: Window) -> Page[SessionInfo]:
+        page = await SESSIONS_OF_USER.read(self._db, window, user_id=user_id)
+        return page.map(lambda row: SessionInfo(*row))
+
+    async def sweep(self) -> None:
+        while await self._db.execute(SWEEP, batch=SWEEP_BATCH) == SWEEP_BATCH:
+            pass
 
     async def _slide(self, session_id: UUID) -> Session | None:
         row = await self._db.fetch_one(SLIDE, session_id=session_id, ttl=self._ttl)

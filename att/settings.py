@@ -4,10 +4,13 @@ import os
 import re
 from dataclasses import dataclass, field
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import NamedTuple
 
 from platformdirs.unix import Unix
+
+from att.proxies import Proxy
 
 DURATION_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 SIZE_UNITS = {"b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
@@ -45,6 +48,18 @@ class HashingCost(NamedTuple):
 OWASP = HashingCost(time_cost=2, memory_kib=19_456, parallelism=1)
 
 
+class Rate(NamedTuple):
+    """How many times something may happen in a window of whole seconds."""
+
+    amount: int
+    per: timedelta
+
+
+LOGIN_FAILURES = Rate(5, timedelta(minutes=5))
+ADDRESS_FAILURES = Rate(50, timedelta(minutes=5))
+SIGNUPS = Rate(30, timedelta(hours=1))
+
+
 def default_data_dir() -> Path:
     """Where the embedded PostgreSQL keeps its data: never under root's home, which it would have to open.
 
@@ -68,6 +83,12 @@ class Settings:
     outbox_limit: int = 1024**2
     allow_origin: frozenset[str] = frozenset()
     hashing: HashingCost = OWASP
+    login_failures: Rate = LOGIN_FAILURES
+    address_failures: Rate = ADDRESS_FAILURES
+    signups: Rate = SIGNUPS
+    trust_proxy: frozenset[Proxy] = frozenset()
+    admin_login: str | None = None
+    admin_password: str | None = field(default=None, repr=False)
 
 
 def parse_listen(text: str) -> Address:
@@ -127,3 +148,23 @@ def parse_origin(text: str) -> str:
         raise ValueError(f"{text!r} is no origin; write scheme://host or scheme://host:port, as in https://app.example")
     scheme, host, port = match.groups()
     return f"{scheme}://{host}" if port in (None, DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
+
+
+def parse_rate(text: str) -> Rate:
+    """Read how many in which time: ``5/5m``, ``30/1h``. Raises ValueError that says what is wrong."""
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]+[a-z])", text)
+    if not match or int(match[1]) == 0:
+        raise ValueError(f"{text!r} is no rate; write a number, a slash and a duration: 5/5m, 50/90s or 30/1h")
+    return Rate(int(match[1]), parse_duration(match[2]))
+
+
+def parse_proxy(text: str) -> Proxy:
+    """Read an IP address, a network, or ``unix``. Raises ValueError that says what is wrong."""
+    if text == "unix":
+        return "unix"
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} is no network: {error}; write 10.0.0.0/8, 2001:db8::/32, 127.0.0.1 or unix"
+        ) from None

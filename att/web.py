@@ -9,27 +9,41 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from aiohttp import web
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import from_json
 
 from att import errors
 from att.accounts import Accounts
-from att.groups import Group, Groups
+from att.directory import Directory
+from att.faults import explain
+from att.group_directory import Group
+from att.groups import Groups
+from att.history import History
 from att.names import parse_uuid
-from att.payloads import Request, explain
-from att.permissions import Actor
+from att.paging import Order, Window
+from att.paging import Page as PageOf
+from att.payloads import Answer, Page
+from att.permissions import Actor, Permission, Permissions, permits
+from att.queries import PageQuery, Query
 from att.realtime.hub import Hub
+from att.roles import Roles
 from att.sessions import Session, SessionStore
 from att.settings import Settings
+from att.statuses import status_of
 
 SETTINGS = web.AppKey("settings", Settings)
 ACCOUNTS = web.AppKey("accounts", Accounts)
+DIRECTORY = web.AppKey("directory", Directory)
+ROLES = web.AppKey("roles", Roles)
 GROUPS = web.AppKey("groups", Groups)
+HISTORY = web.AppKey("history", History)
 SESSIONS: web.AppKey[SessionStore] = web.AppKey("sessions", SessionStore)
 HUB = web.AppKey("hub", Hub)
+DOCUMENT = web.AppKey("document", bytes)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 SESSION = web.RequestKey("session", Session)
+PERMISSIONS: web.RequestKey[Permissions] = web.RequestKey("permissions", frozenset)
 GROUP = web.RequestKey("group", Group)
 
 COOKIE = "att_session"
@@ -39,22 +53,9 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.!#$&^_-]+\+json)")
-_STATUS: dict[type[errors.AttError], int] = {
-    errors.Malformed: 400,
-    errors.BodyTimeout: 408,
-    errors.WrongMediaType: 415,
-    errors.Unauthenticated: 401,
-    errors.Forbidden: 403,
-    errors.NotFound: 404,
-    errors.Conflict: 409,
-    errors.Invalid: 422,
-    errors.UpgradeRequired: 426,
-    errors.Unavailable: 503,
-}
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-RequestShape = TypeVar("RequestShape", bound=Request)
 Shape = TypeVar("Shape", bound=BaseModel)
+QueryShape = TypeVar("QueryShape", bound=Query)
 
 log = logging.getLogger("att")
 
@@ -89,14 +90,30 @@ def parse_json(body: bytes) -> Any:
         raise errors.NotJson(f"The body is not JSON (RFC 8259) in UTF-8: {error}.") from error
 
 
-async def read(request: web.Request, shape: type[RequestShape]) -> RequestShape:
+async def read(request: web.Request, shape: type[Shape]) -> Shape:
     """The body in this shape. Raises NotJson, WrongMediaType, InvalidInput."""
     return _fit(shape, parse_json(await read_body(request)))
 
 
-def read_query(request: web.Request, shape: type[Shape]) -> Shape:
+async def read_some(request: web.Request, one: type[Shape], many: type[RootModel[list[Shape]]]) -> Shape | list[Shape]:
+    """An object, or an array of them. Raises what ``read`` does."""
+    value = parse_json(await read_body(request))
+    return _fit(many, value).root if isinstance(value, list) else _fit(one, value)
+
+
+def read_query(request: web.Request, shape: type[QueryShape]) -> QueryShape:
     """The query in this shape. Raises InvalidInput."""
-    return _fit(shape, dict(request.query))
+    given = {name: request.query.getall(name) for name in request.query}
+    once = {name: values[0] for name, values in given.items() if len(values) == 1 and name not in shape.repeatable}
+    return _fit(shape, given | once)
+
+
+def read_window(query: PageQuery, order: Order) -> Window:
+    """Which part of a list in this order is asked for. Raises InvalidInput when the cursor is of another one."""
+    try:
+        return Window(query.limit, None if query.after is None else order.parse(query.after))
+    except ValueError as error:
+        raise errors.InvalidInput([errors.FieldError("after", str(error))]) from error
 
 
 def _fit(shape: type[Shape], value: Any) -> Shape:
@@ -114,6 +131,14 @@ def answer(body: BaseModel, *, status: int = 200) -> web.Response:
     return web.json_response(body.model_dump(mode="json"), status=status)
 
 
+def answer_page(request: web.Request, page: PageOf[Any], shape: type[Answer]) -> web.Response:
+    """A page of these shapes, with a Link (RFC 8288) to the one that follows."""
+    response = answer(Page[shape].model_validate(page, from_attributes=True))  # type: ignore[valid-type]
+    if page.next is not None:
+        response.headers["Link"] = f'<{request.rel_url.update_query(after=page.next)}>; rel="next"'
+    return response
+
+
 def problem(status: int, code: str, detail: str, **members: Any) -> web.Response:
     """An error as ``application/problem+json``."""
     title = HTTPStatus(status).phrase
@@ -126,11 +151,15 @@ def problem(status: int, code: str, detail: str, **members: Any) -> web.Response
 
 def problem_of(error: errors.AttError) -> web.Response:
     """The answer to an error of ours."""
-    status = next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
+    status = status_of(type(error))
     fields = getattr(error, "fields", None)
-    members = {"errors": [{"field": field, "detail": message} for field, message in fields]} if fields else {}
+    members: dict[str, Any] = {}
+    if fields:
+        members["errors"] = [{"field": field, "detail": message} for field, message in fields]
+    if error.index is not None:
+        members["index"] = error.index
     response = problem(status, error.code, error.detail, **members)
-    if isinstance(error, errors.Unavailable):
+    if isinstance(error, errors.Unavailable | errors.TooManyAttempts):
         response.headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, errors.UpgradeRequired):
         response.headers.update({"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"})
@@ -227,9 +256,18 @@ def _authority(origin: str | None) -> str | None:
     return match[1] if match else None
 
 
+async def is_permitted(request: web.Request, wanted: Permission) -> bool:
+    """Whether the role of whoever asks permits this; it is looked up once a request."""
+    if PERMISSIONS not in request:
+        request[PERMISSIONS] = await request.app[ROLES].permissions_of(request[SESSION].user_id)
+    held: Permissions = request[PERMISSIONS]
+    return permits(held, wanted)
+
+
 def path_user(request: web.Request) -> UUID:
-    """The user in the path. Raises NoSuchUser when it is no UUID."""
-    user_id = parse_uuid(request.match_info["user_id"])
+    """The user in the path, where ``me`` is whoever asks. Raises NoSuchUser when it is no UUID."""
+    text = request.match_info["user_id"]
+    user_id = request[SESSION].user_id if text == "me" else parse_uuid(text)
     if user_id is None:
         raise errors.NoSuchUser
     return user_id

@@ -1,13 +1,15 @@
 """Fixtures: a real PostgreSQL, a migrated database for each test, an application on it, people who use it."""
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -20,10 +22,13 @@ from att.app import create_app
 from att.db.embedded import EmbeddedPostgres
 from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
-from att.settings import HashingCost, Settings
+from att.permissions import Actor
+from att.settings import HashingCost, Rate, Settings
 
 CHEAPEST = HashingCost(time_cost=1, memory_kib=8, parallelism=1)
+UNBOUNDED = Rate(10**9, timedelta(seconds=1))  # tests sign up and fail to log in as often as they like
 PASSWORD = "correct horse"
+ROOM = 2 * 1024**3  # bytes; a test's database takes some 10 MiB, the log up to 1 GiB
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -31,13 +36,21 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"uvloop": uvloop.new_event_loop}
 
 
+def _memory() -> Path | None:
+    """Where files stay in memory, if there is room: nearly each test has a database copied."""
+    memory = Path("/dev/shm")
+    has_room = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= ROOM
+    return memory if has_room else None
+
+
 @pytest.fixture(scope="session")
 def embedded() -> Iterator[EmbeddedPostgres]:
     """The embedded PostgreSQL, for the whole run."""
-    data_dir = Path(tempfile.mkdtemp(prefix="att-tests-"))
+    data_dir = Path(tempfile.mkdtemp(prefix="att-tests-", dir=_memory()))
     server = EmbeddedPostgres(data_dir)
     with psycopg.connect(server.start(), autocommit=True) as connection:
-        connection.execute("ALTER SYSTEM SET fsync = off")  # what a test wrote need not outlive the machine
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")  # what a test wrote need not outlive the machine
         connection.execute("SELECT pg_reload_conf()")
     yield server
     server.stop()
@@ -97,8 +110,14 @@ async def db(db_url: str) -> AsyncIterator[Engine]:
 
 @pytest.fixture
 def settings(db_url: str) -> Settings:
-    """Settings for the test's database, with hashing that costs nothing."""
-    return Settings(db_url=db_url, hashing=CHEAPEST)
+    """Settings for the test's database, with hashing that costs nothing and nobody who is braked."""
+    return Settings(
+        db_url=db_url,
+        hashing=CHEAPEST,
+        login_failures=UNBOUNDED,
+        address_failures=UNBOUNDED,
+        signups=UNBOUNDED,
+    )
 
 
 @pytest.fixture
@@ -167,3 +186,33 @@ def sign_up(client: TestClient) -> Callable[[str], Awaitable[Person]]:
         return Person(client, login, await response.json())
 
     return go
+
+
+# Below HTTP
+
+
+@pytest.fixture
+def sql(postgresql):
+    """Run SQL beside the application; its rows, if it has any."""
+
+    def run(query: str, *params: Any) -> Any:
+        cursor = postgresql.execute(query, params)
+        rows = cursor.fetchall() if cursor.description else None
+        postgresql.commit()
+        return rows
+
+    return run
+
+
+@pytest.fixture
+def add_user(sql) -> Callable[[str], Actor]:
+    """Make a user, on whose behalf something can be done."""
+
+    def add(login):
+        query = (
+            "INSERT INTO users (login, login_key, search_text, role_id)"
+            " SELECT %s, %s, %s, id FROM roles WHERE name = 'User' RETURNING id"
+        )
+        return Actor(sql(query, login, login, login)[0][0], uuid4(), "test")
+
+    return add

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -40,6 +41,9 @@ def run_here(monkeypatch, capsys):
     return go
 
 
+ADMIN = {"ATT_ADMIN_LOGIN": "root", "ATT_ADMIN_PASSWORD": "correct horse"}
+
+
 def one_line(result, *words):
     """The command failed with one line on stderr that contains the words."""
     assert result.returncode not in (0, -signal.SIGTERM)
@@ -63,10 +67,16 @@ def one_line(result, *words):
         ("--session-ttl", "forever", "is no duration"),
         ("--outbox-limit", "much", "is no size"),
         ("--allow-origin", "*", "is no origin"),
+        ("--login-failures", "5", "is no rate"),
+        ("--address-failures", "5/5w", "is no duration"),
+        ("--signups", "0/1h", "is no rate"),
+        ("--trust-proxy", "10.0.0.1/8", "has host bits set"),
         ("--data-dir", "", "give the path"),
         ("--data-dir", "~nobody-of-this-name/x", "leads nowhere"),
         ("--db-url", "postgresql://me@\udcff/db", "not understood"),
         ("--nonsense", "", "No such option"),
+        ("--admin-login", " x", "must not begin or end with a space"),
+        ("--admin-password", "hush!", "must have at least 6 characters"),
     ],
 )
 def test_a_malformed_option_is_one_line(run_here, option, value, says):
@@ -81,6 +91,8 @@ def test_a_malformed_option_is_one_line(run_here, option, value, says):
         ("ATT_LISTEN", "nowhere", "has no port"),
         ("ATT_DB_URL", "x", "not understood"),
         ("ATT_ALLOW_ORIGIN", "https://a b", "b"),
+        ("ATT_LOGIN_FAILURES", "5", "is no rate"),
+        ("ATT_TRUST_PROXY", "unix proxy.example", "'proxy.example' is no network"),
     ],
 )
 def test_every_option_is_read_from_the_environment(run_here, variable, value, says):
@@ -91,8 +103,11 @@ def test_help_teaches():
     """It names every option, and shows how to begin."""
     result = run("--help")
     assert result.returncode == 0
+    for word in ("--login-failures", "--address-failures", "--signups", "--trust-proxy"):
+        assert word in result.stdout
     options = ("--listen", "--db-url", "--data-dir", "--migrate", "--session-ttl", "--outbox-limit", "--allow-origin")
-    for word in (*options, "ATT_DB_URL", "Examples:"):
+    commands = ("create-admin", "reset-password", "migrate ")
+    for word in (*options, "--admin-login", "--admin-password", *commands, "ATT_DB_URL", "Examples:"):
         assert word in result.stdout
 
 
@@ -165,7 +180,7 @@ def test_a_taken_port(db_url):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        one_line(run("--db-url", db_url, "--listen", address), f"cannot listen on {address}", "is in use")
+        one_line(run("--db-url", db_url, "--listen", address, **ADMIN), f"cannot listen on {address}", "is in use")
 
 
 def test_a_taken_unix_socket(db_url, tmp_path):
@@ -174,7 +189,7 @@ def test_a_taken_unix_socket(db_url, tmp_path):
     with socket.socket(socket.AF_UNIX) as taken:
         taken.bind(path)
         taken.listen()
-        one_line(run("--db-url", db_url, "--listen", f"unix:{path}"), "is in use")
+        one_line(run("--db-url", db_url, "--listen", f"unix:{path}", **ADMIN), "is in use")
         assert Path(path).exists()
 
 
@@ -189,7 +204,42 @@ def test_a_taken_unix_socket(db_url, tmp_path):
     ],
 )
 def test_an_address_that_is_not_ours(db_url, address, says):
-    one_line(run("--db-url", db_url, "--listen", address), says)
+    one_line(run("--db-url", db_url, "--listen", address, **ADMIN), says)
+
+
+def test_a_generated_password_is_told_whatever_happens(db_url):
+    """The administrator is there by then, and the password is nowhere else."""
+    result = run("--db-url", db_url, "--listen", "a..b:80")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert re.fullmatch(r"the administrator is admin with the password \S{20} \(shown once\)\n", result.stdout)
+    one_line(run("--db-url", db_url, "--listen", "a..b:80"), "the host is unknown")
+
+
+@pytest.mark.parametrize(
+    ("options", "environment"),
+    [
+        (["--admin-login", "root"], {}),
+        (["--admin-password", "correct horse"], {}),
+        ([], {"ATT_ADMIN_LOGIN": "root"}),
+        ([], {"ATT_ADMIN_LOGIN": "root", "ATT_ADMIN_PASSWORD": ""}),
+    ],
+)
+def test_half_an_administrator(run_here, options, environment):
+    result = run_here("--db-url", "host=/no/such/dir dbname=db", *options, **environment)
+    one_line(result, "--admin-login and --admin-password go together")
+
+
+def test_an_administrator_whose_login_is_taken(db_url, postgresql):
+    """Whoever has it is not made one, and the way to do so is named."""
+    for login in ("admin", "root"):
+        postgresql.execute(
+            "INSERT INTO users (login, login_key, search_text, role_id) SELECT %(login)s, %(login)s, '', id FROM roles"
+            " WHERE name = 'User'",
+            {"login": login},
+        )
+    postgresql.commit()
+    one_line(run("--db-url", db_url), "'admin' is somebody's", "att-server create-admin admin")
+    one_line(run("--db-url", db_url, **ADMIN), "'root' is somebody's", "att-server create-admin root")
 
 
 @pytest.mark.parametrize(

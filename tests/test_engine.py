@@ -13,12 +13,13 @@ from sqlalchemy import bindparam, insert, literal, select, text, update
 from att import errors
 from att.db import engine
 from att.db.engine import Engine, prepare
-from att.db.schema import groups, members, users
+from att.db.schema import groups, members, roles, users
 from att.permissions import Actor
 
+USER_ROLE = select(roles.c.id).where(roles.c.name_key == "user").scalar_subquery()
 ADD_USER = prepare(
     insert(users)
-    .values(login=bindparam("login"), login_key=bindparam("login"), password_hash="none")
+    .values(login=bindparam("login"), login_key=bindparam("login"), search_text=bindparam("login"), role_id=USER_ROLE)
     .returning(users.c.id)
 )
 COUNT_USERS = prepare(select(text("count(*) FROM users")))
@@ -156,7 +157,9 @@ async def test_a_write_is_never_retried(db):
     """What was lost with the connection is said, not repeated."""
     slow_insert = prepare(
         insert(users)
-        .from_select(["login", "login_key", "password_hash"], select(text("'a', 'a', pg_sleep(3)::text")))
+        .from_select(
+            ["login", "login_key", "search_text", "role_id"], select(text("'a', 'a', pg_sleep(3)::text"), USER_ROLE)
+        )
         .returning(users.c.id)
     )
     lookup = prepare(

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from att import errors
-from att.errors import AttError, FieldError, InvalidInput
+from att.errors import AttError, FieldError, InvalidInput, NoSuchUser, TooManyAttempts, blaming
 
 BRANCH = re.compile(r"^((?:│   |    )*(?:├── |└── )?)(\w+)$")
 
@@ -13,6 +13,7 @@ BRANCH = re.compile(r"^((?:│   |    )*(?:├── |└── )?)(\w+)$")
 CODES = {
     "AttError": "error",
     "AuthFailed": "auth failed",
+    "BuiltInRole": "built-in role",
     "BodyTimeout": "request timeout",
     "Busy": "busy",
     "CannotStart": "cannot start",
@@ -23,25 +24,34 @@ CODES = {
     "GroupNameTaken": "group name taken",
     "Invalid": "invalid input",
     "InvalidInput": "invalid input",
+    "LastAdministrator": "last administrator",
     "LastOwner": "last owner",
     "LoginTaken": "login taken",
     "Malformed": "malformed",
     "NoSuchGroup": "no such group",
     "NoSuchMember": "no such member",
+    "NoSuchRole": "no such role",
+    "NoSuchSession": "no such session",
     "NoSuchUser": "no such user",
     "NotAMember": "not a member",
     "NotAnObject": "not an object",
     "NotAnOwner": "not an owner",
     "NotFound": "not found",
     "NotJson": "not json",
+    "NotPermitted": "not permitted",
     "NotSignedIn": "not signed in",
     "NotYou": "not you",
     "OriginNotAllowed": "origin not allowed",
+    "PreconditionFailed": "precondition failed",
+    "RoleInUse": "role in use",
+    "RoleNameTaken": "role name taken",
     "ShuttingDown": "shutting down",
+    "TooManyAttempts": "too many attempts",
     "Unauthenticated": "not signed in",
     "Unavailable": "unavailable",
     "UpgradeRequired": "websocket required",
     "WrongMediaType": "unsupported media type",
+    "WrongPassword": "wrong password",
 }
 
 
@@ -91,10 +101,10 @@ def test_drawing_can_be_wrong(wrong):
 def test_code(kind):
     """Each class has the lower-case code that programs know it by."""
     assert kind.code == CODES[kind.__name__]
-    assert re.fullmatch(r"[a-z]+( [a-z]+)*", kind.code)
+    assert re.fullmatch(r"[a-z]+([ -][a-z]+)*", kind.code)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TREE if kind is not InvalidInput])
+@pytest.mark.parametrize("kind", [kind for kind in TREE if kind not in (InvalidInput, TooManyAttempts)])
 def test_detail(kind):
     """The detail is one line: the class's own docstring, or what is given."""
     assert kind.__dict__["__doc__"]
@@ -115,3 +125,17 @@ def test_invalid_input():
 def test_retry_after(kind):
     """Whoever is told to come back is told when."""
     assert kind.retry_after >= 1
+
+
+def test_too_many_attempts():
+    """It is told for how long."""
+    error = TooManyAttempts(90)
+    assert (error.retry_after, error.detail) == (90, "Too many attempts. Try again in 90 seconds.")
+
+
+def test_blaming():
+    """What is raised for one of many items bears its index."""
+    with pytest.raises(NoSuchUser) as caught, blaming(3):
+        raise NoSuchUser
+    assert caught.value.index == 3
+    assert NoSuchUser().index is None

@@ -17,7 +17,7 @@ from att.sessions import Session, SignIn
 from att.web import COOKIE
 
 SIGN_IN = {"user_id", "token", "expires_at"}
-GROUP = {"id", "name", "created_at", "role"}
+GROUP = {"id", "name", "join", "post", "created_at", "role"}
 MEMBER = {"user_id", "login", "role", "joined_at"}
 PAGE = {"items", "next"}
 
@@ -294,7 +294,7 @@ async def test_create_group(client, ann):
     body = await body_of(await ann.request("POST", "/groups", json={"name": "Tea"}), 201)
     assert set(body) == GROUP
     assert UUID(body["id"])
-    assert (body["name"], body["role"]) == ("Tea", "owner")
+    assert (body["name"], body["join"], body["post"], body["role"]) == ("Tea", "invite", "members", "owner")
     assert is_moment(body["created_at"])
     page = await body_of(await ann.request("GET", "/groups/Tea/members"), 200)
     assert [(member["login"], member["role"]) for member in page["items"]] == [("ann", "owner")]
@@ -344,8 +344,10 @@ async def test_delete_group(client, ann, tea):
 
 GROUP_REQUESTS = (
     ("GET", "/groups/{}"),
+    ("PATCH", "/groups/{}"),
     ("DELETE", "/groups/{}"),
     ("GET", "/groups/{}/members"),
+    ("POST", "/groups/{}/members"),
     ("PUT", "/groups/{}/members/{user}"),
     ("DELETE", "/groups/{}/members/{user}"),
     ("POST", "/broadcast/{}"),
@@ -371,7 +373,8 @@ async def test_group_of_others(client, ann, bob, tea):
 async def test_owners_only(client, ann, bob, tea):
     """A plain member may neither delete the group nor choose its members, and nothing has changed."""
     await ann.add("tea", bob)
-    for method, path in [("DELETE", "/groups/tea"), *((method, f"/groups/tea/members/{ann.id}") for method in CHANGES)]:
+    whole_group = [("PATCH", "/groups/tea"), ("DELETE", "/groups/tea"), ("POST", "/groups/tea/members")]
+    for method, path in [*whole_group, *((method, f"/groups/tea/members/{ann.id}") for method in CHANGES)]:
         assert await refusal(await bob.request(method, path)) == (403, "not an owner"), (method, path)
     page = await body_of(await ann.request("GET", "/groups/tea/members"), 200)
     assert [member["login"] for member in page["items"]] == ["ann", "bob"]
@@ -408,10 +411,12 @@ async def test_put_unknown_user(client, ann, tea):
 
 
 async def test_put_member_body(client, ann, bob, tea):
-    """There is nothing to say in it; who says something is told that it was not understood, and nothing is done."""
+    """It may be left out, or say nothing; what is not understood is refused, and nothing is done."""
     headers = {"Content-Type": "application/json"}
     for body, status in [
-        (b'{"role": "owner"}', 422),
+        (b'{"role": "admin"}', 422),
+        (b'{"role": null}', 422),
+        (b'{"name": "bob"}', 422),
         (b"[]", 422),
         (b"x", 400),
         (b"{}", 201),

@@ -221,6 +221,32 @@ def test_session_ended(hub, registry, listen):
     assert registry.everyone() == (other,)
 
 
+@pytest.mark.parametrize(("change", "code"), [("user_ended", 4500), ("user_uncertain", 4001)])
+def test_user_ended(hub, registry, listen, change, code):
+    """All sockets of the user are closed, whatever their session, and hear nothing from then on; nobody else's."""
+    anns = [listen(ANN, TEA), listen(ANN, PIE, session_id=OTHER_SESSION), Listener(ANN, SESSION, Recording())]
+    hub.attach(anns[-1])
+    ben = listen(BEN, TEA)
+    getattr(hub, change)(ANN)
+    hub.settle(anns[-1], [TEA])
+    assert closed(code, *anns)
+    assert is_open(ben)
+    assert hub.broadcast(TEA, BODY) == 1
+    assert registry.everyone() == (ben,)
+
+
+def test_sockets(hub, listen):
+    """The sockets of a session are counted from attaching on, settled or not."""
+    listen(ANN, TEA)
+    listen(ANN, session_id=OTHER_SESSION)
+    unsettled = Listener(ANN, SESSION, Recording())
+    hub.attach(unsettled)
+    assert (hub.sockets(SESSION), hub.sockets(OTHER_SESSION), hub.sockets(UUID(int=23))) == (2, 1, 0)
+    hub.detach(unsettled)
+    hub.session_ended(OTHER_SESSION)
+    assert (hub.sockets(SESSION), hub.sockets(OTHER_SESSION)) == (1, 0)
+
+
 def test_ended_twice(hub, listen):
     """Ending what has ended closes nothing again."""
     listener = listen(ANN, TEA)

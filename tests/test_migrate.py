@@ -55,15 +55,40 @@ def tables(connection):
     return {row[0] for row in rows}
 
 
+def functions(connection):
+    """The names of the functions there are."""
+    rows = connection.execute("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace").fetchall()
+    connection.rollback()
+    return {row[0] for row in rows}
+
+
 def test_stairway(on_empty, empty_postgresql):
     """Each step up can be undone and done again, and nothing but alembic's own table is left at the bottom."""
     for revision, before in zip(REVISIONS, ["base", *REVISIONS], strict=False):
         on_empty(alembic.command.upgrade, revision)
         on_empty(alembic.command.downgrade, before)
         on_empty(alembic.command.upgrade, revision)
-    assert tables(empty_postgresql) == {"users", "sessions", "groups", "members", "alembic_version"}
+    assert tables(empty_postgresql) == {"roles", "users", "sessions", "groups", "members", "history", "alembic_version"}
     on_empty(alembic.command.downgrade, "base")
     assert tables(empty_postgresql) == {"alembic_version"}
+    assert functions(empty_postgresql) == set()
+
+
+def test_users_from_before_there_were_roles(on_empty, empty_postgresql):
+    """They keep what they have, get the role User, can be found by a part of their login, and survive the way back."""
+    before_roles = "9eb4ef8ac748"
+    on_empty(alembic.command.upgrade, before_roles)
+    empty_postgresql.execute("INSERT INTO users (login, login_key, password_hash) VALUES ('Zoë', 'zoë', 'hash')")
+    empty_postgresql.commit()
+    on_empty(alembic.command.upgrade, "head")
+    found = empty_postgresql.execute(
+        "SELECT login, password_hash, first_name, name, active FROM users JOIN roles ON roles.id = role_id"
+        " WHERE att_grams(search_text) @> '{oë}' AND registered_at <= now()"
+    ).fetchall()
+    empty_postgresql.commit()
+    assert found == [("Zoë", "hash", "", "User", True)]
+    on_empty(alembic.command.downgrade, before_roles)
+    assert empty_postgresql.execute("SELECT login, password_hash FROM users").fetchall() == [("Zoë", "hash")]
 
 
 def test_the_migrations_make_the_schema(on_empty):
@@ -118,11 +143,18 @@ def test_the_command_says_in_one_line_what_is_wrong_with_the_url(url, says):
     assert "hush" not in result.stderr
 
 
-def test_the_command_can_write_the_sql_instead():
-    """`--sql` needs no database."""
+def test_the_command_can_write_the_sql_instead(empty_postgresql):
+    """`--sql` needs no database, and what it writes does the same: functions and triggers, character by character."""
     result = run_alembic("upgrade", "head", "--sql", ATT_DB_URL="postgresql://127.0.0.1:1/no")
     assert result.returncode == 0, result.stderr
-    assert "CREATE TABLE users" in result.stdout
+    empty_postgresql.autocommit = True
+    empty_postgresql.execute(result.stdout)
+    empty_postgresql.execute(
+        "INSERT INTO groups (name, name_key) VALUES ('tea', 'tea'); UPDATE groups SET name = 'Tea'"
+    )
+    assert empty_postgresql.execute("SELECT old, new FROM history WHERE operation = 'UPDATE'").fetchall() == [
+        ({"name": "tea"}, {"name": "Tea"})
+    ]
 
 
 def test_the_default_url_is_the_documented_one():

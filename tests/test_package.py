@@ -54,6 +54,13 @@ def test_it_carries_every_module(unpacked):
     assert (unpacked / "att" / "py.typed").exists()
 
 
+def test_it_carries_swagger_ui(unpacked):
+    """With its licence, byte for byte."""
+    ours = {path.name: path.read_bytes() for path in (ROOT / "att" / "swagger_ui").iterdir()}
+    assert {path.name: path.read_bytes() for path in (unpacked / "att" / "swagger_ui").iterdir()} == ours
+    assert {"LICENSE", "NOTICE", "swagger-ui-bundle.js.LICENSE.txt"} <= set(ours)
+
+
 def test_it_migrates(unpacked, empty_db_url, empty_postgresql):
     script = "import att, sys; print(att.__file__); from att.db.migrate import *; "
     result = run(unpacked, script + "bring_up_to_date(sys.argv[1], migrate=True)", empty_db_url)

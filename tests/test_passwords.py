@@ -90,6 +90,14 @@ async def test_hash_and_verify(passwords, password):
     assert await passwords.verify("", encoded) is False
 
 
+async def test_hash_all():
+    """Many are hashed in their order, with no place in the queue taken; none of them is no work."""
+    with bounded(workers=2, queue=0) as passwords:
+        hashes = await passwords.hash_all(f"secret {number}" for number in range(5))
+        assert [await passwords.verify(f"secret {number}", hash_) for number, hash_ in enumerate(hashes)] == [True] * 5
+        assert await passwords.hash_all([]) == []
+
+
 async def test_hash_is_argon2id_at_its_cost(passwords):
     """The hash says how it was made, not from what; the same password gives another hash each time."""
     encoded = await passwords.hash(PASSWORD)

@@ -1,16 +1,16 @@
 """The route table: what is served is what it says, to those whom it says, and nothing else is."""
 
 from collections import defaultdict
-from types import SimpleNamespace
+from typing import NamedTuple
 from uuid import uuid4
 
 import pytest
 from aiohttp import ClientResponse, DummyCookieJar, WSServerHandshakeError
 from aiohttp.test_utils import TestClient
-from conftest import PASSWORD
+from conftest import PASSWORD, Person
 
 from att.app import create_app
-from att.permissions import Who
+from att.permissions import Permission, Who
 from att.routes import ROUTES
 from att.settings import Settings
 
@@ -19,22 +19,96 @@ NOBODY = (401, "not signed in")
 NOT_YOU = (403, "not you")
 NO_MEMBER = (403, "not a member")
 NO_OWNER = (403, "not an owner")
+NOT_PERMITTED = (403, "not permitted")
 
-# What each caller is answered: a status, and the phrase of an error. The user in the path is "oneself", who is a plain
-# member of the group in the path, as "member" is.
+
+class Row(NamedTuple):
+    """What each caller is answered: a status, and the phrase of an error.
+
+    The user in the path is "oneself", who is a plain member of the group in the path, as "member" is. Whose role has
+    the permission ``by``, or ``*``, is a stranger otherwise, and is answered ``permitted``.
+    """
+
+    nobody: object
+    stranger: object
+    member: object
+    owner: object
+    oneself: object
+    by: str | None = None
+    permitted: object = None
+
+    def of(self, caller: str) -> object:
+        """The answer to a caller, who is one of those above or known by what their role permits."""
+        if caller in CALLERS:
+            return getattr(self, caller)
+        return self.permitted if self.by and caller in (self.by, "*") else self.stranger
+
+
+def anyone(status: int) -> Row:
+    return Row(status, status, status, status, status)
+
+
+def signed_in(status: int) -> Row:
+    return Row(NOBODY, status, status, status, status)
+
+
+def oneself(status: int, by: str | None) -> Row:
+    return Row(NOBODY, NOT_YOU, NOT_YOU, NOT_YOU, status, by, status)
+
+
+def permitted(status: int, by: str) -> Row:
+    return Row(NOBODY, NOT_PERMITTED, NOT_PERMITTED, NOT_PERMITTED, NOT_PERMITTED, by, status)
+
+
+def members(status: int, by: str) -> Row:
+    return Row(NOBODY, NO_MEMBER, status, status, status, by, status)
+
+
+def owners(status: int, by: str) -> Row:
+    return Row(NOBODY, NO_MEMBER, NO_OWNER, status, NO_OWNER, by, status)
+
+
 EXPECTED = {
-    ("POST", "/signup"): (201, 201, 201, 201, 201),
-    ("POST", "/login"): (200, 200, 200, 200, 200),
-    ("POST", "/logout"): (NOBODY, 204, 204, 204, 204),
-    ("GET", "/users/{user_id}/groups"): (NOBODY, NOT_YOU, NOT_YOU, NOT_YOU, 200),
-    ("POST", "/groups"): (NOBODY, 201, 201, 201, 201),
-    ("GET", "/groups/{group}"): (NOBODY, NO_MEMBER, 200, 200, 200),
-    ("DELETE", "/groups/{group}"): (NOBODY, NO_MEMBER, NO_OWNER, 204, NO_OWNER),
-    ("GET", "/groups/{group}/members"): (NOBODY, NO_MEMBER, 200, 200, 200),
-    ("PUT", "/groups/{group}/members/{user_id}"): (NOBODY, NO_MEMBER, NO_OWNER, 200, NO_OWNER),
-    ("DELETE", "/groups/{group}/members/{user_id}"): (NOBODY, NO_MEMBER, NO_OWNER, 204, 204),
-    ("POST", "/broadcast/{group}"): (NOBODY, NO_MEMBER, 200, 200, 200),
-    ("GET", "/listen/{user_id}"): (NOBODY, NOT_YOU, NOT_YOU, NOT_YOU, 101),
+    ("POST", "/signup"): anyone(201),
+    ("POST", "/login"): anyone(200),
+    ("POST", "/logout"): signed_in(204),
+    ("GET", "/users"): permitted(200, "users.read"),
+    ("POST", "/users"): permitted(201, "users.write"),
+    ("PATCH", "/users"): permitted(200, "users.write"),
+    ("DELETE", "/users"): permitted(200, "users.write"),
+    ("GET", "/users/{user_id}"): oneself(200, "users.read"),
+    ("PATCH", "/users/{user_id}"): oneself(200, "users.write"),
+    ("DELETE", "/users/{user_id}"): oneself(204, "users.write"),
+    ("GET", "/users/{user_id}/groups"): oneself(200, "groups.read"),
+    ("GET", "/users/{user_id}/history"): oneself(200, "history.read"),
+    ("GET", "/users/{user_id}/sessions"): oneself(200, "sessions.write"),
+    ("DELETE", "/users/{user_id}/sessions"): oneself(200, "sessions.write"),
+    ("DELETE", "/users/{user_id}/sessions/{session_id}"): oneself(204, "sessions.write"),
+    ("GET", "/sessions"): signed_in(200),
+    ("DELETE", "/sessions"): signed_in(200),
+    ("DELETE", "/sessions/{session_id}"): signed_in(204),
+    ("GET", "/roles"): permitted(200, "roles.read"),
+    ("POST", "/roles"): permitted(201, "roles.write"),
+    ("PATCH", "/roles"): permitted(200, "roles.write"),
+    ("DELETE", "/roles"): permitted(200, "roles.write"),
+    ("GET", "/roles/{role_id}"): permitted(200, "roles.read"),
+    ("PATCH", "/roles/{role_id}"): permitted(200, "roles.write"),
+    ("DELETE", "/roles/{role_id}"): permitted(204, "roles.write"),
+    ("GET", "/history"): permitted(200, "history.read"),
+    ("GET", "/groups"): signed_in(200),
+    ("POST", "/groups"): signed_in(201),
+    ("GET", "/groups/{group}"): members(200, "groups.read"),
+    ("PATCH", "/groups/{group}"): owners(200, "groups.write"),
+    ("DELETE", "/groups/{group}"): owners(204, "groups.write"),
+    ("GET", "/groups/{group}/members"): members(200, "groups.read"),
+    ("POST", "/groups/{group}/members"): owners(201, "groups.write"),
+    ("PUT", "/groups/{group}/members/{user_id}"): owners(200, "groups.write"),
+    ("DELETE", "/groups/{group}/members/{user_id}"): Row(NOBODY, NO_MEMBER, NO_OWNER, 204, 204, "groups.write", 204),
+    ("POST", "/broadcast/{group}"): members(200, "broadcast.any"),
+    ("GET", "/listen/{user_id}"): oneself(101, None),
+    ("GET", "/openapi.json"): anyone(200),
+    ("GET", "/docs"): anyone(200),
+    ("GET", "/docs/{file}"): anyone(200),
 }
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
@@ -52,19 +126,33 @@ def served() -> dict[str, set[str]]:
     return methods
 
 
-def fill(path: str, *, group: object = "tea", user_id: object = None) -> str:
-    return path.format(group=group, user_id=user_id or uuid4())
+def fill(path: str, **places: object) -> str:
+    """The path with what stands in its places; what is not given is an id that is nobody's."""
+    given = defaultdict(uuid4) | {"group": "tea", "file": "swagger-ui.css"} | places
+    return path.format_map(given)
 
 
-def body_for(path: str) -> dict[str, str]:
-    """A good body for a POST to this path, that is not used twice."""
+def request_for(method: str, path: str, **places: object) -> dict[str, object]:
+    """A good body, or query, for a request, that is not used twice."""
     unique = uuid4().hex[:12]
+    user_id, role_id = str(places.get("user_id", uuid4())), str(places.get("role_id", uuid4()))
     bodies = {
-        "/signup": {"login": unique, "password": PASSWORD},
-        "/login": {"login": "owner", "password": PASSWORD},
-        "/groups": {"name": unique + "g"},
+        ("POST", "/signup"): {"login": unique, "password": PASSWORD},
+        ("POST", "/login"): {"login": "owner", "password": PASSWORD},
+        ("POST", "/users"): {"login": unique},
+        ("PATCH", "/users"): [{"id": user_id, "first_name": "Zoe"}],
+        ("PATCH", "/users/{user_id}"): {"first_name": "Zoe"},
+        ("POST", "/roles"): {"name": unique},
+        ("PATCH", "/roles"): [{"id": role_id, "name": unique}],
+        ("PATCH", "/roles/{role_id}"): {"name": unique},
+        ("POST", "/groups"): {"name": unique + "g"},
+        ("PATCH", "/groups/{group}"): {"post": "owners"},
+        ("POST", "/groups/{group}/members"): {"user_ids": [user_id]},
     }
-    return bodies.get(path, {})
+    queries = {("DELETE", "/users"): {"id": user_id}, ("DELETE", "/roles"): {"id": role_id}}
+    if (method, path) in queries:
+        return {"params": queries[method, path]}
+    return {"json": bodies.get((method, path), {})} if method in ("POST", "PATCH") else {}
 
 
 async def outcome(response: ClientResponse) -> int | tuple[int, str]:
@@ -81,10 +169,41 @@ async def client(aiohttp_client, settings) -> TestClient:
 
 
 @pytest.fixture
-async def callers(client, sign_up):
-    """The people of the table by name, and nobody."""
-    nobody = SimpleNamespace(headers={}, id=None)
-    return {"nobody": nobody} | {name: await sign_up(name) for name in CALLERS[1:]}
+def give_role(postgresql):
+    """Give somebody a role of these permissions, and of no others."""
+
+    def go(user_id: object, *permissions: str) -> None:
+        name = uuid4().hex
+        postgresql.execute(
+            "WITH role AS (INSERT INTO roles (name, name_key, permissions) VALUES (%s, %s, %s) RETURNING id)"
+            " UPDATE users SET role_id = role.id FROM role WHERE users.id = %s",
+            (name, name, list(permissions), user_id),
+        )
+        postgresql.commit()
+
+    return go
+
+
+@pytest.fixture
+def new_role(postgresql):
+    """The id of a role that is nobody's."""
+
+    def go() -> object:
+        name = uuid4().hex
+        row = postgresql.execute("INSERT INTO roles (name, name_key) VALUES (%s, %s) RETURNING id", (name, name))
+        role_id = row.fetchone()[0]
+        postgresql.commit()
+        return role_id
+
+    return go
+
+
+@pytest.fixture
+async def administrator(sign_up, give_role):
+    """Somebody who may do everything."""
+    person = await sign_up("administrator")
+    give_role(person.id, "*")
+    return person
 
 
 # The table against the router
@@ -99,7 +218,7 @@ def test_nothing_else_is_served():
 
 async def test_unknown_path(client):
     """What is not in the table is a 404 by every method."""
-    for path in ("/", "/users", "/groups/", "/signup/", "/groups/a/b", "/listen", "/docs", "/x//signup", "/Signup"):
+    for path in ("/", "/users/", "/groups/", "/signup/", "/groups/a/b", "/listen", "/docs/", "/x//signup", "/Signup"):
         for method in METHODS:
             response = await client.request(method, path)
             assert response.status == 404, (method, path)
@@ -126,19 +245,21 @@ async def test_other_methods(client):
                 assert (await response.json())["error"] == "method not allowed"
 
 
-async def test_head(client, sign_up):
+async def test_head(client, administrator, new_role):
     """HEAD is answered as GET is, without the body."""
-    ann = await sign_up("ann")
-    await ann.make_group("tea")
-    paths = [fill(path, user_id=ann.id) for path, methods in served().items() if "HEAD" in methods]
-    for path in paths:
-        get, head = await ann.request("GET", path), await ann.request("HEAD", path)
+    await administrator.make_group("tea")
+    places = {"user_id": administrator.id, "role_id": new_role()}
+    who = {route.path: route.who for route in ROUTES if route.method == "GET"}
+    paths = [path for path, methods in served().items() if "HEAD" in methods]
+    for template in paths:
+        path = fill(template, **places)
+        get, head = await administrator.request("GET", path), await administrator.request("HEAD", path)
         assert (get.status, head.status) == (200, 200), path
         assert await head.read() == b""
         assert head.headers["Content-Type"] == get.headers["Content-Type"]
         assert head.headers["Content-Length"] == get.headers["Content-Length"]
-        assert (await client.head(path)).status == 401, path
-    assert len(paths) == 3
+        assert (await client.head(path)).status == (200 if who[template] is Who.ANYONE else 401), path
+    assert len(paths) == len([route for route in ROUTES if route.method == "GET"]) - 1
 
 
 # Who may
@@ -159,41 +280,60 @@ async def test_not_signed_in(client):
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=name_of)
-async def test_who_may(client, callers, route):
-    """Each caller is answered as the table above says."""
-    answers = []
-    for number, name in enumerate(CALLERS):
-        caller, group = callers[name], f"tea {number}"
-        await callers["owner"].make_group(group)
-        for guest in ("member", "oneself"):
-            await callers["owner"].add(group, callers[guest])
-        path = fill(route.path, group=group, user_id=callers["oneself"].id)
+async def test_who_may(*, client, sign_up, give_role, new_role, administrator, route):
+    """Each caller is answered as the table above says, whatever their role permits."""
+    people = {name: await sign_up(name) for name in CALLERS[1:4]}
+    for permission in Permission:
+        people[permission] = await sign_up(f"may {permission}")
+        give_role(people[permission].id, permission)
+    answers = {}
+    for name in ("nobody", *people, "oneself"):
+        target = await sign_up(uuid4().hex)
+        group = uuid4().hex[:12] + "g"
+        # Sessions of their own, since the request may end them.
+        owner, caller = await sign_in(client, "owner"), await sign_in(client, people.get(name, target).login)
+        headers = {} if name == "nobody" else caller.headers
+        await owner.make_group(group)
+        for guest in (people["member"], target):
+            await owner.add(group, guest)
+        is_own = not route.path.startswith("/users")
+        places = {
+            "user_id": target.id,
+            "group": group,
+            "role_id": new_role(),
+            "session_id": await session_id_of(administrator, caller if is_own else target),
+        }
+        path = fill(route.path, **places)
         if route.upgrades and name == "oneself":
-            socket = await client.ws_connect(path, headers=caller.headers)
-            answers.append(socket._response.status)
+            socket = await client.ws_connect(path, headers=headers)
+            answers[name] = socket._response.status
             await socket.close()
             continue
-        # A session of its own, since log-out ends it.
-        headers = await fresh_session(client, name) if name != "nobody" else {}
-        options = {"json": body_for(route.path)} if route.method == "POST" else {}
-        answers.append(await outcome(await client.request(route.method, path, headers=headers, **options)))
-    assert dict(zip(CALLERS, answers, strict=True)) == dict(
-        zip(CALLERS, EXPECTED[route.method, route.path], strict=True)
-    )
+        options = request_for(route.method, route.path, **places)
+        answers[name] = await outcome(await client.request(route.method, path, headers=headers, **options))
+    row = EXPECTED[route.method, route.path]
+    assert answers == {name: row.of(name) for name in answers}
+    assert len(answers) == len(CALLERS) + len(Permission)
 
 
-async def fresh_session(client, login: str) -> dict[str, str]:
-    """The headers of one more session."""
+async def session_id_of(administrator, person) -> str:
+    """The id of a session of somebody's."""
+    page = await (await administrator.request("GET", f"/users/{person.id}/sessions")).json()
+    return page["items"][0]["id"]
+
+
+async def sign_in(client, login: str) -> Person:
+    """Somebody in a new session."""
     answer = await (await client.post("/login", json={"login": login, "password": PASSWORD})).json()
-    return {"Authorization": f"Bearer {answer['token']}"}
+    return Person(client, login, answer)
 
 
-async def test_upgrade_is_guarded(client, callers):
-    """As WebSocket requests as well, only oneself may listen."""
-    path = f"/listen/{callers['oneself'].id}"
-    for name, status in [("nobody", 401), ("stranger", 403), ("member", 403), ("owner", 403)]:
+async def test_upgrade_is_guarded(client, sign_up, administrator):
+    """As WebSocket requests as well, only oneself may listen, not even an administrator."""
+    ann = await sign_up("ann")
+    for headers, status in (({}, 401), ((await sign_up("stranger")).headers, 403), (administrator.headers, 403)):
         with pytest.raises(WSServerHandshakeError) as refused:
-            await client.ws_connect(path, headers=callers[name].headers)
+            await client.ws_connect(f"/listen/{ann.id}", headers=headers)
         assert refused.value.status == status
 
 
@@ -202,7 +342,7 @@ async def test_upgrade_is_guarded(client, callers):
 NOT_A_UUID = (
     "x",
     "0",
-    "me",
+    "Me",
     "%00",
     "00000000000000000000000000000000",
     "00000000-0000-0000-0000-00000000000",
@@ -239,6 +379,30 @@ async def test_braces_in_path(client, sign_up):
         for route in USER_ROUTES
     }
     assert answers == dict.fromkeys(answers, (404, "no such user"))
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/roles/{id}", "no such role"),
+        ("/sessions/{id}", "no such session"),
+        ("/users/me/sessions/{id}", "no such session"),
+    ],
+)
+async def test_other_malformed_ids(administrator, path, code):
+    """What is no UUID is the id of no role and no session."""
+    for method in ("GET", "PATCH", "DELETE"):
+        for place in NOT_A_UUID:
+            options = {"json": {}} if method == "PATCH" else {}
+            answer = await outcome(await administrator.request(method, path.format(id=place), **options))
+            assert answer in ((404, code), (405, "method not allowed")), (method, place)
+
+
+async def test_me(client, sign_up):
+    """In a path `me` is whoever asks."""
+    ann = await sign_up("ann")
+    assert (await (await ann.request("GET", "/users/me")).json())["id"] == str(ann.id)
+    assert (await client.get("/users/me")).status == 401
 
 
 async def test_user_id_in_capitals(client, sign_up):

@@ -29,6 +29,7 @@ class Server:
         self.lines: list[str] = []
         self.process: subprocess.Popen[str]
         self.address = ""
+        self.rest = ""  # what it printed after its banner
 
     async def start(self, *options: str, listen: str = "127.0.0.1:0") -> None:
         """Start it, and wait for its banner."""
@@ -43,7 +44,7 @@ class Server:
         """Send a signal; the exit status, and what it wrote to stderr."""
         self.process.send_signal(number)
         try:
-            _, complaint = await asyncio.to_thread(self.process.communicate, timeout=20)
+            self.rest, complaint = await asyncio.to_thread(self.process.communicate, timeout=20)
         finally:
             self.process.kill()
         return self.process.returncode, complaint
@@ -69,9 +70,9 @@ async def server(tmp_path_factory):
         await server.end(signal.SIGTERM)
 
 
-async def enter(client, path, login):
+async def enter(client, path, login, password=PASSWORD):
     """Sign up or log in: the user's id, and the header that signs a request in."""
-    async with client.post(path, json={"login": login, "password": PASSWORD}) as response:
+    async with client.post(path, json={"login": login, "password": password}) as response:
         answer = await response.json()
         assert response.status < 300, answer
         return answer["user_id"], {"Authorization": f"Bearer {answer['token']}"}
@@ -131,6 +132,64 @@ async def test_the_banner_is_short_and_true(server):
     assert str(server.data_dir) in server.lines[1]
     async with server.client() as client, client.get("/nothing") as response:
         assert response.status == 404
+
+
+async def test_the_first_administrator(server):
+    """The password that is made up signs in and is printed once; whom they give a role may what it permits until they
+    take it away.
+    """
+    found = re.fullmatch(
+        r"the administrator is admin with the password (\S+) \(shown once\)\n", server.process.stdout.readline()
+    )
+    async with server.client() as client:
+
+        async def status(method, path, headers, **body):
+            async with client.request(method, path, json=body or None, headers=headers) as response:
+                return response.status
+
+        _, admin = await enter(client, "/login", "admin", found[1])
+        eve_id, eve = await enter(client, "/signup", "eve")
+        assert await status("GET", "/users", eve) == 403
+        assert await status("POST", "/roles", admin, name="Support", permissions=["users.read"]) == 201
+        assert await status("PATCH", f"/users/{eve_id}", admin, role="Support") == 200
+        assert await status("GET", "/users", eve) == 200
+        for method, path in (("GET", "/roles"), ("GET", "/history"), ("POST", "/users"), ("POST", "/roles")):
+            assert await status(method, path, eve, login="bob", name="bob") == 403
+        assert await status("PATCH", f"/users/{eve_id}", admin, role="User") == 200
+        assert await status("GET", "/users", eve) == 403
+    assert await server.end(signal.SIGTERM) == (0, "")
+    assert server.rest == ""
+    await server.start()
+    assert await server.end(signal.SIGTERM) == (0, "")
+    assert server.rest == ""
+
+
+async def test_commands_while_it_runs(server):
+    """They work on the embedded PostgreSQL of a running server, leave it running, and count at the next request."""
+
+    async def run(*arguments):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "att", *arguments, "--data-dir", str(server.data_dir)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        printed, _ = await process.communicate(b"another horse\n")
+        assert process.returncode == 0
+        return printed.decode()
+
+    async def status(client, headers):
+        async with client.get("/roles", headers=headers) as response:
+            return response.status
+
+    async with server.client() as client:
+        _, signed_in = await enter(client, "/signup", "ann")
+        assert await run("create-admin", "ann") == "ann is an administrator now, with the new password\n"
+        assert await status(client, signed_in) == 401
+        _, signed_in = await enter(client, "/login", "ann", "another horse")
+        assert await status(client, signed_in) == 200
+        assert await run("reset-password", "ann") == "ann has the new password\n"
+        assert await status(client, signed_in) == 401
+        assert "was already up to date" in await run("migrate")
 
 
 async def test_two_servers_share_the_embedded_postgres(server):

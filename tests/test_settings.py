@@ -3,6 +3,7 @@
 import os
 from dataclasses import FrozenInstanceError, replace
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ from att.settings import (
     OWASP,
     Address,
     HashingCost,
+    Rate,
     Settings,
     default_data_dir,
     parse_duration,
     parse_listen,
     parse_origin,
+    parse_proxy,
+    parse_rate,
     parse_size,
 )
 
@@ -211,6 +215,62 @@ def test_no_origin(text):
         parse_origin(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("5/5m", Rate(5, timedelta(minutes=5))),
+        ("30/1h", Rate(30, timedelta(hours=1))),
+        ("1/1s", Rate(1, timedelta(seconds=1))),
+        ("999999999/3650d", Rate(999_999_999, timedelta(days=3650))),
+    ],
+)
+def test_rate(text, rate):
+    """A number, a slash and a duration."""
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        *((text, "is no rate") for text in ("", "5", "5m", "/5m", "5/", "5/5", "0/5m", "-5/5m", "5 / 5m", "5/5m/5m")),
+        *((text, "is no rate") for text in ("5/5m\n", "1.5/5m", "\u0665/5m", "5/\u0665m", "1" * 10 + "/5m", "off")),
+        ("5/5w", "is no duration"),
+        ("5/0s", "out of range"),
+        ("5/9999999d", "out of range"),
+        ("5/" + "9" * 5_000 + "s", "is no duration"),
+    ],
+)
+def test_no_rate(text, complaint):
+    """Anything else is refused, with what to write instead."""
+    with pytest.raises(ValueError, match=complaint):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "proxy"),
+    [
+        ("unix", "unix"),
+        ("10.0.0.0/8", ip_network("10.0.0.0/8")),
+        ("127.0.0.1", ip_network("127.0.0.1/32")),
+        ("::1", ip_network("::1/128")),
+        ("2001:DB8::/32", ip_network("2001:db8::/32")),
+        ("0.0.0.0/0", ip_network("0.0.0.0/0")),
+    ],
+)
+def test_proxy(text, proxy):
+    """An address, a network, or our unix socket."""
+    assert parse_proxy(text) == proxy
+
+
+@pytest.mark.parametrize(
+    "text", ["", "*", "Unix", "unix:/run/att.sock", "localhost", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "1", " ::1"]
+)
+def test_no_proxy(text):
+    """Anything else is refused, a network that is written with somebody's address in it as well."""
+    with pytest.raises(ValueError, match="is no network"):
+        parse_proxy(text)
+
+
 def test_settings_are_frozen():
     """Nothing changes the settings of a running server; a changed copy is a new value."""
     settings = Settings()
@@ -229,12 +289,16 @@ def test_settings_hide_the_password():
 
 
 def test_defaults():
-    """Without a choice: this machine only, an embedded database, no foreign origin, hashing as OWASP advises."""
+    """Without a choice: this machine only, embedded database, no foreign origin, no proxy, hashing as OWASP advises."""
     settings = Settings()
     assert str(settings.listen) == "127.0.0.1:8000"
     assert settings.db_url is None
     assert settings.migrate is False
     assert settings.allow_origin == frozenset()
+    assert settings.login_failures == Rate(5, timedelta(minutes=5))
+    assert settings.address_failures == Rate(50, timedelta(minutes=5))
+    assert settings.signups == Rate(30, timedelta(hours=1))
+    assert settings.trust_proxy == frozenset()
     assert settings.hashing == OWASP == HashingCost(time_cost=2, memory_kib=19_456, parallelism=1)
 
 

@@ -29,6 +29,8 @@ CONSTRAINTS: Mapping[str, type[errors.AttError]] = MappingProxyType(
     {
         "uq_users_login_key": errors.LoginTaken,
         "uq_groups_name_key": errors.GroupNameTaken,
+        "uq_roles_name_key": errors.RoleNameTaken,
+        "fk_users_role_id_roles": errors.RoleInUse,
         "fk_members_user_id_users": errors.NoSuchUser,
         "fk_members_group_id_groups": errors.NoSuchGroup,
         "fk_sessions_user_id_users": errors.NoSuchUser,
@@ -36,12 +38,18 @@ CONSTRAINTS: Mapping[str, type[errors.AttError]] = MappingProxyType(
 )
 BUSY_STATES = ("40001", "40P01", "53", "55P03", "57014")  # conflict, deadlock, no resources, lock, cancelled
 
-_INIT_SQL = f"SET statement_timeout = {STATEMENT_TIMEOUT}; SET timezone = 'UTC'"
+# Parallel workers and compilation cost more to begin with than any of our statements, which read a page at most.
+_INIT_SQL = (
+    f"SET statement_timeout = {STATEMENT_TIMEOUT}; SET timezone = 'UTC'; "
+    "SET max_parallel_workers_per_gather = 0; SET jit = off"
+)
 _BEGIN = "BEGIN"
 _BEGIN_AS = (
     "BEGIN; SELECT set_config('att.actor_id', %(user_id)s, true), "
     "set_config('att.session_id', %(session_id)s, true), set_config('att.request_id', %(request_id)s, true)"
 )
+
+DriverError = psycopg2.Error  # what is raised for a mistake of ours, or a missing right: see translate()
 
 psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
 
@@ -118,7 +126,8 @@ class Transaction:
         if actor is None:
             await self._send(_BEGIN, None, _nothing)
         else:
-            names = {"user_id": str(actor.user_id), "session_id": str(actor.session_id), "request_id": actor.request_id}
+            session_id = "" if actor.session_id is None else str(actor.session_id)
+            names = {"user_id": str(actor.user_id), "session_id": session_id, "request_id": actor.request_id}
             await self._send(_BEGIN_AS, names, _nothing)
 
     async def commit(self) -> None:

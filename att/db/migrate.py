@@ -27,31 +27,34 @@ def config() -> Config:
     return result
 
 
-def bring_up_to_date(dsn: str, *, migrate: bool) -> None:
+def bring_up_to_date(dsn: str, *, migrate: bool) -> list[str]:
     """Make sure that the database has the schema of this program; only with ``migrate`` by changing it.
 
-    Blocks. Raises CannotStart with a line that says what to do, or DatabaseUnavailable.
+    What the migrations that it ran are called, in order. Blocks.
+
+    Raises CannotStart with a line that says what to do, or DatabaseUnavailable.
     """
     engine = create_engine("postgresql+psycopg2://", creator=lambda: connect_blocking(dsn), poolclass=NullPool)
     try:
         with engine.connect() as connection:
-            _bring_up_to_date(connection, dsn, migrate=migrate)
+            return _bring_up_to_date(connection, dsn, migrate=migrate)
     except DBAPIError as error:
         reason = " ".join(str(error.orig).split())
         raise CannotStart(f"the database {describe(dsn)} refuses: {reason}") from error
 
 
-def _bring_up_to_date(connection: Connection, dsn: str, *, migrate: bool) -> None:
+def _bring_up_to_date(connection: Connection, dsn: str, *, migrate: bool) -> list[str]:
     _check_server(connection, dsn)
-    if _is_current(connection, dsn):
-        return
-    if not migrate:
+    missing = _missing(connection, dsn)
+    if missing and not migrate:
         raise CannotStart(
             f"the database {describe(dsn)} lacks the tables of this version;"
             " run 'alembic upgrade head' or start with 'att-server --migrate'"
         )
     connection.rollback()
-    upgrade(connection)
+    if missing:
+        upgrade(connection)
+    return missing
 
 
 def upgrade(connection: Connection) -> None:
@@ -71,12 +74,13 @@ def _check_server(connection: Connection, dsn: str) -> None:
         raise CannotStart(f"the database {describe(dsn)} has the encoding {encoding}; create one with ENCODING 'UTF8'")
 
 
-def _is_current(connection: Connection, dsn: str) -> bool:
+def _missing(connection: Connection, dsn: str) -> list[str]:
+    """What the migrations that the database lacks are called, in the order in which they are to run."""
     scripts = ScriptDirectory.from_config(config())
     known = {script.revision for script in scripts.walk_revisions()}
-    found = set(MigrationContext.configure(connection).get_current_heads())
-    if found - known:
+    found = MigrationContext.configure(connection).get_current_heads()
+    if set(found) - known:
         raise CannotStart(
             f"the schema of {describe(dsn)} is newer than this program; install the version of att that made it"
         )
-    return found == set(scripts.get_heads())
+    return [script.doc for script in scripts.iterate_revisions("heads", found)][::-1]

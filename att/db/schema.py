@@ -4,10 +4,15 @@
 """
 
 from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     LargeBinary,
     MetaData,
@@ -15,8 +20,10 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -33,14 +40,38 @@ _now = text("now()")
 
 # A *_key column holds att.names.fold() of the column beside it. Its collation is C, so that it is compared byte by
 # byte whatever the database's locale.
+roles = Table(
+    "roles",
+    metadata,
+    Column("id", Uuid, primary_key=True, server_default=_random_uuid),
+    Column("name", Text, nullable=False),
+    Column("name_key", Text(collation="C"), nullable=False, unique=True),
+    Column("permissions", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+)
+
+# search_text holds the keys of login, first and last name, a line each; att_grams() cuts it into pieces of one to three
+# characters, so that the last index finds any part of them. Without a password nobody can sign in.
 users = Table(
     "users",
     metadata,
     Column("id", Uuid, primary_key=True, server_default=_random_uuid),
     Column("login", Text, nullable=False),
     Column("login_key", Text(collation="C"), nullable=False, unique=True),
-    Column("password_hash", Text, nullable=False),
+    Column("password_hash", Text),
+    Column("first_name", Text, nullable=False, server_default=text("''")),
+    Column("last_name", Text, nullable=False, server_default=text("''")),
+    Column("last_name_key", Text(collation="C"), nullable=False, server_default=text("''")),
+    Column("birth_date", Date),
+    Column("registered_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("role_id", ForeignKey("roles.id", ondelete="RESTRICT"), nullable=False),
+    Column("active", Boolean, nullable=False, server_default=text("true")),
+    Column("search_text", Text(collation="C"), nullable=False),
+    Index(None, "registered_at", "id"),
+    Index(None, "last_name_key", "id"),
+    Index(None, "role_id", "registered_at", "id"),
+    Index(None, "active", "registered_at", "id"),
 )
+Index("ix_users_search", func.att_grams(users.c.search_text), postgresql_using="gin")
 
 # Of a token only its SHA-256 is kept.
 sessions = Table(
@@ -48,18 +79,30 @@ sessions = Table(
     metadata,
     Column("id", Uuid, primary_key=True, server_default=_random_uuid),
     Column("token_hash", LargeBinary, nullable=False, unique=True),
-    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("last_seen_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("address", Text),
+    Column("user_agent", Text),
+    Index(None, "user_id", "created_at", "id"),
+    Index(None, "expires_at"),
 )
 
+# Who may let themselves in (join), and who may broadcast (post).
 groups = Table(
     "groups",
     metadata,
     Column("id", Uuid, primary_key=True, server_default=_random_uuid),
     Column("name", Text, nullable=False),
     Column("name_key", Text(collation="C"), nullable=False, unique=True),
+    Column("join", Text, nullable=False, server_default=text("'invite'")),
+    Column("post", Text, nullable=False, server_default=text("'members'")),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    CheckConstraint("\"join\" IN ('invite', 'open')", name="join"),
+    CheckConstraint("post IN ('members', 'owners')", name="post"),
+    Index(None, "created_at", "id"),
+    Index("ix_groups_open", "created_at", "id", postgresql_where=text("\"join\" = 'open'")),
 )
 
 # The two indexes serve the two lists, by key: the members of a group, and the groups of a user.
@@ -74,4 +117,30 @@ members = Table(
     CheckConstraint("role IN ('owner', 'member')", name="role"),
     Index(None, "group_id", "joined_at", "user_id"),
     Index(None, "user_id", "joined_at", "group_id"),
+)
+
+# Written by triggers alone. It outlives what it tells of, and so refers to nothing. user_id is whose row it was: the
+# user, or the member.
+history = Table(
+    "history",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
+    Column("table_name", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("row_id", Text, nullable=False),
+    Column("user_id", Uuid),
+    Column("actor_id", Uuid),
+    Column("session_id", Uuid),
+    Column("request_id", Text),
+    Column("database_role", Text, nullable=False, server_default=text("session_user")),
+    Column("old", JSONB),
+    Column("new", JSONB),
+    Index(None, "at", "id"),
+    Index(None, "row_id", "at", "id"),
+    Index(None, "user_id", "at", "id"),
+    Index(None, "actor_id", "at", "id"),
+    Index(None, "table_name", "at", "id"),
+    Index(None, "operation", "at", "id"),
+    Index(None, "table_name", "operation", "at", "id"),
 )

@@ -9,7 +9,7 @@ from att.realtime.registry import Listener, Registry
 
 
 class Hub:
-    """The registry, and what is sent to the listeners in it. It is the ``Audience`` of ``att.groups``."""
+    """The registry, and what is sent to the listeners in it. It is the ``Audience`` of groups and of sessions."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -53,6 +53,18 @@ class Hub:
     def session_ended(self, session_id: UUID) -> None:
         """Close the session's sockets."""
         self._close(self._registry.of_session(session_id), CloseCode.SESSION_ENDED)
+
+    def user_ended(self, user_id: UUID) -> None:
+        """Close all sockets of the user."""
+        self._close(self._registry.of_user(user_id), CloseCode.SESSION_ENDED)
+
+    def user_uncertain(self, user_id: UUID) -> None:
+        """Have all sockets of the user connect again, which those can whose session is still there."""
+        self._close(self._registry.of_user(user_id), CloseCode.RESYNC)
+
+    def sockets(self, session_id: UUID) -> int:
+        """How many sockets the session has open here."""
+        return len(self._registry.of_session(session_id))
 
     def close(self) -> None:
         """Close every socket, and let nobody in from now on."""

@@ -1,0 +1,111 @@
+"""The sub-commands: what the operator of the machine does beside serving."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import click
+import uvloop
+
+from att.administrators import Administrators, Credentials
+from att.app import Database, open_database
+from att.db.engine import Engine
+from att.names import RAW_LENGTH, check_name, check_password
+from att.options import Parsed, database_options, settings_of
+from att.passwords import Passwords
+from att.settings import Settings
+
+T = TypeVar("T")
+
+NOT_TOLD = """\b
+All sessions of theirs are ended: their requests are refused from now on. WebSockets that are open on a running server
+are not told; restart the server to close them.
+"""
+NOTHING_TYPED = "there is no password on the standard input"
+
+_login = click.argument("login", type=Parsed("login", check_name))
+
+
+@click.command("create-admin", epilog=NOT_TOLD)
+@_login
+@database_options
+@click.pass_context
+def create_admin(context: click.Context, /, login: str, **where: object) -> None:
+    """Make LOGIN an administrator: somebody new, or somebody there, who gets a new password and is active.
+
+    The password is asked for on a terminal, else it is the first line of the standard input.
+    """
+    wanted = Credentials(login, _ask_password())
+    is_new = _run(settings_of(context, **where), lambda administrators: administrators.create(wanted))
+    click.echo(f"{login} is an administrator" if is_new else f"{login} is an administrator now, with the new password")
+
+
+@click.command("reset-password", epilog=NOT_TOLD)
+@_login
+@database_options
+@click.pass_context
+def reset_password(context: click.Context, /, login: str, **where: object) -> None:
+    """Give LOGIN a new password.
+
+    The password is asked for on a terminal, else it is the first line of the standard input.
+    """
+    wanted = Credentials(login, _ask_password())
+    _run(settings_of(context, **where), lambda administrators: administrators.reset_password(wanted))
+    click.echo(f"{login} has the new password")
+
+
+@click.command("migrate")
+@database_options
+@click.pass_context
+def migrate(context: click.Context, /, **where: object) -> None:
+    """Bring the schema of the database up to date, and say what was done."""
+    database = asyncio.run(_open_and_close(replace(settings_of(context, **where), migrate=True)))
+    for name in database.migrated:
+        click.echo(f"done: {name}")
+    click.echo(f"the schema in {database.place} {'is now' if database.migrated else 'was already'} up to date")
+
+
+async def _open_and_close(settings: Settings) -> Database:
+    async with open_database(settings) as database:
+        return database
+
+
+def _run(settings: Settings, work: Callable[[Administrators], Awaitable[T]]) -> T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_work(settings, work))
+
+
+async def _work(settings: Settings, work: Callable[[Administrators], Awaitable[T]]) -> T:
+    async with open_database(settings) as database:
+        db, passwords = await Engine.connect(database.dsn), Passwords(settings.hashing)
+        try:
+            return await work(Administrators(db, passwords))
+        finally:
+            passwords.close()
+            await db.close()
+
+
+def _ask_password() -> str:
+    """A password that sign-up would take. Raises UsageError that says what is wrong with it."""
+    if sys.stdin is None:  # it was closed before we were started
+        raise click.UsageError(NOTHING_TYPED)
+    if sys.stdin.isatty():
+        text: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        text = _decode(sys.stdin.buffer.readline(4 * RAW_LENGTH + 2))
+    try:
+        return check_password(text)
+    except ValueError as error:
+        raise click.UsageError(f"the password {error}") from error
+
+
+def _decode(line: bytes) -> str:
+    """The line without its end. Raises UsageError when there is none, or when it is no text."""
+    if not line:
+        raise click.UsageError(NOTHING_TYPED)
+    try:
+        return line.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise click.UsageError("the password must be text in UTF-8") from error

@@ -1,0 +1,65 @@
+"""The shapes of queries: what may stand behind the question mark."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from att.fields import Cursor, Id, Moment, Name, Number, PartOfName, RowId, Truth
+from att.paging import PAGE_DEFAULT, PAGE_LIMIT
+
+IDS = 200  # that fit into the first line of a request
+
+
+class Query(BaseModel):
+    """Exactly these parameters. Those in ``repeatable`` are lists, the others are given once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repeatable: ClassVar[frozenset[str]] = frozenset()
+
+
+class PageQuery(Query):
+    """The query of a list."""
+
+    limit: Number = Field(default=PAGE_DEFAULT, ge=1, le=PAGE_LIMIT, description="How many items a page has at most.")
+    after: Cursor | None = Field(default=None, description="The `next` of the page before.")
+
+
+# Users
+
+
+class UsersQuery(PageQuery):
+    """Which users, and in which order: with a minus sign in front the other way round.
+
+    ``q`` is a part of the login, the first or the last name. ``registered_to`` itself is not included.
+    """
+
+    login: Name | None = None
+    role: Name | None = None
+    active: Truth | None = None
+    q: PartOfName | None = None
+    registered_from: Moment | None = None
+    registered_to: Moment | None = None
+    sort: Literal["registered_at", "-registered_at", "login", "-login", "last_name", "-last_name"] = "registered_at"
+
+
+class IdsQuery(Query):
+    """Which ones, by ``id``, given as many times as there are."""
+
+    repeatable: ClassVar[frozenset[str]] = frozenset({"id"})
+
+    id: Annotated[list[Id], Field(min_length=1, max_length=IDS)]
+
+
+# The history
+
+
+class HistoryQuery(PageQuery):
+    """Which part of the history. Times are from ``from`` on and before ``to``."""
+
+    table: Literal["users", "roles", "groups", "members"] | None = None
+    row: RowId | None = None
+    actor: Id | None = None
+    operation: Literal["INSERT", "UPDATE", "DELETE"] | None = None
+    since: Moment | None = Field(default=None, alias="from")
+    until: Moment | None = Field(default=None, alias="to")

@@ -1,0 +1,23 @@
+"""Which HTTP status answers which error."""
+
+from att import errors
+
+_STATUS: dict[type[errors.AttError], int] = {
+    errors.Malformed: 400,
+    errors.BodyTimeout: 408,
+    errors.WrongMediaType: 415,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.PreconditionFailed: 412,
+    errors.Invalid: 422,
+    errors.TooManyAttempts: 429,
+    errors.UpgradeRequired: 426,
+    errors.Unavailable: 503,
+}
+
+
+def status_of(kind: type[errors.AttError]) -> int:
+    """The HTTP status of errors of this class."""
+    return next((_STATUS[base] for base in kind.__mro__ if base in _STATUS), 500)

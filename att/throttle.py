@@ -1,0 +1,165 @@
+"""Makes guessing slow: how many attempts there may be in a while, by login and by address.
+
+The counting is the library's (``limits``), by fixed windows: each begins with the first failure and ends a fixed time
+later, whatever is tried meanwhile.
+"""
+
+import contextlib
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from ipaddress import IPv6Address, IPv6Network
+
+from limits import RateLimitItemPerSecond
+from limits.aio.storage import Storage
+from limits.aio.strategies import FixedWindowRateLimiter
+
+from att.errors import AuthFailed, LoginTaken, TooManyAttempts, WrongPassword
+from att.names import fold
+from att.proxies import parse_address
+from att.settings import Rate
+
+MAX_KEYS = 100_000  # counts kept for each rate; beyond that the oldest are forgotten
+NETWORK_BITS = 64  # of an IPv6 address: what one customer has for themselves
+
+Clock = Callable[[], float]
+
+
+class Throttle:
+    """Refuses attempts, with TooManyAttempts, while there have been too many. The counts are this process's own."""
+
+    def __init__(self, logins: Rate, addresses: Rate, signups: Rate, *, clock: Clock = time.monotonic) -> None:
+        self._logins = Limit(logins, clock)
+        self._addresses = Limit(addresses, clock)
+        self._signups = Limit(signups, clock)
+
+    @contextlib.asynccontextmanager
+    async def guess(self, login: str, address: str | None) -> AsyncIterator[None]:
+        """Around the check of a password, which fails by AuthFailed or WrongPassword. Raises TooManyAttempts.
+
+        Success wipes out the login's failures, but not the address's: it may be one's own login among those of others.
+        """
+        network, key = network_of(address), fold(login)
+        async with self._addresses.attempt(network), self._logins.attempt(key):
+            try:
+                yield
+            except (AuthFailed, WrongPassword):
+                await self._addresses.count(network)
+                await self._logins.count(key)
+                raise
+            await self._logins.clear(key)
+
+    @contextlib.asynccontextmanager
+    async def sign_up(self, address: str | None) -> AsyncIterator[None]:
+        """Around a sign-up; one that finds the login taken counts as well. Raises TooManyAttempts."""
+        network = network_of(address)
+        async with self._signups.attempt(network):
+            try:
+                yield
+            except LoginTaken:
+                await self._signups.count(network)
+                raise
+            await self._signups.count(network)
+
+
+class Limit:
+    """One rate, for each key by itself."""
+
+    def __init__(self, rate: Rate, clock: Clock) -> None:
+        self._item = RateLimitItemPerSecond(rate.amount, math.ceil(rate.per.total_seconds()))
+        self._limiter = FixedWindowRateLimiter(WindowCounts(clock))
+        self._clock = clock
+        self._under_way: Counter[str] = Counter()
+
+    @contextlib.asynccontextmanager
+    async def attempt(self, key: str) -> AsyncIterator[None]:
+        """Let it be made, unless the count is full. While it is under way it takes a place, so that many at once do
+        not get past. Raises TooManyAttempts.
+        """
+        self._under_way[key] += 1
+        try:
+            await self._check(key)
+            yield
+        finally:
+            self._under_way[key] -= 1
+            if not self._under_way[key]:
+                del self._under_way[key]
+
+    async def count(self, key: str) -> None:
+        """Count one."""
+        await self._limiter.hit(self._item, key)
+
+    async def clear(self, key: str) -> None:
+        """Forget what was counted."""
+        await self._limiter.clear(self._item, key)
+
+    async def _check(self, key: str) -> None:
+        if await self._limiter.test(self._item, key, cost=self._under_way[key]):
+            return
+        if await self._limiter.test(self._item, key):
+            raise TooManyAttempts(1)  # those under way may yet succeed
+        window = await self._limiter.get_window_stats(self._item, key)
+        raise TooManyAttempts(max(1, math.ceil(window.reset_time - self._clock())))
+
+
+class WindowCounts(Storage):
+    """Counts in memory, of one rate: ``expiry`` is always the same.
+
+    So windows end in the order in which they began, and those that have ended are found at the front. The library's
+    own ``MemoryStorage`` walks through all keys at each hit, and has no bound. None of the verbs ever waits.
+    """
+
+    STORAGE_SCHEME = None
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._windows: dict[str, tuple[int, float]] = {}  # how many, and when the window ends
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        return ValueError
+
+    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        self._forget_ended()
+        count, end = self._windows.get(key, (0, self._clock() + expiry))
+        self._windows[key] = (count + amount, end)
+        if len(self._windows) > MAX_KEYS:
+            del self._windows[next(iter(self._windows))]
+        return count + amount
+
+    async def get(self, key: str) -> int:
+        count, end = self._windows.get(key, (0, math.inf))
+        return count if end > self._clock() else 0
+
+    async def get_expiry(self, key: str) -> float:
+        """When the window ends, by the clock that was given."""
+        return self._windows[key][1] if key in self._windows else self._clock()
+
+    async def clear(self, key: str) -> None:
+        self._windows.pop(key, None)
+
+    async def reset(self) -> int:
+        count = len(self._windows)
+        self._windows.clear()
+        return count
+
+    async def check(self) -> bool:
+        return True
+
+    def _forget_ended(self) -> None:
+        now = self._clock()
+        while self._windows:
+            key, (_, end) = next(iter(self._windows.items()))
+            if end > now:
+                break
+            del self._windows[key]
+
+
+def network_of(address: str | None) -> str:
+    """Whom an address is counted as: one IPv4 address, one /64 of IPv6, or all those who come by our unix socket."""
+    parsed = parse_address(address or "")
+    if isinstance(parsed, IPv6Address):
+        return str(IPv6Network((int(parsed), NETWORK_BITS), strict=False))
+    return str(parsed)

@@ -1,0 +1,66 @@
+"""Work in the background: it goes on whatever happens to it, until it is to end."""
+
+import asyncio
+import logging
+from contextlib import suppress
+
+import pytest
+
+from att.background import repeating
+from att.errors import DatabaseUnavailable
+
+
+@pytest.fixture
+def work():
+    """Work that fails as it is told to, once each, and then says that it has been done."""
+
+    class Work:
+        errors = [DatabaseUnavailable(), KeyError("x")]  # noqa: RUF012 - one test, one use
+        done = asyncio.Event()
+
+        async def __call__(self):
+            if self.errors:
+                raise self.errors.pop(0)
+            self.done.set()
+
+    return Work()
+
+
+async def test_failures_are_logged(work, caplog):
+    """It is done again after any failure: one of the database is a line, a fault of ours comes with its traceback."""
+    with caplog.at_level(logging.WARNING, "att"):
+        async with repeating("sweeping", work, 0):
+            await asyncio.wait_for(work.done.wait(), 5)
+    (warning, fault) = caplog.records
+    assert (warning.levelname, warning.exc_info) == ("WARNING", None)
+    assert warning.getMessage() == f"sweeping: {DatabaseUnavailable().detail}"
+    assert (fault.levelname, fault.getMessage(), fault.exc_info[0]) == ("ERROR", "sweeping failed", KeyError)
+
+
+async def test_it_ends_with_its_block(work, caplog):
+    """After the block nothing is left, also when it was in the middle of something, or the block failed.
+
+    Nor when it answers the cancellation with an error, as a driver may.
+    """
+    before = asyncio.all_tasks()
+    begun = asyncio.Event()
+
+    async def endless():
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def deaf():
+        with suppress(asyncio.CancelledError):
+            await endless()
+        raise DatabaseUnavailable
+
+    for work_of_length in (endless, deaf):
+        begun.clear()
+        with pytest.raises(ZeroDivisionError):
+            async with asyncio.timeout(5), repeating("endless", work_of_length, 3600):
+                await begun.wait()
+                raise ZeroDivisionError
+    async with repeating("asleep", work, 3600):
+        pass
+    assert asyncio.all_tasks() == before
+    assert not caplog.records

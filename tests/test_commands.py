@@ -1,0 +1,200 @@
+"""The sub-commands, as the operator runs them: what they do, what they print, and each error in one line."""
+
+import io
+import os
+import pty
+import subprocess
+import sys
+
+import psycopg
+import pytest
+
+from att import cli
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command in this process, with a line on its standard input."""
+
+    def go(*arguments, typed=b"", **environment):
+        monkeypatch.setattr(sys, "argv", ["att-server", *arguments])
+        monkeypatch.setattr(sys, "stdin", None if typed is None else io.TextIOWrapper(io.BytesIO(typed)))
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, status, printed.out, printed.err)
+
+    return go
+
+
+@pytest.fixture
+def rows(postgresql):
+    """The rows of a query, as they are now."""
+
+    def run(query):
+        found = postgresql.execute(query).fetchall()
+        postgresql.commit()
+        return found
+
+    return run
+
+
+WHO = "SELECT login, roles.name FROM users JOIN roles ON role_id = roles.id ORDER BY login"
+HASHES = "SELECT password_hash FROM users ORDER BY login"
+
+
+def test_create_admin(run, rows, db_url):
+    """Somebody new is made, somebody there is promoted; the options may stand before the command, after it, and in the
+    environment, where those nearest to it count.
+    """
+    nowhere = "host=/no/such/dir dbname=db"
+    typed = f"{PASSWORD}\n".encode()
+    ways = [
+        (["create-admin", "ann", "--db-url", db_url], {"ATT_DB_URL": nowhere}),
+        (["--db-url", nowhere, "create-admin", "--db-url", db_url, "ANN"], {}),
+        (["--db-url", db_url, "create-admin", "ann"], {}),
+        (["create-admin", "ann"], {"ATT_DB_URL": db_url}),
+    ]
+    says = ["ann is an administrator\n", *(f"{name} is an administrator now, with" for name in ("ANN", "ann", "ann"))]
+    hashes = set()
+    for (arguments, environment), expected in zip(ways, says, strict=True):
+        result = run(*arguments, typed=typed, **environment)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.startswith(expected)
+        assert rows(WHO) == [("ann", "Admin")]
+        hashes.add(*rows(HASHES))
+    assert len(hashes) == 4
+
+
+def test_reset_password(run, rows, db_url):
+    """The line is the password, with either end of line, or none, and with its spaces."""
+    run("--db-url", db_url, "create-admin", "ann", typed=b"correct horse")
+    hashes = {*rows(HASHES)}
+    for typed in (b"another horse\n", b"another horse\r\nnot this\n", b"  another horse  "):
+        result = run("reset-password", "--db-url", db_url, "Ann", typed=typed)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "Ann has the new password\n", "")
+        hashes.add(*rows(HASHES))
+    assert len(hashes) == 4
+
+
+@pytest.mark.parametrize("command", ["create-admin", "reset-password"])
+@pytest.mark.parametrize(
+    ("typed", "login", "says"),
+    [
+        (b"", "ann", "no password on the standard input"),
+        (None, "ann", "no password on the standard input"),
+        (b"\n", "ann", "the password must have at least 6 characters"),
+        (b"hush!\n", "ann", "the password must have at least 6 characters"),
+        (b"hush" * 300, "ann", "the password must have at most 1024 bytes"),
+        (b"hush" * 30_000, "ann", "the password must have at most 1024 bytes"),
+        (b"hush \xff\xfe", "ann", "the password must be text in UTF-8"),
+        (b"hush hush\n", "", "must have 1 to 64 characters"),
+        (b"hush hush\n", "a\nb", "must not contain control characters"),
+    ],
+)
+def test_bad_input(run, command, typed, login, says):
+    """It is told before the database is looked for, in a line that does not repeat the password."""
+    result = run("--db-url", "host=/no/such/dir dbname=db", command, login, typed=typed)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("att-server: ")
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "hush" not in result.stderr
+
+
+def test_errors_are_one_line(run, db_url, empty_db_url, postgresql):
+    """Nobody of that login, no database, no schema, no such command, no login."""
+    typed = b"correct horse\n"
+    for arguments, status, says in [
+        (["reset-password", "nobody", "--db-url", db_url], 1, "no user with the login 'nobody'"),
+        (["create-admin", "ann", "--db-url", "host=/no/such/dir dbname=db"], 1, "cannot connect to the database db"),
+        (["create-admin", "ann", "--db-url", empty_db_url], 1, "att-server --migrate"),
+        (["migrate", "--db-url", "host=/no/such/dir dbname=db"], 1, "cannot connect to the database db"),
+        (["migrate", "--db-url", "nonsense"], 2, "not understood"),
+        (["migrate", "--data-dir", ""], 2, "give the path"),
+        (["migrate", "more"], 2, "unexpected extra argument"),
+        (["create-admin", "--db-url", db_url], 2, "Missing argument 'LOGIN'"),
+        (["create-admin", "ann", "ben"], 2, "unexpected extra argument"),
+        (["destroy"], 2, "No such command 'destroy'"),
+    ]:
+        result = run(*arguments, typed=typed)
+        assert (result.returncode, result.stdout) == (status, ""), arguments
+        assert says in result.stderr
+        assert result.stderr.startswith("att-server: ")
+        assert result.stderr.count("\n") == 1, result.stderr
+    postgresql.execute("UPDATE alembic_version SET version_num = 'fffffffffff0'")
+    postgresql.commit()
+    assert "newer than this program" in run("migrate", "--db-url", db_url).stderr
+
+
+def test_migrate(run, empty_db_url, empty_postgresql):
+    """It says what it did, the second time that there was nothing to do."""
+    result = run("migrate", "--db-url", empty_db_url)
+    assert (result.returncode, result.stderr) == (0, "")
+    *done, last = result.stdout.splitlines()
+    assert done[0] == "done: Added user table"
+    assert last.startswith("the schema in ")
+    assert last.endswith(" is now up to date")
+    [count] = empty_postgresql.execute("SELECT count(*) FROM roles").fetchone()
+    assert count == 2
+    again = run("--db-url", empty_db_url, "migrate")
+    assert again.stdout.endswith("was already up to date\n")
+    assert again.stdout.count("\n") == 1
+
+
+def test_the_embedded_postgres(run, tmp_path):
+    """Made if need be, and stopped in the end; the data is there for the next."""
+    for typed, says in [
+        (b"correct horse", "ann is an administrator\n"),
+        (b"another horse", "ann is an administrator now"),
+    ]:
+        result = run("create-admin", "ann", "--data-dir", str(tmp_path), typed=typed)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.startswith(says)
+    assert not (tmp_path / "postgresql" / "postmaster.pid").exists()
+    assert run("--data-dir", str(tmp_path), "migrate").stdout.endswith("was already up to date\n")
+
+
+@pytest.mark.parametrize(("second", "status"), [(PASSWORD, 0), ("other horse", 130)])
+def test_on_a_terminal(db_url, second, status):
+    """It is asked for twice, not shown as it is typed, and asked for again when the two differ."""
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "att", "create-admin", "--db-url", db_url, "ann"]
+    process = subprocess.Popen(
+        command, stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    for prompt, line in [(b"Password: ", PASSWORD), (b"Repeat for confirmation: ", second)]:
+        assert process.stderr.read(len(prompt)) == prompt
+        os.write(terminal, f"{line}\n".encode())
+        assert process.stderr.read(1) == b"\n"
+    if status:
+        complaint = b"Error: The two entered values do not match.\nPassword: "
+        assert process.stderr.read(len(complaint)) == complaint
+        os.write(terminal, b"\x04")  # end of file: never mind
+    printed, complaint = process.communicate(timeout=30)
+    os.write(end, b"shown:")
+    shown = os.read(terminal, 4096)
+    os.close(terminal)
+    os.close(end)
+    assert (process.returncode, printed) == (status, b"" if status else b"ann is an administrator\n")
+    assert shown == b"shown:"
+    assert PASSWORD.encode() not in complaint
+    with psycopg.connect(db_url) as connection:
+        assert connection.execute(WHO).fetchall() == ([] if status else [("ann", "Admin")])
+
+
+@pytest.mark.parametrize("command", ["create-admin", "reset-password", "migrate"])
+def test_help(run, command):
+    """Each says what it does, and what becomes of sessions and sockets."""
+    result = run(command, "--help")
+    assert result.returncode == 0
+    assert "--db-url" in result.stdout
+    assert "--data-dir" in result.stdout
+    assert ("WebSockets" in result.stdout) is (command != "migrate")

@@ -1,0 +1,129 @@
+"""How a fault in an input is told."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from att import payloads, queries
+from att.errors import InvalidInput
+from att.faults import FAULTS_TOLD, explain
+
+ID = "0f2a7c1e-5b3d-4c8f-9a6e-1d2b3c4d5e6f"
+NO_STRING = "input should be a valid string"
+SECRET = "hunter2"
+
+
+def faults(shape, value):
+    """What is said about a value that does not fit, as field and message."""
+    with pytest.raises(ValidationError) as caught:
+        shape.model_validate(value)
+    return dict(explain(caught.value).fields)
+
+
+@pytest.mark.parametrize(
+    ("shape", "value", "expected"),
+    [
+        (payloads.NewAccount, {}, {"login": "is missing", "password": "is missing"}),
+        (
+            payloads.NewAccount,
+            {"login": " ann", "password": "12345", "admin": True, "extra": 1},
+            {
+                "login": "must not begin or end with a space",
+                "password": "must have at least 6 characters",
+                "admin": "unknown member",
+                "extra": "unknown member",
+            },
+        ),
+        (payloads.NewAccount, {"login": 1, "password": None}, {"login": NO_STRING, "password": NO_STRING}),
+        (
+            payloads.Credentials,
+            {"password": "a" * 1025, "Login": "ann"},
+            {"login": "is missing", "password": "must have at most 1024 bytes", "Login": "unknown member"},
+        ),
+        (payloads.NewGroup, {"name": "a/b"}, {"name": "must not contain '/', or be '.' or '..'"}),
+        (payloads.NewGroup, {"name": ID}, {"name": "must not be a UUID"}),
+        (payloads.NewGroup, {"name": b"tea"}, {"name": NO_STRING}),
+        (
+            payloads.NewGroup,
+            {"name": ["tea"], "join": "closed", "post": None},
+            {
+                "name": NO_STRING,
+                "join": "input should be 'invite' or 'open'",
+                "post": "input should be 'members' or 'owners'",
+            },
+        ),
+        (payloads.GroupChange, {"name": None, "join": 1, "role": "owner"}, {"name": ..., "join": ..., "role": ...}),
+        (payloads.MemberChange, {"role": "admin"}, {"role": "input should be 'owner' or 'member'"}),
+        (payloads.MemberChange, {"role": None}, {"role": ...}),
+        (
+            payloads.NewMembers,
+            {"user_ids": [ID, "x", 5, ID.replace("-", "")]},
+            {f"user_ids.{index}": "must be a UUID" for index in (1, 2, 3)},
+        ),
+        (payloads.NewMembers, {"user_ids": []}, {"user_ids": ...}),
+        (payloads.NewMembers, {"user_ids": [ID] * 1001}, {"user_ids": ...}),
+        (payloads.NewMembers, {"user_ids": ID}, {"user_ids": ...}),
+        (queries.PageQuery, {"limit": "many", "offset": "1"}, {"limit": "must be a whole number", "offset": ...}),
+    ],
+)
+def test_every_fault_is_told(shape, value, expected):
+    """All faults come at once, each under the name of its member; unknown members are named."""
+    found = faults(shape, value)
+    assert found.keys() == expected.keys()
+    assert all(found[field] == message for field, message in expected.items() if message is not ...)
+
+
+@pytest.mark.parametrize("value", [None, True, 1, 1.5, "text", [], [{"name": "tea"}]])
+@pytest.mark.parametrize("shape", [payloads.NewAccount, payloads.Credentials, payloads.NewGroup, payloads.GroupChange])
+def test_not_an_object(shape, value):
+    """What is no object is one fault, of the body."""
+    assert faults(shape, value) == {"body": "must be a JSON object"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "value"),
+    [
+        (payloads.NewAccount, {"login": f" {SECRET}", "password": SECRET[:5]}),
+        (payloads.NewAccount, {"login": f"{SECRET}\0", "password": SECRET * 200}),
+        (payloads.NewAccount, {"login": [SECRET], "password": {SECRET: SECRET}}),
+        (payloads.NewAccount, SECRET),
+        (payloads.NewGroup, {"name": f"{SECRET}/", "extra": SECRET, "join": SECRET}),
+        (payloads.NewMembers, {"user_ids": [SECRET]}),
+        (queries.PageQuery, {"limit": SECRET, "after": SECRET * 1000}),
+    ],
+)
+def test_input_is_not_repeated(shape, value):
+    """What was sent does not come back in the answer, nor get into logs that way."""
+    with pytest.raises(ValidationError) as caught:
+        shape.model_validate(value)
+    invalid = explain(caught.value)
+    assert isinstance(invalid, InvalidInput)
+    assert SECRET[:5] not in f"{invalid} {invalid.detail} {invalid.fields}"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+)
+
+
+@given(JSON | st.fixed_dictionaries({"login": JSON, "password": JSON}))
+def test_any_json_is_read_or_explained(value):
+    """Every JSON value fits, or has at least one fault, each with the name of a member and a message."""
+    explained = None
+    try:
+        payloads.NewAccount.model_validate(value)
+    except ValidationError as error:
+        explained = explain(error).fields
+    assert explained is None or all(field and message for field, message in explained)
+    assert explained != []
+
+
+def test_very_many_faults_are_counted():
+    """The answer does not outgrow the question."""
+    with pytest.raises(ValidationError) as caught:
+        payloads.NewGroup.model_validate({"name": "tea"} | {str(number): 0 for number in range(1_000)})
+    fields = explain(caught.value).fields
+    assert len(fields) == FAULTS_TOLD + 1
+    assert fields[-1] == ("body", "has 900 more faults")

@@ -1,0 +1,396 @@
+"""Group rules over HTTP: who may come in, who may post, who may change that, and what a role permits beyond."""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from aiohttp import ClientResponse, DummyCookieJar
+from aiohttp.test_utils import TestClient
+
+from att.app import create_app
+
+NO_MEMBER = (403, "not a member")
+NO_OWNER = (403, "not an owner")
+
+
+@pytest.fixture
+async def client(aiohttp_client, settings) -> TestClient:
+    """A client that keeps no cookies: who asks is told by each request alone."""
+    return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
+
+
+@pytest.fixture
+async def ann(sign_up):
+    """The owner of the group tea."""
+    ann = await sign_up("ann")
+    await ann.make_group("tea")
+    return ann
+
+
+@pytest.fixture
+async def bob(sign_up):
+    return await sign_up("bob")
+
+
+@pytest.fixture
+async def zoe(sign_up):
+    return await sign_up("zoe")
+
+
+@pytest.fixture
+def permit(sql):
+    """Give somebody a role of their own that permits these things, from their next request on."""
+
+    def give(person, *permissions):
+        query = """
+            WITH role AS (INSERT INTO roles (name, name_key, permissions) VALUES (%s, %s, %s) RETURNING id)
+            UPDATE users SET role_id = role.id FROM role WHERE users.id = %s
+        """
+        name = f"role {uuid4()}"
+        sql(query, name, name, list(permissions), person.id)
+
+    return give
+
+
+async def told(response: ClientResponse) -> object:
+    """The status and the phrase of an error, or the status and the body of what went well."""
+    if response.status < 400:
+        return response.status, await response.json()
+    assert response.content_type == "application/problem+json", await response.text()
+    return response.status, (await response.json())["error"]
+
+
+async def change(person, **rules) -> object:
+    return await told(await person.request("PATCH", "/groups/tea", json=rules))
+
+
+async def put(person, target, **body) -> object:
+    """The status and the role of the member who was put, or the phrase of the error."""
+    options = {"json": body} if body else {}
+    status, answer = await told(await person.request("PUT", f"/groups/tea/members/{target.id}", **options))
+    return status, answer if status >= 400 else answer["role"]
+
+
+async def get(person, path) -> object:
+    return await told(await person.request("GET", path))
+
+
+async def visible(person) -> dict[str, str | None]:
+    """The names of the groups that they are shown, each with their role in it."""
+    status, page = await get(person, "/groups")
+    assert (status, page["next"]) == (200, None)
+    return {group["name"]: group["role"] for group in page["items"]}
+
+
+async def roles(person) -> dict[str, str]:
+    """The members of tea and their roles."""
+    _, page = await get(person, "/groups/tea/members")
+    return {member["login"]: member["role"] for member in page["items"]}
+
+
+# Rules
+
+
+async def test_make_with_rules(client, ann):
+    """A group may be made with its rules; what is no rule is a 422 that names it."""
+    rules = {"join": "open", "post": "owners"}
+    status, group = await told(await ann.request("POST", "/groups", json={"name": "coffee"} | rules))
+    assert (status, group) == (201, group | rules | {"name": "coffee", "role": "owner"})
+    assert await get(ann, "/groups/coffee") == (200, group)
+    for rule in rules:
+        for value in ("closed", "", None, True, ["open"]):
+            response = await ann.request("POST", "/groups", json={"name": "milk", rule: value})
+            assert await told(response) == (422, "invalid input"), (rule, value)
+            assert [fault["field"] for fault in (await response.json())["errors"]] == [rule]
+
+
+async def test_change_group(client, ann):
+    """200 with the group as it is now; what is not given stays, and so does all of it when anything is wrong."""
+    _, tea = await get(ann, "/groups/tea")
+    await ann.make_group("coffee")
+    for rules in ({}, {"join": "open"}, {"post": "owners"}, {"join": "invite", "post": "members"}, {"name": "TEA"}):
+        tea |= rules
+        assert await change(ann, **rules) == (200, tea)
+        assert await get(ann, "/groups/tea") == (200, tea)
+    for rules, error in (
+        ({"name": "COFFEE", "join": "open"}, (409, "group name taken")),
+        ({"name": "a/b", "join": "open"}, (422, "invalid input")),
+        ({"name": None}, (422, "invalid input")),
+        ({"join": "closed", "post": "owners"}, (422, "invalid input")),
+        ({"join": "open", "role": "owner"}, (422, "invalid input")),
+    ):
+        assert await change(ann, **rules) == error
+    assert await told(await ann.request("PATCH", "/groups/tea", data=b"{}")) == (415, "unsupported media type")
+    assert await told(await ann.request("PATCH", "/groups/tea", json=[])) == (422, "invalid input")
+    assert await get(ann, "/groups/tea") == (200, tea)
+
+
+async def test_rename_group(client, ann, bob):
+    """A renamed group is found by its new name, its old one is free, and who listens goes on listening."""
+    socket = await ann.listen()
+    status, group = await change(ann, name="Cafe\u0301")
+    assert (status, group["name"]) == (200, "Café")
+    assert await get(ann, "/groups/tea") == (404, "no such group")
+    assert (await bob.make_group("tea"))["id"] != group["id"]
+    assert await ann.broadcast("CAFÉ", {"n": 1}) == 1
+    assert await socket.receive_json(timeout=5) == {"n": 1}
+    await socket.close()
+
+
+async def test_owners_change_rules(client, ann, bob, zoe):
+    """Nobody but owners changes a group, and its being open makes no difference to that."""
+    await change(ann, join="open")
+    await ann.add("tea", bob)
+    assert await change(bob, post="owners") == NO_OWNER
+    assert await change(zoe, post="owners") == NO_MEMBER
+    assert (await get(ann, "/groups/tea"))[1]["post"] == "members"
+
+
+# Open groups
+
+
+async def test_join_open_group(client, ann, bob):
+    """Anyone lets themselves into an open group, hears it at once, and may leave it again."""
+    path = f"/groups/tea/members/{bob.id}"
+    assert await put(bob, bob) == NO_MEMBER
+    await change(ann, join="open")
+    socket = await bob.listen()
+    assert await ann.broadcast("tea", {"n": 1}) == 0
+    assert await told(await bob.request("PUT", "/groups/tea/members/me")) == (
+        201,
+        {"user_id": str(bob.id), "login": "bob", "role": "member", "joined_at": (await member(bob))["joined_at"]},
+    )
+    assert await put(bob, bob) == (200, "member")
+    assert await ann.broadcast("tea", {"n": 2}) == 1
+    assert (await bob.request("DELETE", path)).status == 204
+    assert await ann.broadcast("tea", {"n": 3}) == 0
+    await change(ann, join="invite")
+    assert await put(bob, bob) == NO_MEMBER
+    assert await socket.receive_json(timeout=5) == {"n": 2}
+    await socket.close()
+
+
+async def member(person) -> dict[str, str]:
+    """Their own row of the members of tea."""
+    _, page = await get(person, "/groups/tea/members")
+    return next(item for item in page["items"] if item["user_id"] == str(person.id))
+
+
+async def test_nobody_raises_themselves(client, ann, bob, zoe):
+    """Whoever may let themselves in has no say in their role, before and after, nor in who else is in."""
+    await change(ann, join="open")
+    for role in ("owner", "member"):
+        assert await put(bob, bob, role=role) == NO_OWNER
+    assert await roles(ann) == {"ann": "owner"}
+    assert await put(bob, bob) == (201, "member")
+    for role in ("owner", "member"):
+        assert await put(bob, bob, role=role) == NO_OWNER
+    assert await put(bob, zoe) == await put(bob, ann, role="member") == NO_OWNER
+    assert await put(zoe, bob) == NO_MEMBER
+    assert await told(await bob.request("POST", "/groups/tea/members", json={"user_ids": [str(zoe.id)]})) == NO_OWNER
+    assert await told(await zoe.request("POST", "/groups/tea/members", json={"user_ids": [str(zoe.id)]})) == NO_MEMBER
+    assert await roles(ann) == {"ann": "owner", "bob": "member"}
+
+
+async def test_open_group_to_strangers(client, ann, bob):
+    """A stranger sees an open group, by name and in the list, but neither its members nor its broadcasts."""
+    _, tea = await get(ann, "/groups/tea")
+    assert await get(bob, "/groups/tea") == NO_MEMBER
+    await change(ann, join="open")
+    assert await get(bob, "/groups/tea") == (200, tea | {"join": "open", "role": None})
+    assert await get(bob, "/groups/tea/members") == NO_MEMBER
+    assert await told(await bob.request("POST", "/broadcast/tea", json={})) == NO_MEMBER
+    assert await told(await bob.request("DELETE", f"/groups/tea/members/{bob.id}")) == NO_MEMBER
+    assert await told(await bob.request("DELETE", "/groups/tea")) == NO_MEMBER
+    await change(ann, join="invite")
+    assert await get(bob, "/groups/tea") == NO_MEMBER
+
+
+async def test_list_groups(client, ann, bob, permit):
+    """Mine and the open ones, oldest first, as each is shown alone; all of them with groups.read, and with it alone."""
+    await bob.make_group("coffee")
+    await bob.make_group("milk")
+    await change(ann, join="open")
+    assert await visible(ann) == {"tea": "owner"}
+    assert await visible(bob) == {"tea": None, "coffee": "owner", "milk": "owner"}
+    await bob.add("milk", ann)
+    assert await visible(ann) == {"tea": "owner", "milk": "member"}
+    _, page = await get(ann, "/groups")
+    assert page["items"] == [(await get(ann, f"/groups/{n}"))[1] for n in ("tea", "milk")]
+    permit(ann, "groups.write", "broadcast.any", "users.read")
+    assert await visible(ann) == {"tea": "owner", "milk": "member"}
+    permit(ann, "groups.read")
+    assert await visible(ann) == {"tea": "owner", "coffee": None, "milk": "member"}
+    assert list(await visible(ann)) == ["tea", "coffee", "milk"]
+    assert await told(await client.get("/groups")) == (401, "not signed in")
+
+
+# Who may post
+
+
+async def test_owners_post(client, ann, bob, zoe, permit):
+    """Where only owners post, plain members are refused from the next request on, and hear all the same."""
+    await ann.add("tea", bob)
+    socket = await bob.listen()
+    assert await bob.broadcast("tea", {"n": 1}) == 1
+    await change(ann, post="owners")
+    assert await told(await bob.request("POST", "/broadcast/tea", json={"n": 2})) == NO_OWNER
+    assert await told(await zoe.request("POST", "/broadcast/tea", json={"n": 2})) == NO_MEMBER
+    assert await ann.broadcast("tea", {"n": 3}) == 1
+    assert await put(ann, bob, role="owner") == (200, "owner")
+    assert await bob.broadcast("tea", {"n": 4}) == 1
+    assert await put(ann, bob, role="member") == (200, "member")
+    assert await told(await bob.request("POST", "/broadcast/tea", json={"n": 5})) == NO_OWNER
+    permit(zoe, "broadcast.any")
+    assert await zoe.broadcast("tea", {"n": 6}) == 1
+    await change(ann, post="members")
+    assert await bob.broadcast("tea", {"n": 7}) == 1
+    assert [(await socket.receive_json(timeout=5))["n"] for _ in range(5)] == [1, 3, 4, 6, 7]
+    await socket.close()
+
+
+async def test_rule_that_changes_under_way(client, ann, bob):
+    """Who may broadcast is asked when the whole body is there: a rule made meanwhile holds already."""
+    await ann.add("tea", bob)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly():
+        yield b'{"n":'
+        begun.set()
+        await go_on.wait()
+        yield b"1}"
+
+    headers = {"Content-Type": "application/json"}
+    sending = asyncio.create_task(bob.request("POST", "/broadcast/tea", data=slowly(), headers=headers))
+    await begun.wait()
+    await change(ann, post="owners")
+    go_on.set()
+    assert await told(await sending) == NO_OWNER
+
+
+# Roles in a group
+
+
+async def test_give_roles(client, ann, bob, zoe):
+    """Owners make owners and take it back: 201 for who is new, 200 for who is there; the last one stays."""
+    assert await put(ann, bob, role="owner") == (201, "owner")
+    assert await put(bob, zoe, role="member") == (201, "member")
+    assert await put(bob, ann, role="member") == (200, "member")
+    assert await put(ann, bob, role="member") == NO_OWNER
+    assert await put(bob, bob, role="member") == (409, "last owner")
+    assert await put(bob, bob) == (200, "owner")
+    assert await roles(zoe) == {"ann": "member", "bob": "owner", "zoe": "member"}
+
+
+async def test_two_owners_demote_each_other(client, ann, bob):
+    """Of two owners who demote each other at once exactly one succeeds, and is owner still."""
+    await put(ann, bob, role="owner")
+    for _ in range(10):
+        outcomes = await asyncio.gather(put(ann, bob, role="member"), put(bob, ann, role="member"))
+        assert outcomes.count((200, "member")) == 1
+        assert set(outcomes) - {(200, "member")} <= {NO_OWNER, (409, "last owner")}
+        owner, other = (ann, bob) if outcomes[0][0] == 200 else (bob, ann)
+        assert await roles(ann) == {owner.login: "owner", other.login: "member"}
+        await put(owner, other, role="owner")
+
+
+# Many members
+
+
+async def test_add_members(client, ann, bob, zoe):
+    """201 with the members in the order asked, each once; all of them hear the next broadcast."""
+    await put(ann, bob, role="owner")
+    socket = await zoe.listen()
+    ids = [str(person.id) for person in (zoe, bob, zoe)]
+    ids[2] = ids[2].upper()
+    status, answer = await told(await ann.request("POST", "/groups/tea/members", json={"user_ids": ids}))
+    assert (status, set(answer)) == (201, {"items"})
+    assert [(item["login"], item["role"]) for item in answer["items"]] == [("zoe", "member"), ("bob", "owner")]
+    _, page = await get(ann, "/groups/tea/members")
+    assert sorted(item["login"] for item in page["items"]) == ["ann", "bob", "zoe"]
+    assert all(item in page["items"] for item in answer["items"])
+    assert await ann.broadcast("tea", {"n": 1}) == 1
+    assert await socket.receive_json(timeout=5) == {"n": 1}
+    await socket.close()
+
+
+async def test_add_members_or_none(client, ann, bob):
+    """Whoever does not exist is told by their place, and what is no list of ids by its field; nobody is added."""
+    ids = [str(bob.id), str(uuid4()), str(bob.id), str(uuid4())]
+    response = await ann.request("POST", "/groups/tea/members", json={"user_ids": ids})
+    assert await told(response) == (404, "no such user")
+    assert (await response.json())["index"] == 1
+    for body, field in (
+        ({}, "user_ids"),
+        ({"user_ids": []}, "user_ids"),
+        ({"user_ids": [str(bob.id)] * 1001}, "user_ids"),
+        ({"user_ids": [str(bob.id), "me"]}, "user_ids.1"),
+        ({"user_ids": [str(bob.id)], "role": "owner"}, "role"),
+        ([str(bob.id)], "body"),
+    ):
+        response = await ann.request("POST", "/groups/tea/members", json=body)
+        assert await told(response) == (422, "invalid input")
+        assert [fault["field"] for fault in (await response.json())["errors"]] == [field]
+    assert await told(await ann.request("POST", "/groups/tea/members")) == (400, "not json")
+    assert await roles(ann) == {"ann": "owner"}
+
+
+# What a role permits beyond
+
+
+async def test_groups_read(client, ann, bob, permit):
+    """groups.read shows any group, its members, and the groups of anyone; it changes nothing and hears nothing."""
+    permit(bob, "groups.read")
+    _, tea = await get(ann, "/groups/tea")
+    assert await get(bob, "/groups/tea") == (200, tea | {"role": None})
+    assert await roles(bob) == {"ann": "owner"}
+    _, page = await get(bob, f"/users/{ann.id}/groups")
+    assert page["items"] == [tea]
+    assert await get(bob, f"/users/{uuid4()}/groups") == (404, "no such user")
+    assert await change(bob, join="open") == NO_MEMBER
+    assert await put(bob, bob) == NO_MEMBER
+    assert await told(await bob.request("DELETE", "/groups/tea")) == NO_MEMBER
+    assert await told(await bob.request("POST", "/broadcast/tea", json={})) == NO_MEMBER
+    permit(bob)
+    assert await get(bob, "/groups/tea") == NO_MEMBER
+
+
+async def test_groups_write(client, ann, bob, zoe, permit):
+    """groups.write acts as an owner does in any group, and is still none: the last owner stays."""
+    permit(zoe, "groups.write")
+    status, tea = await change(zoe, post="owners")
+    assert (status, tea["post"], tea["role"]) == (200, "owners", None)
+    assert await put(zoe, bob, role="owner") == (201, "owner")
+    assert await put(zoe, ann, role="member") == (200, "member")
+    assert await put(zoe, bob, role="member") == (409, "last owner")
+    assert await told(await zoe.request("DELETE", f"/groups/tea/members/{bob.id}")) == (409, "last owner")
+    ids = {"user_ids": [str(zoe.id)]}
+    assert (await told(await zoe.request("POST", "/groups/tea/members", json=ids)))[0] == 201
+    assert await roles(zoe) == {"ann": "member", "bob": "owner", "zoe": "member"}
+    assert (await zoe.request("DELETE", f"/groups/tea/members/{ann.id}")).status == 204
+    assert await put(zoe, zoe, role="owner") == (200, "owner")
+    permit(zoe)
+    assert (await change(zoe, post="members"))[0] == 200
+    assert await put(bob, zoe, role="member") == (200, "member")
+    assert await change(zoe, post="owners") == NO_OWNER
+
+
+async def test_group_without_owner(*, client, sql, ann, bob, zoe, permit):
+    """A group whose only owner is deleted gets a new one from groups.write; until then nobody in it can change it."""
+    await ann.add("tea", bob)
+    sql("DELETE FROM users WHERE id = %s", ann.id)
+    assert await change(bob, join="open") == NO_OWNER
+    assert await put(bob, bob, role="owner") == NO_OWNER
+    permit(zoe, "groups.write")
+    assert await put(zoe, bob, role="owner") == (200, "owner")
+    assert (await change(bob, join="open"))[0] == 200
+
+
+async def test_everything(client, ann, bob, permit):
+    """Whose role permits everything may all of it, in groups of others too."""
+    permit(bob, "*")
+    assert await visible(bob) == {"tea": None}
+    assert await roles(bob) == {"ann": "owner"}
+    assert await bob.broadcast("tea", {}) == 0
+    assert await put(bob, bob, role="owner") == (201, "owner")
+    assert (await bob.request("DELETE", "/groups/tea")).status == 204

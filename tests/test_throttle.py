@@ -1,0 +1,267 @@
+"""Guessing is slow: by login and by address, with a clock that the tests turn."""
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+
+import pytest
+
+from att import throttle as module
+from att.errors import AuthFailed, Busy, LoginTaken, TooManyAttempts, WrongPassword
+from att.settings import Rate
+from att.throttle import Throttle, WindowCounts, network_of
+
+LOGINS, ADDRESSES, SIGNUPS = (Rate(3, timedelta(minutes=5)), Rate(7, timedelta(minutes=5)), Rate(2, timedelta(hours=1)))
+HOME, AWAY = "192.0.2.1", "198.51.100.9"
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    now = 1_000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def throttle(clock):
+    return Throttle(LOGINS, ADDRESSES, SIGNUPS, clock=clock)
+
+
+def ours(error):
+    """What is to be suppressed: the error that was asked for, and nothing else."""
+    return (error,) if error else ()
+
+
+@pytest.fixture
+def guess(throttle):
+    """Guess at a login; ``error`` is how it fails, None for the right password."""
+
+    async def go(login="ann", address=HOME, error=AuthFailed):
+        with suppress(*ours(error)):
+            async with throttle.guess(login, address):
+                if error:
+                    raise error
+
+    return go
+
+
+@pytest.fixture
+def sign_up(throttle):
+    async def go(address=HOME, error=None):
+        with suppress(*ours(error)):
+            async with throttle.sign_up(address):
+                if error:
+                    raise error
+
+    return go
+
+
+@asynccontextmanager
+async def refused(seconds):
+    """What is done in the block is refused, for that long."""
+    with pytest.raises(TooManyAttempts) as caught:
+        yield
+    assert caught.value.retry_after == seconds
+
+
+async def test_login(guess, clock):
+    """After so many failures for a login nobody gets in by it, from nowhere, right password or not; others do."""
+    for error in (AuthFailed, WrongPassword, AuthFailed):
+        await guess(error=error)
+        clock.now += 10
+    for login, address, error in [("ann", HOME, None), ("ANN", AWAY, None), ("ann", AWAY, AuthFailed)]:
+        async with refused(270):
+            await guess(login, address, error)
+    await guess("bob", HOME, None)
+
+
+async def test_window_is_not_prolonged(guess, clock):
+    """What is tried while the brake is on does not keep it on: it opens when the window ends."""
+    for _ in range(3):
+        await guess()
+    for seconds in range(300, 0, -1):
+        async with refused(seconds):
+            await guess()
+        clock.now += 1
+    await guess(error=None)
+
+
+async def test_window_begins_with_the_first_failure(guess, clock):
+    """The window ends as long after the first failure, wherever in it the others are; then all guesses are back."""
+    await guess()
+    clock.now += 299.5
+    await guess()
+    await guess()
+    async with refused(1):
+        await guess()
+    clock.now += 0.5
+    for _ in range(3):
+        await guess()
+    async with refused(300):
+        await guess()
+
+
+async def test_success_wipes_out_the_login(guess):
+    """Whoever gets in has all their guesses again."""
+    for _ in range(5):
+        await guess(address=AWAY)
+        await guess(address=HOME)
+        await guess(address=f"{HOME}0", error=None)
+
+
+async def test_other_errors_do_not_count(guess):
+    """What fails for another reason is neither a failure nor a success."""
+    for _ in range(2):
+        await guess()
+    for _ in range(9):
+        await guess(error=Busy)
+    await guess()
+    async with refused(300):
+        await guess(error=None)
+
+
+async def test_address(guess, clock):
+    """After so many failures from one address it is refused whatever the login, one's own successes notwithstanding."""
+    for number in range(7):
+        await guess("mine", error=None)
+        await guess(f"user {number}")
+        clock.now += 1
+    async with refused(293):
+        await guess("mine", error=None)
+    async with refused(293):
+        await guess("somebody")
+    await guess("mine", AWAY, None)
+    clock.now += 293
+    await guess("mine", error=None)
+
+
+async def test_refusals_by_address_leave_the_login_alone(guess):
+    """An address that is braked does not use up the guesses of logins."""
+    for number in range(7):
+        await guess(f"user {number}")
+    for _ in range(9):
+        async with refused(300):
+            await guess("ann")
+    for _ in range(3):
+        await guess("ann", AWAY)
+
+
+async def test_burst(throttle):
+    """Of many guesses at once only so many are under way as may fail; when they have, the brake is on."""
+    gate, begun = asyncio.Event(), []
+
+    async def guess():
+        async with throttle.guess("ann", HOME):
+            begun.append(1)
+            await gate.wait()
+            raise AuthFailed
+
+    guesses = [asyncio.create_task(guess()) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert len(begun) == 3
+    gate.set()
+    outcomes = await asyncio.gather(*guesses, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [AuthFailed] * 3 + [TooManyAttempts] * 17
+    assert {outcome.retry_after for outcome in outcomes[3:]} == {1}  # it was not known yet how the first would fare
+    async with refused(300):
+        await guess()
+
+
+async def test_places_are_given_back(throttle, guess):
+    """Whoever is refused, cancelled or right leaves no trace: nothing is kept but failures."""
+    gate = asyncio.Event()
+
+    async def wait():
+        async with throttle.guess("ann", HOME):
+            await gate.wait()
+
+    waiting = [asyncio.create_task(wait()) for _ in range(4)]
+    await asyncio.sleep(0)
+    for task in waiting:
+        task.cancel()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 3 + [TooManyAttempts]
+    await guess(error=None)
+    for limit in (throttle._logins, throttle._addresses):
+        assert not limit._under_way
+        assert not limit._limiter.storage._windows
+
+
+async def test_sign_up(sign_up, clock):
+    """So many sign-ups from an address in a while, those that find the login taken counted, failures of ours not."""
+    await sign_up()
+    for _ in range(5):
+        await sign_up(error=Busy)
+    await sign_up(error=LoginTaken)
+    async with refused(3600):
+        await sign_up()
+    await sign_up(AWAY)
+    clock.now += 3600
+    await sign_up()
+
+
+async def test_sign_ups_at_once(throttle):
+    """Many sign-ups at once do not get past either."""
+    gate = asyncio.Event()
+
+    async def sign_up():
+        async with throttle.sign_up(HOME):
+            await gate.wait()
+
+    tasks = [asyncio.create_task(sign_up()) for _ in range(9)]
+    await asyncio.sleep(0)
+    gate.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [type(None)] * 2 + [TooManyAttempts] * 7
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_one"),
+    [
+        (HOME, HOME, True),
+        (HOME, AWAY, False),
+        ("2001:db8::1", "2001:db8:0:0:ffff::2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        (None, None, True),
+        (None, HOME, False),
+    ],
+)
+def test_network(one, other, are_one):
+    """An IPv4 address is counted by itself, an IPv6 address with its /64; our unix socket is one address."""
+    assert (network_of(one) == network_of(other)) is are_one
+
+
+# The counts in memory
+
+
+async def test_counts_that_have_ended_go(clock):
+    """Of windows that have ended nothing is kept, once there is a hit."""
+    counts = WindowCounts(clock)
+    for number in range(100):
+        await counts.incr(str(number), 60)
+        clock.now += 1
+    assert len(counts._windows) == 60
+    clock.now += 60
+    assert await counts.get("99") == 0
+    assert await counts.incr("99", 60) == 1
+    assert len(counts._windows) == 1
+    assert await counts.get_expiry("99") == clock.now + 60
+
+
+async def test_counts_are_bounded(clock, monkeypatch):
+    """However many keys there are, so many are kept: those that came last."""
+    monkeypatch.setattr(module, "MAX_KEYS", 10)
+    counts = WindowCounts(clock)
+    for number in range(25):
+        assert await counts.incr(str(number), 60) == 1
+    assert [number for number in range(25) if await counts.get(str(number))] == list(range(15, 25))
+    assert await counts.reset() == 10
+    assert await counts.check()
+    assert await counts.get("24") == 0
