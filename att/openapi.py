@@ -11,6 +11,7 @@ from att.permissions import Who
 from att.refusals import Refusal, parameters_in, refusals
 from att.routing import Route
 from att.schemas import Schemas, each_of, markdown
+from att.statuses import phrase_of
 from att.web import BODY_LIMIT, COOKIE
 
 Json = dict[str, Any]
@@ -197,7 +198,7 @@ def _answer(status: int, answer: Any, schemas: Schemas, *, has_etag: bool) -> Js
     if payloads.SignedIn in each:
         headers.append("Set-Cookie")
     said = " Or: ".join(markdown(getdoc(shape) or "") for shape in each)
-    response: Json = {"description": said or f"{HTTPStatus(status).phrase}.", "headers": _refer(headers)}
+    response: Json = {"description": said or f"{phrase_of(status)}.", "headers": _refer(headers)}
     if answer is not None:
         response["content"] = schemas.content(answer, "serialization")
     return response
@@ -230,7 +231,7 @@ def _problem(found: Sequence[Refusal]) -> Json:
 
 def _problem_example(refusal: Refusal) -> Json:
     status, code, detail = refusal
-    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    problem = {"type": "about:blank", "title": phrase_of(status), "status": status}
     if code == errors.InvalidInput.code:
         fault = {"field": "name", "detail": "is missing"}
         return problem | {"detail": "name: is missing", "error": code, "errors": [fault]}

@@ -1,4 +1,6 @@
-"""Which HTTP status answers which error."""
+"""Which HTTP status answers which error, and what it is called."""
+
+from http import HTTPStatus
 
 from att import errors
 
@@ -16,8 +18,15 @@ _STATUS: dict[type[errors.AttError], int] = {
     errors.UpgradeRequired: 426,
     errors.Unavailable: 503,
 }
+# As RFC 9110 has them; Python before 3.13 knows older names.
+_PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 def status_of(kind: type[errors.AttError]) -> int:
     """The HTTP status of errors of this class."""
     return next((_STATUS[base] for base in kind.__mro__ if base in _STATUS), 500)
+
+
+def phrase_of(status: int) -> str:
+    """What the status is called."""
+    return _PHRASES.get(status) or HTTPStatus(status).phrase

@@ -29,7 +29,7 @@ from att.realtime.hub import Hub
 from att.roles import Roles
 from att.sessions import Session, SessionStore
 from att.settings import Settings
-from att.statuses import status_of
+from att.statuses import phrase_of, status_of
 
 SETTINGS = web.AppKey("settings", Settings)
 ACCOUNTS = web.AppKey("accounts", Accounts)
@@ -141,7 +141,7 @@ def answer_page(request: web.Request, page: PageOf[Any], shape: type[Answer]) ->
 
 def problem(status: int, code: str, detail: str, **members: Any) -> web.Response:
     """An error as ``application/problem+json``."""
-    title = HTTPStatus(status).phrase
+    title = phrase_of(status)
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "error": code, **members}
     response = web.json_response(body, status=status, content_type="application/problem+json")
     if status == HTTPStatus.UNAUTHORIZED:
@@ -173,7 +173,7 @@ def _problem_of_http(error: web.HTTPException) -> web.Response:
         405: f"This address does not know the method; it knows {error.headers.get('Allow', 'none')}.",
         413: f"The body is larger than {BODY_LIMIT} bytes.",
     }
-    phrase = HTTPStatus(error.status).phrase
+    phrase = phrase_of(error.status)
     response = problem(error.status, codes.get(error.status, phrase.lower()), details.get(error.status, error.reason))
     if "Allow" in error.headers:
         response.headers["Allow"] = error.headers["Allow"]

@@ -16,6 +16,7 @@ from att import errors
 from att.accounts import Accounts
 from att.app import create_app
 from att.settings import Settings
+from att.statuses import phrase_of
 from att.web import ACCOUNTS, BODY_LIMIT, COOKIE
 
 ALLOWED = "https://app.example"
@@ -66,7 +67,7 @@ async def refusal(response: ClientResponse) -> tuple[int, str]:
     assert response.content_type == "application/problem+json", await response.text()
     body = await response.json()
     assert set(body) - {"errors"} == PROBLEM
-    assert (body["type"], body["status"], body["title"]) == ("about:blank", response.status, response.reason)
+    assert (body["type"], body["status"], body["title"]) == ("about:blank", response.status, phrase_of(response.status))
     assert body["detail"].endswith(".") or body["error"] == "invalid input"
     return response.status, body["error"]
 
