@@ -11,20 +11,23 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 from att.db.accounts import THESE_USERS, Account, check_besides, lock_accounts, lock_roles, read_accounts
 from att.db.engine import Engine, Transaction, prepare
 from att.db.schema import roles, users
-from att.errors import (
-    AuthFailed,
-    Busy,
-    DatabaseUnavailable,
-    PreconditionFailed,
-    WrongPassword,
-    blaming,
-)
+from att.errors import AuthFailed, Busy, DatabaseUnavailable, PreconditionFailed, WrongPassword, blaming
 from att.names import fold
 from att.passwords import Passwords
 from att.permissions import Actor, Permission, Permissions, check_permits
 from att.roles import PERMISSIONS_OF, check_administrator_left, lock_administrators
 from att.sessions import Audience, SessionStore, Verified
-from att.users import NewUser, Numbered, User, UserChange, check_change, check_gives, check_passwords, row_of
+from att.users import (
+    NewUser,
+    Numbered,
+    User,
+    UserChange,
+    check_change,
+    check_gives,
+    check_named_once,
+    check_passwords,
+    row_of,
+)
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -42,7 +45,9 @@ _values = {
 }
 
 ADD_USER = prepare(insert(users).values(id=bindparam("user_id"), **_values))
-CHANGE_USER = prepare(update(users).where(users.c.id == bindparam("user_id")).values(**_values))
+# A role that is not given stays as it is by then, whatever it is called.
+_changed = _values | {"role_id": func.coalesce(_values["role_id"], users.c.role_id)}
+CHANGE_USER = prepare(update(users).where(users.c.id == bindparam("user_id")).values(**_changed))
 DELETE_USERS = prepare(delete(users).where(THESE_USERS))
 FIND_PASSWORD = prepare(
     select(users.c.id, users.c.password_hash).where(users.c.login_key == bindparam("login_key"), users.c.active)
@@ -135,7 +140,7 @@ class Accounts:
         return user
 
     async def change_many(self, changes: Sequence[UserChange], actor: Actor) -> list[User]:
-        """The users, none of whom may be named twice, as they are then. Raises what ``change`` does."""
+        """The users as they are then. Raises what ``change`` does, and InvalidInput for one who is named twice."""
         return await self._change(list(enumerate(changes)), actor, None)
 
     async def delete(self, user_id: UUID, actor: Actor) -> None:
@@ -153,6 +158,8 @@ class Accounts:
         hashes = await self._hash({place: new.password for place, (_, new) in enumerate(news) if new.password})
         ids = [uuid4() for _ in news]
         async with self._db.transaction(actor) as transaction:
+            if any(fold(new.role) != "user" for _, new in news):
+                await lock_administrators(transaction)  # before roles are locked, as by who changes roles
             held = await _permissions_of(transaction, actor)
             check_permits(held, Permission.USERS_WRITE)
             given = await lock_roles(transaction, [(index, new.role) for index, new in news])
@@ -169,6 +176,7 @@ class Accounts:
         return [made[user_id].user for user_id in ids]
 
     async def _change(self, changes: Sequence[Numbered], actor: Actor, versions: Collection[str] | None) -> list[User]:
+        check_named_once(changes)
         check_passwords(changes, actor.user_id)
         passwords = await self._new_passwords(changes, actor)
         reduces = any(not {"role", "active"}.isdisjoint(change.values) for _, change in changes)
@@ -185,7 +193,8 @@ class Accounts:
             await _check(transaction, changes, before, actor, held)
             if actor.user_id in passwords.hashes and before[actor.user_id].password_hash != passwords.verified:
                 raise Busy  # the password became another one after it was verified
-            for index, change in changes:
+            # In the order of their keys, as in _create.
+            for index, change in sorted(changes, key=lambda numbered: fold(numbered[1].values.get("login", ""))):
                 with blaming(index):
                     await _write(transaction, change, before[change.user_id], passwords)
                 await self._end_sessions(transaction, change, actor, endings)
@@ -286,4 +295,6 @@ async def _write(transaction: Transaction, change: UserChange, account: Account,
     before = row_of(account.user, account.password_hash)
     after = row_of(account.user._replace(**values), passwords.hashes.get(change.user_id, account.password_hash))
     if after != before:
+        if after["role_key"] == before["role_key"]:
+            after["role_key"] = None
         await transaction.execute(CHANGE_USER, user_id=change.user_id, **after)

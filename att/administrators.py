@@ -26,7 +26,11 @@ GENERATED_LOGIN = "admin"
 GENERATED_BYTES = 15  # of a generated password: 20 characters
 
 _admin_role = select(roles.c.id).where(roles.c.name_key == fold(ADMIN)).scalar_subquery()
-_is_administrator = users.c.active & (literal(Permission.EVERYTHING.value) == any_(roles.c.permissions))
+_is_administrator = (
+    users.c.active
+    & users.c.password_hash.is_not(None)
+    & (literal(Permission.EVERYTHING.value) == any_(roles.c.permissions))
+)
 
 FIND_USER = prepare(
     select(users.c.id, users.c.login, _is_administrator).join(roles).where(users.c.login_key == bindparam("login_key"))

@@ -174,7 +174,7 @@ class BuiltInRole(Conflict, code="built-in role"):
 
 
 class LastAdministrator(Conflict, code="last administrator"):
-    """Somebody must be left who is active and whose role permits everything ('*')."""
+    """Somebody must be left who is active, has a password, and whose role permits everything ('*')."""
 
 
 class LastOwner(Conflict, code="last owner"):

@@ -11,12 +11,12 @@ from weakref import WeakValueDictionary
 from sqlalchemy import ARRAY, Text, Uuid, bindparam, delete, func, insert, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from att.db.engine import Engine, prepare
-from att.db.schema import groups, members, users
-from att.errors import Busy, DatabaseUnavailable, LastOwner, NoSuchGroup, NoSuchMember, NoSuchUser, blaming
+from att.db.engine import Engine, Transaction, prepare
+from att.db.schema import groups, members, roles, users
+from att.errors import Busy, DatabaseUnavailable, Forbidden, LastOwner, NoSuchGroup, NoSuchMember, NoSuchUser, blaming
 from att.group_directory import GROUP_COLUMNS, MEMBER_COLUMNS, Group, GroupDirectory, Member
 from att.names import fold
-from att.permissions import Actor, Join, Post, Role
+from att.permissions import Actor, Join, Permission, Post, Role, Standing, Who, check, permits
 
 CHANGE_TIMEOUT = 10.0  # seconds that a change waits for those before it in the same group
 
@@ -71,6 +71,21 @@ CHANGE_GROUP = prepare(
 DELETE_GROUP = prepare(delete(groups).where(groups.c.id == bindparam("group_id")))
 # Every change of members holds it to the commit, on whichever node: two owners who leave at once see each other go.
 LOCK_GROUP = prepare(select(groups.c.id).where(groups.c.id == bindparam("group_id")).with_for_update())
+# How the actor stands to a group, and what their role permits, when the change is made.
+STANDING = prepare(
+    select(
+        members.c.role,
+        groups.c.join,
+        groups.c.post,
+        select(roles.c.permissions)
+        .join(users)
+        .where(users.c.id == bindparam("actor_id"), users.c.active)
+        .scalar_subquery(),
+    )
+    .select_from(groups)
+    .outerjoin(members, (members.c.group_id == groups.c.id) & (members.c.user_id == bindparam("actor_id")))
+    .where(groups.c.id == bindparam("group_id"))
+)
 
 FIND_MEMBER = prepare(_members.where(*_member))
 FIND_MEMBERS = prepare(
@@ -138,6 +153,7 @@ class Groups(GroupDirectory):
         """The group with what is given, as the actor sees it; the rest stays. Raises NoSuchGroup, GroupNameTaken."""
         name_key = None if name is None else fold(name)
         async with self._db.transaction(actor) as transaction:
+            await _lock(transaction, group_id, actor, Who.OWNER)
             row = await transaction.fetch_one(
                 CHANGE_GROUP,
                 group_id=group_id,
@@ -155,6 +171,7 @@ class Groups(GroupDirectory):
         """Delete it, and with it its members. Raises NoSuchGroup."""
         async with self._change(group_id):
             async with self._db.transaction(actor) as transaction:
+                await _lock(transaction, group_id, actor, Who.OWNER)
                 was_there = await transaction.execute(DELETE_GROUP, group_id=group_id)
             # Told even when it was not there: an earlier attempt, of which this is not known, may have deleted it.
             self._audience.dropped(group_id)
@@ -172,7 +189,9 @@ class Groups(GroupDirectory):
         async with self._change(group_id, user_id):
             async with self._db.transaction(actor) as transaction:
                 who = {"group_id": group_id, "user_id": user_id}
-                await transaction.fetch_one(LOCK_GROUP, group_id=group_id)
+                await _lock(
+                    transaction, group_id, actor, Who.OWNER_OR_JOINER if role != "owner" else Who.OWNER, user_id
+                )
                 is_new = bool(await transaction.execute(ADD_MEMBER, **who, role=role or "member"))
                 is_as_asked = is_new or role is None or bool(await transaction.execute(SET_ROLE, **who, role=role))
                 row = await transaction.fetch_one(FIND_MEMBER, **who)
@@ -191,7 +210,7 @@ class Groups(GroupDirectory):
         wanted = list(dict.fromkeys(user_ids))
         async with self._change(group_id, *wanted):
             async with self._db.transaction(actor) as transaction:
-                await transaction.fetch_one(LOCK_GROUP, group_id=group_id)
+                await _lock(transaction, group_id, actor, Who.OWNER)
                 known = {row[0] for row in await transaction.fetch_all(LOCK_USERS, user_ids=wanted)}
                 _check_known(user_ids, known)
                 await transaction.execute(ADD_MEMBERS, group_id=group_id, user_ids=wanted)
@@ -205,7 +224,7 @@ class Groups(GroupDirectory):
         """Remove them. Raises NoSuchMember, and LastOwner rather than leave the group without one."""
         async with self._change(group_id, user_id):
             async with self._db.transaction(actor) as transaction:
-                await transaction.fetch_one(LOCK_GROUP, group_id=group_id)
+                await _lock(transaction, group_id, actor, Who.OWNER_OR_ONESELF, user_id)
                 removed = await transaction.fetch_one(REMOVE_MEMBER, group_id=group_id, user_id=user_id)
                 if not removed and await transaction.fetch_one(FIND_MEMBER, group_id=group_id, user_id=user_id):
                     raise LastOwner
@@ -234,6 +253,23 @@ class Groups(GroupDirectory):
             raise
         finally:
             lock.release()
+
+
+async def _lock(transaction: Transaction, group_id: UUID, actor: Actor, who: Who, target: UUID | None = None) -> None:
+    """Hold the group until the commit, if it is there and the actor still may. Raises NotAMember, NotAnOwner.
+
+    They were asked before, but may have been removed by the change that this one has waited for.
+    """
+    await transaction.fetch_one(LOCK_GROUP, group_id=group_id)
+    row = await transaction.fetch_one(STANDING, group_id=group_id, actor_id=actor.user_id)
+    if row is None:
+        return
+    *standing, held = row
+    try:
+        check(who, actor=actor.user_id, target=target, standing=Standing(*standing))
+    except Forbidden:
+        if not permits(held or (), Permission.GROUPS_WRITE):
+            raise
 
 
 def _check_known(user_ids: Sequence[UUID], known: AbstractSet[UUID]) -> None:

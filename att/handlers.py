@@ -4,7 +4,7 @@ Who may call a handler is a column of the table in ``att.routes`` and is settled
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import TypeVar, cast
 from uuid import UUID
 
@@ -174,7 +174,7 @@ async def change_user(request: web.Request) -> web.Response:
     change = await read(request, payloads.UserChange)
     values = change.model_dump(exclude_unset=True)
     versions = _versions_wanted(request)
-    async with _guessing(request, [change]):
+    async with _slowly(request, change, path_user(request)):
         user = await request.app[ACCOUNTS].change(path_user(request), values, actor_of(request), versions)
     return _answer_user(user)
 
@@ -183,7 +183,8 @@ async def change_users(request: web.Request) -> web.Response:
     """Change many users, each as ``change_user`` does."""
     changes = await read(request, payloads.UserChanges)
     named = [UserChange(one.id, one.model_dump(exclude_unset=True, exclude={"id"})) for one in changes.root]
-    async with _guessing(request, changes.root):
+    own = next((one for one in changes.root if one.id == request[SESSION].user_id), None)
+    async with _slowly(request, own, own.id) if own else contextlib.nullcontext():
         users = await request.app[ACCOUNTS].change_many(named, actor_of(request))
     return answer(payloads.Items[payloads.User].model_validate({"items": users}, from_attributes=True))
 
@@ -202,13 +203,14 @@ async def delete_users(request: web.Request) -> web.Response:
 
 
 @contextlib.asynccontextmanager
-async def _guessing(request: web.Request, changes: Iterable[payloads.UserChange]) -> AsyncIterator[None]:
-    """Around a change that shows a current password, which is not to be guessed faster here than at log-in."""
-    if not any("current_password" in change.model_fields_set for change in changes):
-        yield
-        return
-    user = await request.app[DIRECTORY].find(request[SESSION].user_id)
-    async with request.app[THROTTLE].guess(user.login, client_of(request).address):
+async def _slowly(request: web.Request, change: payloads.UserChange, user_id: UUID) -> AsyncIterator[None]:
+    """Around a change: one's own password is not guessed, nor other logins tried out, faster than before one is in."""
+    throttle, address, own = request.app[THROTTLE], client_of(request).address, request[SESSION].user_id
+    async with contextlib.AsyncExitStack() as stack:
+        if "current_password" in change.model_fields_set:
+            await stack.enter_async_context(throttle.guess(str(own), address))
+        if "login" in change.model_fields_set and user_id == own:
+            await stack.enter_async_context(throttle.rename(address))
         yield
 
 
@@ -285,12 +287,12 @@ async def group_members(request: web.Request) -> web.Response:
 async def put_member(request: web.Request) -> web.Response:
     """Make a user a member, or give a member a role: 201 for a new one, 200 for one who was there already.
 
-    Whoever lets themselves into an open group has no say in their role.
+    Whoever lets themselves into an open group becomes a plain member.
     """
     change = await read(request, payloads.MemberChange) if await read_body(request) else payloads.MemberChange()
     role = change.role if "role" in change.model_fields_set else None
     group, user_id = request[GROUP], path_user(request)
-    if role and group.role != "owner" and not await is_permitted(request, Permission.GROUPS_WRITE):
+    if role == "owner" and group.role != "owner" and not await is_permitted(request, Permission.GROUPS_WRITE):
         raise NotAnOwner
     member, is_new = await request.app[GROUPS].add_member(group.id, user_id, actor_of(request), role)
     return answer(payloads.Member.model_validate(member), status=201 if is_new else 200)

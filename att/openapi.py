@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from http import HTTPStatus
 from inspect import getdoc
 from typing import Any
 
@@ -89,12 +88,11 @@ def document(routes: Iterable[Route], version: str) -> Json:
     """The document (OpenAPI 3.1) of these routes; every schema and every error answer stands in it once."""
     routes = tuple(routes)
     schemas = Schemas(routes)
-    conditional = {route.path for route in routes if errors.PreconditionFailed in route.shapes.errors}
     paths: defaultdict[str, Json] = defaultdict(dict)
     problems: dict[str, Json] = {}
     for route, operation_id in zip(routes, _operation_ids(routes), strict=True):
         problems |= {_name(found): _problem(found) for found in refusals(route).values()}
-        operation = _operation(route, schemas, has_etag=route.path in conditional)
+        operation = _operation(route, schemas)
         paths[route.path][route.method.lower()] = {"operationId": operation_id, **operation}
     queries = {route.shapes.query.__name__ for route in routes if route.shapes.query}
     shown = {name: schema for name, schema in schemas.definitions.items() if name not in queries}
@@ -115,7 +113,7 @@ def document(routes: Iterable[Route], version: str) -> Json:
 # Operations
 
 
-def _operation(route: Route, schemas: Schemas, *, has_etag: bool) -> Json:
+def _operation(route: Route, schemas: Schemas) -> Json:
     shapes = route.shapes
     operation: Json = {
         "tags": [_tag(route)],
@@ -130,7 +128,7 @@ def _operation(route: Route, schemas: Schemas, *, has_etag: bool) -> Json:
         content = schemas.content(shapes.body, "validation")
         operation["requestBody"] = {"required": shapes.is_body_required, "content": content}
     operation["responses"] = {
-        str(status): _answer(status, answer, schemas, has_etag=has_etag) for status, answer in shapes.answers.items()
+        str(status): _answer(status, answer, schemas) for status, answer in shapes.answers.items()
     } | {str(status): {"$ref": f"#/components/responses/{_name(found)}"} for status, found in refusals(route).items()}
     return operation
 
@@ -188,12 +186,12 @@ def _parameter(member: Json) -> Json:
 # Answers
 
 
-def _answer(status: int, answer: Any, schemas: Schemas, *, has_etag: bool) -> Json:
+def _answer(status: int, answer: Any, schemas: Schemas) -> Json:
     each = each_of(answer)
     headers = ["X-Request-ID"]
     if any(shape.__pydantic_generic_metadata__["origin"] is payloads.Page for shape in each):
         headers.append("Link")
-    if has_etag and status == HTTPStatus.OK:
+    if payloads.User in each:
         headers.append("ETag")
     if payloads.SignedIn in each:
         headers.append("Set-Cookie")

@@ -99,18 +99,11 @@ def _check_passwords(items: list[U]) -> list[U]:
     return items
 
 
-def _check_ids(items: list[V]) -> list[V]:
-    if len({item.id for item in items}) < len(items):
-        raise ValueError("must not name the same id twice")
-    return items
-
-
 NewUserList = Annotated[list[NewUser], Field(min_length=1, max_length=MANY), AfterValidator(_check_passwords)]
 UserChangeList = Annotated[
     list[NamedUserChange],
     Field(min_length=1, max_length=MANY),
     AfterValidator(_check_passwords),
-    AfterValidator(_check_ids),
 ]
 
 

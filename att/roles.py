@@ -68,7 +68,11 @@ LOCK_ADMINISTRATORS = prepare(select(func.pg_advisory_xact_lock(_LOCK)))
 ANY_ADMINISTRATOR = prepare(
     select(users.c.id)
     .join(roles)
-    .where(users.c.active, literal(Permission.EVERYTHING.value) == any_(roles.c.permissions))
+    .where(
+        users.c.active,
+        users.c.password_hash.is_not(None),
+        literal(Permission.EVERYTHING.value) == any_(roles.c.permissions),
+    )
     .limit(1)
 )
 _added = upsert(roles).values(**_values)

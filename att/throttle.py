@@ -4,10 +4,11 @@ The counting is the library's (``limits``), by fixed windows: each begins with t
 later, whatever is tried meanwhile.
 """
 
+import asyncio
 import contextlib
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv6Address, IPv6Network
 
@@ -21,6 +22,7 @@ from att.proxies import parse_address
 from att.settings import Rate
 
 MAX_KEYS = 100_000  # counts kept for each rate; beyond that the oldest are forgotten
+PATIENCE = 5.0  # seconds that an attempt waits for those under way
 NETWORK_BITS = 64  # of an IPv6 address: what one customer has for themselves
 
 Clock = Callable[[], float]
@@ -62,6 +64,17 @@ class Throttle:
                 raise
             await self._signups.count(network)
 
+    @contextlib.asynccontextmanager
+    async def rename(self, address: str | None) -> AsyncIterator[None]:
+        """Around a new login for oneself: one that is taken counts as at sign-up, for it tells who is there."""
+        network = network_of(address)
+        async with self._signups.attempt(network):
+            try:
+                yield
+            except LoginTaken:
+                await self._signups.count(network)
+                raise
+
 
 class Limit:
     """One rate, for each key by itself."""
@@ -71,20 +84,18 @@ class Limit:
         self._limiter = FixedWindowRateLimiter(WindowCounts(clock))
         self._clock = clock
         self._under_way: Counter[str] = Counter()
+        self._ended: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # those under way, when others wait
 
     @contextlib.asynccontextmanager
     async def attempt(self, key: str) -> AsyncIterator[None]:
-        """Let it be made, unless the count is full. While it is under way it takes a place, so that many at once do
-        not get past. Raises TooManyAttempts.
+        """Let it be made, unless the count is full. No more are under way at once than may still fail: others wait for
+        them, so that many guesses at once do not get past, and many who are right do. Raises TooManyAttempts.
         """
-        self._under_way[key] += 1
+        await self._take_place(key)
         try:
-            await self._check(key)
             yield
         finally:
-            self._under_way[key] -= 1
-            if not self._under_way[key]:
-                del self._under_way[key]
+            self._leave_place(key)
 
     async def count(self, key: str) -> None:
         """Count one."""
@@ -94,13 +105,24 @@ class Limit:
         """Forget what was counted."""
         await self._limiter.clear(self._item, key)
 
-    async def _check(self, key: str) -> None:
-        if await self._limiter.test(self._item, key, cost=self._under_way[key]):
-            return
-        if await self._limiter.test(self._item, key):
-            raise TooManyAttempts(1)  # those under way may yet succeed
-        window = await self._limiter.get_window_stats(self._item, key)
-        raise TooManyAttempts(max(1, math.ceil(window.reset_time - self._clock())))
+    async def _take_place(self, key: str) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not await self._limiter.test(self._item, key, cost=self._under_way[key] + 1):
+                    if not await self._limiter.test(self._item, key):
+                        window = await self._limiter.get_window_stats(self._item, key)
+                        raise TooManyAttempts(max(1, math.ceil(window.reset_time - self._clock())))
+                    await self._ended[key].wait()
+        except TimeoutError as error:
+            raise TooManyAttempts(1) from error
+        self._under_way[key] += 1
+
+    def _leave_place(self, key: str) -> None:
+        self._under_way[key] -= 1
+        if not self._under_way[key]:
+            del self._under_way[key]
+        if key in self._ended:
+            self._ended.pop(key).set()
 
 
 class WindowCounts(Storage):

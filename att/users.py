@@ -103,6 +103,18 @@ def check_gives(held: Collection[str], given: Collection[str]) -> None:
     check_covers(held, given)
 
 
+def check_named_once(changes: Iterable[Numbered]) -> None:
+    """Nobody is changed twice at once. Raises InvalidInput."""
+    seen: set[UUID] = set()
+    faults = []
+    for index, (user_id, _) in changes:
+        if user_id in seen:
+            faults.append(FieldError(f"{index}.id", "is given twice"))
+        seen.add(user_id)
+    if faults:
+        raise InvalidInput(faults)
+
+
 def check_passwords(changes: Iterable[Numbered], actor_id: UUID) -> None:
     """One's own new password comes with the current one, and nothing else does. Raises InvalidInput."""
     faults = []

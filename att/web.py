@@ -47,7 +47,7 @@ PERMISSIONS: web.RequestKey[Permissions] = web.RequestKey("permissions", frozens
 GROUP = web.RequestKey("group", Group)
 
 COOKIE = "att_session"
-BODY_LIMIT = 256 * 1024  # bytes of one request body, and so of one broadcast
+BODY_LIMIT = 1024 * 1024  # bytes of one request body: of one broadcast, or of a thousand users with all that they have
 BODY_TIMEOUT = 30.0  # seconds for a body to arrive
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 

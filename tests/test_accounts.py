@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from conftest import CHEAPEST, PASSWORD
 
+from att import accounts as module
 from att import errors
 from att.accounts import Accounts
 from att.app import create_app
@@ -253,8 +254,8 @@ def people(sql):
 
     def make(login, role="User"):
         ((user_id,),) = sql(
-            "INSERT INTO users (login, login_key, search_text, role_id)"
-            " SELECT %s, %s, %s, id FROM roles WHERE name = %s RETURNING id",
+            "INSERT INTO users (login, login_key, search_text, password_hash, role_id)"
+            " SELECT %s, %s, %s, 'none', id FROM roles WHERE name = %s RETURNING id",
             *[login] * 3,
             role,
         )
@@ -436,6 +437,47 @@ async def test_nobody_raises_themselves(accounts, people, boss):
         with pytest.raises(NotPermitted):
             await accounts.change(actor.user_id, {"role": role}, actor)
     assert (await accounts.change(chief.user_id, {"role": "Clerk"}, chief)).role == "Clerk"
+
+
+async def test_a_role_that_is_renamed_meanwhile(accounts, people, boss, sql, monkeypatch):
+    """Whose role is not changed keeps it, whatever it is called by then, and whichever is called so by then."""
+    ann = people("ann", "Clerk")
+    write = module._write
+
+    async def rename_first(*arguments):
+        sql("UPDATE roles SET name_key = 'old' WHERE name = 'Clerk'")
+        sql("UPDATE roles SET name_key = 'clerk' WHERE name = 'Chief'")
+        await write(*arguments)
+
+    monkeypatch.setattr(module, "_write", rename_first)
+    await accounts.change(ann.user_id, {"first_name": "Ann"}, boss)
+    assert sql("SELECT first_name, name FROM users JOIN roles ON roles.id = role_id WHERE login = 'ann'") == [
+        ("Ann", "Clerk")
+    ]
+
+
+async def test_an_administrator_without_a_password_is_none(accounts, boss):
+    """Somebody who cannot sign in is not the one who is left."""
+    await accounts.create(NewUser("ghost", role="Admin"), boss)
+    with pytest.raises(LastAdministrator):
+        await accounts.delete(boss.user_id, boss)
+
+
+async def test_the_same_logins_in_another_order(accounts, people, boss):
+    """Two who give the same logins at once wait for, and not on, each other."""
+    for number in range(5):
+        mine, yours = ([people(f"{side} {number} {place}").user_id for place in range(2)] for side in "ab")
+        wanted = f"x{number}", f"y{number}"
+        outcomes = await asyncio.gather(
+            accounts.change_many(
+                [UserChange(user, {"login": to}) for user, to in zip(mine, wanted, strict=True)], boss
+            ),
+            accounts.change_many(
+                [UserChange(user, {"login": to}) for user, to in zip(yours, wanted[::-1], strict=True)], boss
+            ),
+            return_exceptions=True,
+        )
+        assert {type(outcome) for outcome in outcomes} == {list, LoginTaken}, outcomes
 
 
 async def test_own_password(accounts, audience, sessions_of, sql):

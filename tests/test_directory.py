@@ -191,7 +191,7 @@ LATE = EPOCH + timedelta(minutes=19_990)
 
 
 async def test_every_filter_and_sort_is_served_by_an_index(db, postgresql):
-    """Among many users no page reads them all, and no order is made by sorting; every page is found by an index."""
+    """Among many users no page reads them all: each filter and each order has its index; orders alone sort nothing."""
     postgresql.execute(MANY)
     postgresql.commit()
     postgresql.autocommit = True

@@ -1,6 +1,7 @@
 """The HTTP interface, as its table promises it: every success with its exact shape, every error with its phrase."""
 
 import asyncio
+import io
 import json
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -14,7 +15,7 @@ from att.app import create_app
 from att.handlers import make_login_response
 from att.realtime.frames import CloseCode
 from att.sessions import Session, SignIn
-from att.web import COOKIE
+from att.web import BODY_LIMIT, COOKIE
 
 SIGN_IN = {"user_id", "token", "expires_at"}
 GROUP = {"id", "name", "join", "post", "created_at", "role"}
@@ -514,13 +515,13 @@ async def test_broadcast_refused(client, ann, bob, tea):
         (ann, "tea", b'{"a": "\xff"}', "application/json", (400, "not json")),
         *((ann, "tea", text.encode(), "application/json", (422, "not an object")) for text in NOT_AN_OBJECT),
         (ann, "tea", b"{}", "text/plain", (415, "unsupported media type")),
-        (ann, "tea", b'{"a": "' + b"x" * 256 * 1024 + b'"}', "application/json", (413, "body too large")),
+        (ann, "tea", b'{"a": "' + b"x" * BODY_LIMIT + b'"}', "application/json", (413, "body too large")),
         (bob, "tea", b"{}", "application/json", (403, "not a member")),
         (ann, "coffee", b"{}", "application/json", (404, "no such group")),
     ]
     for person, group, body, content_type, expected in cases:
         headers = {"Content-Type": content_type}
-        response = await person.request("POST", f"/broadcast/{group}", data=body, headers=headers)
+        response = await person.request("POST", f"/broadcast/{group}", data=io.BytesIO(body), headers=headers)
         assert await refusal(response) == expected
     assert await ann.broadcast("tea", {"a": "first"}) == 1
     assert await socket.receive_json(timeout=5) == {"a": "first"}

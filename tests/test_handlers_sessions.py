@@ -385,3 +385,22 @@ async def test_unix_socket(settings, tmp_path, trusted, address):
                 assert [each["address"] for each in (await response.json())["items"]] == [address]
     finally:
         await runner.cleanup()
+
+
+async def test_one_who_is_in_guesses_no_faster(braked):
+    """Neither the password of the account, whatever its login becomes, nor which logins there are."""
+    client = await braked(signups=Rate(6, timedelta(hours=1)))
+    ann, _ = [
+        Person(client, login, await (await client.post("/signup", json={"login": login, "password": PASSWORD})).json())
+        for login in ("ann", "bob")
+    ]
+
+    async def change(**body):
+        return (await ann.request("PATCH", "/users/me", json=body)).status
+
+    statuses = []
+    for number in range(4):
+        statuses += [await change(password="secret1", current_password="wrong horse") for _ in range(2)]
+        assert await change(login=f"ann {number}") == 200
+    assert statuses == [403] * RATES["login_failures"].amount + [429] * (8 - RATES["login_failures"].amount)
+    assert [await change(login="bob") for _ in range(6)] == [409] * 4 + [429] * 2

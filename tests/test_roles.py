@@ -312,7 +312,8 @@ async def test_two_administrators_at_once(db, postgresql):
         role_id, user_id = uuid4(), uuid4()
         postgresql.execute("INSERT INTO roles (id, name, name_key) VALUES (%s, %s, %s)", (role_id, name, name))
         postgresql.execute(
-            "INSERT INTO users (id, login, login_key, search_text, role_id) VALUES (%s, %s, %s, %s, %s)",
+            "INSERT INTO users (id, login, login_key, search_text, password_hash, role_id)"
+            " VALUES (%s, %s, %s, %s, 'none', %s)",
             (user_id, name, name, name, role_id),
         )
         sides.append((role_id, Actor(user_id, None, "test")))

@@ -1,6 +1,7 @@
 """Guessing is slow: by login and by address, with a clock that the tests turn."""
 
 import asyncio
+import contextlib
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
@@ -169,9 +170,40 @@ async def test_burst(throttle):
     gate.set()
     outcomes = await asyncio.gather(*guesses, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [AuthFailed] * 3 + [TooManyAttempts] * 17
-    assert {outcome.retry_after for outcome in outcomes[3:]} == {1}  # it was not known yet how the first would fare
+    assert {outcome.retry_after for outcome in outcomes[3:]} == {300}
     async with refused(300):
         await guess()
+
+
+async def test_burst_of_those_who_are_right(throttle):
+    """However many log in at once, by one login and from one address, they wait for each other and get in."""
+    most = under_way = 0
+
+    async def log_in():
+        nonlocal most, under_way
+        async with throttle.guess("ann", HOME):
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0)
+            under_way -= 1
+
+    await asyncio.gather(*(log_in() for _ in range(200)))
+    assert most == 3
+    for limit in (throttle._logins, throttle._addresses):
+        assert not limit._under_way
+        assert not limit._ended
+
+
+async def test_waiting_for_those_under_way_is_bounded(throttle, monkeypatch):
+    """Whoever waits too long for them is told to come back, and is not counted."""
+    monkeypatch.setattr("att.throttle.PATIENCE", 0.05)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(3):
+            await stack.enter_async_context(throttle.guess("ann", HOME))
+        async with refused(1):
+            await stack.enter_async_context(throttle.guess("ann", HOME))
+    async with throttle.guess("ann", HOME):
+        pass
 
 
 async def test_places_are_given_back(throttle, guess):
@@ -187,7 +219,7 @@ async def test_places_are_given_back(throttle, guess):
     for task in waiting:
         task.cancel()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 3 + [TooManyAttempts]
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 4
     await guess(error=None)
     for limit in (throttle._logins, throttle._addresses):
         assert not limit._under_way

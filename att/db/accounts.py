@@ -30,7 +30,12 @@ LOCK_ROLES = prepare(
 ADMINISTRATOR_BESIDES = prepare(
     select(users.c.id)
     .join(roles)
-    .where(not_(THESE_USERS), users.c.active, literal(Permission.EVERYTHING.value) == any_(roles.c.permissions))
+    .where(
+        not_(THESE_USERS),
+        users.c.active,
+        users.c.password_hash.is_not(None),
+        literal(Permission.EVERYTHING.value) == any_(roles.c.permissions),
+    )
     .limit(1)
 )
 
