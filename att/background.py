@@ -1,4 +1,4 @@
-"""Work that is done again and again while the server runs."""
+"""Work that is done while the server runs: now and then, or all the time."""
 
 import asyncio
 import contextlib
@@ -6,6 +6,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from att.errors import AttError
+
+RESTART_PAUSE = 1.0  # seconds
 
 log = logging.getLogger("att")
 
@@ -23,6 +25,27 @@ async def repeating(name: str, work: Callable[[], Awaitable[object]], seconds: f
         is_over.set()
         task.cancel()
         await asyncio.wait([task])
+
+
+@contextlib.asynccontextmanager
+async def running(name: str, work: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """Do it all the time until the block ends. If it fails that is logged, and it is begun anew a second later."""
+    task = asyncio.create_task(_keep(name, work), name=name)
+    try:
+        yield
+    finally:
+        while not task.done():  # a cancellation may get lost: see above
+            task.cancel()
+            await asyncio.wait([task], timeout=1)
+
+
+async def _keep(name: str, work: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("%s failed, and is begun anew", name)
+        await asyncio.sleep(RESTART_PAUSE)
 
 
 async def _repeat(name: str, work: Callable[[], Awaitable[object]], seconds: float, is_over: asyncio.Event) -> None:

@@ -21,6 +21,7 @@ from att.errors import AttError
 from att.names import check_name, check_password
 from att.options import Parsed
 from att.proxies import Proxy
+from att.remote import broadcast, listen
 from att.server import serve
 from att.settings import (
     Address,
@@ -41,6 +42,7 @@ Examples:
   att-server --db-url postgresql://me@localhost/mine    on your own
   att-server --listen :8080 --data-dir /srv/att         for the whole network
   att-server create-admin ann                           make ann an administrator
+  att-server listen --login ann                         hear what is broadcast to ann's groups
 """
 
 
@@ -81,6 +83,12 @@ Examples:
     type=Parsed("size", parse_size),
     default="1MiB",
     help="How much may wait for a listener that reads slowly before it is closed: 65536, 64KiB, 1MiB.",
+)
+@click.option(
+    "--retention-age",
+    type=Parsed("duration", parse_duration),
+    default="30d",
+    help="How long what was sent to a group is kept, if the group itself does not keep less: 12h, 30d; 1m at least.",
 )
 @click.option(
     "--allow-origin",
@@ -157,6 +165,8 @@ def command(
 command.add_command(create_admin)
 command.add_command(reset_password)
 command.add_command(migrate)
+command.add_command(listen)
+command.add_command(broadcast)
 
 
 def main() -> None:
@@ -184,8 +194,6 @@ def _fill_standard_streams() -> None:
 def _set_up_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # aiohttp would log the subprotocols that a client offers, among which a browser may send its token.
-    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     logging.getLogger("aiohttp.server").addFilter(_is_ours)
     logging.getLogger("asyncio").addFilter(_is_ours)
 

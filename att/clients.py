@@ -2,10 +2,10 @@
 
 from aiohttp import web
 
+from att.keys import SETTINGS
 from att.proxies import client_address
 from att.sessions import Client
 from att.throttle import Throttle
-from att.web import SETTINGS
 
 THROTTLE = web.AppKey("throttle", Throttle)
 

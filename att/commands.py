@@ -19,16 +19,16 @@ from att.settings import Settings
 
 T = TypeVar("T")
 
-NOT_TOLD = """\b
-All sessions of theirs are ended: their requests are refused from now on. WebSockets that are open on a running server
-are not told; restart the server to close them.
+ENDED = """\b
+All sessions of theirs are ended: their requests are refused from now on, and WebSockets that are open on a running
+server are closed.
 """
 NOTHING_TYPED = "there is no password on the standard input"
 
 _login = click.argument("login", type=Parsed("login", check_name))
 
 
-@click.command("create-admin", epilog=NOT_TOLD)
+@click.command("create-admin", epilog=ENDED)
 @_login
 @database_options
 @click.pass_context
@@ -42,7 +42,7 @@ def create_admin(context: click.Context, /, login: str, **where: object) -> None
     click.echo(f"{login} is an administrator" if is_new else f"{login} is an administrator now, with the new password")
 
 
-@click.command("reset-password", epilog=NOT_TOLD)
+@click.command("reset-password", epilog=ENDED)
 @_login
 @database_options
 @click.pass_context
@@ -89,16 +89,20 @@ async def _work(settings: Settings, work: Callable[[Administrators], Awaitable[T
 
 def _ask_password() -> str:
     """A password that sign-up would take. Raises UsageError that says what is wrong with it."""
+    try:
+        return check_password(read_password(is_new=True))
+    except ValueError as error:
+        raise click.UsageError(f"the password {error}") from error
+
+
+def read_password(*, is_new: bool = False) -> str:
+    """A password, asked for on a terminal, or the first line of the standard input. Raises UsageError."""
     if sys.stdin is None:  # it was closed before we were started
         raise click.UsageError(NOTHING_TYPED)
     if sys.stdin.isatty():
-        text: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-    else:
-        text = _decode(sys.stdin.buffer.readline(4 * RAW_LENGTH + 2))
-    try:
-        return check_password(text)
-    except ValueError as error:
-        raise click.UsageError(f"the password {error}") from error
+        text: str = click.prompt("Password", hide_input=True, confirmation_prompt=is_new, err=True)
+        return text
+    return _decode(sys.stdin.buffer.readline(4 * RAW_LENGTH + 2))
 
 
 def _decode(line: bytes) -> str:

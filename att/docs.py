@@ -6,7 +6,7 @@ from importlib.resources import files
 from aiohttp import web
 
 from att.errors import NotFound
-from att.web import DOCUMENT
+from att.keys import DOCUMENT
 
 PAGE = "index.html"
 MEDIA_TYPES = {

@@ -10,7 +10,8 @@ AttError
 │   └── BodyTimeout
 ├── Unauthenticated
 │   ├── NotSignedIn
-│   └── AuthFailed
+│   ├── AuthFailed
+│   └── SessionEnded
 ├── Forbidden
 │   ├── NotYou
 │   ├── NotPermitted
@@ -43,13 +44,16 @@ AttError
 │   │   └── ConnectionLost
 │   ├── Busy
 │   └── ShuttingDown
-└── CannotStart
+├── CannotStart
+└── ProtocolError
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import getdoc
 from typing import ClassVar, NamedTuple
+
+CLOSE_REASON_BYTES = 123  # RFC 6455, section 5.5: 125 for a control frame, less 2 for the code
 
 
 class AttError(Exception):
@@ -92,6 +96,10 @@ class NotSignedIn(Unauthenticated, code="not signed in"):
 
 class AuthFailed(Unauthenticated, code="auth failed"):
     """The login or the password is wrong."""
+
+
+class SessionEnded(Unauthenticated, code="session ended"):
+    """The session has ended. Sign in again at /login."""
 
 
 class Forbidden(AttError, code="forbidden"):
@@ -221,9 +229,9 @@ class UpgradeRequired(AttError, code="websocket required"):
 
 
 class Unavailable(AttError, code="unavailable"):
-    """The server cannot do this now. ``retry_after`` is in seconds."""
+    """The server cannot do this now. Try again in a moment."""
 
-    retry_after: ClassVar[int] = 1
+    retry_after: ClassVar[int] = 1  # seconds
 
 
 class DatabaseUnavailable(Unavailable, code="database unavailable"):
@@ -244,6 +252,15 @@ class ShuttingDown(Unavailable, code="shutting down"):
 
 class CannotStart(AttError, code="cannot start"):
     """The server cannot start. The detail is one line that says why and what to do."""
+
+
+class ProtocolError(AttError, code="protocol error"):
+    """A frame that is none of att.v1's, or that comes out of turn. It closes the socket; the detail is the reason."""
+
+    @property
+    def reason(self) -> bytes:
+        """As much of the detail as a close frame takes: whole characters, 123 bytes."""
+        return self.detail.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore").encode()
 
 
 @contextmanager

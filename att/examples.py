@@ -10,7 +10,7 @@ _ID = "0190d5a4-6c2f-4f0e-9d3a-5b8f2c1e7a60"
 _OTHER_ID = "0190d5a4-7b11-4c55-8a90-1f2e3d4c5b6a"
 _AT = "2026-11-22T06:20:00Z"
 _PERSON = {"first_name": "Ann", "last_name": "Lee", "birth_date": "1990-05-17"}
-_RULES = {"join": "invite", "post": "members"}
+_RULES = {"join": "invite", "post": "members", "retention": 1000}
 
 EXAMPLES: dict[type[BaseModel], Any] = {
     payloads.NewAccount: {"login": "ann", "password": "correct horse"},
@@ -54,8 +54,9 @@ EXAMPLES: dict[type[BaseModel], Any] = {
     },
     payloads.Group: {"id": _ID, "name": "tea", **_RULES, "created_at": _AT, "role": "owner"},
     payloads.Member: {"user_id": _ID, "login": "ann", "role": "member", "joined_at": _AT},
+    payloads.Event: {"seq": 12, "kind": "message", "user_id": _ID, "at": _AT, "data": {"text": "The tea is ready."}},
     payloads.Deleted: {"deleted": 2},
-    payloads.Delivery: {"group": _ID, "delivered": 3},
+    payloads.Delivery: {"group": _ID, "seq": 42, "at": _AT, "delivered": 3, "dropped": 0},
 }
 
 

@@ -8,8 +8,10 @@ from uuid import UUID
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from att import names
-from att.paging import CURSOR_LENGTH, CURSOR_PATTERN
+from att.paging import CURSOR_LENGTH, CURSOR_PATTERN, MAX_INTEGER
 from att.permissions import Permission
+
+MOST_RETAINED = 1_000_000  # events of one group
 
 
 def _parse_id(text: object) -> object:
@@ -23,6 +25,11 @@ def _parse_date(text: object) -> object:
     if text is not None and not (isinstance(text, str) and re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text)):
         raise ValueError("must be a date: YYYY-MM-DD")
     return text if text is None else date.fromisoformat(text)
+
+
+def _whole(number: object) -> object:
+    """JSON has one kind of numbers: 5.0 is whole too."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def _text(least: int, most: int, **more: str) -> WithJsonSchema:
@@ -40,6 +47,7 @@ PersonName = Annotated[
 GroupName = Annotated[
     str, AfterValidator(names.check_group_name), _text(1, names.NAME_LENGTH, pattern=names.GROUP_NAME_PATTERN)
 ]
+Retention = Annotated[int, Field(ge=0, le=MOST_RETAINED), BeforeValidator(_whole)]
 _BYTES = f"At most {names.PASSWORD_BYTES} bytes in UTF-8."
 NewPassword = Annotated[
     str,
@@ -63,6 +71,12 @@ _MOMENT_FORM = re.compile(
 
 def _digits(text: object) -> object:
     if isinstance(text, str) and not re.fullmatch("[0-9]{1,9}", text):
+        raise ValueError("must be a whole number")
+    return text
+
+
+def _seq(text: object) -> object:
+    if isinstance(text, str) and not re.fullmatch("[0-9]{1,19}", text):
         raise ValueError("must be a whole number")
     return text
 
@@ -104,6 +118,7 @@ Moment = Annotated[datetime, BeforeValidator(_moment)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
 PartOfName = Annotated[str, AfterValidator(_part_of_name), _text(1, names.NAME_LENGTH, pattern=names.PART_PATTERN)]
 Number = Annotated[int, BeforeValidator(_digits)]
+Seq = Annotated[int, Field(ge=0, le=MAX_INTEGER), BeforeValidator(_seq)]
 Cursor = Annotated[str, Field(max_length=CURSOR_LENGTH, pattern=CURSOR_PATTERN)]
 RowId = Annotated[
     str,

@@ -16,12 +16,16 @@ from att.permissions import Join, Post, Role
 
 
 class Group(NamedTuple):
-    """A group as one user sees it: ``role`` is theirs, None when they are not a member."""
+    """A group as one user sees it: ``role`` is theirs, None when they are not a member.
+
+    ``retention`` is how many events of it are kept.
+    """
 
     id: UUID
     name: str
     join: Join
     post: Post
+    retention: int
     created_at: datetime
     role: Role | None
 
@@ -35,7 +39,7 @@ class Member(NamedTuple):
     joined_at: datetime
 
 
-GROUP_COLUMNS = (groups.c.id, groups.c.name, groups.c.join, groups.c.post, groups.c.created_at)
+GROUP_COLUMNS = tuple(groups.c[name] for name in Group._fields if name != "role")
 MEMBER_COLUMNS = (members.c.user_id, users.c.login, members.c.role, members.c.joined_at)
 
 _own = and_(members.c.group_id == groups.c.id, members.c.user_id == bindparam("user_id"))

@@ -1,41 +1,46 @@
-"""Changes of groups and their members, one at a time in each group, and who is told of them."""
+"""Changes of groups and their members, and who is told of them."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 from uuid import UUID, uuid4
-from weakref import WeakValueDictionary
 
 from sqlalchemy import ARRAY, Text, Uuid, bindparam, delete, func, insert, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from att.db.engine import Engine, Transaction, prepare
 from att.db.schema import groups, members, roles, users
-from att.errors import Busy, DatabaseUnavailable, Forbidden, LastOwner, NoSuchGroup, NoSuchMember, NoSuchUser, blaming
+from att.errors import Forbidden, LastOwner, NoSuchGroup, NoSuchMember, NoSuchUser, blaming
 from att.group_directory import GROUP_COLUMNS, MEMBER_COLUMNS, Group, GroupDirectory, Member
 from att.names import fold
 from att.permissions import Actor, Join, Permission, Post, Role, Standing, Who, check, permits
 
-CHANGE_TIMEOUT = 10.0  # seconds that a change waits for those before it in the same group
-
 
 class Audience(Protocol):
-    """Is told of every change of membership, after it is committed, in the order of the commits in each group."""
+    """Is told that there is something new in a group's log, after it is committed."""
 
-    def joined(self, group_id: UUID, user_id: UUID) -> None:
-        """The user is a member from now on."""
+    def ring(self, group_id: UUID, seq: int) -> None:
+        """The log has reached this seq."""
 
-    def left(self, group_id: UUID, user_id: UUID) -> None:
-        """The user is no member from now on."""
+    def joined(self, group_id: UUID, seq: int, user_id: UUID) -> None:
+        """A user has joined, by the event with this seq or a later one."""
 
-    def dropped(self, group_id: UUID) -> None:
-        """The group is gone."""
 
-    def uncertain(self, group_id: UUID, user_id: UUID | None) -> None:
-        """The connection was lost at the commit: the user (None: any member) may have joined or left, or not."""
+class Rules(TypedDict, total=False):
+    """Who may let themselves in, who may broadcast, and how many events are kept."""
 
+    join: Join
+    post: Post
+    retention: int
+
+
+class Values(Rules, total=False):
+    """What can be changed of a group."""
+
+    name: str
+
+
+RULES = Rules(join="invite", post="members", retention=1_000)
 
 _member = (members.c.group_id == bindparam("group_id"), members.c.user_id == bindparam("user_id"))
 _their_ids = bindparam("user_ids", type_=ARRAY(Uuid))
@@ -57,20 +62,21 @@ _other_owner = (
 
 ADD_GROUP = prepare(
     insert(groups)
-    .values({name: bindparam(name) for name in ("id", "name", "name_key", "join", "post")})
+    .values({name: bindparam(name) for name in ("id", "name", "name_key", *RULES)})
     .returning(*GROUP_COLUMNS)
 )
 CHANGE_GROUP = prepare(
     update(groups)
     .where(groups.c.id == bindparam("group_id"))
-    .values(
-        {name: func.coalesce(bindparam(f"new_{name}"), groups.c[name]) for name in ("name", "name_key", "join", "post")}
-    )
+    .values({name: func.coalesce(bindparam(f"new_{name}"), groups.c[name]) for name in ("name", "name_key", *RULES)})
     .returning(*GROUP_COLUMNS, _own_role)
 )
 DELETE_GROUP = prepare(delete(groups).where(groups.c.id == bindparam("group_id")))
 # Every change of members holds it to the commit, on whichever node: two owners who leave at once see each other go.
-LOCK_GROUP = prepare(select(groups.c.id).where(groups.c.id == bindparam("group_id")).with_for_update())
+LOCK_GROUP = prepare(select(groups.c.seq).where(groups.c.id == bindparam("group_id")).with_for_update(key_share=True))
+# Who deletes it waits besides for those who have just referred to it, before they want the lock above: such as SQL that
+# adds members to many groups at once.
+LOCK_TO_DELETE = prepare(select(groups.c.seq).where(groups.c.id == bindparam("group_id")).with_for_update())
 # How the actor stands to a group, and what their role permits, when the change is made.
 STANDING = prepare(
     select(
@@ -127,56 +133,36 @@ class Groups(GroupDirectory):
     def __init__(self, db: Engine, audience: Audience) -> None:
         super().__init__(db)
         self._audience = audience
-        self._changing: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
-    async def create(self, name: str, actor: Actor, *, join: Join = "invite", post: Post = "members") -> Group:
+    async def create(self, name: str, actor: Actor, **rules: Unpack[Rules]) -> Group:
         """A new group, with the actor as its owner. Raises GroupNameTaken."""
-        group_id, name_key = uuid4(), fold(name)
-        async with self._change(group_id, actor.user_id):
-            async with self._db.transaction(actor) as transaction:
-                row = await transaction.fetch_one(
-                    ADD_GROUP, id=group_id, name=name, name_key=name_key, join=join, post=post
-                )
-                await transaction.execute(ADD_MEMBER, group_id=group_id, user_id=actor.user_id, role="owner")
-            self._audience.joined(group_id, actor.user_id)
+        group_id, wanted = uuid4(), {**RULES, **rules}
+        async with self._db.transaction(actor) as transaction:
+            row = await transaction.fetch_one(ADD_GROUP, id=group_id, name=name, name_key=fold(name), **wanted)
+            await transaction.execute(ADD_MEMBER, group_id=group_id, user_id=actor.user_id, role="owner")
+        self._audience.joined(group_id, 1, actor.user_id)
         return Group._make((*row, "owner"))
 
-    async def change(
-        self,
-        group_id: UUID,
-        actor: Actor,
-        *,
-        name: str | None = None,
-        join: Join | None = None,
-        post: Post | None = None,
-    ) -> Group:
+    async def change(self, group_id: UUID, actor: Actor, **values: Unpack[Values]) -> Group:
         """The group with what is given, as the actor sees it; the rest stays. Raises NoSuchGroup, GroupNameTaken."""
-        name_key = None if name is None else fold(name)
+        new = {f"new_{name}": values.get(name) for name in ("name", *RULES)}
+        new["new_name_key"] = fold(values["name"]) if "name" in values else None
         async with self._db.transaction(actor) as transaction:
             await _lock(transaction, group_id, actor, Who.OWNER)
-            row = await transaction.fetch_one(
-                CHANGE_GROUP,
-                group_id=group_id,
-                user_id=actor.user_id,
-                new_name=name,
-                new_name_key=name_key,
-                new_join=join,
-                new_post=post,
-            )
+            row = await transaction.fetch_one(CHANGE_GROUP, group_id=group_id, user_id=actor.user_id, **new)
         if row is None:
             raise NoSuchGroup
         return Group(*row)
 
     async def delete(self, group_id: UUID, actor: Actor) -> None:
         """Delete it, and with it its members. Raises NoSuchGroup."""
-        async with self._change(group_id):
-            async with self._db.transaction(actor) as transaction:
-                await _lock(transaction, group_id, actor, Who.OWNER)
-                was_there = await transaction.execute(DELETE_GROUP, group_id=group_id)
-            # Told even when it was not there: an earlier attempt, of which this is not known, may have deleted it.
-            self._audience.dropped(group_id)
+        async with self._db.transaction(actor) as transaction:
+            await transaction.fetch_one(LOCK_TO_DELETE, group_id=group_id)
+            head = await _lock(transaction, group_id, actor, Who.OWNER)
+            was_there = await transaction.execute(DELETE_GROUP, group_id=group_id)
         if not was_there:
             raise NoSuchGroup
+        self._audience.ring(group_id, head + 1)
 
     async def add_member(
         self, group_id: UUID, user_id: UUID, actor: Actor, role: Role | None = None
@@ -186,20 +172,20 @@ class Groups(GroupDirectory):
         Without one who is new is a plain member, and others stay what they are. Raises NoSuchUser, NoSuchGroup, and
         LastOwner rather than leave the group without an owner.
         """
-        async with self._change(group_id, user_id):
-            async with self._db.transaction(actor) as transaction:
-                who = {"group_id": group_id, "user_id": user_id}
-                await _lock(
-                    transaction, group_id, actor, Who.OWNER_OR_JOINER if role != "owner" else Who.OWNER, user_id
-                )
-                is_new = bool(await transaction.execute(ADD_MEMBER, **who, role=role or "member"))
-                is_as_asked = is_new or role is None or bool(await transaction.execute(SET_ROLE, **who, role=role))
-                row = await transaction.fetch_one(FIND_MEMBER, **who)
-                if row is None:
-                    raise NoSuchUser  # deleted a moment ago
-                if not is_as_asked:
-                    raise LastOwner
-            self._audience.joined(group_id, user_id)
+        async with self._db.transaction(actor) as transaction:
+            who = {"group_id": group_id, "user_id": user_id}
+            head = await _lock(
+                transaction, group_id, actor, Who.OWNER_OR_JOINER if role != "owner" else Who.OWNER, user_id
+            )
+            is_new = bool(await transaction.execute(ADD_MEMBER, **who, role=role or "member"))
+            is_as_asked = is_new or role is None or bool(await transaction.execute(SET_ROLE, **who, role=role))
+            row = await transaction.fetch_one(FIND_MEMBER, **who)
+            if row is None:
+                raise NoSuchUser  # deleted a moment ago
+            if not is_as_asked:
+                raise LastOwner
+        if is_new:
+            self._audience.joined(group_id, head + 1, user_id)
         return Member(*row), is_new
 
     async def add_members(self, group_id: UUID, user_ids: Sequence[UUID], actor: Actor) -> list[Member]:
@@ -208,68 +194,47 @@ class Groups(GroupDirectory):
         Raises NoSuchGroup, and NoSuchUser with the index of the first who is not there.
         """
         wanted = list(dict.fromkeys(user_ids))
-        async with self._change(group_id, *wanted):
-            async with self._db.transaction(actor) as transaction:
-                await _lock(transaction, group_id, actor, Who.OWNER)
-                known = {row[0] for row in await transaction.fetch_all(LOCK_USERS, user_ids=wanted)}
-                _check_known(user_ids, known)
-                await transaction.execute(ADD_MEMBERS, group_id=group_id, user_ids=wanted)
-                rows = await transaction.fetch_all(FIND_MEMBERS, group_id=group_id, user_ids=wanted)
-            for user_id in wanted:
-                self._audience.joined(group_id, user_id)
+        async with self._db.transaction(actor) as transaction:
+            head = await _lock(transaction, group_id, actor, Who.OWNER)
+            known = {row[0] for row in await transaction.fetch_all(LOCK_USERS, user_ids=wanted)}
+            _check_known(user_ids, known)
+            added = await transaction.execute(ADD_MEMBERS, group_id=group_id, user_ids=wanted)
+            rows = await transaction.fetch_all(FIND_MEMBERS, group_id=group_id, user_ids=wanted)
+        for user_id in wanted if added else ():
+            self._audience.joined(group_id, head + 1, user_id)
         found = {row[0]: Member(*row) for row in rows}
         return [found[user_id] for user_id in wanted if user_id in found]
 
     async def remove_member(self, group_id: UUID, user_id: UUID, actor: Actor) -> None:
         """Remove them. Raises NoSuchMember, and LastOwner rather than leave the group without one."""
-        async with self._change(group_id, user_id):
-            async with self._db.transaction(actor) as transaction:
-                await _lock(transaction, group_id, actor, Who.OWNER_OR_ONESELF, user_id)
-                removed = await transaction.fetch_one(REMOVE_MEMBER, group_id=group_id, user_id=user_id)
-                if not removed and await transaction.fetch_one(FIND_MEMBER, group_id=group_id, user_id=user_id):
-                    raise LastOwner
-            # Told even when there was none: an earlier attempt, of which this is not known, may have removed them.
-            self._audience.left(group_id, user_id)
+        async with self._db.transaction(actor) as transaction:
+            head = await _lock(transaction, group_id, actor, Who.OWNER_OR_ONESELF, user_id)
+            removed = await transaction.fetch_one(REMOVE_MEMBER, group_id=group_id, user_id=user_id)
+            if not removed and await transaction.fetch_one(FIND_MEMBER, group_id=group_id, user_id=user_id):
+                raise LastOwner
         if not removed:
             raise NoSuchMember
-
-    @contextlib.asynccontextmanager
-    async def _change(self, group_id: UUID, *user_ids: UUID) -> AsyncIterator[None]:
-        """One change at a time in each group, so that the audience hears of them in the order of their commits.
-
-        ``user_ids`` are those whom it concerns: nobody in particular when there are none.
-        """
-        lock = self._changing.setdefault(group_id, asyncio.Lock())
-        try:
-            async with asyncio.timeout(CHANGE_TIMEOUT):
-                await lock.acquire()
-        except TimeoutError as error:
-            raise Busy from error
-        try:
-            yield
-        except DatabaseUnavailable:
-            for user_id in user_ids or (None,):
-                self._audience.uncertain(group_id, user_id)
-            raise
-        finally:
-            lock.release()
+        self._audience.ring(group_id, head + 1)
 
 
-async def _lock(transaction: Transaction, group_id: UUID, actor: Actor, who: Who, target: UUID | None = None) -> None:
-    """Hold the group until the commit, if it is there and the actor still may. Raises NotAMember, NotAnOwner.
+async def _lock(transaction: Transaction, group_id: UUID, actor: Actor, who: Who, target: UUID | None = None) -> int:
+    """Hold the group until the commit, and tell where its log stands: 0 when it is not there.
 
-    They were asked before, but may have been removed by the change that this one has waited for.
+    Raises NotAMember and NotAnOwner: the actor was asked before, but may have been removed by the change that this one
+    has waited for.
     """
-    await transaction.fetch_one(LOCK_GROUP, group_id=group_id)
+    locked = await transaction.fetch_one(LOCK_GROUP, group_id=group_id)
     row = await transaction.fetch_one(STANDING, group_id=group_id, actor_id=actor.user_id)
-    if row is None:
-        return
+    if locked is None or row is None:
+        return 0
     *standing, held = row
     try:
         check(who, actor=actor.user_id, target=target, standing=Standing(*standing))
     except Forbidden:
         if not permits(held or (), Permission.GROUPS_WRITE):
             raise
+    head: int = locked[0]
+    return head
 
 
 def _check_known(user_ids: Sequence[UUID], known: AbstractSet[UUID]) -> None:

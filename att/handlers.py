@@ -13,45 +13,49 @@ from pydantic import BaseModel
 
 from att import payloads, roles
 from att.clients import THROTTLE, client_of
+from att.dialogue import dialogue_of
 from att.directory import ORDERS
 from att.directory import Filters as UserFilters
 from att.errors import AuthFailed, DatabaseUnavailable, NoSuchRole, NoSuchSession, NotAnObject, NotAnOwner, NotSignedIn
 from att.group_directory import GROUPS_OF_USER, MEMBERS_OF_GROUP, VISIBLE_GROUPS
 from att.history import HISTORY_OF_USER, HISTORY_ORDER
 from att.history import Filters as HistoryFilters
-from att.names import parse_uuid
-from att.permissions import Permission
-from att.queries import HistoryQuery, IdsQuery, PageQuery, UsersQuery
-from att.realtime.registry import Listener
-from att.sessions import SESSIONS_OF_USER, SignIn, Verified
-from att.sockets import Socket
-from att.users import NewUser, User, UserChange
-from att.web import (
+from att.identity import COOKIE, actor_of, is_permitted, path_group, path_user, set_session_cookie
+from att.keys import (
     ACCOUNTS,
-    COOKIE,
     DIRECTORY,
+    ENDINGS,
     GROUP,
     GROUPS,
     HISTORY,
     HUB,
+    LOG,
     REQUEST_ID,
     ROLES,
     SESSION,
     SESSIONS,
     SETTINGS,
-    actor_of,
+    WRITER,
+)
+from att.names import parse_uuid
+from att.permissions import Permission
+from att.queries import HistoryQuery, IdsQuery, PageQuery, UsersQuery
+from att.realtime.log import Draft
+from att.realtime.registry import Listener
+from att.sessions import SESSIONS_OF_USER, SessionInfo, SignIn, Verified
+from att.sockets import Socket, dialect_of
+from att.users import NewUser, User, UserChange
+from att.web import (
     answer,
     answer_page,
-    is_permitted,
     parse_json,
-    path_user,
     problem_of,
     read,
     read_body,
+    read_idempotency_key,
     read_query,
     read_some,
     read_window,
-    set_session_cookie,
 )
 
 One = TypeVar("One", bound=BaseModel)
@@ -96,7 +100,7 @@ async def logout(request: web.Request) -> web.Response:
         await request.app[SESSIONS].end(session.id)
     finally:
         # Also when it is not known whether the session is gone: whoever logs out wants them closed.
-        request.app[HUB].session_ended(session.id)
+        request.app[ENDINGS].session_ended(session.id)
     response = web.Response(status=204)
     response.del_cookie(COOKIE)
     return response
@@ -106,38 +110,41 @@ async def list_sessions(request: web.Request) -> web.Response:
     """The sessions of a user."""
     window = read_window(read_query(request, PageQuery), SESSIONS_OF_USER.order)
     page = await request.app[SESSIONS].of_user(_owner_of_sessions(request), window)
-    own, hub = request[SESSION].id, request.app[HUB]
-    shown = page.map(
-        lambda info: payloads.Session(**info._asdict(), current=info.id == own, sockets=hub.sockets(info.id))
-    )
+    own, registry = request[SESSION].id, request.app[HUB].registry
+
+    def show(info: SessionInfo) -> payloads.Session:
+        sockets = len(registry.of_session(info.id))
+        return payloads.Session(**info._asdict(), current=info.id == own, sockets=sockets)
+
+    shown = page.map(show)
     return answer_page(request, shown, payloads.Session)
 
 
 async def end_sessions(request: web.Request) -> web.Response:
     """End the sessions of a user, but for the one that asks, and close their sockets."""
-    user_id, hub = _owner_of_sessions(request), request.app[HUB]
+    user_id = _owner_of_sessions(request)
     try:
         ended = await request.app[SESSIONS].end_all(user_id, keep=request[SESSION].id)
     except DatabaseUnavailable:
-        hub.user_uncertain(user_id)
+        request.app[ENDINGS].user_uncertain(user_id)
         raise
     for session_id in ended:
-        hub.session_ended(session_id)
+        request.app[ENDINGS].session_ended(session_id)
     return answer(payloads.Deleted(deleted=len(ended)))
 
 
 async def end_session(request: web.Request) -> web.Response:
     """End a session of a user, and close its sockets."""
-    user_id, hub = _owner_of_sessions(request), request.app[HUB]
+    user_id = _owner_of_sessions(request)
     session_id = parse_uuid(request.match_info["session_id"])
     if session_id is None:
         raise NoSuchSession
     try:
         await request.app[SESSIONS].end_one(user_id, session_id)
     except DatabaseUnavailable:
-        hub.user_uncertain(user_id)
+        request.app[ENDINGS].user_uncertain(user_id)
         raise
-    hub.session_ended(session_id)
+    request.app[ENDINGS].session_ended(session_id)
     response = web.Response(status=204)
     if session_id == request[SESSION].id:
         response.del_cookie(COOKIE)
@@ -245,7 +252,7 @@ async def user_groups(request: web.Request) -> web.Response:
 async def create_group(request: web.Request) -> web.Response:
     """Make a group, and own it."""
     new = await read(request, payloads.NewGroup)
-    group = await request.app[GROUPS].create(new.name, actor_of(request), join=new.join, post=new.post)
+    group = await request.app[GROUPS].create(actor=actor_of(request), **new.model_dump())
     return answer(payloads.Group.model_validate(group), status=201)
 
 
@@ -312,29 +319,35 @@ async def delete_member(request: web.Request) -> web.Response:
 
 
 async def broadcast(request: web.Request) -> web.Response:
-    """Send a JSON object, byte for byte, to everyone who listens to the group."""
+    """Append a JSON object, byte for byte, to the log of the group, for everyone who listens to it."""
     body = await read_body(request)
     if not isinstance(parse_json(body), dict):
         raise NotAnObject
-    delivered = request.app[HUB].broadcast(request[GROUP].id, body)
-    return answer(payloads.Delivery(group=request[GROUP].id, delivered=delivered))
+    draft = Draft(path_group(request), request[SESSION].user_id, body, read_idempotency_key(request))
+    (event, _), counted = await request.app[WRITER].publish(draft)
+    return answer(payloads.Delivery(group=event.group_id, seq=event.seq, at=event.at, **counted._asdict()))
 
 
 async def listen(request: web.Request) -> web.StreamResponse:
     """Hear, on a WebSocket, every broadcast to a group of one's own."""
     session, sessions, hub = request[SESSION], request.app[SESSIONS], request.app[HUB]
-    socket = Socket(request.app[SETTINGS].outbox_limit)
+    dialect = dialect_of(request)
+    socket = Socket(request.app[SETTINGS].outbox_limit, dialect)
     socket.check(request)
-    listener = Listener(session.user_id, session.id, socket)
+    listener = Listener(session.user_id, session.id, socket, dialect)
+    dialogue = dialogue_of(request, listener, socket)
     hub.attach(listener)
     try:
         # Both are read once the listener is attached, so that what changes meanwhile reaches it.
         if await sessions.check(session.id) is None:
             raise NotSignedIn
-        groups = await request.app[GROUPS].ids_of_user(session.user_id)
-        hub.settle(listener, groups)
-        return await socket.run(request, session, sessions)
+        positions = await request.app[LOG].positions(session.user_id)
+        await socket.open(request)
+        dialogue.begin(positions)
+        del positions  # they would stay for as long as the socket is open
+        return await socket.run(session, sessions, dialogue.hear)
     finally:
+        dialogue.end()
         hub.detach(listener)
 
 

@@ -1,5 +1,6 @@
 """What may be a login, a group's name or a password, and when two names are the same."""
 
+import re
 import unicodedata
 from uuid import UUID
 
@@ -14,6 +15,7 @@ _INNER = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _OUTER = r"[^\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 _NAME = rf"{_OUTER}(?:{_INNER}{{0,{NAME_LENGTH - 2}}}{_OUTER})?"
 _UUID = r"(?:urn:)?(?:uuid:)?\{?[0-9A-Fa-f]{8}-?(?:[0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}\}?"
+KEY_PATTERN = r"^[!-~](?:[ -~]{0,198}[!-~])?$"  # of an idempotency key; a header can carry it as well as JSON
 NAME_PATTERN = f"^{_NAME}$"
 PERSON_NAME_PATTERN = f"^(?:{_NAME})?$"
 PART_PATTERN = f"^{_INNER}{{1,{NAME_LENGTH}}}$"
@@ -87,6 +89,13 @@ def check_password_size(text: str) -> str:
     if len(password.encode()) > PASSWORD_BYTES or len(text) > RAW_LENGTH:
         raise ValueError(f"must have at most {PASSWORD_BYTES} bytes")
     return password
+
+
+def check_key(text: str) -> str:
+    """An idempotency key. Raises ValueError when it cannot be one."""
+    if not re.fullmatch(KEY_PATTERN, text):
+        raise ValueError("must have 1 to 200 printable ASCII characters, and no space at the ends")
+    return text
 
 
 def parse_uuid(text: str) -> UUID | None:

@@ -6,12 +6,14 @@ from inspect import getdoc
 from typing import Any
 
 from att import errors, payloads
+from att.identity import COOKIE
+from att.names import KEY_PATTERN
 from att.permissions import Who
 from att.refusals import Refusal, parameters_in, refusals
 from att.routing import Route
 from att.schemas import Schemas, each_of, markdown
 from att.statuses import phrase_of
-from att.web import BODY_LIMIT, COOKIE
+from att.web import BODY_LIMIT, IDEMPOTENCY_KEY
 
 Json = dict[str, Any]
 
@@ -67,6 +69,12 @@ _HEADERS: dict[str, Json] = {
     "Upgrade": {"required": True, "description": "What to upgrade to.", "schema": {"const": "websocket"}},
 }
 _ERROR_HEADERS = {401: "WWW-Authenticate", 426: "Upgrade", 429: "Retry-After", 503: "Retry-After"}
+_KEY = {
+    "name": IDEMPOTENCY_KEY,
+    "in": "header",
+    "description": "Whatever is sent again with it is known, and is given the first answer.",
+    "schema": {"type": "string", "pattern": KEY_PATTERN},
+}
 _IF_MATCH = {
     "name": "If-Match",
     "in": "header",
@@ -124,6 +132,8 @@ def _operation(route: Route, schemas: Schemas) -> Json:
     }
     if errors.PreconditionFailed in shapes.errors:
         operation["parameters"].append(_IF_MATCH)
+    if shapes.takes_key:
+        operation["parameters"].append(_KEY)
     if shapes.body is not None:
         content = schemas.content(shapes.body, "validation")
         operation["requestBody"] = {"required": shapes.is_body_required, "content": content}

@@ -7,9 +7,10 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 
-from att.fields import Date, GroupName, Id, Name, NewPassword, Permissions, PersonName, TypedPassword
+from att.fields import Date, GroupName, Id, Name, NewPassword, Permissions, PersonName, Retention, TypedPassword
 from att.permissions import Join, Permission, Post
 from att.permissions import Role as Membership
+from att.realtime.log import Kind
 
 T = TypeVar("T")
 U = TypeVar("U", bound="NewUser | NamedUserChange")
@@ -129,6 +130,7 @@ class NewGroup(Request):
     name: GroupName
     join: Join = "invite"
     post: Post = "members"
+    retention: Retention = 1_000
 
 
 class GroupChange(Request):
@@ -137,6 +139,7 @@ class GroupChange(Request):
     name: GroupName = Field(default_factory=str)
     join: Join = Field(default_factory=lambda: "invite")
     post: Post = Field(default_factory=lambda: "members")
+    retention: Retention = Field(default_factory=int)
 
 
 class MemberChange(Request):
@@ -222,12 +225,13 @@ class Session(Answer):
 
 
 class Group(Answer):
-    """A group; ``role`` is one's own in it, null when one is not a member."""
+    """A group; ``role`` is one's own in it, null when one is not a member. It keeps ``retention`` events."""
 
     id: UUID
     name: str
     join: Join
     post: Post
+    retention: int
     created_at: datetime
     role: Membership | None
 
@@ -239,6 +243,16 @@ class Member(Answer):
     login: str
     role: Membership
     joined_at: datetime
+
+
+class Event(Answer):
+    """An event of a group's log. ``user_id`` has sent it, joined or left; ``data`` is the JSON object that was sent."""
+
+    seq: int
+    kind: Kind
+    user_id: UUID | None
+    at: datetime
+    data: dict[str, Any] | None
 
 
 class Page(Answer, Generic[T]):
@@ -261,7 +275,13 @@ class Deleted(Answer):
 
 
 class Delivery(Answer):
-    """The answer to a broadcast: to how many sockets it was written."""
+    """The answer to a broadcast: where it is in the group's log, and to how many sockets of this node it was written.
+
+    ``dropped`` are those that it could not be written to, since they read too slowly or are closing.
+    """
 
     group: UUID
+    seq: int
+    at: datetime
     delivered: int
+    dropped: int

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from att.fields import Cursor, Id, Moment, Name, Number, PartOfName, RowId, Truth
+from att.fields import Cursor, Id, Moment, Name, Number, PartOfName, RowId, Seq, Truth
 from att.paging import PAGE_DEFAULT, PAGE_LIMIT
 
 IDS = 200  # that fit into the first line of a request
@@ -23,6 +23,13 @@ class PageQuery(Query):
 
     limit: Number = Field(default=PAGE_DEFAULT, ge=1, le=PAGE_LIMIT, description="How many items a page has at most.")
     after: Cursor | None = Field(default=None, description="The `next` of the page before.")
+
+
+class EventsQuery(Query):
+    """Which part of a log."""
+
+    after: Seq = Field(default=0, description="The `next` of the page before, or the `seq` of any event.")
+    limit: Number = Field(default=100, ge=1, le=1_000, description="How many items a page has at most.")
 
 
 # Users

@@ -7,10 +7,11 @@ from inspect import getdoc
 from typing import NamedTuple
 
 from att import errors
+from att.identity import SAFE_METHODS
 from att.permissions import Who
 from att.routing import Route
 from att.statuses import status_of
-from att.web import BODY_LIMIT, SAFE_METHODS
+from att.web import BODY_LIMIT
 
 Kinds = tuple[type[errors.AttError], ...]
 
@@ -84,7 +85,8 @@ def _of_input(route: Route) -> Iterator[type[errors.AttError]]:
     if shapes.body is not None:
         yield from (errors.NotJson, errors.WrongMediaType)
     # A body of which it is only asked that it is an object has no members that could be wrong.
-    if shapes.query is not None or (shapes.body is not None and errors.NotAnObject not in shapes.errors):
+    has_members = shapes.body is not None and errors.NotAnObject not in shapes.errors
+    if shapes.query is not None or shapes.takes_key or has_members:
         yield errors.InvalidInput
 
 

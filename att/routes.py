@@ -1,6 +1,6 @@
 """The API as one table: method, path, handler, who may, and what it is for. Nothing is served that is not in it."""
 
-from att import docs, errors, handlers, payloads, queries
+from att import docs, errors, events, handlers, payloads, queries
 from att.account_routes import ACCOUNTS, HISTORY, ROLES, SESSIONS, USERS
 from att.payloads import Page
 from att.permissions import Permission, Who
@@ -96,13 +96,23 @@ GROUPS = (
         Permission.GROUPS_WRITE,
     ),
     Route(
+        "GET",
+        "/groups/{group}/events",
+        events.group_events,
+        Who.MEMBER,
+        "Read a group's log",
+        Shapes(query=queries.EventsQuery, answers={200: Page[payloads.Event]}),
+        Permission.GROUPS_READ,
+    ),
+    Route(
         "POST",
         "/broadcast/{group}",
         handlers.broadcast,
         Who.POSTER,
         "Send a JSON object to a group",
-        Shapes(body=payloads.Message, answers={200: payloads.Delivery}, errors=(errors.NotAnObject,)),
+        Shapes(body=payloads.Message, answers={200: payloads.Delivery}, errors=(errors.NotAnObject,), takes_key=True),
         Permission.BROADCAST_ANY,
+        settled_by_log=True,
     ),
     Route(
         "GET",

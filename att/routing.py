@@ -10,9 +10,11 @@ from pydantic import BaseModel
 
 from att import permissions
 from att.errors import AttError, Forbidden
+from att.identity import identify, is_permitted, path_user
+from att.keys import GROUP, GROUPS, SESSION
 from att.permissions import NO_GROUP, Permission, Standing, Who
 from att.queries import Query
-from att.web import GROUP, GROUPS, SESSION, Handler, identify, is_permitted, load_body, path_user
+from att.web import Handler, load_body
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +28,15 @@ class File:
 class Shapes:
     """What goes in and out. ``body`` is one shape or either of two; ``errors`` are those that are a route's own.
 
-    Errors that follow from the rest (who may, a body, a path) are not repeated here.
+    A request that ``takes_key`` can be sent again safely, by a key in its header. Errors that follow from the rest (who
+    may, a body, a path) are not repeated here.
     """
 
     body: type[BaseModel] | tuple[type[BaseModel], type[BaseModel]] | None = None
     query: type[Query] | None = None
     answers: Mapping[int, type[BaseModel] | tuple[type[BaseModel], type[BaseModel]] | File | None]
     is_body_required: bool = True
+    takes_key: bool = False
     errors: tuple[type[AttError], ...] = ()
 
 
@@ -40,7 +44,8 @@ class Shapes:
 class Route:
     """One row of the table: whom it is open to, and the permission that opens it to others.
 
-    A GET route answers HEAD as well, unless it ``upgrades`` to a WebSocket.
+    A GET route answers HEAD as well, unless it ``upgrades`` to a WebSocket. Who may post is ``settled_by_log``, in the
+    very transaction that appends.
     """
 
     method: str
@@ -51,6 +56,7 @@ class Route:
     shapes: Shapes
     permission: Permission | None = None
     upgrades: bool = field(default=False, kw_only=True)
+    settled_by_log: bool = field(default=False, kw_only=True)
 
 
 def add_routes(router: web.UrlDispatcher, routes: Iterable[Route]) -> None:
@@ -76,6 +82,8 @@ def guarded(route: Route) -> Handler:
         # Before it is asked who and whether: what is found then must still hold when the handler runs.
         await load_body(request)
         session = request[SESSION] = await identify(request)
+        if route.settled_by_log:
+            return await route.handler(request)
         standing = NO_GROUP
         if "group" in request.match_info:
             group = request[GROUP] = await request.app[GROUPS].find(request.match_info["group"], session.user_id)

@@ -3,11 +3,12 @@
 import hashlib
 import re
 import secrets
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from sqlalchemy import Interval, bindparam, delete, func, insert, select, update
+from sqlalchemy import ARRAY, Interval, Uuid, bindparam, delete, func, insert, select, update
 
 from att.db.engine import Engine, Transaction, prepare
 from att.db.pages import Listing
@@ -93,6 +94,9 @@ class SessionStore(Protocol):
     async def check(self, session_id: UUID) -> Session | None:
         """The live session with this id, left as it is; None when it has ended."""
 
+    async def living(self, session_ids: Sequence[UUID]) -> set[UUID]:
+        """Those of them that have not ended."""
+
     async def end(self, session_id: UUID) -> None:
         """End it, now. It does not matter whether it had ended before."""
 
@@ -153,6 +157,7 @@ CHECK = prepare(
         sessions.c.id == bindparam("session_id"), _live
     )
 )
+LIVING = prepare(select(sessions.c.id).where(sessions.c.id == func.any(bindparam("ids", type_=ARRAY(Uuid))), _live))
 END = prepare(delete(sessions).where(sessions.c.id == bindparam("session_id")))
 END_ONE = prepare(
     delete(sessions).where(sessions.c.id == bindparam("session_id"), sessions.c.user_id == bindparam("user_id"))
@@ -212,6 +217,9 @@ class PostgresSessions:
     async def check(self, session_id: UUID) -> Session | None:
         row = await self._db.fetch_one(CHECK, session_id=session_id)
         return Session(*row) if row else None
+
+    async def living(self, session_ids: Sequence[UUID]) -> set[UUID]:
+        return {row[0] for row in await self._db.fetch_all(LIVING, ids=list(session_ids))}
 
     async def end(self, session_id: UUID) -> None:
         await self._db.execute(END, session_id=session_id)

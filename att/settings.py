@@ -81,6 +81,7 @@ class Settings:
     migrate: bool = False
     session_ttl: timedelta = timedelta(days=30)
     outbox_limit: int = 1024**2
+    retention_age: timedelta = timedelta(days=30)
     allow_origin: frozenset[str] = frozenset()
     hashing: HashingCost = OWASP
     login_failures: Rate = LOGIN_FAILURES

@@ -1,55 +1,31 @@
-"""HTTP for everything else: reading requests, telling who asks, answering errors as problems (RFC 9457)."""
+"""HTTP for everything else: reading requests, and answering them, errors as problems (RFC 9457)."""
 
 import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from secrets import token_hex
 from typing import Any, TypeVar
-from uuid import UUID, uuid4
 
 from aiohttp import web
 from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import from_json
 
 from att import errors
-from att.accounts import Accounts
-from att.directory import Directory
 from att.faults import explain
-from att.group_directory import Group
-from att.groups import Groups
-from att.history import History
-from att.names import parse_uuid
+from att.identity import COOKIE, bearer_token, set_session_cookie
+from att.keys import REQUEST_ID, SESSION
+from att.names import check_key
 from att.paging import Order, Window
 from att.paging import Page as PageOf
 from att.payloads import Answer, Page
-from att.permissions import Actor, Permission, Permissions, permits
 from att.queries import PageQuery, Query
-from att.realtime.hub import Hub
-from att.roles import Roles
-from att.sessions import Session, SessionStore
-from att.settings import Settings
 from att.statuses import phrase_of, status_of
 
-SETTINGS = web.AppKey("settings", Settings)
-ACCOUNTS = web.AppKey("accounts", Accounts)
-DIRECTORY = web.AppKey("directory", Directory)
-ROLES = web.AppKey("roles", Roles)
-GROUPS = web.AppKey("groups", Groups)
-HISTORY = web.AppKey("history", History)
-SESSIONS: web.AppKey[SessionStore] = web.AppKey("sessions", SessionStore)
-HUB = web.AppKey("hub", Hub)
-DOCUMENT = web.AppKey("document", bytes)
-
-REQUEST_ID = web.RequestKey("request_id", str)
-SESSION = web.RequestKey("session", Session)
-PERMISSIONS: web.RequestKey[Permissions] = web.RequestKey("permissions", frozenset)
-GROUP = web.RequestKey("group", Group)
-
-COOKIE = "att_session"
+IDEMPOTENCY_KEY = "Idempotency-Key"
 BODY_LIMIT = 1024 * 1024  # bytes of one request body: of one broadcast, or of a thousand users with all that they have
 BODY_TIMEOUT = 30.0  # seconds for a body to arrive
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.!#$&^_-]+\+json)")
@@ -66,6 +42,8 @@ log = logging.getLogger("att")
 async def load_body(request: web.Request) -> bytes:
     """Wait for the body, whatever it is. One over the limit is a 413. Raises Malformed, BodyTimeout."""
     try:
+        if request.content.is_eof():  # it has come along with the headers, as most do
+            return await request.read()
         async with asyncio.timeout(BODY_TIMEOUT):
             return await request.read()
     except TimeoutError as error:
@@ -106,6 +84,15 @@ def read_query(request: web.Request, shape: type[QueryShape]) -> QueryShape:
     given = {name: request.query.getall(name) for name in request.query}
     once = {name: values[0] for name, values in given.items() if len(values) == 1 and name not in shape.repeatable}
     return _fit(shape, given | once)
+
+
+def read_idempotency_key(request: web.Request) -> str | None:
+    """The key by which a repeated request is known; None when there is none. Raises InvalidInput."""
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    try:
+        return None if key is None else check_key(key)
+    except ValueError as error:
+        raise errors.InvalidInput([errors.FieldError(IDEMPOTENCY_KEY, str(error))]) from error
 
 
 def read_window(query: PageQuery, order: Order) -> Window:
@@ -184,7 +171,7 @@ def _problem_of_http(error: web.HTTPException) -> web.Response:
 async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, and turn whatever is raised into an answer that says no more than it should."""
     given = request.headers.get("X-Request-ID", "")
-    request[REQUEST_ID] = given if _REQUEST_ID_FORM.fullmatch(given) else uuid4().hex
+    request[REQUEST_ID] = given if _REQUEST_ID_FORM.fullmatch(given) else token_hex(16)
     try:
         return await handler(request)
     except errors.AttError as error:
@@ -201,7 +188,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """What every answer bears."""
     # An answer that is given before the middleware is reached has no id yet.
-    response.headers["X-Request-ID"] = request.get(REQUEST_ID) or uuid4().hex
+    response.headers["X-Request-ID"] = request.get(REQUEST_ID) or token_hex(16)
     response.headers.setdefault("Cache-Control", "no-store")
     session = request.get(SESSION)
     if session is not None and session.slid and COOKIE not in response.cookies and bearer_token(request) is None:
@@ -209,84 +196,3 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         # cookies are written.
         set_session_cookie(request, response, request.cookies[COOKIE])
         response.headers.add("Set-Cookie", response.cookies[COOKIE].OutputString())
-
-
-# Who is asking
-
-
-async def identify(request: web.Request) -> Session:
-    """The session of the bearer token or the cookie. Raises NotSignedIn, or OriginNotAllowed for the cookie."""
-    token = bearer_token(request)
-    if token is None:
-        token = request.cookies.get(COOKIE)
-        if token and (request.method not in SAFE_METHODS or "Upgrade" in request.headers):
-            check_origin(request)
-    session = await request.app[SESSIONS].find(token) if token else None
-    if session is None:
-        raise errors.NotSignedIn
-    return session
-
-
-def bearer_token(request: web.Request) -> str | None:
-    """The token of the Authorization header (RFC 6750); None when there is no such header.
-
-    Any other scheme gives the empty string: whoever sends one does not mean to be known by a cookie.
-    """
-    header = request.headers.get("Authorization")
-    if header is None:
-        return None
-    scheme, _, token = header.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def check_origin(request: web.Request) -> None:
-    """Whether the page that sent this is ours or an allowed one. Raises OriginNotAllowed.
-
-    A browser says so itself in Sec-Fetch-Site, which no page can forge; an older one only names the Origin.
-    """
-    origin = request.headers.get("Origin")
-    site = request.headers.get("Sec-Fetch-Site")
-    is_ours = site in ("same-origin", "none") or (site is None and _authority(origin) == request.host.lower())
-    if not is_ours and origin not in request.app[SETTINGS].allow_origin:
-        raise errors.OriginNotAllowed
-
-
-def _authority(origin: str | None) -> str | None:
-    match = re.fullmatch(r"https?://([^/?#]+)", (origin or "").lower())
-    return match[1] if match else None
-
-
-async def is_permitted(request: web.Request, wanted: Permission) -> bool:
-    """Whether the role of whoever asks permits this; it is looked up once a request."""
-    if PERMISSIONS not in request:
-        request[PERMISSIONS] = await request.app[ROLES].permissions_of(request[SESSION].user_id)
-    held: Permissions = request[PERMISSIONS]
-    return permits(held, wanted)
-
-
-def path_user(request: web.Request) -> UUID:
-    """The user in the path, where ``me`` is whoever asks. Raises NoSuchUser when it is no UUID."""
-    text = request.match_info["user_id"]
-    user_id = request[SESSION].user_id if text == "me" else parse_uuid(text)
-    if user_id is None:
-        raise errors.NoSuchUser
-    return user_id
-
-
-def actor_of(request: web.Request) -> Actor:
-    """On whose behalf this request makes changes."""
-    session = request[SESSION]
-    return Actor(session.user_id, session.id, request[REQUEST_ID])
-
-
-def set_session_cookie(request: web.Request, response: web.StreamResponse, token: str) -> None:
-    """Have the browser keep the token, out of reach of the page's scripts and of other sites."""
-    max_age = int(request.app[SETTINGS].session_ttl.total_seconds())
-    secure = _is_https(request)
-    response.set_cookie(COOKIE, token, max_age=max_age, httponly=True, samesite="Lax", secure=secure)
-
-
-def _is_https(request: web.Request) -> bool:
-    """Whether the browser speaks https, be it to a proxy before us. Whoever lies spoils only a cookie of their own."""
-    forwarded = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
-    return "https" in (request.scheme, forwarded, request.headers.get("Origin", "").partition(":")[0])

@@ -121,7 +121,7 @@ def settings(db_url: str) -> Settings:
 
 
 @pytest.fixture
-async def client(aiohttp_client: Any, settings: Settings) -> TestClient:
+async def client(settings: Settings, aiohttp_client: Any) -> TestClient:
     """A client of an application on the test's database."""
     return await aiohttp_client(create_app(settings))
 
@@ -216,3 +216,28 @@ def add_user(sql) -> Callable[[str], Actor]:
         return Actor(sql(query, login, login, login)[0][0], uuid4(), "test")
 
     return add
+
+
+@pytest.fixture
+def add_group(sql) -> Callable[..., UUID]:
+    """Make a group with these owners; its id. Their joining is in its log."""
+
+    def add(name, *owners):
+        group_id = sql("INSERT INTO groups (name, name_key) VALUES (%s, %s) RETURNING id", name, name)[0][0]
+        for owner in owners:
+            sql("INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'owner')", group_id, owner)
+        return group_id
+
+    return add
+
+
+@pytest.fixture
+def ann_id(add_user) -> UUID:
+    """A user."""
+    return add_user("ann").user_id
+
+
+@pytest.fixture
+def tea(add_group, ann_id) -> UUID:
+    """A group of Ann's. Its log ends with 1, by which she joined."""
+    return add_group("tea", ann_id)

@@ -214,7 +214,7 @@ async def test_concurrent_rehash(open_accounts, accounts, dearer):
     assert (await later.authenticate("ann", PASSWORD)).user_id == user_id
 
 
-async def test_owasp(aiohttp_client, db_url, sql):
+async def test_owasp(db_url, aiohttp_client, sql):
     """Left to its defaults the server stores argon2id at the cost that OWASP names, with a salt of each user's own."""
     client = await aiohttp_client(create_app(Settings(db_url=db_url)))
     for login in ("ann", "bob"):
@@ -550,6 +550,22 @@ async def test_delete_many(accounts, boss, people, sql):
     assert len(sql(USERS)) == 4
     assert await accounts.delete_many([ann, bob, ann], boss) == 2
     assert sql("SELECT id FROM users WHERE login <> 'boss'") == [(cid,)]
+
+
+async def test_deleted_with_their_group(accounts, boss, people, sql, postgresql):
+    """Who deletes a user and who deletes a group of theirs wait for, and not on, each other."""
+    ann = people("ann").user_id
+    sql("INSERT INTO groups (name, name_key) VALUES ('tea', 'tea')")
+    sql("INSERT INTO members (group_id, user_id, role) SELECT id, %s, 'member' FROM groups", ann)
+    postgresql.execute("SELECT FROM groups FOR UPDATE")
+    deletion = asyncio.create_task(accounts.delete(ann, boss))
+    waiting = "SELECT FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+    async with asyncio.timeout(5):
+        while not postgresql.execute(waiting).fetchall():  # noqa: ASYNC110 - another process gives us no Event
+            await asyncio.sleep(0.005)
+    sql("DELETE FROM groups")
+    await deletion
+    assert sql("SELECT kind FROM events ORDER BY seq") == [("joined",), ("left",)]
 
 
 async def test_lost_at_the_commit(accounts, audience, boss, people, sessions_of, monkeypatch):

@@ -161,7 +161,7 @@ async def test_a_database_that_refuses(db_url, postgresql, passwords):
         postgresql.commit()
 
 
-async def test_the_application_sees_to_it(aiohttp_client, settings):
+async def test_the_application_sees_to_it(settings, aiohttp_client):
     """When it starts there is an administrator: the one of the settings, else one that it made up."""
     for wanted, login in [({}, "admin"), ({"admin_login": "root", "admin_password": PASSWORD}, "root")]:
         app = create_app(replace(settings, **wanted))

@@ -6,7 +6,8 @@ from contextlib import suppress
 
 import pytest
 
-from att.background import repeating
+from att import background
+from att.background import repeating, running
 from att.errors import DatabaseUnavailable
 
 
@@ -64,3 +65,66 @@ async def test_it_ends_with_its_block(work, caplog):
         pass
     assert asyncio.all_tasks() == before
     assert not caplog.records
+
+
+# All the time
+
+
+async def test_what_fails_is_begun_anew(work, caplog, monkeypatch):
+    """Whatever it failed with; that is logged, with its traceback. So is what has come to an end by itself."""
+    monkeypatch.setattr(background, "RESTART_PAUSE", 0)
+    begun, twice = [], asyncio.Event()
+
+    async def done_twice():
+        await work()
+        begun.append(None)
+        if len(begun) == 2:
+            twice.set()
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(5), running("hearing", done_twice):
+        await twice.wait()
+    assert [record.getMessage() for record in caplog.records] == ["hearing failed, and is begun anew"] * 2
+    assert [record.exc_info[0] for record in caplog.records] == [DatabaseUnavailable, KeyError]
+
+
+async def test_what_fails_for_good_does_not_spin(monkeypatch, caplog):
+    """It is begun anew after a pause, and ends with its block during that, too."""
+    monkeypatch.setattr(background, "RESTART_PAUSE", 3600)
+    failures, failed = [], asyncio.Event()
+
+    async def fail():
+        failures.append(None)
+        failed.set()
+        raise KeyError
+
+    async with asyncio.timeout(5), running("hearing", fail):
+        await failed.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+    assert len(failures) == 1
+
+
+async def test_what_runs_ends_with_its_block():
+    """After the block nothing is left, also when the block failed, or the work has let a cancellation pass it by."""
+    before = asyncio.all_tasks()
+    begun = asyncio.Event()
+
+    async def endless():
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def deaf():
+        with suppress(asyncio.CancelledError):
+            await endless()
+        await endless()
+
+    for work_of_length in (endless, deaf):
+        begun.clear()
+        with pytest.raises(ZeroDivisionError):
+            async with asyncio.timeout(5), running("endless", work_of_length):
+                await begun.wait()
+                raise ZeroDivisionError
+    async with running("not begun", endless):
+        pass
+    assert asyncio.all_tasks() == before

@@ -66,6 +66,7 @@ def one_line(result, *words):
         ("--db-url", "postgresql://me:hush@host:port/db", "the port must be a number"),
         ("--session-ttl", "forever", "is no duration"),
         ("--outbox-limit", "much", "is no size"),
+        ("--retention-age", "long", "is no duration"),
         ("--allow-origin", "*", "is no origin"),
         ("--login-failures", "5", "is no rate"),
         ("--address-failures", "5/5w", "is no duration"),
@@ -103,10 +104,10 @@ def test_help_teaches():
     """It names every option, and shows how to begin."""
     result = run("--help")
     assert result.returncode == 0
-    for word in ("--login-failures", "--address-failures", "--signups", "--trust-proxy"):
+    for word in ("--login-failures", "--address-failures", "--signups", "--trust-proxy", "--retention-age"):
         assert word in result.stdout
     options = ("--listen", "--db-url", "--data-dir", "--migrate", "--session-ttl", "--outbox-limit", "--allow-origin")
-    commands = ("create-admin", "reset-password", "migrate ")
+    commands = ("create-admin", "reset-password", "migrate ", "listen ", "broadcast ")
     for word in (*options, "--admin-login", "--admin-password", *commands, "ATT_DB_URL", "Examples:"):
         assert word in result.stdout
 

@@ -10,13 +10,13 @@ from conversation import Step, blurred, play, section, steps
 from att.app import create_app
 
 DOCS = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
-LEAST = {"api.md": 7}  # blocks of commands, at least
+LEAST = {"api.md": 7, "realtime.md": 3}  # blocks of commands, at least
 NEEDS_CURL = pytest.mark.skipif(shutil.which("curl") is None, reason="the documentation needs curl, which is not here")
 
 
 @NEEDS_CURL
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-async def test_the_conversations(aiohttp_client, settings, path):
+async def test_the_conversations(settings, aiohttp_client, path):
     """Every block of commands, on one server, prints the answer below it."""
     settings = dataclasses.replace(settings, admin_login="admin", admin_password="horse battery")
     client = await aiohttp_client(create_app(settings))

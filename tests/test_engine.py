@@ -97,6 +97,16 @@ async def test_a_cancelled_transaction_leaves_nothing_and_gives_back_its_connect
     assert not db._pool._used
 
 
+async def test_a_connection_that_is_lost_while_another_is_made_is_not_given_out(db):
+    """The pool looks for lost ones before it makes a new one, and not after that."""
+    async with db._connection() as connection, asyncio.timeout(5):
+        asking = asyncio.create_task(db.fetch_one(COUNT_USERS))
+        while not db._pool._acquiring:  # noqa: ASYNC110 - the pool tells of it by no Event
+            await asyncio.sleep(0)
+    connection.close()
+    assert await asking == (0,)
+
+
 async def test_the_actor_is_known_until_the_transaction_ends(db):
     """``transaction(actor)`` tells the database who acts, for this transaction only."""
     actor = Actor(uuid4(), uuid4(), "req'1")

@@ -46,11 +46,12 @@ def faults(shape, value):
         (payloads.NewGroup, {"name": b"tea"}, {"name": NO_STRING}),
         (
             payloads.NewGroup,
-            {"name": ["tea"], "join": "closed", "post": None},
+            {"name": ["tea"], "join": "closed", "post": None, "retention": 1_000_001},
             {
                 "name": NO_STRING,
                 "join": "input should be 'invite' or 'open'",
                 "post": "input should be 'members' or 'owners'",
+                "retention": "input should be less than or equal to 1000000",
             },
         ),
         (payloads.GroupChange, {"name": None, "join": 1, "role": "owner"}, {"name": ..., "join": ..., "role": ...}),

@@ -20,6 +20,7 @@ EXPECTED = {
     CloseCode.TOO_SLOW: (4000, "too slow", True),
     CloseCode.RESYNC: (4001, "connect again", True),
     CloseCode.SESSION_ENDED: (4500, "session ended", False),
+    CloseCode.PROTOCOL_ERROR: (4501, "protocol error", False),
 }
 
 
@@ -99,7 +100,7 @@ def test_ranges_are_documented():
     """The ranges are told where the codes are."""
     [reconnect, terminal] = re.findall(r"(\d{4} to \d{4}[^:]*): ([^;.]*)", CloseCode.__doc__)
     assert reconnect == ("4000 to 4499 and 1001", "connect again")
-    assert terminal == ("4500 to 4999", "do not, sign in first")
+    assert terminal == ("4500 to 4999", "do not")
 
 
 @pytest.mark.parametrize("payload", [b"", b"ping", b"x" * 125])

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,12 +13,13 @@ from conftest import PASSWORD
 
 from att.app import create_app
 from att.handlers import make_login_response
+from att.identity import COOKIE
 from att.realtime.frames import CloseCode
 from att.sessions import Session, SignIn
-from att.web import BODY_LIMIT, COOKIE
+from att.web import BODY_LIMIT
 
 SIGN_IN = {"user_id", "token", "expires_at"}
-GROUP = {"id", "name", "join", "post", "created_at", "role"}
+GROUP = {"id", "name", "join", "post", "retention", "created_at", "role"}
 MEMBER = {"user_id", "login", "role", "joined_at"}
 PAGE = {"items", "next"}
 
@@ -50,7 +51,7 @@ NOT_AN_OBJECT = ("[]", '[{"a": 1}]', '"a"', "1", "-0.5", "true", "null")
 
 
 @pytest.fixture
-async def client(aiohttp_client, settings) -> TestClient:
+async def client(settings, aiohttp_client) -> TestClient:
     """A client that keeps no cookies: who asks is told by each request alone."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
@@ -470,13 +471,15 @@ async def test_last_owner_stays(client, ann, bob, tea):
 
 
 async def test_broadcast(client, ann, bob, tea):
-    """200 with the group's id and to how many sockets it was written: all of each member, and no one else's."""
+    """200 with its place in the log and to how many sockets it was written: all of each member, and no one else's."""
     await ann.add("tea", bob)
     assert await ann.broadcast("tea", {}) == 0
     sockets = [await ann.listen(), await bob.listen(), await bob.listen()]
-    for reference in ("tea", "TEA", tea["id"]):
+    for seq, reference in enumerate(("tea", "TEA", tea["id"]), start=4):
         response = await bob.request("POST", f"/broadcast/{reference}", json={"by": reference})
-        assert await body_of(response, 200) == {"group": tea["id"], "delivered": 3}
+        body = await body_of(response, 200)
+        assert datetime.fromisoformat(body.pop("at")).tzinfo == UTC
+        assert body == {"group": tea["id"], "seq": seq, "delivered": 3, "dropped": 0}
         for socket in sockets:
             assert await socket.receive_json(timeout=5) == {"by": reference}
     await asyncio.gather(*(socket.close() for socket in sockets))

@@ -14,7 +14,7 @@ NO_OWNER = (403, "not an owner")
 
 
 @pytest.fixture
-async def client(aiohttp_client, settings) -> TestClient:
+async def client(settings, aiohttp_client) -> TestClient:
     """A client that keeps no cookies: who asks is told by each request alone."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
@@ -93,12 +93,14 @@ async def roles(person) -> dict[str, str]:
 
 async def test_make_with_rules(client, ann):
     """A group may be made with its rules; what is no rule is a 422 that names it."""
-    rules = {"join": "open", "post": "owners"}
+    rules = {"join": "open", "post": "owners", "retention": 0}
     status, group = await told(await ann.request("POST", "/groups", json={"name": "coffee"} | rules))
     assert (status, group) == (201, group | rules | {"name": "coffee", "role": "owner"})
     assert await get(ann, "/groups/coffee") == (200, group)
+    response = await ann.request("PATCH", "/groups/coffee", json={"retention": 5.0})
+    assert (await told(response))[1]["retention"] == 5
     for rule in rules:
-        for value in ("closed", "", None, True, ["open"]):
+        for value in ("closed", "", None, True, ["open"], -1, 1_000_001, 2.5):
             response = await ann.request("POST", "/groups", json={"name": "milk", rule: value})
             assert await told(response) == (422, "invalid input"), (rule, value)
             assert [fault["field"] for fault in (await response.json())["errors"]] == [rule]
@@ -108,7 +110,8 @@ async def test_change_group(client, ann):
     """200 with the group as it is now; what is not given stays, and so does all of it when anything is wrong."""
     _, tea = await get(ann, "/groups/tea")
     await ann.make_group("coffee")
-    for rules in ({}, {"join": "open"}, {"post": "owners"}, {"join": "invite", "post": "members"}, {"name": "TEA"}):
+    both = {"join": "invite", "post": "members"}
+    for rules in ({}, {"join": "open"}, {"post": "owners"}, both, {"name": "TEA"}, {"retention": 1_000_000}):
         tea |= rules
         assert await change(ann, **rules) == (200, tea)
         assert await get(ann, "/groups/tea") == (200, tea)
@@ -117,6 +120,7 @@ async def test_change_group(client, ann):
         ({"name": "a/b", "join": "open"}, (422, "invalid input")),
         ({"name": None}, (422, "invalid input")),
         ({"join": "closed", "post": "owners"}, (422, "invalid input")),
+        ({"retention": -1, "post": "owners"}, (422, "invalid input")),
         ({"join": "open", "role": "owner"}, (422, "invalid input")),
     ):
         assert await change(ann, **rules) == error

@@ -14,16 +14,16 @@ from aiohttp.test_utils import TestClient
 from conftest import PASSWORD, Person, dsn_of, eventually
 
 from att.app import create_app
+from att.identity import COOKIE
 from att.realtime.frames import CloseCode
 from att.settings import Rate
-from att.web import COOKIE
 
 SESSION = {"id", "created_at", "last_seen_at", "expires_at", "address", "user_agent", "current", "sockets"}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
 @pytest.fixture
-async def client(aiohttp_client, settings) -> TestClient:
+async def client(settings, aiohttp_client) -> TestClient:
     """A client that keeps no cookies: each request brings its own."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
@@ -245,7 +245,7 @@ async def test_end_that_may_have_failed(ann, log_in, postgresql, is_one):
     assert len(await sessions_of(ann)) == 2
 
 
-async def test_expired_are_removed(aiohttp_client, settings, postgresql, client, ann):
+async def test_expired_are_removed(settings, aiohttp_client, postgresql, client, ann):
     """A server that starts begins to remove what has expired."""
     await id_of(ann)
     postgresql.execute("UPDATE sessions SET expires_at = now() - interval '1 s'")
@@ -270,7 +270,7 @@ RATES = {
 
 
 @pytest.fixture
-def braked(aiohttp_client, settings):
+def braked(settings, aiohttp_client):
     """A client of an application that brakes soon."""
 
     async def make(**changes):

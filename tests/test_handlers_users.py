@@ -18,7 +18,7 @@ USER = ["id", "login", "first_name", "last_name", "birth_date", "registered_at",
 
 
 @pytest.fixture
-async def client(aiohttp_client, settings) -> TestClient:
+async def client(settings, aiohttp_client) -> TestClient:
     """A client that keeps no cookies: who asks is told by each request alone."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 

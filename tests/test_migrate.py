@@ -68,7 +68,8 @@ def test_stairway(on_empty, empty_postgresql):
         on_empty(alembic.command.upgrade, revision)
         on_empty(alembic.command.downgrade, before)
         on_empty(alembic.command.upgrade, revision)
-    assert tables(empty_postgresql) == {"roles", "users", "sessions", "groups", "members", "history", "alembic_version"}
+    ours = {"roles", "users", "sessions", "groups", "members", "history", "events"}
+    assert tables(empty_postgresql) == {*ours, "alembic_version"}
     on_empty(alembic.command.downgrade, "base")
     assert tables(empty_postgresql) == {"alembic_version"}
     assert functions(empty_postgresql) == set()

@@ -1,5 +1,6 @@
 """Names: how they are compared, and what may be one."""
 
+import re
 import unicodedata
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from att import names
 from att.names import (
     check_group_name,
+    check_key,
     check_name,
     check_password,
     check_password_size,
@@ -278,3 +280,18 @@ def test_only_text_of_bounded_length_is_put_into_normal_form(check, monkeypatch)
         check("a" + "\u0300\u0327" * 60_000)
     assert lengths
     assert max(lengths) <= names.RAW_LENGTH
+
+
+@pytest.mark.parametrize("key", ["k", "a b", "!~", "x" * 200, "3f2b-7", '"\\'])
+def test_key(key):
+    """Whatever a header can carry unchanged may be a key."""
+    assert check_key(key) == key
+
+
+@pytest.mark.parametrize(
+    "key", ["", " ", " k", "k ", "k\n", "\nk", "a\tb", "x" * 201, "\u00e9", "\x7f", "\0", "k\r\n", "\ud800"]
+)
+def test_no_key(key):
+    """What a header would lose, or could not carry, may not."""
+    with pytest.raises(ValueError, match=re.escape("must have 1 to 200 printable ASCII characters")):
+        check_key(key)

@@ -19,8 +19,8 @@ AT = datetime(2026, 11, 22, 2, 34, 56, tzinfo=UTC)
         (payloads.NewAccount, {"login": "ann", "password": "correct horse"}, {}),
         (payloads.Credentials, {"login": "ann", "password": "correct horse"}, {}),
         (payloads.Credentials, {"login": "ann", "password": ""}, {}),
-        (payloads.NewGroup, {"name": "tea"}, {"join": "invite", "post": "members"}),
-        (payloads.NewGroup, {"name": "tea", "join": "open", "post": "owners"}, {}),
+        (payloads.NewGroup, {"name": "tea"}, {"join": "invite", "post": "members", "retention": 1000}),
+        (payloads.NewGroup, {"name": "tea", "join": "open", "post": "owners", "retention": 0}, {}),
         (payloads.NewRole, {"name": "Support"}, {"permissions": []}),
         (payloads.NewRole, {"name": "Support", "permissions": ["users.read", "*"]}, {}),
         (
@@ -36,7 +36,7 @@ def test_request(shape, value, defaults):
 
 
 CHANGES = [
-    (payloads.GroupChange, {"name": "tea", "join": "open", "post": "owners"}),
+    (payloads.GroupChange, {"name": "tea", "join": "open", "post": "owners", "retention": 1_000_000}),
     (payloads.MemberChange, {"role": "owner"}),
     (payloads.RoleChange, {"name": "Support", "permissions": ["users.read"]}),
     (
@@ -112,9 +112,9 @@ def test_new_members():
 @pytest.mark.parametrize("following", [None, "cursor"])
 def test_page(following):
     """A page is made from the domain's, items and cursor."""
-    page = paging.Page([group_directory.Group(ID, "tea", "open", "owners", AT, None)], following)
+    page = paging.Page([group_directory.Group(ID, "tea", "open", "owners", 7, AT, None)], following)
     answer = json.loads(payloads.Page[payloads.Group].model_validate(page).model_dump_json())
-    rules = {"join": "open", "post": "owners"}
+    rules = {"join": "open", "post": "owners", "retention": 7}
     group = {"id": str(ID), "name": "tea", **rules, "created_at": "2026-11-22T02:34:56Z", "role": None}
     assert answer == {"items": [group], "next": following}
 

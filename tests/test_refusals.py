@@ -67,6 +67,11 @@ def test_any_object():
     assert found[422] == ["not an object"]
 
 
+def test_key():
+    """A key that is none is wrong in any request that takes one."""
+    assert codes("POST", "/x", Who.ANYONE, takes_key=True)[422] == ["invalid input"]
+
+
 def test_query():
     """A query can be of the wrong shape."""
     assert codes("GET", "/x", Who.ANYONE, query=queries.PageQuery) == ALWAYS | {422: ["invalid input"]}

@@ -20,7 +20,7 @@ NO_SUCH_ROLE = (404, "no such role")
 
 
 @pytest.fixture
-async def client(aiohttp_client, settings):
+async def client(settings, aiohttp_client):
     """A client of an application that has an administrator; it keeps no cookies."""
     settings = replace(settings, admin_login="root", admin_password=PASSWORD)
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())

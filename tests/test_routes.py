@@ -101,6 +101,7 @@ EXPECTED = {
     ("PATCH", "/groups/{group}"): owners(200, "groups.write"),
     ("DELETE", "/groups/{group}"): owners(204, "groups.write"),
     ("GET", "/groups/{group}/members"): members(200, "groups.read"),
+    ("GET", "/groups/{group}/events"): members(200, "groups.read"),
     ("POST", "/groups/{group}/members"): owners(201, "groups.write"),
     ("PUT", "/groups/{group}/members/{user_id}"): owners(200, "groups.write"),
     ("DELETE", "/groups/{group}/members/{user_id}"): Row(NOBODY, NO_MEMBER, NO_OWNER, 204, 204, "groups.write", 204),
@@ -163,7 +164,7 @@ async def outcome(response: ClientResponse) -> int | tuple[int, str]:
 
 
 @pytest.fixture
-async def client(aiohttp_client, settings) -> TestClient:
+async def client(settings, aiohttp_client) -> TestClient:
     """A client that keeps no cookies: who asks is told by each request alone."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 

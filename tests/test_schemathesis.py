@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from att.app import create_app
+from att.keys import DOCUMENT
 from att.routes import ROUTES
-from att.web import DOCUMENT
 
 HERE = Path(__file__).parent
 TIMEOUT = 300  # seconds; it takes some twenty

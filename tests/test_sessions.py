@@ -21,13 +21,13 @@ from att.db.engine import Engine, prepare
 from att.db.schema import sessions as table
 from att.db.schema import users
 from att.errors import AuthFailed, NoSuchSession, ShuttingDown
+from att.identity import COOKIE
 from att.paging import Window
 from att.passwords import Passwords
 from att.realtime.hub import Hub
 from att.realtime.registry import Registry
 from att.sessions import SESSIONS_OF_USER, SLIDE_EVERY, SWEEP, Client, PostgresSessions, Verified
 from att.settings import Settings
-from att.web import COOKIE
 
 TTL = timedelta(days=10)
 MINUTE = timedelta(minutes=1)
@@ -200,7 +200,7 @@ async def test_log_in_during_a_change(sessions, sql, db, sign_in, waiting):
     """When a user is changed, and then their sessions are ended, none that was begun meanwhile is left."""
     earlier = (await sign_in()).session
     async with db.transaction() as transaction:
-        await transaction.execute(prepare(update(users).values(active=False)))
+        await transaction.execute(prepare(update(users).values(password_hash="another")))
         signing_in = asyncio.create_task(sign_in())
         await eventually(waiting)
         ended = await sessions.end_all(earlier.user_id, transaction=transaction)
@@ -245,6 +245,15 @@ async def test_unknown(sessions, sign_in):
     assert await sessions.find("A" * 43) is None
     assert await sessions.find(str(session_id)) is None
     assert await sessions.check(uuid4()) is None
+
+
+async def test_living(sessions, sql, sign_in):
+    """Of those that are asked for, whoever's they are, the ones that have neither ended nor expired."""
+    live, ended, expired, _ = [(await sign_in()).session.id for _ in range(4)]
+    await sessions.end(ended)
+    sql("UPDATE sessions SET expires_at = now() - interval '1 s' WHERE id = %s", expired)
+    assert await sessions.living([live, ended, expired, uuid4(), live]) == {live}
+    assert await sessions.living([]) == set()
 
 
 async def test_ends_with_user(sessions, sql, sign_in):
@@ -391,7 +400,7 @@ async def test_slides_for_all_who_look(sessions, sign_in, age):
 
 
 @pytest.fixture
-async def client(aiohttp_client, settings) -> TestClient:
+async def client(settings, aiohttp_client) -> TestClient:
     """A client that keeps no cookies: each request brings its own."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
@@ -422,14 +431,15 @@ async def test_stale_by_cookie(client, ann, age, settings: Settings):
     assert not new_cookies(await client.get(path, headers=with_cookie(ann)))
 
 
-async def test_stale_by_bearer(client, ann, age, sql):
+@pytest.mark.parametrize("cookie", [False, True])
+async def test_stale_by_bearer(*, client, ann, age, sql, cookie):
     """Who comes by bearer token gets no cookie, even when they bring one; the session has slid all the same."""
-    for headers in (ann.headers, ann.headers | with_cookie(ann)):
-        age(MINUTE)
-        response = await client.get(f"/users/{ann.id}/groups", headers=headers)
-        assert response.status == 200
-        assert not new_cookies(response)
-        assert sql("SELECT count(*) FROM sessions WHERE expires_at > now() + %s", TTL) == [(1,)]
+    age(MINUTE)
+    headers = ann.headers | (with_cookie(ann) if cookie else {})
+    response = await client.get(f"/users/{ann.id}/groups", headers=headers)
+    assert response.status == 200
+    assert not new_cookies(response)
+    assert sql("SELECT count(*) FROM sessions WHERE expires_at > now() + %s", TTL) == [(1,)]
 
 
 async def test_stale_by_cookie_refused(client, ann, age):

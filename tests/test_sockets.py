@@ -9,7 +9,6 @@ import socket
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from uuid import UUID
 
 import aiohttp
 import pytest
@@ -19,10 +18,10 @@ from conftest import CHEAPEST, PASSWORD, Person, eventually
 from att import sockets
 from att.app import create_app
 from att.errors import DatabaseUnavailable
+from att.keys import HUB, LOG, SESSIONS
 from att.realtime.frames import CloseCode, pong_frame, text_frame
-from att.realtime.registry import Listener
+from att.realtime.registry import Dialect, Listener
 from att.settings import Settings
-from att.web import GROUPS, HUB, SESSIONS
 
 LISTENERS = BROADCASTS = 1_000
 MANY = 2_000  # messages of 32 kB: more than any kernel keeps for a socket
@@ -112,15 +111,21 @@ def many_files():
 @pytest.fixture
 def registry(client):
     """The registry of the application under test."""
-    return client.app[HUB]._registry
+    return client.app[HUB].registry
 
 
 @pytest.fixture
-async def nobody_left(client, registry) -> AsyncIterator[None]:
+def tracks(client):
+    """The groups that somebody hears."""
+    return client.app[HUB]._tracks
+
+
+@pytest.fixture
+async def nobody_left(client, registry, tracks) -> AsyncIterator[None]:
     """Whatever the test did, when everybody has gone nothing is left of them."""
     yield
     await eventually(lambda: is_empty(registry), 30)
-    for index in (registry._users, registry._sessions, registry._groups, registry._unsettled):
+    for index in (registry._users, registry._sessions, tracks):
         assert not index
 
 
@@ -249,7 +254,7 @@ async def test_a_slow_reader_is_told_why(sign_up, nobody_left, open_ear):
     assert slow.tail == close_frame
 
 
-async def test_a_message_of_any_size_reaches_a_listener_that_keeps_up(aiohttp_client, db_url):
+async def test_a_message_of_any_size_reaches_a_listener_that_keeps_up(db_url, aiohttp_client):
     """Also one that is larger than the outbox may grow."""
     client = await aiohttp_client(create_app(Settings(db_url=db_url, hashing=CHEAPEST, outbox_limit=1)))
     ann = await _sign_up(client, "ann")
@@ -296,7 +301,7 @@ async def test_what_a_listener_says_is_ignored(sign_up, nobody_left):
     await ann.make_group("tea")
     async with await ann.listen() as ws:
         await ws.send_str("hello")
-        await ws.send_bytes(b"\0" * sockets.MESSAGE_LIMIT)
+        await ws.send_bytes(b"\0" * sockets.MESSAGE_LIMITS[Dialect.PLAIN])
         await ws.ping()
         assert await ann.broadcast("tea", {}) == 1
         assert await ws.receive_str(timeout=5) == "{}"
@@ -350,7 +355,7 @@ async def test_a_listener_that_says_too_much_is_closed(sign_up, nobody_left):
     """With 1009, as RFC 6455 has it for a message that is too big."""
     ann = await sign_up("ann")
     async with await ann.listen() as ws:
-        await ws.send_bytes(b"\0" * (sockets.MESSAGE_LIMIT + 1))
+        await ws.send_bytes(b"\0" * (sockets.MESSAGE_LIMITS[Dialect.PLAIN] + 1))
         message = await ws.receive(timeout=5)
         assert (message.type, message.data) == (WSMsgType.CLOSE, 1009)
 
@@ -395,7 +400,7 @@ async def test_logging_out_closes_the_sessions_sockets(sign_up, client, nobody_l
 
 
 @pytest.fixture
-async def brief(aiohttp_client, db_url):
+async def brief(db_url, aiohttp_client):
     """A client of an application whose sessions live for two seconds."""
     settings = Settings(db_url=db_url, hashing=CHEAPEST, session_ttl=timedelta(seconds=2))
     return await aiohttp_client(create_app(settings))
@@ -447,13 +452,13 @@ async def test_when_it_cannot_be_told_whether_a_session_lives_its_socket_is_clos
 async def test_a_session_that_ends_while_its_socket_opens(sign_up, client, monkeypatch, nobody_left):
     """Between the check of the token and the open socket: it is not left listening."""
     ann = await sign_up("ann")
-    groups = client.app[GROUPS]
+    log = client.app[LOG]
 
-    async def log_out_first(user_id, read=groups.ids_of_user):
+    async def log_out_first(user_id, read=log.positions):
         assert (await ann.request("POST", "/logout")).status == 204
         return await read(user_id)
 
-    monkeypatch.setattr(groups, "ids_of_user", log_out_first)
+    monkeypatch.setattr(log, "positions", log_out_first)
     ws = await ann.listen()
     message = await ws.receive(timeout=5)
     assert (message.type, message.data) == (WSMsgType.CLOSE, CloseCode.SESSION_ENDED)
@@ -461,21 +466,25 @@ async def test_a_session_that_ends_while_its_socket_opens(sign_up, client, monke
 
 @pytest.mark.parametrize("gone", ["left", "dropped"])
 async def test_a_membership_that_ends_while_a_socket_opens(sign_up, client, monkeypatch, nobody_left, gone):
-    """What was read before the change is older than the change."""
+    """What was read before the change is older than the change: of what follows nothing is heard."""
     ann, ben = await sign_up("ann"), await sign_up("ben")
     group = await ann.make_group("tea")
     await ann.add("tea", ben)
-    groups = client.app[GROUPS]
+    log = client.app[LOG]
 
-    async def change_after_read(user_id, read=groups.ids_of_user):
+    async def change_after_read(user_id, read=log.positions):
         found = await read(user_id)
         path = f"/groups/{group['id']}" + (f"/members/{ben.id}" if gone == "left" else "")
         assert (await ann.request("DELETE", path)).status == 204
         return found
 
-    monkeypatch.setattr(groups, "ids_of_user", change_after_read)
-    async with await ben.listen():
-        assert client.app[HUB].broadcast(UUID(group["id"]), b"{}") == 0
+    monkeypatch.setattr(log, "positions", change_after_read)
+    async with await ben.listen() as ws:
+        if gone == "left":
+            await ann.broadcast("tea", {"after": "ben has left"})
+        await ben.make_group("cake")
+        await ben.broadcast("cake", {"n": 1})
+        assert await ws.receive_json(timeout=5) == {"n": 1}
 
 
 async def test_no_socket_is_opened_while_the_server_stops(sign_up, client):

@@ -16,9 +16,11 @@ from conftest import PASSWORD, Person
 from att import errors
 from att.accounts import Accounts
 from att.app import create_app
+from att.identity import COOKIE
+from att.keys import ACCOUNTS
 from att.settings import Settings
 from att.statuses import phrase_of
-from att.web import ACCOUNTS, BODY_LIMIT, COOKIE
+from att.web import BODY_LIMIT
 
 ALLOWED = "https://app.example"
 ACCOUNT = {"login": "ann", "password": PASSWORD}
@@ -53,7 +55,7 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-async def client(aiohttp_client, settings) -> TestClient:
+async def client(settings, aiohttp_client) -> TestClient:
     """A client that keeps no cookies: who asks is told by each request alone."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
@@ -105,7 +107,7 @@ class FailingAccounts(Accounts):
 
 
 @pytest.fixture
-def failing_client(aiohttp_client, settings):
+def failing_client(settings, aiohttp_client):
     """A client of an application whose sign-up fails in this way."""
 
     async def make(failure: Exception) -> TestClient:
@@ -406,7 +408,7 @@ async def test_cookie(client, ann, settings, path):
     assert not cookie["secure"]
 
 
-async def test_cookie_under_https(aiohttp_client, settings, tmp_path: Path):
+async def test_cookie_under_https(settings, aiohttp_client, tmp_path: Path):
     """Under https the cookie stays under https."""
     (tmp_path / "pem").write_text(CERTIFICATE)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -419,7 +421,7 @@ async def test_cookie_under_https(aiohttp_client, settings, tmp_path: Path):
     assert response.cookies[COOKIE]["secure"] is True
 
 
-async def test_browser(aiohttp_client, settings):
+async def test_browser(settings, aiohttp_client):
     """A browser that keeps the cookie is signed in by it, until it logs out."""
     client = await aiohttp_client(create_app(settings))
     own = {"Origin": str(client.make_url("")).rstrip("/")}

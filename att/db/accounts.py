@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Text, Uuid, any_, bindparam, literal, not_, select
 
 from att.db.engine import Transaction, prepare
-from att.db.schema import roles, users
+from att.db.schema import groups, members, roles, users
 from att.errors import LastAdministrator, NoSuchRole, NoSuchUser, blaming
 from att.names import fold
 from att.permissions import Permission, Permissions, permits
@@ -19,6 +19,17 @@ READ_USERS = prepare(select(*USER, users.c.password_hash, roles.c.permissions).j
 # In the order of their ids, so that two who lock the same users wait for, and not on, each other. Without the roles:
 # a row that changed while it was waited for is not joined anew.
 LOCK_USERS = prepare(select(users.c.id).where(THESE_USERS).order_by(users.c.id).with_for_update())
+# Whoever is deleted leaves their groups, which are locked first, as by whoever changes a group.
+LOCK_THEIR_GROUPS = prepare(
+    select(groups.c.id)
+    .where(
+        groups.c.id.in_(
+            select(members.c.group_id).where(members.c.user_id == any_(bindparam("user_ids", type_=ARRAY(Uuid))))
+        )
+    )
+    .order_by(groups.c.id)
+    .with_for_update(key_share=True)
+)
 # Shared until the commit, so that no role comes to permit more while it is being given.
 LOCK_ROLES = prepare(
     select(roles.c.name_key, roles.c.permissions)
@@ -54,9 +65,13 @@ async def read_accounts(transaction: Transaction, user_ids: Collection[UUID]) ->
     return {row[0]: Account(User(*row[:-2]), row[-2], frozenset(row[-1])) for row in rows}
 
 
-async def lock_accounts(transaction: Transaction, numbered: Sequence[tuple[int | None, UUID]]) -> dict[UUID, Account]:
+async def lock_accounts(
+    transaction: Transaction, numbered: Sequence[tuple[int | None, UUID]], *, with_groups: bool = False
+) -> dict[UUID, Account]:
     """The users as they are, and stay until the commit. Raises NoSuchUser."""
     user_ids = [user_id for _, user_id in numbered]
+    if with_groups:
+        await transaction.fetch_all(LOCK_THEIR_GROUPS, user_ids=user_ids)
     await transaction.fetch_all(LOCK_USERS, user_ids=user_ids)
     accounts = await read_accounts(transaction, user_ids)
     for index, user_id in numbered:

@@ -37,6 +37,7 @@ CONSTRAINTS: Mapping[str, type[errors.AttError]] = MappingProxyType(
     }
 )
 BUSY_STATES = ("40001", "40P01", "53", "55P03", "57014")  # conflict, deadlock, no resources, lock, cancelled
+TOO_MUCH_STATE = "54"  # nested too deeply, or too large for an index: nothing is wrong with the server
 
 # Parallel workers and compilation cost more to begin with than any of our statements, which read a page at most.
 _INIT_SQL = (
@@ -76,9 +77,12 @@ def translate(error: psycopg2.Error) -> Exception:
         return known()
     if error.pgcode and error.pgcode.startswith(BUSY_STATES):
         return errors.Busy()
-    if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) or error.pgcode == "25006":
-        return errors.DatabaseUnavailable()
-    return error
+    is_down = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) or error.pgcode == "25006"
+    return errors.DatabaseUnavailable() if is_down and (error.pgcode or "")[:2] != TOO_MUCH_STATE else error
+
+
+def _ignore(_cursor: Any) -> None:
+    pass
 
 
 class Transaction:
@@ -117,30 +121,30 @@ class Transaction:
             raise errors.ConnectionLost from error
         except asyncio.CancelledError as error:
             # aiopg turns a statement that the server cancelled into this; it is not this task that was cancelled.
-            if _is_cancelled():
+            if is_cancelled():
                 raise
             raise errors.Busy from error
 
     async def begin(self, actor: Actor | None) -> None:
         """Start, and tell the database until the end of the transaction who acts."""
         if actor is None:
-            await self._send(_BEGIN, None, _nothing)
+            await self._send(_BEGIN, None, _ignore)
         else:
             session_id = "" if actor.session_id is None else str(actor.session_id)
             names = {"user_id": str(actor.user_id), "session_id": session_id, "request_id": actor.request_id}
-            await self._send(_BEGIN_AS, names, _nothing)
+            await self._send(_BEGIN_AS, names, _ignore)
 
     async def commit(self) -> None:
         """End it for good. ConnectionLost here means that it is not known whether it did."""
         try:
-            await self._send("COMMIT", None, _nothing)
+            await self._send("COMMIT", None, _ignore)
         except errors.Busy as error:
             raise errors.ConnectionLost from error
 
     async def rollback(self) -> None:
         """Undo it. A connection that cannot even do that is dropped, which undoes it as well."""
         try:
-            await self._send("ROLLBACK", None, _nothing)
+            await self._send("ROLLBACK", None, _ignore)
         except errors.Unavailable:
             self._connection.close()
 
@@ -269,12 +273,14 @@ class Engine:
             raise errors.ShuttingDown
         try:
             async with asyncio.timeout(ACQUIRE_TIMEOUT):
-                return await self._pool.acquire()
+                while True:
+                    with contextlib.suppress(AssertionError):  # it was lost while it was free; the pool has dropped it
+                        return await self._pool.acquire()
         except (psycopg2.Error, TimeoutError) as error:
             self._server.find_again()
             raise errors.DatabaseUnavailable from error
         except asyncio.CancelledError as error:
-            if _is_cancelled():
+            if is_cancelled():
                 raise
             raise errors.Busy from error  # as in _send: the first statement of a new connection was cancelled
 
@@ -288,10 +294,6 @@ async def _prepare_connection(connection: aiopg.Connection) -> None:
         raise
 
 
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
-
-
-def _nothing(_cursor: Any) -> None:
-    return None
+def is_cancelled() -> bool:
+    """Whether this task was cancelled, and not by aiopg, which says so of a statement that the server cancelled."""
+    return (task := asyncio.current_task()) is None or task.cancelling() > 0

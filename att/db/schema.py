@@ -5,6 +5,7 @@
 
 from sqlalchemy import (
     ARRAY,
+    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     ForeignKey,
     Identity,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
@@ -89,7 +91,8 @@ sessions = Table(
     Index(None, "expires_at"),
 )
 
-# Who may let themselves in (join), and who may broadcast (post).
+# Who may let themselves in (join), and who may broadcast (post). seq is that of the last event, and retention how many
+# events are kept.
 groups = Table(
     "groups",
     metadata,
@@ -99,8 +102,11 @@ groups = Table(
     Column("join", Text, nullable=False, server_default=text("'invite'")),
     Column("post", Text, nullable=False, server_default=text("'members'")),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("retention", Integer, nullable=False, server_default=text("1000")),
     CheckConstraint("\"join\" IN ('invite', 'open')", name="join"),
     CheckConstraint("post IN ('members', 'owners')", name="post"),
+    CheckConstraint("retention BETWEEN 0 AND 1000000", name="retention"),
     Index(None, "created_at", "id"),
     Index("ix_groups_open", "created_at", "id", postgresql_where=text("\"join\" = 'open'")),
 )
@@ -117,6 +123,26 @@ members = Table(
     CheckConstraint("role IN ('owner', 'member')", name="role"),
     Index(None, "group_id", "joined_at", "user_id"),
     Index(None, "user_id", "joined_at", "group_id"),
+)
+
+# The log: what was sent to each group, and who joined and left it, in one order. Written by functions of the database
+# alone. It outlives its groups and users, and so refers to nothing. actor_id is who has sent it, joined or left. The
+# body is json and not jsonb, which would not keep it byte for byte.
+events = Table(
+    "events",
+    metadata,
+    Column("group_id", Uuid, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("actor_id", Uuid),
+    Column("body", JSON),
+    Column("key", Text),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
+    PrimaryKeyConstraint("group_id", "seq"),
+    CheckConstraint("kind IN ('message', 'joined', 'left')", name="kind"),
+    Index(None, "group_id", "key", unique=True, postgresql_where=text("key IS NOT NULL")),
+    Index(None, "actor_id", "group_id", "seq", postgresql_where=text("kind <> 'message'")),
+    Index(None, "at"),
 )
 
 # Written by triggers alone. It outlives what it tells of, and so refers to nothing. user_id is whose row it was: the

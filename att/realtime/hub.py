@@ -1,77 +1,292 @@
-"""Delivers: applies broadcasts and changes of membership to the listeners of this node."""
+"""Applies the log to the listeners of this node. A pure state machine: what it wants read, others read.
 
-from collections.abc import Iterable
+Each group that somebody hears here has a track, on which its events are applied strictly in the order of their seq,
+whatever comes when: rings that were lost, repeated or overtaken, events twice, reads that are late. A listener comes in
+by ``attach`` before it is read from the database where it stands, and hears what follows by ``settle``.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from uuid import UUID
 
 from att.errors import ShuttingDown
-from att.realtime.frames import CloseCode, text_frame
-from att.realtime.registry import Listener, Registry
+from att.realtime.fanout import Counts, Delivered, encode, replay, send_gap
+from att.realtime.frames import CloseCode
+from att.realtime.log import Event, Position, Replay, Slice
+from att.realtime.registry import Dialect, Listener, Registry, Span
+from att.realtime.tracks import Passed, Place, Track
+
+SLICE = 500  # frames written before others have their turn
+READS = 100  # groups that are read at once
 
 
 class Hub:
-    """The registry, and what is sent to the listeners in it. It is the ``Audience`` of groups and of sessions."""
+    """The tracks and the registry. It is the ``Audience`` of groups and of sessions.
+
+    ``registry`` tells who is connected, ``counts`` what was delivered. ``wake`` is called when there is something to
+    do: slices to be run by ``step``, or reads that are ``wanted``.
+    """
 
     def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+        self.wake: Callable[[], None] = lambda: None
+        self.registry = registry
+        self._tracks: dict[UUID, Track] = {}
+        self._behind: dict[UUID, None] = {}
+        self._running: deque[Iterator[None]] = deque()
+        self._written = 0
+        self._passed = Passed()
+        self.counts = Counts()
         self._is_closing = False
+
+    # Listeners
 
     def attach(self, listener: Listener) -> None:
         """Let a listener in; it hears nothing before ``settle``. Raises ShuttingDown."""
         if self._is_closing:
             raise ShuttingDown
-        self._registry.attach(listener)
+        self.registry.attach(listener)
 
-    def settle(self, listener: Listener, groups: Iterable[UUID]) -> None:
-        """Let it hear the groups that were read from the database after it was let in."""
-        self._registry.settle(listener, groups)
+    def settle(self, listener: Listener, positions: Iterable[Position], resume: Mapping[UUID, int]) -> None:
+        """Let it hear what follows its user's positions, which were read after it was attached.
+
+        What it has missed since the seqs of ``resume`` it is given from the log: see ``missing``.
+        """
+        if listener not in self.registry:
+            return
+        joined, listener.joined, listener.is_settled = listener.joined, {}, True
+        for position in positions:
+            group_id = position.group_id
+            self._start(listener, position, resume.get(group_id, position.seq), joined.pop(group_id, None))
+        for group_id, span in joined.items():
+            before = Position(group_id, "", span.first - 1, is_member=False)
+            self._start(listener, before, before.seq, span)
+
+    def missing(self, listener: Listener) -> list[UUID]:
+        """The groups in which it is to be given what it has missed."""
+        return [group_id for group_id in listener.groups if self.caught_up(listener, group_id) is not None]
+
+    def caught_up(self, listener: Listener, group_id: UUID) -> int | None:
+        """Up to which seq a listener that catches up in this group was served; None when it does not."""
+        track = self._tracks.get(group_id)
+        return None if track is None else track.caught_up(listener)
+
+    def serve(self, listener: Listener, group_id: UUID, found: Replay) -> None:
+        """Give a listener that catches up what is in the log above the seq up to which it was served."""
+        after = self.caught_up(listener, group_id)
+        if after is None:
+            return
+        track, place = self._tracks[group_id], Place(after, found.was_member)
+        end = found.slice.head if found.slice.head > after else track.heard  # nothing is left of a group that is gone
+        first = found.slice.events[0].seq if found.slice.events else end + 1
+        if first > after + 1:
+            send_gap(listener, group_id, found.name, after + 1, first - 1)
+            place = place._replace(seq=first - 1)
+        place = replay(listener, place, found.slice.events)
+        track.serve(listener, replay(listener, place, track.recent(place.seq)))
+        self._look(track)
 
     def detach(self, listener: Listener) -> None:
         """Let it go."""
-        self._registry.detach(listener)
-
-    def broadcast(self, group_id: UUID, body: bytes) -> int:
-        """Send ``body`` to the group's listeners. How many sockets it was written to."""
-        frame = text_frame(body)
-        return sum(listener.connection.send(frame) for listener in self._registry.of_group(group_id))
-
-    def joined(self, group_id: UUID, user_id: UUID) -> None:
-        self._registry.join(group_id, user_id)
-
-    def left(self, group_id: UUID, user_id: UUID) -> None:
-        self._registry.leave(group_id, user_id)
-
-    def dropped(self, group_id: UUID) -> None:
-        self._registry.drop(group_id)
-
-    def uncertain(self, group_id: UUID, user_id: UUID | None) -> None:
-        """Have those who may or may not hear the group connect again, and so read what is true."""
-        if user_id is None:
-            self._close(self._registry.of_group(group_id) + self._registry.unsettled(), CloseCode.RESYNC)
-        else:
-            self._close(self._registry.of_user(user_id), CloseCode.RESYNC)
-
-    def session_ended(self, session_id: UUID) -> None:
-        """Close the session's sockets."""
-        self._close(self._registry.of_session(session_id), CloseCode.SESSION_ENDED)
-
-    def user_ended(self, user_id: UUID) -> None:
-        """Close all sockets of the user."""
-        self._close(self._registry.of_user(user_id), CloseCode.SESSION_ENDED)
-
-    def user_uncertain(self, user_id: UUID) -> None:
-        """Have all sockets of the user connect again, which those can whose session is still there."""
-        self._close(self._registry.of_user(user_id), CloseCode.RESYNC)
-
-    def sockets(self, session_id: UUID) -> int:
-        """How many sockets the session has open here."""
-        return len(self._registry.of_session(session_id))
+        self.registry.detach(listener)
+        for track in [self._tracks[group_id] for group_id in listener.groups]:
+            track.remove(listener)
+            self._look(track)
 
     def close(self) -> None:
         """Close every socket, and let nobody in from now on."""
         self._is_closing = True
-        self._close(self._registry.everyone(), CloseCode.GOING_AWAY)
+        self._close(self.registry.everyone(), CloseCode.GOING_AWAY)
+
+    # The log
+
+    def offer(self, event: Event) -> None:
+        """An event that is in the log. One that nobody hears here, or that was heard before, is dropped."""
+        track = self._tracks.get(event.group_id)
+        if track is None or (event.seq <= track.seq and not track.is_running):
+            self._passed.note(event.group_id, event.seq)
+            self.counts.pass_over(event)
+        else:
+            track.offer(event)
+            self._look(track)
+
+    def ring(self, group_id: UUID, seq: int) -> None:
+        """A group has reached this seq."""
+        track = self._tracks.get(group_id)
+        if track is None:
+            self._passed.note(group_id, seq)
+        else:
+            track.hear(seq)
+            self._look(track)
+
+    def joined(self, group_id: UUID, seq: int, user_id: UUID) -> None:
+        """A user has joined a group, by the event with this seq or a later one."""
+        if not any(listener.is_new_to(group_id, seq) for listener in self.registry.of_user(user_id)):
+            self.ring(group_id, seq)
+            return
+        track = self._track(group_id, seq - 1)
+        track.hear(seq)
+        if seq <= track.seq:  # what came since was told without them
+            self._close(self._admit(track, seq, user_id), CloseCode.RESYNC)
+        self._look(track)
+
+    def wanted(self, limit: int = READS) -> dict[UUID, int]:
+        """The groups to be read now, no more than that, and after which seq."""
+        wanted: dict[UUID, int] = {}
+        for group_id in [*self._behind]:
+            track = self._tracks.get(group_id)
+            if track is None or not track.wants_read:
+                del self._behind[group_id]
+            elif len(wanted) < limit:
+                wanted[group_id] = track.tail
+        return wanted
+
+    def read(self, group_id: UUID, after: int, found: Slice) -> None:
+        """What is in a group's log above a seq: its first events, and where it ends."""
+        track = self._tracks.get(group_id)
+        if track is None or after > track.tail:  # it was wanted by a track that is gone
+            return
+        first = found.events[0].seq if found.events else found.head + 1
+        track.hear(found.head)
+        if first > track.tail + 1 or found.head < after:
+            self._give_up(track, first - 1)
+        elif not found.events:
+            track.read_in_vain()
+        for event in found.events:
+            track.offer(event)
+        self._look(track)
+
+    def heads(self) -> dict[UUID, int]:
+        """The groups that somebody hears here, and which seq they are known to have reached."""
+        return {group_id: track.heard for group_id, track in self._tracks.items()}
+
+    def compare(self, group_id: UUID, heard: int, head: int) -> None:
+        """A group was known to have reached ``heard``, and its log then ended with ``head``."""
+        track = self._tracks.get(group_id)
+        if track is not None and head < heard:  # the database was restored from a backup: numbers are used again
+            self._give_up(track, head)
+        else:
+            self.ring(group_id, head)
+
+    def step(self) -> bool:
+        """Write one slice of frames. Whether there is more to write."""
+        if self._running:
+            self._written = 0
+            run = self._running.popleft()
+            if next(run, self) is not self:
+                self._running.append(run)
+        return bool(self._running)
+
+    # Sessions and users
+
+    def session_ended(self, session_id: UUID) -> None:
+        """Close the session's sockets."""
+        self._close(self.registry.of_session(session_id), CloseCode.SESSION_ENDED)
+
+    def user_ended(self, user_id: UUID) -> None:
+        """Close all sockets of the user."""
+        self._close(self.registry.of_user(user_id), CloseCode.SESSION_ENDED)
+
+    def user_uncertain(self, user_id: UUID) -> None:
+        """Have all sockets of the user connect again, which those can whose session is still there."""
+        self._close(self.registry.of_user(user_id), CloseCode.RESYNC)
+
+    # Within
+
+    def _track(self, group_id: UUID, seq: int) -> Track:
+        track = self._tracks.get(group_id)
+        if track is None:
+            track = self._tracks[group_id] = Track(group_id, seq)
+            track.hear(self._passed.take(group_id))
+        return track
+
+    def _start(self, listener: Listener, position: Position, resumed: int, joined: Span | None) -> None:
+        """Have it hear a group from there. Whether its user is a member is for the log to tell if they joined since."""
+        group_id, _, seq, is_member = position
+        if resumed >= seq and not is_member and joined is None:
+            listener.left[group_id] = seq
+            return
+        track = self._track(group_id, seq)
+        track.hear(seq if joined is None else joined.last)
+        if resumed < seq:
+            track.catch_up(listener, resumed)
+        else:
+            track.place(listener, Place(seq, is_member))
+        self._look(track)
+
+    def _look(self, track: Track) -> None:
+        """See to what a track needs after it has changed."""
+        if track.wants_read and track.group_id not in self._behind:
+            self._behind[track.group_id] = None
+            self.wake()
+        if track.is_running:
+            return
+        if track.has_next:
+            track.is_running = True
+            self._running.append(self._run(track))
+            if len(self._running) > 1 or self.step():
+                self.wake()
+        elif track.is_idle:
+            self._drop(track)
+
+    def _drop(self, track: Track) -> None:
+        self._tracks.pop(track.group_id, None)
+        self.counts.give_up(track.group_id)
+
+    def _run(self, track: Track) -> Iterator[None]:
+        """Apply what is in the queue, a slice at a time."""
+        try:
+            while (event := track.pop()) is not None:
+                yield from self._apply(track, event)
+        finally:  # a fault of ours in one event is no reason to keep back the next
+            track.is_running = False
+        self._look(track)
+
+    def _apply(self, track: Track, event: Event) -> Iterator[None]:
+        audiences = self._audiences(track, event)
+        delivered = total = 0
+        for dialect, listeners in audiences:
+            frame = encode(event, dialect)
+            if frame is None:
+                continue
+            total += len(listeners)
+            for start in range(0, len(listeners), SLICE):
+                part = listeners[start : start + SLICE]
+                delivered += sum([listener.connection.send(frame) for listener in part])
+                self._written += len(part)
+                if self._written >= SLICE:
+                    yield
+        self._written += 1
+        self.counts.add(event, Delivered(delivered, total - delivered))
+
+    def _audiences(self, track: Track, event: Event) -> list[tuple[Dialect, tuple[Listener, ...]]]:
+        """Who hears the event whose turn it is: a user who joins by it, and one who leaves by it, too."""
+        whose = self.registry.of_user(event.user_id) if event.user_id and event.kind != "message" else ()
+        if event.kind == "joined" and event.user_id:
+            self._admit(track, event.seq, event.user_id)
+        audiences = [(dialect, track.audience(dialect)) for dialect in Dialect]
+        if event.kind == "left":
+            for listener in whose:
+                track.dismiss(listener)
+        track.promote()
+        return [(dialect, listeners) for dialect, listeners in audiences if listeners]
+
+    def _admit(self, track: Track, seq: int, user_id: UUID) -> list[Listener]:
+        """Have a user who joined by this event hear what follows. Those of their listeners who did not before."""
+        admitted = []
+        for listener in self.registry.of_user(user_id):
+            if not listener.is_settled:
+                listener.joined[track.group_id] = listener.joined.get(track.group_id, Span(seq, seq)).widened(seq)
+            elif track.admit(listener, seq):
+                admitted.append(listener)
+        return admitted
+
+    def _give_up(self, track: Track, seq: int) -> None:
+        """The log holds nothing up to this seq: have its listeners connect again, and so be told what is lost."""
+        self._close(track.everyone(), CloseCode.RESYNC)
+        track.skip(seq)
+        self._look(track)
 
     def _close(self, listeners: Iterable[Listener], code: CloseCode) -> None:
         for listener in listeners:
-            self._registry.detach(listener)
+            self.detach(listener)
             listener.connection.close(code)

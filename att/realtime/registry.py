@@ -1,16 +1,19 @@
-"""Who is connected to this node: from user, from session and from group to listeners. No loop, no socket, no database.
-
-A listener enters by ``attach`` before its groups are read from the database, and gets them by ``settle``. Joins and
-leaves that come in between are applied at once and outweigh what the read found, since it may be older.
-"""
+"""Who is connected to this node: from user and from session to listeners. No loop, no socket, no database."""
 
 from collections import defaultdict
-from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from typing import Protocol
+from enum import IntEnum
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from att.realtime.frames import CloseCode
+
+
+class Dialect(IntEnum):
+    """What a listener understands: messages alone, as they were sent, or every frame of att.v1."""
+
+    PLAIN = 0
+    V1 = 1
 
 
 class Connection(Protocol):
@@ -19,20 +22,49 @@ class Connection(Protocol):
     def send(self, frame: bytes) -> bool:
         """Hand over a frame without waiting. False when it cannot be: the connection is closing or too slow."""
 
+    def replay(self, frame: bytes) -> None:
+        """Hand over a frame of a page that was read at the pace at which the listener takes them."""
+
     def close(self, code: CloseCode) -> None:
         """Begin to close it, without waiting."""
 
 
+class Span(NamedTuple):
+    """The first and the last seq by which a user joined a group within some time."""
+
+    first: int
+    last: int
+
+    def widened(self, seq: int) -> "Span":
+        """So that it holds this seq too."""
+        return Span(min(self.first, seq), max(self.last, seq))
+
+
 class Listener:
-    """One open socket of one user, under one session. Its fields belong to the registry."""
+    """One open socket of one user, under one session. Its other fields belong to the hub.
 
-    __slots__ = ("connection", "groups", "session_id", "user_id")
+    ``groups`` are those in whose tracks it has a place. ``left`` are those that its user has left, or was not in when
+    that was read, and by which seq. ``joined``, kept until it is settled, are those that its user has joined meanwhile,
+    and by which seqs.
+    """
 
-    def __init__(self, user_id: UUID, session_id: UUID, connection: Connection) -> None:
+    __slots__ = ("connection", "dialect", "groups", "is_settled", "joined", "left", "session_id", "user_id")
+
+    def __init__(
+        self, user_id: UUID, session_id: UUID, connection: Connection, dialect: Dialect = Dialect.PLAIN
+    ) -> None:
         self.user_id = user_id
         self.session_id = session_id
         self.connection = connection
+        self.dialect = dialect
         self.groups: set[UUID] = set()
+        self.left: dict[UUID, int] = {}
+        self.joined: dict[UUID, Span] = {}
+        self.is_settled = False
+
+    def is_new_to(self, group_id: UUID, seq: int) -> bool:
+        """Whether it does not know of a joining by its user with this seq."""
+        return not self.is_settled or (group_id not in self.groups and seq > self.left.get(group_id, 0))
 
 
 _NOBODY: AbstractSet[Listener] = frozenset()
@@ -44,78 +76,50 @@ class Registry:
     def __init__(self) -> None:
         self._users: defaultdict[UUID, set[Listener]] = defaultdict(set)
         self._sessions: defaultdict[UUID, set[Listener]] = defaultdict(set)
-        self._groups: defaultdict[UUID, set[Listener]] = defaultdict(set)
-        self._unsettled: dict[Listener, set[UUID]] = {}  # and which groups their users have left since
 
     def __len__(self) -> int:
         return sum(len(listeners) for listeners in self._users.values())
 
     def attach(self, listener: Listener) -> None:
-        """Add it, with no groups yet."""
+        """Add it."""
         self._users[listener.user_id].add(listener)
         self._sessions[listener.session_id].add(listener)
-        self._unsettled[listener] = set()
-
-    def settle(self, listener: Listener, groups: Iterable[UUID]) -> None:
-        """Give an attached listener the groups that were read, but for those that its user has left since."""
-        left = self._unsettled.pop(listener, None)
-        if left is None:
-            return
-        for group_id in groups:
-            if group_id not in left:
-                self._join(listener, group_id)
 
     def detach(self, listener: Listener) -> None:
-        """Remove every trace of it. Harmless when it is not there."""
-        self._unsettled.pop(listener, None)
+        """Remove it. Harmless when it is not there."""
         _discard(self._users, listener.user_id, listener)
         _discard(self._sessions, listener.session_id, listener)
-        for group_id in listener.groups:
-            _discard(self._groups, group_id, listener)
-        listener.groups.clear()
 
-    def join(self, group_id: UUID, user_id: UUID) -> None:
-        """The user's listeners hear the group from now on."""
-        for listener in self._users.get(user_id, _NOBODY):
-            self._join(listener, group_id)
+    def __contains__(self, listener: Listener) -> bool:
+        return listener in self._users.get(listener.user_id, _NOBODY)
 
-    def leave(self, group_id: UUID, user_id: UUID) -> None:
-        """The user's listeners do not hear the group from now on."""
-        for listener in self._users.get(user_id, _NOBODY):
-            self._unsettled.get(listener, set()).add(group_id)
-            listener.groups.discard(group_id)
-            _discard(self._groups, group_id, listener)
-
-    def drop(self, group_id: UUID) -> None:
-        """Nobody hears the group from now on."""
-        for left in self._unsettled.values():
-            left.add(group_id)
-        for listener in self._groups.pop(group_id, ()):
-            listener.groups.discard(group_id)
-
-    def of_group(self, group_id: UUID) -> tuple[Listener, ...]:
-        """Who hears the group here; a copy, so that they may be detached while it is walked."""
-        return tuple(self._groups.get(group_id, ()))
+    def users(self) -> list[UUID]:
+        """Who is connected."""
+        return list(self._users)
 
     def of_user(self, user_id: UUID) -> tuple[Listener, ...]:
-        """The user's listeners here."""
+        """The user's listeners here; a copy, so that they may be detached while it is walked."""
         return tuple(self._users.get(user_id, ()))
+
+    def sessions(self) -> list[UUID]:
+        """The sessions that have listeners here."""
+        return list(self._sessions)
+
+    def memberships(self) -> dict[UUID, set[UUID]]:
+        """The users who are settled, and the groups in which all their listeners have a place."""
+        found: dict[UUID, set[UUID]] = {}
+        for listener in self.everyone():
+            if listener.is_settled:
+                found[listener.user_id] = found.get(listener.user_id, listener.groups) & listener.groups
+        return found
 
     def of_session(self, session_id: UUID) -> tuple[Listener, ...]:
         """The session's listeners here."""
         return tuple(self._sessions.get(session_id, ()))
 
-    def unsettled(self) -> tuple[Listener, ...]:
-        """The listeners whose groups are still being read."""
-        return tuple(self._unsettled)
-
     def everyone(self) -> tuple[Listener, ...]:
         """All listeners here."""
         return tuple(listener for listeners in self._users.values() for listener in listeners)
-
-    def _join(self, listener: Listener, group_id: UUID) -> None:
-        listener.groups.add(group_id)
-        self._groups[group_id].add(listener)
 
 
 def _discard(index: defaultdict[UUID, set[Listener]], key: UUID, listener: Listener) -> None:

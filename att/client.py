@@ -1,0 +1,272 @@
+"""A client for att: hear what is broadcast to one's groups, miss nothing, and broadcast.
+
+    async with Client("https://att.example", token=token) as client:
+        async for event in client.listen(positions):
+            match event:
+                case Message():
+                    print(event.name, event.data)
+            save(client.positions)
+
+A lost connection is made again, and what was missed meanwhile comes first. What another try cannot mend is raised.
+"""
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import AsyncGenerator, Callable, Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+from uuid import uuid4
+
+import aiohttp
+from pydantic_core import from_json
+
+from att import errors
+from att.channel import Channel
+from att.heard import Ack, Event, Gap, Joined, Left, Lost, Message, refusal
+from att.names import check_key
+from att.realtime.protocol import RESUME_LIMIT
+
+__all__ = ["Ack", "Backoff", "Client", "Event", "Gap", "Joined", "Left", "Message"]
+
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds
+LONGEST_HINT = 300.0  # seconds
+STABLE = 30.0  # seconds after which a connection counts as good
+REQUEST_TIMEOUT = 30.0  # seconds for one answer over HTTP
+BROADCAST_TIMEOUT = 60.0  # seconds in which a broadcast is tried again
+_TO_TRY_AGAIN = {408, 429, *range(500, 600)}  # statuses
+_OF_STATUS: dict[int, type[errors.AttError]] = {
+    401: errors.NotSignedIn,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+}
+
+log = logging.getLogger("att.client")
+
+
+class Backoff:
+    """How long to wait before the next try: anything up to a bound that doubles each time ("full jitter")."""
+
+    def __init__(self, uniform: Callable[[float, float], float] = random.uniform) -> None:
+        self._uniform = uniform
+        self._bound = FIRST_DELAY
+
+    def next(self, hint: float = 0.0) -> float:
+        """Seconds; at least as many as the server asks for."""
+        bound, self._bound = self._bound, min(self._bound * 2, LONGEST_DELAY)
+        return min(hint, LONGEST_HINT) + self._uniform(0, bound)
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._bound = FIRST_DELAY
+
+
+class Client:
+    """One user's connection to a server at ``url``, signed in by ``token``. Use it as an async context manager.
+
+    Raises ValueError when either cannot be one.
+    """
+
+    def __init__(self, url: str, *, token: str) -> None:
+        self._url = _check_url(url)
+        self._headers = {"Authorization": f"Bearer {_check_token(token)}"}
+        self._session: aiohttp.ClientSession | None = None
+        self._channel: Channel | None = None
+        self._is_listening = False
+        self.positions: dict[str, int] = {}
+        """By the id of the group the seq of the last event that ``listen`` has given: what to store, and to give to
+        ``listen`` the next time.
+        """
+        self.connected = asyncio.Event()
+        """Set while ``listen`` hears the server."""
+
+    @classmethod
+    async def log_in(cls, url: str, login: str, password: str) -> Self:
+        """A client of whoever has this login and password.
+
+        Raises AuthFailed, TooManyAttempts, and Unavailable when the server cannot be reached.
+        """
+        async with aiohttp.ClientSession() as session:
+            body = json.dumps({"login": login, "password": password}).encode()
+            try:
+                answer = await _post(session, _check_url(url) + "/login", body, {})
+            except Lost as lost:
+                if lost.status == 429:
+                    raise errors.TooManyAttempts(int(lost.hint)) from lost
+                raise errors.Unavailable(f"Nobody can sign in now: {lost}.") from lost
+        return cls(url, token=answer["token"])
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(headers=self._headers)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._hang_up()
+        if self._session is not None:
+            await self._session.close()
+
+    async def listen(self, positions: Mapping[str, int] | None = None) -> AsyncGenerator[Event, None]:
+        """Every event of every group of one's own, in order within each group, none twice, for as long as it is asked.
+
+        With the ``positions`` of an earlier time it begins after them, also in groups that one has been added to since;
+        with none it begins now. Where the server no longer keeps what was missed, there is a Gap. An event counts as
+        heard when the next one is asked for; ``self.positions`` have it already while it is dealt with.
+
+        Raises NotSignedIn or SessionEnded, when one must sign in again, and other AttErrors that another try cannot
+        mend. Everything else is tried again, without end.
+        """
+        if self._is_listening:
+            raise RuntimeError("this client listens already")
+        self._is_listening = True
+        self.positions = dict(positions or {})
+        backoff, is_fresh = Backoff(), not positions
+        try:
+            while True:
+                since = _now()
+                try:
+                    channel = await self._connect(is_fresh=is_fresh)
+                    is_fresh = False
+                    while True:
+                        yield self._note(await channel.next())
+                except Lost as lost:
+                    if _now() - since > STABLE:
+                        backoff.reset()
+                    delay = backoff.next(lost.hint)
+                    log.warning("%s; trying again in %.1f s", lost, delay)
+                finally:
+                    await self._hang_up()
+                await self._pause(delay)
+        finally:
+            self._is_listening = False
+
+    async def broadcast(self, group: str, data: Mapping[str, Any] | bytes, key: str | None = None) -> Ack:
+        """Broadcast a JSON object (as bytes it is sent byte for byte) to the group of this id or name.
+
+        It is tried again until the server has said that it is in the log, for up to a minute; a ``key``, of the
+        caller's or made up here, sees to it that it is there once. Raises what refuses it: NotAMember, NoSuchGroup, …,
+        and Unavailable when it is not known whether the server has it.
+        """
+        key = uuid4().hex if key is None else check_key(key)
+        body = _encode(data)
+        backoff, until = Backoff(), _now() + BROADCAST_TIMEOUT
+        channel = self._channel if self._channel is not None and self._channel.is_free else None
+        while True:
+            try:
+                if channel is not None:
+                    return await channel.broadcast(group, body, key)
+                return await self._post_broadcast(group, body, key)
+            except Lost as lost:
+                reason, delay = str(lost), backoff.next(lost.hint)
+                if _now() + delay > until:
+                    raise errors.Unavailable(f"The broadcast may have been lost: {lost}.") from lost
+            log.warning("%s; trying again in %.1f s", reason, delay)
+            channel = None  # which did not answer, or will not be there so soon
+            await self._pause(delay)
+
+    async def _post_broadcast(self, group: str, body: bytes, key: str) -> Ack:
+        path = f"{self._url}/broadcast/{quote(group, safe='')}"
+        answer = await _post(self._open_session(), path, body, {"Idempotency-Key": key})
+        return Ack(answer["group"], answer["seq"], datetime.fromisoformat(answer["at"]))
+
+    async def _connect(self, *, is_fresh: bool) -> Channel:
+        """Connect, and resume where we are. Raises Lost, or an AttError."""
+        try:
+            channel = self._channel = await Channel.open(self._open_session(), f"{self._url}/listen/me")
+        except aiohttp.WSServerHandshakeError as error:
+            raise _refused(error.status, error.headers or {}, {"detail": error.message}) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unreachable(error) from error
+        for group, seq in channel.groups.items():
+            # Of a group that has come while we were away we hear everything from our joining on.
+            self.positions.setdefault(group, seq if is_fresh else 0)
+        heard_first = sorted(self.positions, key=channel.groups.__contains__, reverse=True)
+        await channel.resume({group: self.positions[group] for group in heard_first[:RESUME_LIMIT]})
+        self.connected.set()
+        return channel
+
+    def _note(self, event: Event) -> Event:
+        self.positions[event.group] = event.seq
+        return event
+
+    async def _hang_up(self) -> None:
+        self.connected.clear()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    async def _pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("use the client in 'async with'")
+        return self._session
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _check_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"{url!r} is no address of a server, as in https://att.example")
+    return url.rstrip("/")
+
+
+def _check_token(token: str) -> str:
+    """The token without space around it, which a file may have added. Raises ValueError if it cannot be one."""
+    token = token.strip()
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError("the token contains characters that no token has")
+    return token
+
+
+def _encode(data: Mapping[str, Any] | bytes) -> bytes:
+    """An object as the server takes it. Raises NotJson, NotAnObject."""
+    try:
+        body = data if isinstance(data, bytes) else json.dumps(dict(data)).encode()
+        value = from_json(body, allow_inf_nan=False, cache_strings=False)
+    except ValueError as error:
+        raise errors.NotJson(f"What is to be broadcast is not JSON (RFC 8259) in UTF-8: {error}.") from error
+    if not isinstance(value, dict):
+        raise errors.NotAnObject("What is to be broadcast must be a JSON object: {...}.")
+    return body
+
+
+async def _post(session: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str]) -> Any:
+    """The JSON that is answered. Raises Lost, or what the server refuses it with."""
+    headers = {"Content-Type": "application/json"} | headers
+    try:
+        async with asyncio.timeout(REQUEST_TIMEOUT), session.post(url, data=body, headers=headers) as response:
+            if response.status == 200:
+                return await response.json()
+            problem = await response.json(content_type=None) if "json" in response.content_type else {}
+            raise _refused(response.status, response.headers, problem)
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise _unreachable(error) from error
+
+
+def _unreachable(error: Exception) -> Exception:
+    reason = str(error) or type(error).__name__
+    if isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL):
+        return errors.AttError(f"There is no safe way to the server: {reason}.")
+    return Lost(f"the server cannot be reached: {reason}")
+
+
+def _refused(status: int, headers: Mapping[str, str], problem: dict[str, str]) -> Exception:
+    """What an answer means that is not the one hoped for."""
+    detail = problem.get("detail", "")
+    if status in _TO_TRY_AGAIN:
+        hint = headers.get("Retry-After", "")
+        return Lost(detail or f"the server answered {status}", float(hint) if hint.isdecimal() else 0.0, status)
+    if "error" in problem:
+        return refusal(problem["error"], detail)
+    if status in _OF_STATUS:
+        return _OF_STATUS[status]()
+    return errors.AttError(f"The server answered {status}: {detail}.")

@@ -1,0 +1,153 @@
+"""What is said on a listener's socket: nothing by a plain one; by others att.v1, as docs/realtime.md has it."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from uuid import UUID
+
+from aiohttp import WSMessage, WSMsgType, web
+
+from att.errors import AttError, ProtocolError
+from att.keys import FEED, HUB, WRITER
+from att.realtime import protocol
+from att.realtime.feed import Feed
+from att.realtime.frames import CloseCode, text_frame
+from att.realtime.hub import Hub
+from att.realtime.lanes import Outcome
+from att.realtime.log import Draft, Position
+from att.realtime.registry import Dialect, Listener
+from att.realtime.writer import Writer
+from att.sockets import HEARTBEAT, Socket
+
+RESUME_TIMEOUT = 10.0  # seconds for the first frame
+IN_FLIGHT = 1_000  # broadcasts of one socket that are not answered yet; then nothing more is read from it
+
+log = logging.getLogger("att")
+
+
+class Dialogue:
+    """A plain listener's: whatever it says is ignored."""
+
+    __slots__ = ("_catching_up", "_feed", "_hub", "_listener", "_socket")
+
+    def __init__(self, listener: Listener, socket: Socket, hub: Hub, feed: Feed) -> None:
+        self._listener = listener
+        self._socket = socket
+        self._hub = hub
+        self._feed = feed
+        self._catching_up: asyncio.Task[None] | None = None
+
+    def begin(self, positions: Sequence[Position]) -> None:
+        """The socket is open, and its user stood there when the listener was attached."""
+        self._settle(positions, {})
+
+    async def hear(self, message: WSMessage) -> None:
+        """Something was said."""
+
+    def end(self) -> None:
+        """The socket is closed."""
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+
+    def _settle(self, positions: Sequence[Position], resume: Mapping[UUID, int]) -> None:
+        self._hub.settle(self._listener, positions, resume)
+        if self._hub.missing(self._listener):
+            self._catching_up = asyncio.create_task(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        try:
+            await self._feed.catch_up(self._listener, self._socket.drained, self._socket.page_size)
+        except Exception:
+            log.exception("a listener cannot be given what it has missed")
+            self._socket.close(CloseCode.RESYNC)
+
+
+class DialogueV1(Dialogue):
+    """One in att.v1."""
+
+    __slots__ = ("_in_flight", "_positions", "_resume_timer", "_room", "_writer")
+
+    def __init__(self, listener: Listener, socket: Socket, hub: Hub, feed: Feed, writer: Writer) -> None:
+        super().__init__(listener, socket, hub, feed)
+        self._writer = writer
+        self._positions: Sequence[Position] | None = None
+        self._resume_timer: asyncio.TimerHandle | None = None
+        self._in_flight = 0
+        self._room: asyncio.Future[None] | None = None  # what waits for an answer; few ever do
+
+    def begin(self, positions: Sequence[Position]) -> None:
+        self._positions = positions
+        groups = [position for position in positions if position.is_member]
+        self._send(protocol.hello(self._listener.user_id, self._listener.session_id, HEARTBEAT, groups))
+        self._resume_timer = asyncio.get_running_loop().call_later(
+            RESUME_TIMEOUT, self._close, ProtocolError(f"no resume within {RESUME_TIMEOUT:.0f} s")
+        )
+
+    async def hear(self, message: WSMessage) -> None:
+        if message.type is not WSMsgType.TEXT:
+            self._close(ProtocolError("a frame must be text"))
+            return
+        try:
+            await self._answer(protocol.parse(message.data))
+        except ProtocolError as error:
+            self._close(error)
+
+    def end(self) -> None:
+        super().end()
+        if self._resume_timer is not None:
+            self._resume_timer.cancel()
+
+    async def _answer(self, frame: protocol.Resume | protocol.Broadcast | protocol.Ping) -> None:
+        if isinstance(frame, protocol.Resume):
+            self._resume(frame.groups)
+        elif self._positions is not None:
+            raise ProtocolError("the first frame must be resume")
+        elif isinstance(frame, protocol.Ping):
+            self._send(protocol.PONG)
+        else:
+            await self._broadcast(frame)
+
+    def _resume(self, groups: Mapping[UUID, int]) -> None:
+        positions, self._positions = self._positions, None
+        if positions is None:
+            raise ProtocolError("resume comes once")
+        if self._resume_timer is not None:
+            self._resume_timer.cancel()
+            self._resume_timer = None
+        self._settle(positions, groups)
+
+    async def _broadcast(self, frame: protocol.Broadcast) -> None:
+        while self._in_flight >= IN_FLIGHT:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+        self._in_flight += 1
+        tell = partial(self._tell, frame.id)
+        try:
+            self._writer.submit(Draft(frame.group, self._listener.user_id, frame.data, frame.key), tell)
+        except AttError as error:
+            tell(error)
+
+    def _tell(self, frame_id: protocol.FrameId, outcome: Outcome) -> None:
+        self._in_flight -= 1
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        if isinstance(outcome, AttError):
+            self._send(protocol.error(frame_id, outcome))
+        else:
+            event = outcome.event
+            self._send(protocol.ack(frame_id, event.group_id, event.seq, event.at))
+
+    def _send(self, payload: bytes) -> None:
+        self._socket.send(text_frame(payload))
+
+    def _close(self, error: ProtocolError) -> None:
+        self._socket.close(CloseCode.PROTOCOL_ERROR, error.reason)
+
+
+def dialogue_of(request: web.Request, listener: Listener, socket: Socket) -> Dialogue:
+    """The one that goes with the listener's dialect."""
+    hub, feed = request.app[HUB], request.app[FEED]
+    if listener.dialect is Dialect.V1:
+        return DialogueV1(listener, socket, hub, feed, request.app[WRITER])
+    return Dialogue(listener, socket, hub, feed)

@@ -1,0 +1,36 @@
+"""Under which keys the application and a request keep what belongs to them."""
+
+from aiohttp import web
+
+from att.accounts import Accounts
+from att.directory import Directory
+from att.group_directory import Group
+from att.groups import Groups
+from att.history import History
+from att.permissions import Permissions
+from att.realtime.feed import Feed
+from att.realtime.hub import Hub
+from att.realtime.log import Log
+from att.realtime.writer import Writer
+from att.roles import Roles
+from att.sessions import Audience, Session, SessionStore
+from att.settings import Settings
+
+SETTINGS = web.AppKey("settings", Settings)
+ACCOUNTS = web.AppKey("accounts", Accounts)
+DIRECTORY = web.AppKey("directory", Directory)
+ROLES = web.AppKey("roles", Roles)
+GROUPS = web.AppKey("groups", Groups)
+HISTORY = web.AppKey("history", History)
+SESSIONS: web.AppKey[SessionStore] = web.AppKey("sessions", SessionStore)
+ENDINGS: web.AppKey[Audience] = web.AppKey("endings", Audience)  # whom to tell of sessions that have ended
+HUB = web.AppKey("hub", Hub)
+LOG = web.AppKey("log", Log)
+FEED = web.AppKey("feed", Feed)
+WRITER = web.AppKey("writer", Writer)
+DOCUMENT = web.AppKey("document", bytes)
+
+REQUEST_ID = web.RequestKey("request_id", str)
+SESSION = web.RequestKey("session", Session)
+PERMISSIONS: web.RequestKey[Permissions] = web.RequestKey("permissions", frozenset)
+GROUP = web.RequestKey("group", Group)

@@ -1,0 +1,96 @@
+"""What waits to be appended to the log, in the order in which it came."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from uuid import UUID
+
+from att.errors import AttError
+from att.realtime.log import Appended, Draft
+
+BATCH_ITEMS = 256
+BATCH_BYTES = 4 * 1024**2
+
+Outcome = Appended | AttError
+Tell = Callable[[Outcome], None]
+
+log = logging.getLogger("att")
+
+
+class Item:
+    """A draft, since when it is here, whom to tell what became of it, and since when that is unknown."""
+
+    __slots__ = ("_tell", "draft", "since", "unknown_since")
+
+    def __init__(self, draft: Draft, tell: Tell) -> None:
+        self.draft = draft
+        self.since = asyncio.get_running_loop().time()
+        self.unknown_since: float | None = None
+        self._tell: Tell | None = tell
+
+    def tell(self, outcome: Outcome) -> None:
+        """Tell it, once. Whoever fails to take it fails alone."""
+        tell, self._tell = self._tell, None
+        if tell is None:
+            return
+        try:
+            tell(outcome)
+        except Exception:
+            log.exception("nobody could be told what became of a message")
+
+
+def tell_all(items: Iterable[Item], outcome: Outcome) -> None:
+    """Tell the same to each."""
+    for item in items:
+        item.tell(outcome)
+
+
+class Lane:
+    """Items in a row. ``ready`` is set when one is put in, ``bytes`` is the size of all their bodies."""
+
+    def __init__(self, items: Iterable[Item] = ()) -> None:
+        self.ready = asyncio.Event()
+        self.bytes = 0
+        self._items: deque[Item] = deque()
+        self.put_back([*items])
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: Item) -> None:
+        """At the end."""
+        self._items.append(item)
+        self.bytes += len(item.draft.body)
+        self.ready.set()
+
+    def put_back(self, items: Sequence[Item]) -> None:
+        """At the beginning."""
+        self._items.extendleft(reversed(items))
+        self.bytes += sum(len(item.draft.body) for item in items)
+
+    def take(self) -> list[Item]:
+        """A batch from the beginning."""
+        batch: list[Item] = []
+        size = 0
+        while self._items and len(batch) < BATCH_ITEMS and size < BATCH_BYTES:
+            batch.append(self._items.popleft())
+            size += len(batch[-1].draft.body)
+        self.bytes -= size
+        return batch
+
+    def take_older(self, moment: float) -> list[Item]:
+        """Those from the beginning that have been here since before that moment."""
+        taken = []
+        while self._items and self._items[0].since < moment:
+            taken.append(self._items.popleft())
+        self.bytes -= sum(len(item.draft.body) for item in taken)
+        return taken
+
+    def take_all(self, group: UUID | str | None = None) -> list[Item]:
+        """All that there are, or all for one group."""
+        taken = [item for item in self._items if group in (None, item.draft.group)]
+        if taken:
+            self._items = deque(item for item in self._items if group not in (None, item.draft.group))
+            self.bytes -= sum(len(item.draft.body) for item in taken)
+        return taken

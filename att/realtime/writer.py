@@ -1,0 +1,250 @@
+"""The one task that appends to the log. While a batch is under way the next one gathers by itself."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID
+
+from att.background import running
+from att.errors import AttError, Busy, ConnectionLost, DatabaseUnavailable, ShuttingDown, Unavailable
+from att.realtime.bus import Bus
+from att.realtime.fanout import NOBODY, Delivered
+from att.realtime.hub import Hub
+from att.realtime.lanes import Item, Lane, Outcome, Tell, tell_all
+from att.realtime.log import Appended, Draft, Log
+
+QUEUE_ITEMS = 10_000  # drafts that wait; the next one is told to come back
+QUEUE_BYTES = 64 * 1024**2
+PATIENCE = 10.0  # seconds for which an append whose outcome is unknown is tried again, if it has a key
+PAUSE = 0.1  # seconds between attempts
+DELIVERY_TIMEOUT = 2.0  # seconds that an answer waits for the fan-out; the event is in the log, and delivered later
+STOP_TIMEOUT = 5.0  # seconds to append what waits when the server stops
+HELD_GROUPS = 3  # groups that are waited for beside the others; those of more are refused, and the rest of their batch
+HELD_PATIENCE = 3.0  # seconds for which what is sent to a held group waits before it is refused
+HELD_PAUSE = 5.0  # seconds after which it is tried again whether the group is held
+
+log = logging.getLogger("att")
+
+
+class Writer:
+    """Appends drafts in the order in which they come, gives the events to the hub and rings the bus."""
+
+    def __init__(self, log: Log, hub: Hub, bus: Bus) -> None:
+        self._log = log
+        self._hub = hub
+        self._bus = bus
+        self._lane = Lane()
+        self._held: dict[UUID | str, Lane] = {}
+        self._waiting: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_closed = False
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Append while the block runs, and at its end what still waits; nothing is taken from then on."""
+        try:
+            async with running("appending to the log", self._write):
+                yield
+                self._is_closed = True
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_TIMEOUT):
+                        await self._idle.wait()
+        finally:
+            self._is_closed = True
+            for task in self._waiting:
+                task.cancel()
+            for lane in (self._lane, *self._held.values()):
+                tell_all(lane.take_all(), ShuttingDown())
+
+    def submit(self, draft: Draft, tell: Tell) -> None:
+        """Append it soon, and tell then. Raises Busy when too much waits, and ShuttingDown."""
+        if self._is_closed:
+            raise ShuttingDown
+        lanes = (self._lane, *self._held.values())
+        if sum(map(len, lanes)) >= QUEUE_ITEMS or sum(lane.bytes for lane in lanes) >= QUEUE_BYTES:
+            raise Busy
+        lane = self._held.get(draft.group, self._lane)
+        if lane is self._lane:
+            self._idle.clear()
+        lane.put(Item(draft, tell))
+
+    async def append(self, draft: Draft) -> Appended:
+        """Append it. Raises why it cannot be; ConnectionLost when it has no key and may be there or not."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.submit(draft, lambda outcome: None if future.done() else future.set_result(outcome))
+        outcome = await future
+        if isinstance(outcome, AttError):
+            raise outcome
+        return outcome
+
+    async def publish(self, draft: Draft) -> tuple[Appended, Delivered]:
+        """Append it, and see to how many sockets of this node it was written. Raises what ``append`` does."""
+        appended = await self.append(draft)
+        return appended, await self._delivered(appended)
+
+    async def _delivered(self, appended: Appended) -> Delivered:
+        event = appended.event
+        counted = self._hub.counts.of(event)
+        if counted is not None or appended.is_repeat:
+            return counted or NOBODY
+        future: asyncio.Future[Delivered] = asyncio.get_running_loop().create_future()
+        self._hub.counts.expect(event, lambda delivered: None if future.done() else future.set_result(delivered))
+        try:
+            async with asyncio.timeout(DELIVERY_TIMEOUT):
+                return await future
+        except TimeoutError:
+            return NOBODY
+        finally:
+            self._hub.counts.forget(event)
+
+    async def _write(self) -> None:
+        while True:
+            while batch := self._lane.take():
+                async with self._answering(batch):
+                    await self._append(batch)
+            self._idle.set()
+            await self._lane.ready.wait()
+            self._lane.ready.clear()
+
+    @contextlib.asynccontextmanager
+    async def _answering(self, batch: Sequence[Item]) -> AsyncIterator[None]:
+        """Whatever happens inside, everybody is told something."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            self._bus.ring_for_sweep()  # it may be in the log or not
+            tell_all(batch, ConnectionLost())
+            raise
+        except Exception:
+            log.exception("a batch could not be appended")
+            tell_all(batch, Unavailable())
+
+    async def _append(self, batch: Sequence[Item]) -> None:
+        try:
+            await self._append_whole(batch)
+        except DatabaseUnavailable as error:
+            await self._try_again(batch, error)
+        except Exception:  # noqa: BLE001 - what the database has against one is told when that one is tried
+            await self._append_one_by_one(batch)
+
+    async def _append_whole(self, batch: Sequence[Item]) -> None:
+        """Raises what the log raises: then nothing of it was appended, or that is not known."""
+        outcomes = await self._log.append([item.draft for item in batch])
+        for item, outcome in zip(batch, outcomes, strict=True):
+            self._announce(outcome)
+            item.tell(outcome)
+
+    async def _append_one_by_one(self, batch: Sequence[Item]) -> None:
+        """So a bad one fails alone, and so do those for a group that somebody else holds."""
+        moved: set[Item] = set()
+        for place, item in enumerate(batch):
+            if item in moved:
+                continue
+            try:
+                await self._append_alone(item)
+            except Busy as error:
+                if len(self._held) >= HELD_GROUPS:
+                    tell_all(batch[place:], error)
+                    return
+                same = [other for other in batch[place:] if other.draft.group == item.draft.group]
+                moved.update(same)
+                self._wait_for(item.draft.group, same)
+            except DatabaseUnavailable as error:
+                self._lane.put_back(batch[place + 1 :])
+                await self._try_again([item], error)
+                return
+
+    def _wait_for(self, group: UUID | str, items: list[Item]) -> None:
+        """Have what is sent to a group that is held wait for it beside the others, which do not."""
+        lane = self._held[group] = Lane([*items, *self._lane.take_all(group)])
+        task = asyncio.create_task(self._write_held(group, lane))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+
+    async def _write_held(self, group: UUID | str, lane: Lane) -> None:
+        clock = asyncio.get_running_loop().time
+        since, is_held = clock(), True
+        while is_held or lane:
+            batch = lane.take()
+            if not batch:
+                is_held = await _is_set(lane.ready, HELD_PAUSE)
+                continue
+            lane.ready.clear()
+            async with self._answering(batch):
+                try:
+                    await self._append_whole(batch)
+                    since, is_held = clock(), False
+                except DatabaseUnavailable as error:
+                    self._release(group)
+                    await self._try_again(batch, error)
+                    return
+                except Busy as error:
+                    is_held = True
+                    if clock() < since + HELD_PATIENCE:
+                        lane.put_back(batch)
+                        await asyncio.sleep(PAUSE)
+                    else:
+                        tell_all(batch, error)
+                except Exception:  # noqa: BLE001 - as in _append
+                    lane.put_back(batch)
+                    break
+        self._release(group)
+
+    def _release(self, group: UUID | str) -> None:
+        """What waits for it is for the others' lane again."""
+        self._lane.put_back(self._held.pop(group).take_all())
+        self._lane.ready.set()
+
+    async def _append_alone(self, item: Item) -> None:
+        """Raises Busy when the group is held, and DatabaseUnavailable."""
+        try:
+            [outcome] = await self._log.append([item.draft])
+        except (Busy, DatabaseUnavailable):
+            raise
+        except AttError as error:
+            item.tell(error)
+        except Exception:
+            log.exception("a message could not be appended")
+            item.tell(Unavailable())
+        else:
+            self._announce(outcome)
+            item.tell(outcome)
+
+    async def _try_again(self, batch: Sequence[Item], error: DatabaseUnavailable) -> None:
+        """Append again what may be in the log or not, if it has a key by which the log tells; refuse the rest."""
+        now = asyncio.get_running_loop().time()
+        if isinstance(error, ConnectionLost):
+            self._bus.ring_for_sweep()  # what has no key may be there, and nobody has been told of it
+            for item in batch:
+                item.unknown_since = item.unknown_since or now
+        again = [
+            item for item in batch if item.draft.key and item.unknown_since and now - item.unknown_since < PATIENCE
+        ]
+        tell_all([item for item in batch if item not in again], error)
+        tell_all(self._lane.take_older(now - PATIENCE), error)
+        if again:
+            self._lane.put_back(again)
+            await asyncio.sleep(PAUSE)
+
+    def _announce(self, outcome: Outcome) -> None:
+        if isinstance(outcome, AttError):
+            return
+        event = outcome.event
+        self._bus.ring(event.group_id, event.seq)
+        try:
+            if outcome.is_repeat:
+                self._hub.ring(event.group_id, event.seq)  # what is in the log is what came first, not this
+            else:
+                self._hub.offer(event)
+        except Exception:
+            log.exception("a message is in the log, but could not be delivered at once")
+
+
+async def _is_set(event: asyncio.Event, seconds: float) -> bool:
+    """Whether it is, within that time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()

@@ -1,0 +1,164 @@
+"""The processes of a run: a PostgreSQL, and the servers on it. All of them can be killed, and come back."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import SystemRandom
+
+import psutil
+import psycopg
+
+from att.db.embedded import EmbeddedPostgres
+from att.errors import CannotStart
+
+START_TIMEOUT = 60.0  # seconds for a server or the database to come (back)
+PORTS = range(20_000, 30_000)  # none of which the system gives to those who call out
+CONNECTIONS = 10  # of ours to the database
+ADMIN, PASSWORD = "admin", "correct horse"
+OPTIONS = ("--outbox-limit", "16KiB", "--signups", "1000000/1s", "--admin-login", ADMIN, "--admin-password", PASSWORD)
+
+
+class Database:
+    """The embedded PostgreSQL, on a data directory of its own, with fsync on."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._postgres = EmbeddedPostgres(data_dir)
+        self._pid_file = data_dir / "postgresql" / "postmaster.pid"
+        self._free: list[psycopg.AsyncConnection] = []
+        self._turns = asyncio.Semaphore(CONNECTIONS)
+        self.dsn = ""
+
+    async def start(self) -> None:
+        """Start it, until it answers."""
+        async with asyncio.timeout(START_TIMEOUT):
+            while True:
+                with contextlib.suppress(CannotStart, psycopg.Error):
+                    self.dsn = await asyncio.to_thread(self._postgres.start)
+                    async with await psycopg.AsyncConnection.connect(self.dsn):
+                        return
+                await asyncio.sleep(0.1)
+
+    async def kill(self) -> None:
+        """Kill -9: first its parent, so that it starts no others, then whoever is left."""
+        postmaster = psutil.Process(int(self._pid_file.read_text().split()[0]))
+        children = postmaster.children(recursive=True)
+        for process in (postmaster, *children):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        await asyncio.to_thread(psutil.wait_procs, children, timeout=5)
+
+    async def stop(self) -> None:
+        """Stop it for good."""
+        for connection in self._free:
+            await connection.close()
+        await asyncio.to_thread(self._postgres.stop)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, *, is_undone: bool = False) -> AsyncIterator[psycopg.AsyncConnection]:
+        """One that is committed at the end of the block, or rolled back. Raises psycopg.Error."""
+        async with self._turns:
+            connection = self._free.pop() if self._free else await psycopg.AsyncConnection.connect(self.dsn)
+            try:
+                async with connection.transaction(force_rollback=is_undone):
+                    yield connection
+            except BaseException:
+                await connection.close()
+                raise
+            self._free.append(connection)
+
+
+class Server:
+    """One ``att-server`` process, on the same address once it has listened there. What it says is kept in a file."""
+
+    def __init__(self, dsn: str, log: Path) -> None:
+        self._dsn = dsn
+        self._log = log
+        self._address = ""
+        self._process: Process | None = None
+        self._has_listened = False
+
+    async def start(self) -> None:
+        """Start it, again and again until it listens: it does not without a database."""
+        async with asyncio.timeout(START_TIMEOUT):
+            while not await self._start():  # noqa: ASYNC110 - it gives us no Event
+                await asyncio.sleep(0.1)
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://{self._address}"
+
+    async def _start(self) -> bool:
+        if not self._has_listened:
+            self._address = f"127.0.0.1:{free_port()}"
+        command = (sys.executable, "-m", "att", "--listen", self._address, "--db-url", self._dsn, *OPTIONS)
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=log)
+        assert self._process.stdout is not None
+        listens = await self._process.stdout.readline() != b""
+        self._has_listened |= listens
+        return listens
+
+    async def kill(self) -> None:
+        """Kill -9."""
+        self.send(signal.SIGKILL)
+        if self._process is not None:
+            await self._process.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, unless it has gone."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    def complaints(self) -> list[str]:
+        """What it has logged that is no warning of an outage: errors with a traceback."""
+        text = self._log.read_text() if self._log.exists() else ""
+        return [f"{self._log.name} has tracebacks"] if "Traceback" in text else []
+
+
+class Cluster:
+    """A database and some servers."""
+
+    def __init__(self, root: Path, servers: int) -> None:
+        self._root = root
+        self._count = servers
+        self.database = Database(root / "data")
+        self.servers: list[Server] = []
+
+    async def start(self) -> None:
+        """Start all of it."""
+        await self.database.start()
+        async with self.database.transaction() as connection:
+            # Whatever was not written when the machine stops is to be lost, or the kill of a database shows little.
+            row = await (await connection.execute("SHOW fsync")).fetchone()
+            assert row == ("on",)
+        for number in range(self._count):
+            self.servers.append(Server(self.database.dsn, self._root / f"server-{number}.log"))
+        await self._migrate()
+        await asyncio.gather(*(server.start() for server in self.servers))
+
+    async def stop(self) -> None:
+        """Stop all of it."""
+        for server in self.servers:
+            await server.kill()
+        await self.database.stop()
+
+    async def _migrate(self) -> None:
+        command = (sys.executable, "-m", "att", "migrate", "--db-url", self.database.dsn)
+        process = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
+        if await process.wait():
+            raise CannotStart("the schema cannot be made")
+
+
+def free_port() -> int:
+    """One on which nobody listens now; it does not depend on the seed, so that runs can go side by side."""
+    while True:
+        port = SystemRandom().choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -1,0 +1,81 @@
+"""What befalls servers and database."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from uuid import UUID
+
+import psycopg
+
+from chaos.cluster import Cluster, Server
+from chaos.plan import Blow, Disaster
+
+END_CONNECTIONS = (
+    "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity"
+    " WHERE application_name = 'att' AND pid <> pg_backend_pid()"
+)
+# What the connection that hears the bus has said last.
+END_LISTENING = f"{END_CONNECTIONS} AND (query LIKE 'LISTEN%' OR query = 'SELECT 1')"
+THEIRS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'att' ORDER BY pid"
+
+
+class Disasters:
+    """Each lasts some seconds, and is mended at the end of that."""
+
+    def __init__(self, cluster: Cluster, groups: list[UUID]) -> None:
+        self._cluster = cluster
+        self._groups = groups
+        self._starting = {server.url: asyncio.Lock() for server in cluster.servers}
+        self._database = asyncio.Lock()
+
+    async def strike(self, blow: Blow) -> None:
+        """Have it happen."""
+        servers = self._cluster.servers
+        server = servers[blow.target % len(servers)]
+        match blow.disaster:
+            case Disaster.KILL_SERVER:
+                await self._kill(server, blow.seconds)
+            case Disaster.KILL_SERVERS:
+                await asyncio.gather(*(self._kill(each, blow.seconds) for each in servers))
+            case Disaster.FREEZE_SERVER:
+                server.send(signal.SIGSTOP)
+                await asyncio.sleep(blow.seconds)
+                server.send(signal.SIGCONT)
+            case Disaster.KILL_DATABASE:
+                await self._kill_database(blow.seconds)
+            case _:
+                with contextlib.suppress(psycopg.Error):
+                    await self._strike_by_sql(blow)
+
+    async def heal(self) -> None:
+        """Wait until what is being started has started."""
+        for lock in (self._database, *self._starting.values()):
+            async with lock:
+                pass
+
+    async def _kill(self, server: Server, seconds: float) -> None:
+        async with self._starting[server.url]:
+            await server.kill()
+            await asyncio.sleep(seconds)
+            await server.start()
+
+    async def _kill_database(self, seconds: float) -> None:
+        async with self._database:
+            await self._cluster.database.kill()
+            await asyncio.sleep(seconds)
+            await self._cluster.database.start()
+
+    async def _strike_by_sql(self, blow: Blow) -> None:
+        async with self._cluster.database.transaction() as connection:
+            if blow.disaster is Disaster.HOLD_GROUP:
+                group_id = self._groups[blow.target % len(self._groups)]
+                await connection.execute("SELECT FROM groups WHERE id = %s FOR UPDATE", (group_id,))
+                await asyncio.sleep(blow.seconds)
+            elif blow.disaster is Disaster.KILL_CONNECTION:
+                pids = await (await connection.execute(THEIRS)).fetchall()
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pids[blow.target % len(pids)][0], signal.SIGKILL)
+            else:
+                is_bus = blow.disaster is Disaster.END_LISTENING
+                await connection.execute(END_LISTENING if is_bus else END_CONNECTIONS)

@@ -1,0 +1,105 @@
+"""The frames of att.v1, written down once more from their description: whatever is not in it is refused."""
+
+import sys
+from uuid import UUID
+
+import msgspec
+
+from chaos.evidence import Frame
+
+
+class _Frame(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
+    pass
+
+
+class _Group(msgspec.Struct, forbid_unknown_fields=True):
+    id: UUID
+    name: str
+    seq: int
+
+
+class Hello(_Frame, tag="hello"):
+    """The greeting."""
+
+    user_id: UUID
+    session_id: UUID
+    heartbeat: float
+    groups: list[_Group]
+
+
+class Message(_Frame, tag="message"):
+    """What was sent."""
+
+    group: UUID
+    name: str
+    seq: int
+    from_: UUID | None = msgspec.field(name="from")
+    at: str
+    data: msgspec.Raw
+
+
+class _Change(_Frame):
+    group: UUID
+    name: str
+    seq: int
+    user: UUID
+    at: str
+
+
+class Joined(_Change, tag="joined"):
+    """Somebody joined."""
+
+
+class Left(_Change, tag="left"):
+    """Somebody left."""
+
+
+class Gap(_Frame, tag="gap"):
+    """What is no longer kept."""
+
+    group: UUID
+    name: str
+    from_: int = msgspec.field(name="from")
+    to: int
+
+
+class Ack(_Frame, tag="ack"):
+    """A broadcast is in the log."""
+
+    id: int
+    group: UUID
+    seq: int
+    at: str
+
+
+class Error(_Frame, tag="error"):
+    """A broadcast is refused."""
+
+    id: int | None
+    error: str
+    detail: str
+
+
+ServerFrame = Hello | Message | Joined | Left | Gap | Ack | Error
+DECODER: msgspec.json.Decoder[ServerFrame] = msgspec.json.Decoder(ServerFrame)
+
+
+def parse(text: str) -> ServerFrame:
+    """The frame. Raises msgspec.DecodeError when it is none."""
+    return DECODER.decode(text)
+
+
+def event(frame: ServerFrame) -> Frame | None:
+    """What it tells of the log, if it does."""
+    match frame:
+        case Message():
+            body = sys.intern(bytes(frame.data).decode())  # so that it is in memory once, however many hear it
+            return Frame(frame.group, frame.seq, "message", frame.from_, body)
+        case Joined():
+            return Frame(frame.group, frame.seq, "joined", frame.user, None)
+        case Left():
+            return Frame(frame.group, frame.seq, "left", frame.user, None)
+        case Gap():
+            return Frame(frame.group, frame.to, "gap", None, None)
+        case _:
+            return None

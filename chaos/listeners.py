@@ -1,0 +1,243 @@
+"""Clients that listen, and come back when they are cut off."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple
+from uuid import UUID
+
+import aiohttp
+import msgspec
+from aiohttp import WSMsgType
+
+from chaos import frames
+from chaos.evidence import Hearing, PlainHearing
+from chaos.frames import Ack, Error, Hello
+from chaos.plan import Mishap
+
+CONNECT_TIMEOUT = 5.0  # seconds
+ANSWER_TIMEOUT = 8.0  # seconds for an acknowledgement; one that comes later finds nobody
+TOO_SLOW = 4000
+RECONNECT = {1001, TOO_SLOW, 4001}  # close codes after which one may connect again
+CLOSING = aiohttp.ClientWSTimeout(ws_close=0.5)
+
+
+class Person(NamedTuple):
+    """A user and their session."""
+
+    id: UUID
+    token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What signs a request in."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+class NotConnected(Exception):
+    """There is no socket to send on."""
+
+
+class Listener:
+    """A client, plain as it is here, that connects again and again while it is wanted."""
+
+    def __init__(
+        self, name: str, person: Person, connect: Callable[[], tuple[aiohttp.ClientSession, str]], seed: str
+    ) -> None:
+        self.name = name
+        self.person = person
+        self.is_wanted = asyncio.Event()
+        self.is_reading = asyncio.Event()
+        self.is_connected = asyncio.Event()
+        self.connections = 0
+        self.times_too_slow = 0
+        self.faults: list[str] = []
+        self.plain_hearings: list[PlainHearing] = []
+        self._connect = connect
+        self._random = Random(seed)
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self.is_wanted.set()
+        self.is_reading.set()
+
+    protocols: tuple[str, ...] = ()
+
+    async def run(self) -> None:
+        """Listen for ever."""
+        while True:
+            await self.is_wanted.wait()
+            try:
+                await self._listen()
+            except aiohttp.WSServerHandshakeError as error:
+                if error.status != 503:
+                    self.faults.append(f"{self.name}: refused with {error.status}")
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                pass
+            await asyncio.sleep(self._random.uniform(0.02, 0.3))
+
+    def cut(self) -> None:
+        """Lose the connection."""
+        if (transport := self._transport) is not None:
+            transport.abort()
+
+    async def suffer(self, mishap: Mishap, seconds: float) -> None:
+        """Something befalls it."""
+        match mishap:
+            case Mishap.CUT:
+                self.cut()
+            case Mishap.AWAY:
+                await self.go_away(seconds)
+            case Mishap.SLOW:
+                await self.stop_reading(seconds)
+
+    async def go_away(self, seconds: float) -> None:
+        """Hang up, and come back later."""
+        self.is_wanted.clear()
+        if self._socket is not None:
+            with contextlib.suppress(OSError, aiohttp.ClientError):
+                await self._socket.close()
+        await asyncio.sleep(seconds)
+        self.is_wanted.set()
+
+    async def stop_reading(self, seconds: float) -> None:
+        """Read nothing for a while: what is sent stays in the buffers of the system, as long as they hold it."""
+        transport = self._transport
+        self.is_reading.clear()
+        if transport is not None:
+            with contextlib.suppress(RuntimeError):
+                transport.pause_reading()
+        await asyncio.sleep(seconds)
+        self.is_reading.set()
+        if transport is not None and not transport.is_closing():
+            with contextlib.suppress(RuntimeError):
+                transport.resume_reading()
+
+    async def _listen(self) -> None:
+        session, url = self._connect()
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            socket = await session.ws_connect(
+                f"{url}/listen/{self.person.id}",
+                headers=self.person.headers,
+                protocols=self.protocols,
+                max_msg_size=0,
+                timeout=CLOSING,
+            )
+        async with socket:
+            self._socket = socket
+            self.connections += 1
+            try:
+                await self._converse(socket)
+            finally:
+                self._socket = None
+                self.is_connected.clear()
+
+    async def _converse(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        hearing = PlainHearing(self.name, self.person.id, time.time(), is_open=True)
+        self.plain_hearings.append(hearing)
+        self.is_connected.set()
+        try:
+            await self._read(socket, hearing.bodies.append)
+        finally:
+            hearing.is_open = False
+
+    async def _read(self, socket: aiohttp.ClientWebSocketResponse, hear: Callable[[str], None]) -> None:
+        while (message := await socket.receive()).type is WSMsgType.TEXT:
+            hear(message.data)
+            await self.is_reading.wait()
+        is_expected = message.type is not WSMsgType.BINARY
+        if message.type is WSMsgType.CLOSE:
+            is_expected = message.data in RECONNECT
+            self.times_too_slow += message.data == TOO_SLOW
+        if not is_expected:
+            self.faults.append(f"{self.name}: heard {message.type.name} {message.data!r:.80} {message.extra or ''}")
+
+    @property
+    def _transport(self) -> asyncio.Transport | None:
+        connection = None if self._socket is None else self._socket._response.connection
+        return None if connection is None else connection.transport
+
+
+class ListenerV1(Listener):
+    """One in att.v1, that keeps where it stands and resumes from there; what it hears goes into ``hearing``."""
+
+    protocols = ("att.v1",)
+
+    def __init__(
+        self,
+        name: str,
+        person: Person,
+        connect: Callable[[], tuple[aiohttp.ClientSession, str]],
+        seed: str,
+        groups: list[UUID],
+        *,
+        hears_all: bool,
+    ) -> None:
+        super().__init__(name, person, connect, seed)
+        self.hearing = Hearing(name, person.id)
+        self.positions: dict[UUID, int] = dict.fromkeys(groups, 0)
+        self._is_new = not hears_all
+        self._waiting: dict[int, asyncio.Future[Ack | Error | None]] = {}
+
+    async def broadcast(self, number: int, group: str, body: str, key: str | None) -> Ack | Error | None:
+        """Send; None when nobody knows what became of it. Raises NotConnected when it certainly was not sent."""
+        socket = self._socket
+        if socket is None or not self.is_connected.is_set():
+            raise NotConnected
+        answered: asyncio.Future[Ack | Error | None] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answered
+        tail = "" if key is None else f',"key":{msgspec.json.encode(key).decode()}'
+        frame = f'{{"type":"broadcast","id":{number},"group":"{group}","data":{body}{tail}}}'
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                await socket.send_str(frame)
+                return await answered
+        except (TimeoutError, OSError, aiohttp.ClientError):
+            return None
+        finally:
+            self._waiting.pop(number, None)
+
+    async def _converse(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        message = await socket.receive(timeout=CONNECT_TIMEOUT)
+        if message.type is not WSMsgType.TEXT:
+            return
+        hello = frames.parse(message.data)
+        if not isinstance(hello, Hello) or hello.user_id != self.person.id or socket.protocol != "att.v1":
+            self.faults.append(f"{self.name}: greeted with {message.data[:80]}")
+            return
+        self._greet(hello)
+        groups = {str(group_id): seq for group_id, seq in self.positions.items()}
+        resume = {"type": "resume"} if self._is_new else {"type": "resume", "groups": groups}
+        await socket.send_json(resume)
+        self._is_new = False
+        self.is_connected.set()
+        try:
+            await self._read(socket, self._hear)
+        finally:
+            for answered in self._waiting.values():
+                if not answered.done():
+                    answered.set_result(None)
+
+    def _greet(self, hello: Hello) -> None:
+        standings = [(group.id, group.seq) for group in hello.groups]
+        self.hearing.standings += standings
+        if self._is_new:  # it hears the groups that it is greeted with from there on
+            self.hearing.bases = dict(standings)
+            self.positions |= standings
+
+    def _hear(self, text: str) -> None:
+        try:
+            frame = frames.parse(text)
+        except msgspec.DecodeError as error:
+            self.faults.append(f"{self.name}: {error}: {text[:80]}")
+            return
+        told = frames.event(frame)
+        if told is not None:
+            self.hearing.frames.append(told)
+            self.positions[told.group_id] = told.seq
+        elif isinstance(frame, Ack | Error):
+            answered = self._waiting.get(frame.id or 0)
+            if answered is not None and not answered.done():
+                answered.set_result(frame)
+        else:
+            self.faults.append(f"{self.name}: greeted twice")

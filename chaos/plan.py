@@ -1,0 +1,231 @@
+"""What happens in a run, all of it decided by the seed: who does what, in which order, and what is killed when.
+
+Ids and outcomes are the world's: the plan counts users, clients and groups from 0.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+from typing import NamedTuple
+
+SERVERS = 2
+
+
+class Way(StrEnum):
+    """How something is done."""
+
+    HTTP = "http"
+    SOCKET = "socket"
+    SQL = "sql"
+
+
+class Disaster(StrEnum):
+    """What can befall the servers and the database."""
+
+    KILL_SERVER = "kill -9 of a server"
+    KILL_SERVERS = "kill -9 of both servers"
+    FREEZE_SERVER = "a server stands still"
+    END_LISTENING = "the connections that hear the bus are ended"
+    END_CONNECTIONS = "all connections of the database are ended"
+    KILL_CONNECTION = "kill -9 of a connection of the database"
+    KILL_DATABASE = "kill -9 of the database"
+    HOLD_GROUP = "somebody holds the lock of a group"
+
+
+class Mishap(StrEnum):
+    """What can befall a client."""
+
+    CUT = "cut off"
+    AWAY = "away for a while"
+    SLOW = "does not read for a while"
+
+
+class Size(NamedTuple):
+    """How much happens. ``broadcasts`` and the like are a second's; ``deliveries`` are what makes a run worth it."""
+
+    clients: int
+    users: int
+    groups: int
+    seconds: float
+    broadcasts: float
+    changes: float
+    mishaps: float
+    disasters: tuple[Disaster, ...]
+    deliveries: int
+
+
+STANDARD = Size(
+    clients=200,
+    users=160,
+    groups=20,
+    seconds=30,
+    broadcasts=160,
+    changes=8,
+    mishaps=8,
+    disasters=(
+        *(Disaster.KILL_SERVER, Disaster.END_LISTENING, Disaster.KILL_DATABASE) * 2,
+        *(each for each in Disaster if each not in (Disaster.END_LISTENING, Disaster.KILL_DATABASE)),
+    ),
+    deliveries=100_000,
+)
+SHORT = Size(
+    clients=40,
+    users=30,
+    groups=5,
+    seconds=6,
+    broadcasts=60,
+    changes=6,
+    mishaps=5,
+    disasters=(Disaster.KILL_SERVER, Disaster.END_LISTENING, Disaster.KILL_DATABASE),
+    deliveries=500,
+)
+
+
+@dataclass(frozen=True)
+class Client:
+    """One who listens: att.v1 or plain; ``hears_all``: from the beginning of each log, not from now on."""
+
+    user: int
+    is_plain: bool
+    hears_all: bool
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """A message. ``repeats``: it is sent again after it was acknowledged; ``is_undone``: SQL that is rolled back."""
+
+    way: Way
+    client: int
+    group: int
+    body: str
+    key: str | None
+    repeats: bool
+    is_undone: bool
+    server: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """Users join a group or leave it; by HTTP it is one user."""
+
+    way: Way
+    users: tuple[int, ...]
+    group: int
+    is_joining: bool
+    server: int
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something befalls a client, for some seconds."""
+
+    mishap: Mishap
+    client: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Blow:
+    """Something befalls a server (or, by the same number, a group or a connection), for some seconds."""
+
+    disaster: Disaster
+    target: int
+    seconds: float
+
+
+class Step(NamedTuple):
+    """What happens ``at`` seconds from the start."""
+
+    at: float
+    deed: Broadcast | Change | Trouble | Blow
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run. ``members`` are pairs of a group and a user."""
+
+    seed: int
+    size: Size
+    clients: tuple[Client, ...]
+    members: frozenset[tuple[int, int]]
+    steps: tuple[Step, ...]
+
+
+def make_plan(seed: int, size: Size) -> Plan:
+    """The same for the same seed."""
+    random = Random(seed)
+    clients = tuple(
+        Client(number % size.users, is_plain=random.random() < 0.15, hears_all=random.random() < 0.3)
+        for number in range(size.clients)
+    )
+    members = frozenset((random.randrange(size.groups), user) for user in range(size.users) for _ in range(4))
+    planner = _Planner(random, size, clients, members)
+    return Plan(seed, size, clients, members, tuple(sorted(planner.steps(), key=lambda step: step.at)))
+
+
+class _Planner:
+    def __init__(
+        self, random: Random, size: Size, clients: tuple[Client, ...], members: frozenset[tuple[int, int]]
+    ) -> None:
+        self._random = random
+        self._size = size
+        self._clients = clients
+        self._groups_of = [[group for group, user in sorted(members) if user == each] for each in range(size.users)]
+
+    def steps(self) -> Iterator[Step]:
+        random, size = self._random, self._size
+        for number in range(int(size.broadcasts * size.seconds)):
+            yield Step(random.uniform(0, size.seconds), self._broadcast(number))
+        for _ in range(int(size.changes * size.seconds)):
+            yield Step(random.uniform(0, size.seconds), self._change())
+        for _ in range(int(size.mishaps * size.seconds)):
+            yield Step(random.uniform(0, size.seconds), self._trouble())
+        disasters = random.sample(size.disasters, len(size.disasters))
+        pause = size.seconds / (len(disasters) + 1)
+        for number, disaster in enumerate(disasters, 1):
+            blow = Blow(disaster, random.randrange(1000), random.uniform(0.1, 2.5))
+            yield Step(pause * (number + random.uniform(-0.5, 0.5)), blow)
+
+    def _broadcast(self, number: int) -> Broadcast:
+        random = self._random
+        client = random.randrange(len(self._clients))
+        theirs = self._groups_of[self._clients[client].user]
+        is_any = random.random() < 0.1  # mostly a group that they are no member of
+        way = random.choices([*Way], (3, 5, 1))[0]
+        if way is Way.SOCKET and self._clients[client].is_plain:
+            way = Way.HTTP
+        return Broadcast(
+            way,
+            client,
+            group=random.randrange(self._size.groups) if is_any else random.choice(theirs),
+            body=self._body(number),
+            key=f"key {number}" if random.random() < 0.5 else None,
+            repeats=random.random() < 0.1,
+            is_undone=way is Way.SQL and random.random() < 0.2,
+            server=random.randrange(SERVERS),
+        )
+
+    def _body(self, number: int) -> str:
+        """A JSON object of its own, in a form that would not survive being read and written again."""
+        longest = self._random.choices((300, 4_000, 60_000), (80, 15, 5))[0]
+        padding = "é" * self._random.randrange(longest // 2)
+        return f'{{ "n" :{number},"padding":  {json.dumps(padding, ensure_ascii=False)}, "n": 1.0e0}}'
+
+    def _change(self) -> Change:
+        random = self._random
+        way = random.choice((Way.HTTP, Way.SQL))
+        count = 1 if way is Way.HTTP else random.choice((1, 1, 3, 10))
+        group = random.randrange(self._size.groups)
+        everyone = range(self._size.users)
+        regulars = [user for user in everyone if group in self._groups_of[user]]
+        crowd = regulars if random.random() < 0.7 and len(regulars) >= count else everyone
+        users = tuple(random.sample(crowd, count))
+        return Change(way, users, group, random.random() < 0.6, random.randrange(SERVERS))
+
+    def _trouble(self) -> Trouble:
+        random = self._random
+        mishap = random.choices([*Mishap], (3, 3, 2))[0]
+        seconds = random.uniform(4, 12) if mishap is Mishap.SLOW else random.uniform(0, 3)
+        return Trouble(mishap, random.randrange(len(self._clients)), min(seconds, self._size.seconds / 2))

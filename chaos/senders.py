@@ -1,0 +1,160 @@
+"""Who broadcasts and who changes the members: over HTTP, over att.v1 and in SQL."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+import aiohttp
+import psycopg
+
+from chaos.cluster import Cluster
+from chaos.evidence import Change, Sending
+from chaos.frames import Error
+from chaos.listeners import ListenerV1, NotConnected, Person
+from chaos.plan import Broadcast, Way
+from chaos.plan import Change as PlannedChange
+
+TIMEOUT = aiohttp.ClientTimeout(8)
+PAUSE = 0.3  # seconds before something is tried again
+LAST_NUMBER = 10**9  # of frames that repeat others, which need an id of their own
+REFUSALS = ("not a member", "no such group")
+
+BROADCAST = "SELECT att_broadcast(%s, %s, %s)"
+JOIN = (
+    "INSERT INTO members (group_id, user_id, role) SELECT %s, unnest(%s::uuid[]), 'member'"
+    " ON CONFLICT DO NOTHING RETURNING user_id"
+)
+LEAVE = "DELETE FROM members WHERE group_id = %s AND user_id = ANY (%s) AND role = 'member' RETURNING user_id"
+
+
+class Outcome(NamedTuple):
+    """What a sender was told: a seq, or that it is refused; neither when nobody knows what became of it."""
+
+    seq: int | None = None
+    is_refused: bool = False
+
+
+class Senders:
+    """Does what the plan says, and keeps what came of it."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        session: aiohttp.ClientSession,
+        admin: Person,
+        people: Sequence[Person],
+        groups: Sequence[UUID],
+        listeners: Sequence[object],
+    ) -> None:
+        self.sendings: list[Sending] = []
+        self.changes: list[Change] = []
+        self.faults: list[str] = []
+        self._cluster = cluster
+        self._session = session
+        self._admin = admin
+        self._people = people
+        self._groups = groups
+        self._listeners = listeners
+        self._repeats = 0
+
+    async def broadcast(self, plan: Broadcast, number: int, person: Person) -> None:
+        """Send it. With a key again and again until it is known what became of it; else once."""
+        user_id = None if plan.way is Way.SQL else person.id
+        sending = Sending(self._groups[plan.group], user_id, plan.body, plan.key, is_refused=plan.is_undone)
+        self.sendings.append(sending)
+        attempts = 0
+        while True:
+            outcome = await self._try(plan, sending, person, number if attempts == 0 else self._next_number())
+            attempts += 1
+            if outcome.seq is not None:
+                sending.acks.append(outcome.seq)
+            # Refused later on, it may have got in before: the attempt that nobody knows about may still be under way.
+            sending.is_refused |= outcome.is_refused and attempts == 1
+            is_settled = outcome != Outcome()
+            if plan.key is None or plan.is_undone or (is_settled and not (plan.repeats and len(sending.acks) == 1)):
+                return
+            await asyncio.sleep(PAUSE)
+
+    async def _try(self, plan: Broadcast, sending: Sending, person: Person, number: int) -> Outcome:
+        listener = self._listeners[plan.client]
+        if plan.way is Way.SQL:
+            return await self._by_sql(sending, is_undone=plan.is_undone)
+        if plan.way is Way.SOCKET and isinstance(listener, ListenerV1):
+            try:
+                return await self._by_socket(listener, sending, number)
+            except NotConnected:
+                pass
+        return await self._by_http(self._cluster.servers[plan.server].url, sending, person)
+
+    async def _by_sql(self, sending: Sending, *, is_undone: bool) -> Outcome:
+        try:
+            async with self._cluster.database.transaction(is_undone=is_undone) as connection:
+                values = (sending.group_id, sending.body, sending.key)
+                [seq] = await (await connection.execute(BROADCAST, values)).fetchone() or [None]
+        except psycopg.Error:
+            return Outcome()
+        return Outcome(None if is_undone else seq)
+
+    async def _by_socket(self, listener: ListenerV1, sending: Sending, number: int) -> Outcome:
+        answer = await listener.broadcast(number, str(sending.group_id), sending.body, sending.key)
+        if answer is None:
+            return Outcome()
+        if isinstance(answer, Error):
+            if answer.error not in (*REFUSALS, "busy", "unavailable", "database unavailable", "shutting down"):
+                self.faults.append(f"a broadcast was answered with the error {answer.error}: {answer.detail}")
+            return Outcome(is_refused=answer.error in REFUSALS)
+        if answer.group != sending.group_id:
+            self.faults.append(f"a broadcast to {sending.group_id} was acknowledged for {answer.group}")
+        return Outcome(answer.seq)
+
+    async def _by_http(self, url: str, sending: Sending, person: Person) -> Outcome:
+        headers = person.headers | ({} if sending.key is None else {"Idempotency-Key": sending.key})
+        status, answer = await self._request(
+            "POST", f"{url}/broadcast/{sending.group_id}", headers, sending.body, {200, 403, 503}
+        )
+        return Outcome(answer["seq"] if status == 200 else None, is_refused=status == 403)
+
+    async def change(self, plan: PlannedChange) -> None:
+        """Have users join or leave, once."""
+        group_id, user_ids = self._groups[plan.group], [self._people[user].id for user in plan.users]
+        kind = "joined" if plan.is_joining else "left"
+        if plan.way is Way.HTTP:
+            changed = await self._change_by_http(plan, group_id, user_ids)
+        else:
+            changed = await self._change_by_sql(plan, group_id, user_ids)
+        self.changes += [Change(group_id, user_id, kind) for user_id in changed]
+
+    async def _change_by_http(self, plan: PlannedChange, group_id: UUID, user_ids: list[UUID]) -> list[UUID]:
+        url = f"{self._cluster.servers[plan.server].url}/groups/{group_id}/members/{user_ids[0]}"
+        method, expected = ("PUT", {200, 201, 503}) if plan.is_joining else ("DELETE", {204, 404, 503})
+        status, _ = await self._request(method, url, self._admin.headers, None, expected)
+        return user_ids if status in (201, 204) else []
+
+    async def _change_by_sql(self, plan: PlannedChange, group_id: UUID, user_ids: list[UUID]) -> list[UUID]:
+        try:
+            async with self._cluster.database.transaction() as connection:
+                cursor = await connection.execute(JOIN if plan.is_joining else LEAVE, (group_id, user_ids))
+                rows = await cursor.fetchall()
+        except psycopg.Error:
+            return []
+        return [user_id for (user_id,) in rows]
+
+    async def _request(
+        self, method: str, url: str, headers: dict[str, str], body: str | None, expected: set[int]
+    ) -> tuple[int, dict[str, int]]:
+        """The status and the answer; 0 when there is none."""
+        headers = headers | {"Content-Type": "application/json"}
+        try:
+            async with self._session.request(method, url, data=body, headers=headers, timeout=TIMEOUT) as response:
+                text = await response.text()
+                if response.status not in expected:
+                    self.faults.append(f"{method} {url} answers {response.status}: {text[:200]}")
+                return response.status, json.loads(text or "{}")
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return 0, {}
+
+    def _next_number(self) -> int:
+        self._repeats += 1
+        return LAST_NUMBER + self._repeats

@@ -1,0 +1,223 @@
+"""One run: build the world, let the plan happen, heal everything, and gather the evidence."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+
+from chaos.cluster import ADMIN, PASSWORD, Cluster
+from chaos.disasters import END_LISTENING, Disasters
+from chaos.evidence import Entry, Evidence, Sending
+from chaos.listeners import Listener, ListenerV1, Person
+from chaos.plan import SERVERS, Blow, Broadcast, Change, Plan, Trouble
+from chaos.senders import BROADCAST, Senders
+from chaos.verdict import Group
+
+UNDER_WAY = 400  # deeds at the same time; on a slow machine the plan waits for them
+SETTLE_TIMEOUT = 60.0  # seconds for each of: what is under way to end, all to connect, all to catch up
+LOOK = 0.1  # seconds between looks whether they have
+
+LOG = "SELECT group_id, seq, kind, actor_id, body::text, key, extract(epoch FROM at)::float FROM events ORDER BY 1, 2"
+
+
+class Trial:
+    """A run of one plan, in a directory of its own."""
+
+    def __init__(self, plan: Plan, root: Path) -> None:
+        self.plan = plan
+        self.faults: list[str] = []
+        self._cluster = Cluster(root, SERVERS)
+        self._session: aiohttp.ClientSession
+        self._people: list[Person] = []
+        self._groups: list[UUID] = []
+        self._listeners: list[Listener] = []
+        self._senders: Senders
+        self._barriers: list[Sending] = []
+
+    @property
+    def connections(self) -> int:
+        """How many sockets were opened."""
+        return sum(listener.connections for listener in self._listeners)
+
+    @property
+    def times_too_slow(self) -> int:
+        """How many of them were closed since nobody read from them."""
+        return sum(listener.times_too_slow for listener in self._listeners)
+
+    async def run(self) -> Evidence:
+        """Have it all happen."""
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector) as self._session:
+            try:
+                await self._cluster.start()
+                await self._settle_in()
+                async with self._listening():
+                    await self._happen()
+                    await self._catch_up()
+                    return await self._gather()
+            finally:
+                await self._cluster.stop()
+
+    # The world
+
+    async def _settle_in(self) -> None:
+        """Users, groups, who is a member at first, and those who listen and send."""
+        size, url = self.plan.size, self._cluster.servers[0].url
+        admin = await self._enter(f"{url}/login", ADMIN)
+        turns = asyncio.Semaphore(4)
+
+        async def sign_up(number: int) -> Person:
+            async with turns:
+                return await self._enter(f"{url}/signup", f"user-{number}")
+
+        self._people = [*await asyncio.gather(*(sign_up(number) for number in range(size.users)))]
+        for number in range(size.groups):
+            body = {"name": f"group-{number}"}
+            async with self._session.post(f"{url}/groups", json=body, headers=admin.headers) as response:
+                self._groups.append(UUID((await response.json())["id"]))
+        async with self._cluster.database.transaction() as connection:
+            await connection.execute("UPDATE groups SET retention = 1000000")
+            await connection.cursor().executemany(
+                "INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')",
+                [(self._groups[group], self._people[user].id) for group, user in sorted(self.plan.members)],
+            )
+        self._listeners = [self._listener(number) for number in range(size.clients)]
+        self._senders = Senders(self._cluster, self._session, admin, self._people, self._groups, self._listeners)
+
+    async def _enter(self, url: str, login: str) -> Person:
+        async with self._session.post(url, json={"login": login, "password": PASSWORD}) as response:
+            answer = await response.json()
+            return Person(UUID(answer["user_id"]), answer["token"])
+
+    def _listener(self, number: int) -> Listener:
+        client = self.plan.clients[number]
+        person, name, seed = self._people[client.user], f"client {number}", f"{self.plan.seed}/{number}"
+        choices = iter(range(number, 10**9))
+
+        def connect() -> tuple[aiohttp.ClientSession, str]:
+            return self._session, self._cluster.servers[next(choices) % SERVERS].url
+
+        if client.is_plain:
+            return Listener(name, person, connect, seed)
+        return ListenerV1(name, person, connect, seed, self._groups, hears_all=client.hears_all)
+
+    @contextlib.asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(listener.run()) for listener in self._listeners]
+        try:
+            # Nobody has left a group yet: whoever hears from now on hears from the beginning what they join later.
+            await self._until(lambda: all(each.is_connected.is_set() for each in self._listeners), "connect at first")
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    raise outcome
+
+    # What happens
+
+    async def _happen(self) -> None:
+        disasters = Disasters(self._cluster, self._groups)
+        turns = asyncio.Semaphore(UNDER_WAY)
+        start = time.monotonic()
+        tasks: set[asyncio.Task[None]] = set()
+        for number, step in enumerate(self.plan.steps):
+            await asyncio.sleep(max(0.0, start + step.at - time.monotonic()))
+            await turns.acquire()
+            task = asyncio.create_task(self._do(disasters, number, step.deed))
+            task.add_done_callback(lambda _: turns.release())
+            tasks.add(task)
+        done, late = await asyncio.wait(tasks, timeout=SETTLE_TIMEOUT)
+        self.faults += [f"never ends: {task}" for task in late]
+        for task in late:
+            task.cancel()
+        for task in done:
+            task.result()
+        await disasters.heal()
+
+    def _do(
+        self, disasters: Disasters, number: int, deed: Broadcast | Change | Trouble | Blow
+    ) -> Coroutine[Any, Any, None]:
+        match deed:
+            case Broadcast():
+                return self._senders.broadcast(deed, number, self._people[self.plan.clients[deed.client].user])
+            case Change():
+                return self._senders.change(deed)
+            case Trouble():
+                return self._listeners[deed.client].suffer(deed.mishap, deed.seconds)
+            case Blow():
+                return disasters.strike(deed)
+
+    async def _catch_up(self) -> None:
+        """Let everyone connect, send each group a last message that no ring tells of, and wait until all have it."""
+        await self._until(lambda: all(each.is_connected.is_set() for each in self._listeners), "connect")
+        async with self._cluster.database.transaction() as connection:
+            for number, group_id in enumerate(self._groups):
+                sending = Sending(group_id, None, f'{{"last": {number}}}', None)
+                cursor = await connection.execute(BROADCAST, (group_id, sending.body, None))
+                sending.acks.append((await cursor.fetchone() or (0,))[0])
+                self._barriers.append(sending)
+            # Who hears nothing of the commit has to look for it: a later ring would hide that they do not.
+            await connection.execute(END_LISTENING)
+        groups = {group_id: Group(log) for group_id, log in (await self._logs()).items()}
+        await self._until(lambda: all(self._has_all(groups, each) for each in self._listeners), "catch up")
+
+    def _has_all(self, groups: dict[UUID, Group], listener: Listener) -> bool:
+        ends = {
+            group_id: max((seq for seq in group.entries if group.hears(listener.person.id, seq)), default=0)
+            for group_id, group in groups.items()
+        }
+        if isinstance(listener, ListenerV1):
+            return all(listener.positions[group_id] >= seq for group_id, seq in ends.items())
+        heard = {*listener.plain_hearings[-1].bodies[-100:]}
+        return all(
+            sending.body in heard
+            for sending in self._barriers
+            if groups[sending.group_id].is_member(listener.person.id, sending.acks[0])
+        )
+
+    async def _until(self, is_so: Callable[[], bool], what: str) -> None:
+        try:
+            async with asyncio.timeout(SETTLE_TIMEOUT):
+                while not is_so():  # noqa: ASYNC110 - other processes give us no Event
+                    await asyncio.sleep(LOOK)
+        except TimeoutError:
+            self.faults.append(f"not everyone could {what} in {SETTLE_TIMEOUT:.0f} s")
+
+    # The evidence
+
+    async def _gather(self) -> Evidence:
+        logs = await self._logs()
+        async with self._cluster.database.transaction() as connection:
+            heads = await (await connection.execute("SELECT id, seq FROM groups")).fetchall()
+            members = await (await connection.execute("SELECT group_id, user_id FROM members")).fetchall()
+        complaints = [line for server in self._cluster.servers for line in server.complaints()]
+        return Evidence(
+            logs=logs,
+            heads=dict(heads),
+            members={group_id: {user for group, user in members if group == group_id} for group_id in logs},
+            hearings=[each.hearing for each in self._listeners if isinstance(each, ListenerV1)],
+            plain_hearings=[hearing for each in self._listeners for hearing in each.plain_hearings],
+            sendings=[*self._senders.sendings, *self._barriers],
+            changes=self._senders.changes,
+            faults=[
+                *self.faults,
+                *self._senders.faults,
+                *complaints,
+                *(fault for each in self._listeners for fault in each.faults),
+            ],
+        )
+
+    async def _logs(self) -> dict[UUID, list[Entry]]:
+        async with self._cluster.database.transaction() as connection:
+            rows = await (await connection.execute(LOG)).fetchall()
+        logs: dict[UUID, list[Entry]] = {group_id: [] for group_id in self._groups}
+        for group_id, seq, kind, user_id, body, key, at in rows:
+            logs[group_id].append(Entry(seq, kind, user_id, body, key, at))
+        return logs

@@ -1,0 +1,203 @@
+"""Judges the evidence of a run. Pure: what is promised is written down here once more, apart from the program."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from itertools import pairwise
+from typing import NamedTuple
+from uuid import UUID
+
+from chaos.evidence import Entry, Evidence, Frame, Hearing, PlainHearing, Sending
+
+
+class Rule(StrEnum):
+    """What is promised, by how it is broken."""
+
+    MISSING = "missing"
+    DOUBLED = "doubled"
+    DISORDERED = "out of order"
+    OUTSIDER = "not a member"
+    UNLOGGED = "not in the log"
+    ALTERED = "altered"
+    LOG = "broken log"
+    FAULT = "fault"
+
+
+class Violation(NamedTuple):
+    """A promise that was not kept."""
+
+    rule: Rule
+    detail: str
+
+
+class Group:
+    """One group's log, with who was a member when."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.entries = {entry.seq: entry for entry in entries}
+        self.of_body = {entry.body: entry for entry in self.entries.values() if entry.kind == "message"}
+        self.stays: dict[UUID, list[tuple[int, float]]] = {}
+        self.outsiders: list[Entry] = []  # who joined twice, or left without having joined
+        for entry in self.entries.values():
+            if entry.kind != "message" and entry.user_id is not None:
+                self._change(entry, self.stays.setdefault(entry.user_id, []))
+
+    def hears(self, user_id: UUID, seq: int) -> bool:
+        """Whether an event is for this user: from the one by which they join to the one by which they leave."""
+        return any(first <= seq <= last for first, last in self.stays.get(user_id, ()))
+
+    def is_member(self, user_id: UUID, seq: int) -> bool:
+        """Whether they are one after this event."""
+        return any(first <= seq < last for first, last in self.stays.get(user_id, ()))
+
+    def members(self) -> set[UUID]:
+        """Who is one in the end."""
+        return {user_id for user_id, stays in self.stays.items() if stays[-1:] and stays[-1][1] == math.inf}
+
+    def _change(self, entry: Entry, stays: list[tuple[int, float]]) -> None:
+        is_in = bool(stays) and stays[-1][1] == math.inf
+        if is_in == (entry.kind == "joined"):
+            self.outsiders.append(entry)
+        elif entry.kind == "joined":
+            stays.append((entry.seq, math.inf))
+        else:
+            stays[-1] = (stays[-1][0], entry.seq)
+
+
+def judge(evidence: Evidence) -> list[Violation]:
+    """Every violation."""
+    groups = {group_id: Group(entries) for group_id, entries in evidence.logs.items()}
+    found = [Violation(Rule.FAULT, fault) for fault in evidence.faults]
+    for group_id, group in groups.items():
+        found += _judge_log(evidence, group_id, group)
+    for hearing in evidence.hearings:
+        found += _judge_hearing(groups, hearing)
+    for plain in evidence.plain_hearings:
+        found += _judge_plain(groups, plain)
+    found += _judge_sendings(groups, evidence.sendings)
+    found += _judge_changes(evidence)
+    return found
+
+
+def _judge_log(evidence: Evidence, group_id: UUID, group: Group) -> Iterator[Violation]:
+    """It counts 1, 2, 3 … to its head, tells of the members that there are, and nobody sent who was none."""
+    if [*group.entries] != [*range(1, evidence.heads[group_id] + 1)]:
+        yield Violation(Rule.LOG, f"{group_id} does not count from 1 to {evidence.heads[group_id]}")
+    if len(group.entries) != len(evidence.logs[group_id]):
+        yield Violation(Rule.LOG, f"{group_id} has a seq twice")
+    if group.members() != evidence.members.get(group_id, set()):
+        yield Violation(Rule.LOG, f"{group_id} tells of other members than there are")
+    for entry in group.outsiders:
+        yield Violation(Rule.LOG, f"{group_id} has a {entry.kind} at {entry.seq} of who already has")
+    for entry in group.entries.values():
+        if entry.kind == "message" and entry.user_id and not group.is_member(entry.user_id, entry.seq):
+            yield Violation(Rule.OUTSIDER, f"{entry.user_id} sent {group_id}/{entry.seq}")
+
+
+def _judge_hearing(groups: dict[UUID, Group], hearing: Hearing) -> Iterator[Violation]:
+    """It is just what is in the log above the bases, and for its user."""
+    for group_id in {frame.group_id for frame in hearing.frames} - groups.keys():
+        yield Violation(Rule.UNLOGGED, f"{hearing.name}: {group_id}")
+    for group_id, group in groups.items():
+        frames = [frame for frame in hearing.frames if frame.group_id == group_id]
+        base = hearing.bases.get(group_id, 0)
+        yield from _judge_order(frames, base, hearing.name)
+        for frame in frames:
+            yield from _judge_frame(group, frame, hearing)
+        missing = group.entries.keys() - {frame.seq for frame in frames if frame.kind != "gap"}
+        for seq in sorted(missing):
+            if seq > base and group.hears(hearing.user_id, seq):
+                yield Violation(Rule.MISSING, f"{hearing.name}: {group_id}/{seq}")
+    for group_id, seq in hearing.standings:
+        if group_id not in groups or not groups[group_id].is_member(hearing.user_id, seq):
+            yield Violation(Rule.OUTSIDER, f"{hearing.name}: greeted as a member of {group_id} at {seq}")
+
+
+def _judge_order(frames: Iterable[Frame], base: int, name: str) -> Iterator[Violation]:
+    seen, last = set(), base
+    for frame in frames:
+        if frame.seq in seen or frame.seq <= base:
+            yield Violation(Rule.DOUBLED, f"{name}: {frame.group_id}/{frame.seq}")
+        elif frame.seq < last:
+            yield Violation(Rule.DISORDERED, f"{name}: {frame.group_id}/{frame.seq}")
+        seen.add(frame.seq)
+        last = max(last, frame.seq)
+
+
+def _judge_frame(group: Group, frame: Frame, hearing: Hearing) -> Iterator[Violation]:
+    where = f"{hearing.name}: {frame.kind} {frame.group_id}/{frame.seq}"
+    entry = group.entries.get(frame.seq)
+    if frame.kind == "gap":
+        yield Violation(Rule.MISSING, where)
+    elif entry is None:
+        yield Violation(Rule.UNLOGGED, where)
+    elif frame != frame_of(frame.group_id, entry):
+        yield Violation(Rule.ALTERED, where)
+    elif not group.hears(hearing.user_id, frame.seq):
+        yield Violation(Rule.OUTSIDER, where)
+
+
+def _judge_plain(groups: dict[UUID, Group], hearing: PlainHearing) -> Iterator[Violation]:
+    """It is messages for its user, in order, and all of them from its opening, or the first one, to the last one."""
+    seqs: dict[UUID, list[int]] = {group_id: [] for group_id in groups}
+    for body in hearing.bodies:
+        found = [(group_id, group.of_body[body]) for group_id, group in groups.items() if body in group.of_body]
+        if not found:
+            yield Violation(Rule.UNLOGGED, f"{hearing.name}: {body[:80]}")
+        seqs |= {group_id: [*seqs[group_id], entry.seq] for group_id, entry in found}
+    for group_id, group in groups.items():
+        yield from _judge_plain_group(group, hearing, f"{hearing.name}: {group_id}", seqs[group_id])
+
+
+def _judge_plain_group(group: Group, hearing: PlainHearing, where: str, seqs: list[int]) -> Iterator[Violation]:
+    for seq, count in Counter(seqs).items():
+        if count > 1:
+            yield Violation(Rule.DOUBLED, f"{where}/{seq}")
+        if not group.hears(hearing.user_id, seq):
+            yield Violation(Rule.OUTSIDER, f"{where}/{seq}")
+    for before, after in pairwise(seqs):
+        if after < before:
+            yield Violation(Rule.DISORDERED, f"{where}/{after}")
+    first = min(seqs, default=math.inf)
+    last = math.inf if hearing.is_open else max(seqs, default=0)
+    for seq, entry in group.entries.items():
+        is_due = (seq > first or entry.at > hearing.opened_at) and seq < last
+        is_theirs = entry.kind == "message" and group.hears(hearing.user_id, seq)
+        if is_due and is_theirs and seq not in seqs:
+            yield Violation(Rule.MISSING, f"{where}/{seq}")
+
+
+def _judge_sendings(groups: dict[UUID, Group], sendings: Iterable[Sending]) -> Iterator[Violation]:
+    """What was acknowledged is in the log at that seq, what was refused is not, and nothing is there twice."""
+    counts = Counter(
+        (group_id, entry.body) for group_id, group in groups.items() for entry in group.entries.values() if entry.body
+    )
+    for sending in sendings:
+        where = f"{sending.group_id}: {sending.body[:40]} (key {sending.key})"
+        count = counts.pop((sending.group_id, sending.body), 0)
+        if count > 1:
+            yield Violation(Rule.DOUBLED, f"{where}: {count} times in the log")
+        if count and sending.is_refused:
+            yield Violation(Rule.LOG, f"{where}: in the log, though it was refused")
+        for seq in sending.acks:
+            entry = groups[sending.group_id].entries.get(seq)
+            if entry is None or entry[1:5] != ("message", sending.user_id, sending.body, sending.key):
+                yield Violation(Rule.UNLOGGED, f"{where}: acknowledged as {seq}")
+    for group_id, body in counts:
+        yield Violation(Rule.LOG, f"{group_id}: nobody sent {(body or '')[:40]}")
+
+
+def _judge_changes(evidence: Evidence) -> Iterator[Violation]:
+    """Who was told that they changed the members finds it in the log."""
+    counts = Counter(
+        (group_id, entry.user_id, entry.kind) for group_id, entries in evidence.logs.items() for entry in entries
+    )
+    for change, count in Counter(evidence.changes).items():
+        if count > counts[change]:
+            yield Violation(Rule.UNLOGGED, f"{change.user_id} {change.kind} {change.group_id}")
+
+
+def frame_of(group_id: UUID, entry: Entry) -> Frame:
+    """The event as it must be heard."""
+    return Frame(group_id, entry.seq, entry.kind, entry.user_id, entry.body)

@@ -1,0 +1,186 @@
+"""The verdict of the chaos run: each way in which a promise can be broken is found, and nothing else is."""
+
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from chaos.evidence import Change, Entry, Evidence, Frame, Hearing, PlainHearing, Sending
+from chaos.plan import SHORT, STANDARD, Broadcast, make_plan
+from chaos.verdict import Group, Rule, frame_of, judge
+
+ANN, BEN, EVE = UUID(int=1), UUID(int=2), UUID(int=3)
+TEA = UUID(int=11)
+A, B, C, D = (f'{{"n": {number}}}' for number in range(4))
+
+# Ann is there from the beginning to the end; Ben hears B and C, and D after he has come back.
+LOG = [
+    Entry(1, "joined", ANN, None, None, 1.0),
+    Entry(2, "message", ANN, A, None, 2.0),
+    Entry(3, "joined", BEN, None, None, 3.0),
+    Entry(4, "message", ANN, B, "key", 4.0),
+    Entry(5, "message", None, C, None, 5.0),
+    Entry(6, "left", BEN, None, None, 6.0),
+    Entry(7, "message", ANN, '{"n": "away"}', None, 7.0),
+    Entry(8, "joined", BEN, None, None, 8.0),
+    Entry(9, "message", BEN, D, None, 9.0),
+]
+OF_BEN = [3, 4, 5, 6, 8, 9]
+
+
+def frames(*seqs):
+    return [frame_of(TEA, LOG[seq - 1]) for seq in seqs]
+
+
+def evidence(**changes):
+    """What a run without fault leaves behind, but for what is given."""
+    whole = {
+        "logs": {TEA: LOG},
+        "heads": {TEA: 9},
+        "members": {TEA: {ANN, BEN}},
+        "hearings": [Hearing("ann", ANN, {TEA: 1}, frames(*range(2, 10))), Hearing("ben", BEN, {}, frames(*OF_BEN))],
+        "plain_hearings": [PlainHearing("plain", BEN, 3.5, [B, C, D], is_open=True)],
+        "sendings": [
+            Sending(TEA, ANN, A, None, [2]),
+            Sending(TEA, ANN, B, "key", [4, 4]),
+            Sending(TEA, None, C, None, []),
+            Sending(TEA, ANN, '{"n": "away"}', None, [7]),
+            Sending(TEA, BEN, D, None, [9]),
+            Sending(TEA, EVE, '{"n": "refused"}', None, is_refused=True),
+        ],
+        "changes": [Change(TEA, BEN, "joined"), Change(TEA, BEN, "left"), Change(TEA, BEN, "joined")],
+    }
+    return Evidence(**(whole | changes))
+
+
+def rules(**changes):
+    """By what the verdict is broken."""
+    return {violation.rule for violation in judge(evidence(**changes))}
+
+
+def ben(*seqs, **changes):
+    return {"hearings": [replace(Hearing("ben", BEN, {}, frames(*seqs)), **changes)]}
+
+
+def ben_hears(frame):
+    """That, besides what is his."""
+    return {"hearings": [Hearing("ben", BEN, {}, [*frames(*OF_BEN), frame])]}
+
+
+def plain(*bodies, opened_at=3.5, is_open=False):
+    return {"plain_hearings": [PlainHearing("plain", BEN, opened_at, [*bodies], is_open=is_open)]}
+
+
+def sent(*sendings):
+    """Those, besides the others."""
+    return {"sendings": [*evidence().sendings, *sendings]}
+
+
+def test_a_run_without_fault():
+    assert judge(evidence()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        (ben(3, 4, 6, 8, 9), Rule.MISSING),
+        (ben(3, 4, 5, 6, 8), Rule.MISSING),
+        (ben(4, 5, 6, 8, 9), Rule.MISSING),
+        (ben_hears(Frame(TEA, 5, "gap", None, None)), Rule.MISSING),
+        (ben(3, 4, 4, 5, 6, 8, 9), Rule.DOUBLED),
+        (ben(3, 4, 5, 6, 8, 9, 4), Rule.DOUBLED),
+        (ben(*OF_BEN, bases={TEA: 3}), Rule.DOUBLED),
+        (ben(3, 5, 4, 6, 8, 9), Rule.DISORDERED),
+        (ben(3, 4, 5, 6, 7, 8, 9), Rule.OUTSIDER),
+        (ben(2, 3, 4, 5, 6, 8, 9), Rule.OUTSIDER),
+        (ben(*OF_BEN, standings=[(TEA, 6)]), Rule.OUTSIDER),
+        (
+            {"hearings": [Hearing("ben", BEN, {}, [*frames(*OF_BEN), Frame(TEA, 10, "message", ANN, "{}")])]},
+            Rule.UNLOGGED,
+        ),
+        (
+            {"hearings": [Hearing("ben", BEN, {TEA: 5}, [*frames(6, 8), Frame(TEA, 9, "message", ANN, D)])]},
+            Rule.ALTERED,
+        ),
+        (
+            {"hearings": [Hearing("ben", BEN, {TEA: 5}, [*frames(6, 8), Frame(TEA, 9, "message", BEN, A)])]},
+            Rule.ALTERED,
+        ),
+    ],
+)
+def test_what_an_att_v1_listener_must_not_hear(changes, rule):
+    assert rule in rules(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        (plain(B, D), Rule.MISSING),
+        (plain(C, D), Rule.MISSING),
+        (plain(B, C, is_open=True), Rule.MISSING),
+        (plain(B, C, C), Rule.DOUBLED),
+        (plain(C, B, opened_at=5.5), Rule.DISORDERED),
+        (plain(B, C, '{"n": "away"}', D), Rule.OUTSIDER),
+        (plain(B, C, '{"n": "who?"}', D), Rule.UNLOGGED),
+    ],
+)
+def test_what_a_plain_listener_must_not_hear(changes, rule):
+    assert rules(**changes) == {rule}
+
+
+@pytest.mark.parametrize("bodies", [(), (B,), (B, C), (C,), (C, D)])
+def test_a_plain_connection_may_end_at_any_moment(bodies):
+    """And may begin at any: what was on its way then is heard, or not."""
+    assert not rules(**plain(*bodies, opened_at=4.5 if bodies[:1] == (C,) else 3.5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        (sent(Sending(TEA, ANN, '{"n": "lost"}', None, [10])), Rule.UNLOGGED),
+        (sent(Sending(TEA, ANN, '{"n": "lost"}', None, [9])), Rule.UNLOGGED),
+        ({"sendings": [*evidence().sendings[1:], Sending(TEA, ANN, A, "other key", [2])]}, Rule.UNLOGGED),
+        ({"sendings": [*evidence().sendings[1:], Sending(TEA, ANN, A, None, is_refused=True)]}, Rule.LOG),
+        ({"sendings": evidence().sendings[1:]}, Rule.LOG),
+        ({"changes": [Change(TEA, BEN, "left"), Change(TEA, BEN, "left")]}, Rule.UNLOGGED),
+    ],
+)
+def test_what_a_sender_must_not_be_told(changes, rule):
+    assert rules(**changes) == {rule}
+
+
+@pytest.mark.parametrize(
+    ("log", "rule"),
+    [
+        ([*LOG, Entry(10, "message", ANN, B, None, 10.0)], Rule.DOUBLED),
+        ([*LOG, Entry(10, "message", EVE, "{}", None, 10.0)], Rule.OUTSIDER),
+        ([*LOG[:6], LOG[6]._replace(user_id=BEN), *LOG[7:]], Rule.OUTSIDER),
+        ([*LOG, Entry(11, "message", None, "{}", None, 10.0)], Rule.LOG),
+        ([*LOG, LOG[-1]], Rule.LOG),
+        ([*LOG, Entry(10, "joined", BEN, None, None, 10.0)], Rule.LOG),
+        ([*LOG, Entry(10, "left", EVE, None, None, 10.0)], Rule.LOG),
+        ([*LOG, Entry(10, "left", BEN, None, None, 10.0)], Rule.LOG),
+    ],
+)
+def test_what_a_log_must_not_hold(log, rule):
+    found = rules(logs={TEA: log}, heads={TEA: len(log)}, hearings=[], plain_hearings=[])
+    assert rule in found
+
+
+def test_faults_are_violations():
+    assert rules(faults=["it has tracebacks"]) == {Rule.FAULT}
+
+
+def test_who_hears_what():
+    """Both of one's own joining and leaving, and what is between them."""
+    group = Group(LOG)
+    assert [seq for seq in range(12) if group.hears(BEN, seq)] == [*OF_BEN, 10, 11]
+    assert [seq for seq in range(1, 10) if group.is_member(BEN, seq)] == [3, 4, 5, 8, 9]
+    assert group.members() == {ANN, BEN}
+
+
+def test_the_seed_decides():
+    """The same plan for the same seed, another for another, and each body once."""
+    assert make_plan(7, SHORT) == make_plan(7, SHORT) != make_plan(8, SHORT)
+    bodies = [step.deed.body for step in make_plan(7, STANDARD).steps if isinstance(step.deed, Broadcast)]
+    assert len(bodies) == len({*bodies}) == STANDARD.broadcasts * STANDARD.seconds

@@ -1,0 +1,500 @@
+"""The table of events: what the database itself writes into it, by whatever statement, and whom it tells of it."""
+
+import json
+import threading
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from att.db.migrate import bring_up_to_date
+
+END = "end"
+
+
+@pytest.fixture
+def sql(postgresql):
+    """Run SQL, as it is when there are no parameters; its rows, if it has any."""
+
+    def run(query, *params):
+        cursor = postgresql.execute(query, params or None)
+        rows = cursor.fetchall() if cursor.description else None
+        postgresql.commit()
+        return rows
+
+    return run
+
+
+@pytest.fixture
+def heard(db_url, sql):
+    """What was notified since it was last asked for."""
+    with psycopg.connect(db_url, autocommit=True) as connection:
+        connection.execute("LISTEN att")
+
+        def read():
+            sql(f"NOTIFY att, '{END}'")
+            payloads = []
+            for notification in connection.notifies(timeout=10):
+                if notification.payload == END:
+                    break
+                assert len(notification.payload.encode()) < 8000
+                payloads.append(json.loads(notification.payload))
+            else:
+                raise AssertionError
+            return payloads
+
+        yield read
+
+
+@pytest.fixture
+def add_user(add_user):
+    return lambda login: add_user(login).user_id
+
+
+@pytest.fixture
+def add_group(sql):
+    """Make a group with these members; its id."""
+
+    def add(name, *user_ids):
+        group_id = sql("INSERT INTO groups (name, name_key) VALUES (%s, %s) RETURNING id", name, name)[0][0]
+        join = "INSERT INTO members (group_id, user_id, role) SELECT %s, unnest(%s::uuid[]), 'member'"
+        sql(join, group_id, list(user_ids))
+        return group_id
+
+    return add
+
+
+@pytest.fixture
+def people(add_user):
+    return sorted(add_user(login) for login in ("ann", "bob", "zoe"))
+
+
+@pytest.fixture
+def written(sql):
+    """What a log holds above a seq, and that the group knows where it ends."""
+
+    def read(group, above=0):
+        rows = sql("SELECT seq, kind, actor_id FROM events WHERE group_id = %s ORDER BY seq", group)
+        assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
+        head = sql("SELECT seq FROM groups WHERE id = %s", group)
+        assert head in ([], [(len(rows),)])
+        return [row[1:] for row in rows[above:]]
+
+    return read
+
+
+# Members
+
+
+def test_joining_and_leaving(sql, people, add_group, written, heard):
+    """Each row of a statement is an event; of the groups the nodes hear where they stand, and who has joined."""
+    ann, bob, zoe = people
+    tea = add_group("tea")
+    assert heard() == []
+    sql("INSERT INTO members (group_id, user_id, role) SELECT %s, id, 'member' FROM users ORDER BY id", tea)
+    assert written(tea) == [("joined", ann), ("joined", bob), ("joined", zoe)]
+    joined = [[str(tea), place, str(user)] for place, user in enumerate(people, 1)]
+    assert heard() == [{"groups": {str(tea): 3}, "joined": joined}]
+    sql("DELETE FROM members WHERE user_id = ANY (%s)", [ann, zoe])
+    assert sorted(written(tea, 3)) == sorted([("left", ann), ("left", zoe)])
+    assert heard() == [{"groups": {str(tea): 5}}]
+
+
+def test_copying_in(postgresql, people, add_group, written):
+    """COPY is no way around it."""
+    tea = add_group("tea")
+    with postgresql.cursor().copy("COPY members (group_id, user_id, role) FROM STDIN") as copy:
+        for user in people:
+            copy.write_row((tea, user, "member"))
+    postgresql.commit()
+    assert written(tea) == [("joined", user) for user in people]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO members SELECT * FROM members ON CONFLICT DO NOTHING",
+        "INSERT INTO members SELECT * FROM members ON CONFLICT (group_id, user_id) DO UPDATE SET role = 'owner'",
+        "UPDATE members SET role = 'owner'",
+        "UPDATE members SET group_id = group_id, user_id = user_id",
+        "UPDATE members SET role = 'owner' WHERE false",
+        "DELETE FROM members WHERE false",
+        "UPDATE groups SET name = 'coffee', seq = seq",
+    ],
+)
+def test_no_change_of_membership(sql, people, add_group, written, heard, statement):
+    """What leaves all memberships as they are is no event, and nobody is told."""
+    tea = add_group("tea", *people)
+    heard()
+    sql(statement)
+    assert len(written(tea)) == 3
+    assert heard() == []
+
+
+def test_moved_to_another_group(sql, people, add_group, written, heard):
+    """Who is moved leaves one group and joins the other; who was there already stays."""
+    ann, bob, zoe = people
+    tea, coffee = add_group("tea", ann, bob), add_group("coffee", zoe)
+    heard()
+    sql("UPDATE members SET group_id = %s WHERE group_id = %s", coffee, tea)
+    assert sorted(written(tea, 2)) == sorted([("left", ann), ("left", bob)])
+    assert sorted(written(coffee, 1)) == sorted([("joined", ann), ("joined", bob)])
+    (told,) = heard()
+    assert told["groups"] == {str(tea): 4, str(coffee): 3}
+    assert {(group, user) for group, _, user in told["joined"]} == {(str(coffee), str(user)) for user in (ann, bob)}
+
+
+def test_replaced_by_another_user(sql, people, add_group, written):
+    """Where one takes the place of another, the one has left before the other joins."""
+    ann, bob, _ = people
+    tea = add_group("tea", ann)
+    sql("UPDATE members SET user_id = %s", bob)
+    assert written(tea, 1) == [("left", ann), ("joined", bob)]
+
+
+def test_a_rollback(postgresql, people, add_group, written, heard):
+    """What is undone is in no log, and nobody is told of it."""
+    tea = add_group("tea", people[0])
+    heard()
+    postgresql.execute("DELETE FROM members")
+    postgresql.execute("SELECT att_broadcast(%s, '{}')", (tea,))
+    postgresql.rollback()
+    assert written(tea) == [("joined", people[0])]
+    assert heard() == []
+
+
+ADD_MANY = """
+INSERT INTO users (login, login_key, search_text, role_id)
+SELECT 'user ' || n, 'user ' || n, '', (SELECT id FROM roles WHERE name = 'User') FROM generate_series(1, %s) AS n
+"""
+ADD_MANY_GROUPS = "INSERT INTO groups (name, name_key) SELECT 'g' || n, 'g' || n FROM generate_series(1, %s) AS n"
+JOIN_ALL = "INSERT INTO members (group_id, user_id, role) SELECT groups.id, users.id, 'member' FROM groups, users"
+
+
+def test_many(sql, add_group, heard):
+    """What does not fit into one notification comes in several; far too much only as the word to look everything up."""
+    tea = str(add_group("tea"))
+    sql(ADD_MANY, 1000)
+    sql(JOIN_ALL)
+    told = heard()
+    assert all(news.keys() <= {"groups", "joined"} for news in told)
+    assert [news["groups"] for news in told if "groups" in news] == [{tea: 1000}]
+    assert sorted(seq for news in told for _, seq, _ in news["joined"]) == list(range(1, 1001))
+    sql("DELETE FROM members")
+    assert heard() == [{"groups": {tea: 2000}}]
+    sql(ADD_MANY.replace("'user ", "'more "), 1)
+    sql(JOIN_ALL)
+    assert heard() == [{"sweep": True}]
+
+
+def test_many_groups(sql, add_user, heard):
+    """Neither does one who is in many groups make a notification too long."""
+    sql("ALTER TABLE groups ALTER COLUMN seq SET DEFAULT 9000000000000000000")
+    sql(ADD_MANY_GROUPS, 1000)
+    ann = add_user("ann")
+    sql(JOIN_ALL)
+    told = heard()
+    assert len({group for news in told for group, _, _ in news["joined"]}) == 1000
+    heads = {group: seq for news in told for group, seq in news.get("groups", {}).items()}
+    assert len(heads) == 1000
+    assert set(heads.values()) == {9000000000000000001}
+    sql(ADD_MANY_GROUPS.replace("'g'", "'h'"), 1)
+    sql("INSERT INTO members SELECT id, %s, 'member' FROM groups WHERE name = 'h1'", ann)
+    heard()
+    sql("DELETE FROM users")
+    assert heard() == [{"sweep": True}]
+
+
+# What goes with a user or a group
+
+
+def test_deleted_users(sql, people, add_group, written, heard):
+    """They leave their groups, in one go however many they are."""
+    ann, bob, zoe = people
+    tea, coffee = add_group("tea", ann, bob, zoe), add_group("coffee", ann)
+    heard()
+    sql("DELETE FROM users WHERE id <> %s", zoe)
+    assert sorted(written(tea, 3)) == sorted([("left", ann), ("left", bob)])
+    assert written(coffee, 1) == [("left", ann)]
+    assert heard() == [{"groups": {str(tea): 5, str(coffee): 2}}]
+
+
+def test_a_deleted_group(sql, people, add_group, written, heard):
+    """All its members leave it, once, and its log stays."""
+    tea, coffee = add_group("tea", *people), add_group("coffee", *people)
+    sql("SELECT att_broadcast(%s, '{}')", tea)
+    heard()
+    sql("DELETE FROM groups WHERE id = %s", tea)
+    assert written(tea, 4) == [("left", user) for user in people]
+    assert len(written(coffee)) == 3
+    assert heard() == [{"groups": {str(tea): 7}}]
+    sql("DELETE FROM users; DELETE FROM groups")
+    assert len(written(tea)) == 7
+    assert len(written(coffee)) == 6
+
+
+def test_deleted_in_one_transaction(postgresql, people, add_group, written):
+    """Members who are removed before their group is deleted leave it once, in that order."""
+    tea = add_group("tea", *people)
+    postgresql.execute("DELETE FROM members WHERE user_id = %s", (people[2],))
+    postgresql.execute("DELETE FROM groups")
+    postgresql.commit()
+    assert written(tea, 3) == [("left", user) for user in (people[2], *people[:2])]
+
+
+@pytest.mark.parametrize("table", ["users", "groups", "members", "events"])
+def test_truncate(sql, people, add_group, written, table):
+    """It would leave no trace, and so is refused, with a way that is better."""
+    tea = add_group("tea", *people)
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match=rf"TRUNCATE of {table} .* DELETE"):
+        sql(f"TRUNCATE {table} CASCADE")
+    sql("ROLLBACK")
+    assert len(written(tea)) == 3
+
+
+# Sessions
+
+
+def test_ended_sessions(sql, people, heard):
+    """The nodes hear of those that were live, whatever ends them, and not of those that had expired."""
+    add = (
+        "INSERT INTO sessions (token_hash, user_id, expires_at)"
+        " VALUES (%s, %s, now() + make_interval(mins => %s)) RETURNING id"
+    )
+    owners = [(people[0], 5), (people[0], 5), (people[1], -5), (people[1], 5), (people[2], 5)]
+    ids = [str(sql(add, bytes([place]), *owner)[0][0]) for place, owner in enumerate(owners)]
+    sql("DELETE FROM sessions WHERE id = %s", ids[0])
+    assert heard() == [{"sessions": [ids[0]]}]
+    sql("DELETE FROM users WHERE id = ANY (%s)", people[:2])
+    (told,) = heard()
+    assert sorted(told.pop("sessions")) == sorted([ids[1], ids[3]])
+    assert told == {}
+    sql("DELETE FROM sessions WHERE false")
+    assert heard() == []
+    sql(
+        "INSERT INTO sessions (token_hash, user_id, expires_at)"
+        " SELECT int4send(n), %s, now() + interval '1h' FROM generate_series(1, 499) AS n",
+        people[2],
+    )
+    sql("DELETE FROM sessions")
+    assert len({one for told in heard() for one in told["sessions"]}) == 500
+
+
+# From SQL
+
+
+def test_att_broadcast(sql, people, add_group, heard):
+    """It appends what it is given, as it is written, and answers with the seq; a key counts once."""
+    tea = add_group("tea", people[0])
+    heard()
+    assert sql("""SELECT att_broadcast(%s, '{"a": 1,  "a":2}')""", tea) == [(2,)]
+    assert heard() == [{"groups": {str(tea): 2}}]
+    send = "SELECT set_config('att.actor_id', %s, true), att_broadcast(%s, %s, 'k')"
+    assert sql(send, str(people[1]), tea, "{}")[0][1] == 3
+    assert sql(send, "", tea, '{"b": 3}')[0][1] == 3
+    assert sql("SELECT att_broadcast(group_id => %s, body => '{}', key => NULL)", tea) == [(4,)]
+    assert [news["groups"][str(tea)] for news in heard()] == [3, 4]
+    assert sql("SELECT seq, kind, actor_id, body::text, key FROM events WHERE seq > 1 ORDER BY seq") == [
+        (2, "message", None, '{"a": 1,  "a":2}', None),
+        (3, "message", people[1], "{}", "k"),
+        (4, "message", None, "{}", None),
+    ]
+    assert sql("SELECT seq FROM groups") == [(4,)]
+
+
+@pytest.mark.parametrize("body", ["[]", "1", "null", '"{}"', None])
+def test_att_broadcast_of_no_object(sql, add_group, written, body):
+    tea = add_group("tea")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="must be a JSON object"):
+        sql("SELECT att_broadcast(%s, %s)", tea, body)
+    sql("ROLLBACK")
+    assert written(tea) == []
+
+
+DEEPEST = '{"a":' + "[" * 199 + '"]"' + "]" * 199 + "}"
+
+
+@pytest.mark.parametrize(
+    ("body", "key", "reason"),
+    [
+        ('{"a":"' + "x" * 2**20 + '"}', None, "1 MiB"),
+        ('{"a":' + "[" * 300 + "]" * 300 + "}", None, "deeply"),
+        ("{}", "", "key"),
+        ("{}", " k", "key"),
+        ("{}", "é", "key"),
+        ("{}", "k" * 201, "key"),
+    ],
+)
+def test_att_broadcast_of_what_http_refuses(sql, add_group, written, body, key, reason):
+    """SQL sends nothing that listeners could not take."""
+    tea = add_group("tea")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=reason):
+        sql("SELECT att_broadcast(%s, %s, %s)", tea, body, key)
+
+
+def test_att_broadcast_of_what_is_just_right(sql, add_group):
+    """Deep, but not too deep; brackets in strings are no depth."""
+    tea = add_group("tea")
+    for seq, body in enumerate((DEEPEST, '{"[[":"[{\\"[\\\\"}', '{"a":[[],{"b":[{}]}]}'), start=1):
+        assert sql("SELECT att_broadcast(%s, %s, 'k' || %s)", tea, body, seq)[0][0] == seq
+
+
+@pytest.mark.parametrize("group", [UUID(int=7), None])
+def test_att_broadcast_to_nowhere(sql, group):
+    with pytest.raises(psycopg.errors.NoDataFound, match="there is no group"):
+        sql("SELECT att_broadcast(%s, '{}')", group)
+
+
+def test_a_broadcast_is_no_history(sql, people, add_group):
+    """The count of a group's events is not recorded; what is changed beside it is."""
+    tea = add_group("tea", *people)
+    query = "SELECT operation, new FROM history WHERE table_name = 'groups' AND operation <> 'INSERT'"
+    sql("SELECT att_broadcast(%s, '{}')", tea)
+    sql("DELETE FROM users")
+    assert sql(query) == []
+    sql("UPDATE groups SET seq = seq + 1, retention = 7")
+    assert sql(query) == [("UPDATE", {"retention": 7})]
+
+
+# Whose rights, and where
+
+
+FUNCTIONS = {
+    "att_append": "SELECT public.att_append('{}', '{}', '{}', '{}', '{}')",
+    "att_broadcast": "SELECT public.att_broadcast(gen_random_uuid(), '{}')",
+    "att_log_changes": "SELECT public.att_log_changes('{}', '{}', '{}')",
+}
+
+
+@pytest.fixture
+def guest(sql, db_url):
+    """A connection of a database role that owns nothing."""
+    sql("CREATE ROLE att_guest LOGIN")
+    with psycopg.connect(db_url.replace("postgres@", "att_guest@"), autocommit=True) as connection:
+        yield connection
+    sql("DROP OWNED BY att_guest")
+    sql("DROP ROLE att_guest")
+
+
+def test_rights(sql, people, add_group, written, guest):
+    """Nobody may append or broadcast unasked; who may broadcast, or change members, needs no other right."""
+    tea = add_group("tea", people[0])
+    for call in FUNCTIONS.values():
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            guest.execute(call)
+    sql("GRANT EXECUTE ON FUNCTION att_broadcast TO att_guest; GRANT INSERT, DELETE, SELECT ON members TO att_guest")
+    assert guest.execute("SELECT att_broadcast(%s, '{}')", (tea,)).fetchall() == [(2,)]
+    guest.execute("DELETE FROM members")
+    assert written(tea, 1) == [("message", None), ("left", people[0])]
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        guest.execute("SELECT FROM events")
+
+
+@pytest.mark.parametrize("function", ["att_log_members", "att_log_deletion", "att_notify_sessions"])
+def test_triggers_are_not_for_borrowing(sql, guest, function):
+    """On a table of their own nobody can use them to write into a log what they like."""
+    guest.execute("CREATE TABLE pg_temp.members (id uuid)")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match=function):
+        guest.execute(
+            f"CREATE TRIGGER x BEFORE DELETE ON pg_temp.members FOR EACH ROW EXECUTE FUNCTION public.{function}()"
+        )
+
+
+def test_out_of_reach(sql, people, add_group, written):
+    """Neither temporary tables nor what a search path finds comes between a change and the log."""
+    tea = add_group("tea", people[0])
+    for table in ("events", "groups", "members"):
+        sql(f"CREATE TEMPORARY TABLE {table} (LIKE public.{table} INCLUDING ALL)")
+    sql("CREATE SCHEMA astray")
+    sql(
+        "CREATE FUNCTION astray.jsonb_build_object(text, jsonb) RETURNS jsonb LANGUAGE plpgsql"
+        " AS 'BEGIN RAISE EXCEPTION ''astray''; END'"
+    )
+    sql("SET search_path = pg_temp, astray, pg_catalog")
+    sql("INSERT INTO public.members (group_id, user_id, role) VALUES (%s, %s, 'member')", tea, people[1])
+    sql("SELECT public.att_broadcast(%s, '{}')", tea)
+    sql("DELETE FROM public.groups WHERE id = %s", tea)
+    assert sql("SELECT * FROM pg_temp.events") == []
+    sql("DISCARD TEMPORARY; SET search_path = public")
+    assert len(written(tea)) == 5
+
+
+def test_in_any_schema(empty_db_url, empty_postgresql):
+    """The functions use the tables beside them, whatever the schema of the migrations is called."""
+    schema = """"My ""own""'s\""""
+    empty_postgresql.execute(f"CREATE SCHEMA {schema}")
+    empty_postgresql.execute(f"ALTER DATABASE {empty_postgresql.info.dbname} SET search_path = {schema}")
+    empty_postgresql.commit()
+    bring_up_to_date(empty_db_url, migrate=True)
+    with psycopg.connect(empty_db_url, autocommit=True) as connection:
+        for statement, count in ((ADD_MANY, 2), (ADD_MANY_GROUPS, 1)):
+            connection.execute(statement, (count,))
+        connection.execute(JOIN_ALL)
+        group, user = connection.execute("SELECT group_id, user_id FROM members").fetchone()
+        connection.execute("SET search_path = public")
+        append = f"SELECT refusal, seq FROM {schema}.att_append(%s, NULL, %s, %s, NULL)"
+        assert connection.execute(append, ([group], [user], ["{}"])).fetchall() == [(None, 3)]
+        assert connection.execute(f"SELECT {schema}.att_broadcast(%s, '{{}}')", (group,)).fetchone() == (4,)
+        connection.execute(f"DELETE FROM {schema}.groups")
+        assert connection.execute(f"SELECT count(*) FROM {schema}.events").fetchone() == (6,)
+
+
+# At once
+
+
+def test_no_deadlock(sql, db_url, add_group):
+    """Appends to many groups, members who come and go in all of them, and users who are deleted, never meet one."""
+    sql(ADD_MANY, 30)
+    users = [row[0] for row in sql("SELECT id FROM users ORDER BY random()")]
+    sql(ADD_MANY_GROUPS, 12)
+    groups = [row[0] for row in sql("SELECT id FROM groups ORDER BY random()")]
+    sql(JOIN_ALL)
+    everyone = "INSERT INTO members SELECT id, %s, 'member' FROM groups ORDER BY name_key {} ON CONFLICT DO NOTHING"
+    append = "SELECT refusal FROM att_append(%s, NULL, %s, %s, NULL)"
+    works = [
+        [(append, (groups, users[:1] * 12, ["{}"] * 12))] * 60,
+        [(append, (groups[::-1], users[:1] * 12, ["{}"] * 12))] * 60,
+        [("DELETE FROM members WHERE user_id = %s", users[1:2]), (everyone.format("ASC"), users[1:2])] * 20,
+        [("DELETE FROM members WHERE user_id = %s", users[2:3]), (everyone.format("DESC"), users[2:3])] * 20,
+        [("SELECT FROM groups WHERE id = %s FOR NO KEY UPDATE", (group,)) for group in groups] * 5,
+        [("DELETE FROM users WHERE id = ANY (%s)", [users[place : place + 3]]) for place in range(3, 30, 3)],
+    ]
+    problems = []
+    threads = [threading.Thread(target=_work, args=(db_url, work, problems)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    for group in groups:
+        rows = sql("SELECT seq, kind, actor_id FROM events WHERE group_id = %s ORDER BY seq", group)
+        assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
+        assert sum(row[1] == "message" for row in rows) == 120
+        _check_turns(rows)
+
+
+def _work(db_url, statements, problems):
+    with psycopg.connect(db_url, autocommit=True) as connection:
+        for statement, params in statements:
+            try:
+                connection.execute(statement, params)
+            except psycopg.Error as error:
+                problems.append(error)
+
+
+def _check_turns(rows):
+    """Whoever joins is out, and whoever leaves is in."""
+    inside = set()
+    for _, kind, user in rows:
+        if kind != "message":
+            assert (user in inside) is (kind == "left")
+            inside ^= {user}
+
+
+def test_retention(sql, add_group):
+    """A number of events that makes no sense is refused."""
+    add_group("tea")
+    for value in (-1, 1_000_001):
+        with pytest.raises(psycopg.errors.CheckViolation, match="ck_groups_retention"):
+            sql(f"UPDATE groups SET retention = {value}")
+        sql("ROLLBACK")

@@ -1,0 +1,213 @@
+"""The feed: what the hub wants done is done, with a real log; and what no ring has told is found."""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from parts import LivingSessions, Recording, Watched, away, bodies, drained, frames, given
+
+from att import background
+from att.errors import Busy, DatabaseUnavailable
+from att.realtime import feed as module
+from att.realtime import hub as hub_module
+from att.realtime.feed import Feed
+from att.realtime.hub import Hub
+from att.realtime.log import SLICE_BYTES, Draft
+from att.realtime.registry import Listener, Registry
+
+
+@pytest.fixture
+def log(db):
+    return Watched(db)
+
+
+@pytest.fixture
+def hub():
+    return Hub(Registry())
+
+
+@pytest.fixture
+def sessions():
+    return LivingSessions()
+
+
+@pytest.fixture
+def feed(log, hub, sessions):
+    return Feed(log, hub, sessions)
+
+
+@pytest.fixture
+async def running(feed, monkeypatch):
+    """It runs, and sweeps only when it is told to."""
+    monkeypatch.setattr(module, "SWEEP_INTERVAL", 3600)
+    async with feed.running():
+        yield feed
+
+
+@pytest.fixture
+def listen(log, hub, sessions, ann_id):
+    """Let somebody listen: from now on, or from what follows the seqs that they have."""
+
+    async def go(user_id=ann_id, resume=None):
+        listener = Listener(user_id, uuid4(), Recording())
+        sessions.ids.add(listener.session_id)
+        hub.attach(listener)
+        hub.settle(listener, await log.positions(user_id), resume or {})
+        return listener
+
+    return go
+
+
+@pytest.fixture
+def append(log, ann_id):
+    """Append messages of Ann's, of which nobody here is told; their seqs."""
+
+    async def go(group, *numbers):
+        outcomes = await log.append([Draft(group, ann_id, body) for body in bodies(*numbers)])
+        return [outcome.event.seq for outcome in outcomes]
+
+    return go
+
+
+# Writing and reading
+
+
+async def test_slices(running, log, hub, listen, tea, ann_id, monkeypatch):
+    """What is to be written to very many is written to all of them, a slice at a time."""
+    monkeypatch.setattr(hub_module, "SLICE", 2)
+    listeners = [await listen() for _ in range(7)]
+    outcomes = await log.append([Draft(tea, ann_id, body) for body in bodies(1, 2)])
+    for outcome in outcomes:
+        hub.offer(outcome.event)
+    assert len([listener for listener in listeners if listener.connection.frames]) < 7
+    for listener in listeners:
+        assert await given(listener.connection, 2) == frames(1, 2)
+
+
+async def test_a_ring(running, hub, listen, append, tea):
+    """What was rung for is read, and delivered in order, all of it."""
+    ann = await listen()
+    *_, head = await append(tea, *range(300))
+    hub.ring(tea, head)
+    assert await given(ann.connection, 300) == frames(*range(300))
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailable(), Busy()])
+async def test_a_read_that_fails(running, log, hub, listen, append, tea, error):
+    """It is repeated until the database answers."""
+    ann = await listen()
+    await append(tea, 1)
+    log.errors = [error, error]
+    hub.ring(tea, 2)
+    assert await given(ann.connection) == frames(1)
+    assert log.reads == [{tea: 1}] * 3
+
+
+async def test_a_database_that_is_away(running, hub, listen, append, tea, postgresql, log):
+    """Nothing is delivered while it is; then, all of it."""
+    ann = await listen()
+    await append(tea, 1, 2)
+    with away(postgresql):
+        async with log.held_up():
+            hub.ring(tea, 3)
+            await log.called()
+        with pytest.raises(DatabaseUnavailable):
+            await log.heads([tea])
+        assert ann.connection.frames == []
+    assert await given(ann.connection, 2) == frames(1, 2)
+
+
+async def test_a_read_that_fails_by_a_fault_of_ours(running, log, hub, listen, append, tea, monkeypatch, caplog):
+    """It is logged, and done again."""
+    monkeypatch.setattr(background, "RESTART_PAUSE", 0.01)
+    ann = await listen()
+    await append(tea, 1)
+    log.errors = [KeyError("x")]
+    hub.ring(tea, 2)
+    assert await given(ann.connection) == frames(1)
+    assert [record.exc_info[0] for record in caplog.records] == [KeyError]
+
+
+# Catching up
+
+
+async def test_catch_up(feed, log, hub, listen, append, tea):
+    """A listener is given what it has missed page by page, each when it can take more, and then hears what follows."""
+    await append(tea, *range(5))
+    log.page = 2
+    ann = await listen(resume={tea: 1})
+    counts = []
+
+    async def count():
+        counts.append(len(ann.connection.frames))
+
+    await feed.catch_up(ann, count, SLICE_BYTES)
+    assert ann.connection.frames == frames(*range(5))
+    assert counts == [0, 2, 4]
+    assert [after for *_, after in log.reads] == [1, 3, 5]
+    hub.offer((await log.append([Draft(tea, ann.user_id, b'{"n":5}')]))[0].event)
+    assert ann.connection.frames == frames(*range(6))
+
+
+async def test_catch_up_in_many_groups(feed, log, listen, append, tea, add_group, ann_id):
+    mate = add_group("mate", ann_id)
+    await append(tea, 1, 2)
+    await append(mate, 3)
+    ann = await listen(resume={tea: 2, mate: 1})
+    await feed.catch_up(ann, drained, SLICE_BYTES)
+    assert sorted(ann.connection.frames) == frames(2, 3)
+
+
+async def test_catch_up_waits_for_the_listener(feed, hub, log, listen, append, tea):
+    """Nothing is read for one that cannot take more, and nothing for one that has gone meanwhile."""
+    await append(tea, *range(5))
+    log.page = 2
+    ann, waits, goes_on = await listen(resume={tea: 1}), asyncio.Event(), asyncio.Event()
+
+    async def wait():
+        if ann.connection.frames:
+            waits.set()
+            await goes_on.wait()
+
+    catching_up = asyncio.create_task(feed.catch_up(ann, wait, SLICE_BYTES))
+    await asyncio.wait_for(waits.wait(), 5)
+    assert len(log.reads) == 1
+    hub.detach(ann)
+    goes_on.set()
+    await asyncio.wait_for(catching_up, 5)
+    assert ann.connection.frames == frames(0, 1)
+    assert len(log.reads) == 1
+
+
+async def test_catch_up_ends_when_the_listener_goes_during_a_read(feed, log, hub, listen, append, tea):
+    """It is given nothing any more."""
+    await append(tea, 1, 2)
+    ann = await listen(resume={tea: 1})
+    async with log.held_up():
+        catching_up = asyncio.create_task(feed.catch_up(ann, drained, SLICE_BYTES))
+        await log.called()
+        hub.detach(ann)
+    await asyncio.wait_for(catching_up, 5)
+    assert ann.connection.frames == []
+
+
+async def test_catch_up_while_the_database_is_away(feed, log, listen, append, tea):
+    """It goes on when it is back."""
+    await append(tea, 1)
+    ann = await listen(resume={tea: 1})
+    log.errors = [DatabaseUnavailable(), Busy()]
+    await asyncio.wait_for(feed.catch_up(ann, drained, SLICE_BYTES), 5)
+    assert ann.connection.frames == frames(1)
+
+
+async def test_few_catch_up_at_the_same_time(feed, log, listen, append, tea):
+    """The database is not asked for everything at once when all come back."""
+    await append(tea, 1)
+    listeners = [await listen(resume={tea: 1}) for _ in range(module.READERS + 3)]
+    async with log.held_up():
+        tasks = [asyncio.create_task(feed.catch_up(listener, drained, SLICE_BYTES)) for listener in listeners]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(log.reads) == module.READERS
+    await asyncio.gather(*tasks)
+    assert {tuple(listener.connection.frames) for listener in listeners} == {tuple(frames(1))}

@@ -1,0 +1,138 @@
+"""The log of a group over HTTP: who reads what of it, and page by page."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+STRANGE = b'{ "a":1,"a" : 2.50e+3, "b":"\\u0000\\/\xc3\xbc", "c":[1e999,  -0.0]}'
+
+
+@pytest.fixture
+async def ann(sign_up):
+    person = await sign_up("ann")
+    await person.make_group("tea")
+    return person
+
+
+@pytest.fixture
+async def bob(sign_up):
+    return await sign_up("bob")
+
+
+async def page(person, group="tea", **query):
+    """A page of a log."""
+    response = await person.request("GET", f"/groups/{group}/events", params=query)
+    assert response.status == 200, await response.text()
+    assert response.content_type == "application/json"
+    return await response.json()
+
+
+async def kinds(person, **query):
+    """What a page says, in short."""
+    items = (await page(person, **query))["items"]
+    return [item["data"]["n"] if item["kind"] == "message" else item["kind"] for item in items]
+
+
+async def test_items(ann):
+    """An item has all that the log knows, and what was sent byte for byte."""
+    response = await ann.request(
+        "POST", "/broadcast/tea", data=STRANGE, headers={"Content-Type": "application/json", "Idempotency-Key": "k"}
+    )
+    assert response.status == 200, await response.text()
+    sent = await response.json()
+    response = await ann.request("GET", "/groups/tea/events")
+    raw = await response.read()
+    assert raw.count(STRANGE) == 1
+    joined, message = json.loads(raw)["items"]
+    assert message == {
+        "seq": 2,
+        "kind": "message",
+        "user_id": str(ann.id),
+        "at": sent["at"],
+        "data": json.loads(STRANGE),
+    }
+    at = datetime.fromisoformat(joined.pop("at"))
+    assert abs(datetime.now(UTC) - at) < timedelta(minutes=1)
+    assert joined == {"seq": 1, "kind": "joined", "user_id": str(ann.id), "data": None}
+    assert json.loads(raw)["next"] is None
+    assert "Link" not in response.headers
+
+
+async def test_sent_by_sql(ann, sql):
+    """What was sent by nobody of ours has no user."""
+    sql("""SELECT att_broadcast(id, '{"n": 1}') FROM groups""")
+    (item,) = (await page(ann, after=1))["items"]
+    assert (item["user_id"], item["data"]) == (None, {"n": 1})
+
+
+async def test_pages(ann):
+    """Page by page everything comes once, in order; next is where to go on, and null at the end."""
+    for n in range(2, 8):
+        await ann.broadcast("tea", {"n": n})
+    found, query = [], {"limit": 3}
+    while True:
+        response = await ann.request("GET", "/groups/tea/events", params=query)
+        part = await response.json()
+        found.append([item["seq"] for item in part["items"]])
+        if part["next"] is None:
+            assert "Link" not in response.headers
+            break
+        assert response.headers["Link"] == f'</groups/tea/events?limit=3&after={part["next"]}>; rel="next"'
+        assert part["next"] == str(found[-1][-1])
+        query["after"] = part["next"]
+    assert found == [[1, 2, 3], [4, 5, 6], [7]]
+    assert await page(ann, after=7) == {"items": [], "next": None}
+    assert await page(ann, after=2**63 - 1) == {"items": [], "next": None}
+    assert (await page(ann, limit=1000))["items"] == (await page(ann))["items"]
+
+
+async def test_the_time_of_membership(ann, bob, sql):
+    """A member reads what was there while they were one, and that they came and went; nothing of the time between."""
+    await ann.broadcast("tea", {"n": 2})
+    await ann.add("tea", bob)
+    await ann.broadcast("tea", {"n": 4})
+    await ann.remove("tea", bob)
+    await ann.broadcast("tea", {"n": 6})
+    await ann.add("tea", bob)
+    await ann.broadcast("tea", {"n": 8})
+    assert await kinds(bob) == ["joined", 4, "left", "joined", 8]
+    assert await kinds(bob, after=3) == [4, "left", "joined", 8]
+    assert await kinds(bob, after=5) == ["joined", 8]
+    assert await kinds(ann) == ["joined", 2, "joined", 4, "left", 6, "joined", 8]
+    assert await page(bob, limit=2) == {"items": [], "next": "2"}
+    assert await page(bob, after=5, limit=1) == {"items": [], "next": "6"}
+    sql("DELETE FROM events WHERE seq <= 6")
+    assert await kinds(bob) == ["joined", 8]
+    sql("DELETE FROM events WHERE seq <= 7")
+    assert await kinds(bob) == [8]
+
+
+async def test_groups_read(client, ann, bob, sql):
+    """Whoever may read all groups reads all of each, whether they are a member or not."""
+    await ann.broadcast("tea", {"n": 2})
+    sql("UPDATE roles SET permissions = '{groups.read}' WHERE name = 'User'")
+    assert await kinds(bob) == ["joined", 2]
+    await ann.add("tea", bob)
+    assert await kinds(bob) == ["joined", 2, "joined"]
+
+
+async def test_refused(client, ann, bob):
+    """Strangers and former members are told that they are none; nobody else gets anything."""
+
+    async def told(person, path="/groups/tea/events", **query):
+        response = await person.request("GET", path, params=query)
+        return response.status, (await response.json())["error"]
+
+    assert await told(bob) == (403, "not a member")
+    await ann.add("tea", bob)
+    await ann.remove("tea", bob)
+    assert await told(bob) == (403, "not a member")
+    assert await told(ann, "/groups/milk/events") == (404, "no such group")
+    for query in (
+        *({"limit": 0}, {"limit": 1001}, {"limit": "x"}, {"after": -1}, {"after": "1.0"}, {"after": 2**63}),
+        {"before": 3},
+    ):
+        assert await told(ann, **query) == (422, "invalid input"), query
+    client.session.cookie_jar.clear()
+    assert (await client.get("/groups/tea/events")).status == 401

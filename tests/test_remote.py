@@ -1,0 +1,262 @@
+"""The sub-commands that talk to a server, as people run them: what they print, what they keep, how they end."""
+
+import asyncio
+import io
+import json
+import os
+import signal
+import sys
+
+import pytest
+from aiohttp import web
+from conftest import eventually
+from scripted import AT, G1, G2, ME, MOMENT, PATIENCE, Script, accepted, closes, message, problem, sends
+
+from att import cli
+from att.heard import Gap, Joined, Left, Message
+from att.remote import line_of
+
+TOKEN = {"ATT_TOKEN": "secret"}
+
+
+@pytest.fixture
+async def script(aiohttp_server):
+    """The server, and where it is."""
+    script = Script()
+    script.url = str((await aiohttp_server(script.app)).make_url("/"))
+    return script
+
+
+@pytest.fixture
+async def start(script):
+    """Start a command that talks to the script; it is killed in the end."""
+    begun = []
+
+    async def go(*arguments, **environment):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "att",
+            *arguments,
+            env=os.environ | {"ATT_URL": script.url} | environment,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        begun.append(process)
+        return process
+
+    yield go
+    for process in begun:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest.fixture
+def run(start):
+    """Run one to its end: its status, and what it printed."""
+
+    async def go(*arguments, typed=b"", **environment):
+        process = await start(*arguments, **environment)
+        async with asyncio.timeout(PATIENCE):
+            out, err = await process.communicate(typed)
+        return process.returncode, out.decode(), err.decode()
+
+    return go
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """Run one in this process, when it is to fail before it talks to anybody: its status, and what it printed."""
+
+    def go(*arguments, typed=b""):
+        monkeypatch.setattr(sys, "argv", ["att-server", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed)))
+        monkeypatch.setenv("ATT_TOKEN", "secret")
+        monkeypatch.setenv("ATT_URL", "http://127.0.0.1:9")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return go
+
+
+async def line(process):
+    """The next line that it prints."""
+    async with asyncio.timeout(PATIENCE):
+        return json.loads(await process.stdout.readline())
+
+
+async def interrupted(process):
+    """Press Ctrl-C: how it ends, and what it says."""
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(PATIENCE):
+        _, err = await process.communicate()
+    return process.returncode, err.decode().strip()
+
+
+# Listening
+
+
+async def test_listen(script, start):
+    """Each event is a line, at once; Ctrl-C ends it."""
+    script.parts = [sends(message(1), message(2, data={"é": "\n"}))]
+    process = await start("listen", **TOKEN)
+    for seq, data in [(1, {"n": 1}), (2, {"é": "\n"})]:
+        assert await line(process) == message(seq, data=data)
+    assert await interrupted(process) == (130, "att-server: interrupted")
+    assert script.offered == [("Bearer secret", "att.v1")]
+
+
+def test_lines():
+    """A line says what the frame says, and what was broadcast stays as it was, but for line breaks."""
+    place = (G1, "tée")
+    assert (
+        line_of(Gap(*place, 3, 9)) == f'{{"type": "gap", "group": "{G1}", "name": "tée", "from": 3, "to": 9}}'.encode()
+    )
+    for kind in (Joined, Left):
+        told = json.loads(line_of(kind(*place, 4, ME, MOMENT)))
+        assert told == {"type": kind.__name__.lower(), "group": G1, "name": "tée", "seq": 4, "user": ME, "at": AT}
+    text = line_of(Message(*place, 5, None, MOMENT, b'{"a":1e400,\r\n "b" :1.0}'))
+    assert text.endswith(b'"from": null, "at": "%s", "data": {"a":1e400,   "b" :1.0}}' % AT.encode())
+    assert b"\n" not in text
+
+
+async def test_resume(script, start, tmp_path):
+    """With a file one goes on where one was, even if nothing was heard, and whatever ended it."""
+    file = tmp_path / "positions"
+    script.groups = {G1: 4}
+    script.parts = [sends(), sends(message(5), message(6)), sends(message(7))]
+    process = await start("listen", "--resume", str(file), **TOKEN)
+
+    async def is_kept():
+        return file.exists() and json.loads(file.read_bytes()) == {G1: 4}
+
+    await eventually(is_kept)
+    process.kill()
+    script.groups = {G1: 6, G2: 3}
+    process = await start("listen", "--resume", str(file), **TOKEN)
+    await line(process)
+    await line(process)
+    await interrupted(process)
+    assert json.loads(file.read_bytes()) == {G1: 6, G2: 0}
+    await line(await start("listen", "--resume", str(file), **TOKEN))
+    assert script.resumes == [{G1: 4}, {G1: 4, G2: 0}, {G1: 6, G2: 0}]
+    assert [path.name for path in tmp_path.iterdir()] == ["positions"]
+
+
+@pytest.mark.parametrize("text", ["nonsense", "[]", '{"a": "1"}', '{"a": true}', "\udcff"])
+def test_bad_positions(run_here, tmp_path, text):
+    """A file that holds something else is left alone, and named."""
+    file = tmp_path / "positions"
+    file.write_text(text, errors="surrogateescape")
+    status, out, err = run_here("listen", "--login", "ann", "--resume", str(file), typed=b"hush\n")
+    assert (status, out) == (1, "")
+    assert str(file) in err
+    assert err.count("\n") == 1
+    assert file.read_text(errors="surrogateescape") == text
+
+
+def test_nowhere_to_write(run_here, tmp_path):
+    """That the file cannot be written is told before anything is heard."""
+    status, _, err = run_here(
+        "listen", "--login", "ann", "--resume", str(tmp_path / "none" / "positions"), typed=b"hush\n"
+    )
+    assert status == 1
+    assert "cannot be written" in err
+
+
+async def test_listen_goes_on(script, start):
+    """A lost connection is told on stderr, and made again."""
+    script.parts = [sends(message(1), then=closes(1001, "server is stopping")), sends(message(2))]
+    process = await start("listen", **TOKEN)
+    assert [(await line(process))["seq"] for _ in range(2)] == [1, 2]
+    _, err = await interrupted(process)
+    assert "server is stopping; trying again in" in err
+
+
+async def test_enough(script, start):
+    """Whoever reads the lines may stop doing so."""
+    script.parts = [sends(*map(message, range(1, 10_000)))]
+    process = await start("listen", **TOKEN)
+    await line(process)
+    process.stdout._transport.close()
+    async with asyncio.timeout(PATIENCE):
+        assert await process.wait() == 0
+    assert await process.stderr.read() == b""
+
+
+# Broadcasting
+
+
+async def test_broadcast(script, run):
+    """The object is an argument, or is read, byte for byte; where it stands in the log is printed."""
+    script.answers = [accepted(), accepted(), accepted(4)]
+    for arguments, typed in [
+        (["tea", '{ "n" :1.0}'], b""),
+        (["tea", "-", "--key", "k1"], b'{ "n" :1.0}'),
+        (["tea", "--token", "other"], b'{ "n" :1.0}\n'),
+    ]:
+        status, out, err = await run("broadcast", *arguments, typed=typed, **TOKEN)
+        assert (status, err) == (0, "")
+    assert json.loads(out) == {"group": G1, "seq": 4, "at": AT}
+    assert {body.strip() for _, _, body in script.requests} == {b'{ "n" :1.0}'}
+    assert script.requests[1][1] == "k1"
+
+
+async def test_log_in(script, run):
+    """The password is the first line, what is broadcast the rest; a login counts more than a token that lies about."""
+    script.answers = [web.json_response({"user_id": ME, "token": "secret", "expires_at": AT}), accepted()]
+    status, _, err = await run("broadcast", "--login", "ann", "tea", typed=b'hush\n{"n": 1}\n', **TOKEN)
+    assert (status, err) == (0, "")
+    [(path, _, body), (_, _, data)] = script.requests
+    assert (path, json.loads(body), json.loads(data)) == ("/login", {"login": "ann", "password": "hush"}, {"n": 1})
+
+
+def one_line(result, status, says):
+    """It failed with one line, that does not repeat the password or the token."""
+    assert result[:2] == (status, "")
+    err = result[2]
+    assert err.startswith("att-server: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert "hush" not in err
+    assert "secret" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed", "status", "says"),
+    [
+        (["broadcast", "tea", "nonsense"], b"", 1, "is not JSON"),
+        (["broadcast", "tea", "[]"], b"", 1, "must be a JSON object"),
+        (["broadcast", "tea"], b"", 1, "is not JSON"),
+        (["broadcast", "tea"], b" " * (2 * 1024**2 + 1), 2, "more than"),
+        (["broadcast"], b"", 2, "Missing argument 'GROUP'"),
+        (["broadcast", "tea", "{}", "--key", " "], b"", 2, "1 to 200 printable"),
+        (["broadcast", "tea", "{}", "--url", "nonsense"], b"", 2, "is no address"),
+        (["listen", "--url", "nonsense"], b"", 2, "is no address"),
+        (["listen", "--login", "ann"], b"", 2, "no password on the standard input"),
+        (["listen", "--login", "ann"], b"hush\n", 1, "cannot be reached"),
+    ],
+)
+def test_errors_are_one_line(run_here, arguments, typed, status, says):
+    """Whatever is wrong is told before anything is sent."""
+    one_line(run_here(*arguments, typed=typed), status, says)
+
+
+async def test_refusals_are_one_line(script, run):
+    """So is whatever the server says."""
+    script.answers = [problem(403, "not a member"), problem(401, "auth failed")]
+    script.parts = [problem(401, "not signed in"), sends(then=closes(4500))]
+    one_line(await run("broadcast", "tea", "{}", **TOKEN), 1, "It rains.")
+    one_line(await run("listen", "--login", "ann", typed=b"hush\n"), 1, "It rains.")
+    one_line(await run("listen", **TOKEN), 1, "Sign in at /login")
+    one_line(await run("listen", **TOKEN), 1, "The session has ended")
+
+
+async def test_who(run):
+    """Nobody can listen who does not say who they are."""
+    status, _, err = await run("listen", ATT_TOKEN="")
+    assert status == 2
+    assert "--token" in err
