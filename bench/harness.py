@@ -1,0 +1,259 @@
+"""What the benchmarks share: processes and what they cost, an att with people and groups in it, repeats, figures."""
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import hashlib
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Self, TypeVar
+from uuid import UUID
+
+import psutil
+import psycopg2
+import uvloop
+
+from att.db.embedded import EmbeddedPostgres
+from att.db.migrate import bring_up_to_date
+
+HERE = Path(__file__).parent
+START_TIMEOUT = 30.0  # seconds
+REPEATS = int(os.environ.get("REPEATS", "5"))  # of each measurement
+
+T = TypeVar("T")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Cpu(NamedTuple):
+    """Seconds of CPU time, to the nanosecond, and how many of them were spent in user mode, to 10 ms."""
+
+    total: float
+    user: float
+
+    def __sub__(self, other: "Cpu") -> "Cpu":
+        return Cpu(self.total - other.total, self.user - other.user)
+
+
+def cpu_of(pid: int) -> Cpu:
+    """What a process has used up to now, with all its threads, as the kernel accounts for it."""
+    clock = ctypes.c_int()
+    if _libc.clock_getcpuclockid(pid, ctypes.byref(clock)) != 0:
+        raise ProcessLookupError(pid)
+    times = psutil.Process(pid).cpu_times()
+    return Cpu(time.clock_gettime(clock.value), times.user)
+
+
+class Server:
+    """A process that serves on a port of its own."""
+
+    def __init__(self, name: str, arguments: Sequence[str]) -> None:
+        self.name = name
+        self.port = free_port()
+        self._arguments = [argument.replace("PORT", str(self.port)) for argument in arguments]
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        self._process = await asyncio.create_subprocess_exec(
+            *self._arguments, stdout=asyncio.subprocess.DEVNULL, stderr=None
+        )
+        async with asyncio.timeout(START_TIMEOUT):
+            while not _is_open(self.port):
+                if self._process.returncode is not None:
+                    raise RuntimeError(f"{self.name} has ended with {self._process.returncode}")
+                await asyncio.sleep(0.05)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
+            await self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def cpu(self) -> Cpu:
+        """The CPU time that it has used."""
+        return cpu_of(self.pid)
+
+    def memory(self) -> int:
+        """The bytes of memory that it holds (resident set)."""
+        return psutil.Process(self.pid).memory_info().rss
+
+
+def peer(name: str) -> Server:
+    """One of the servers of peers.py."""
+    return Server(name, [sys.executable, str(HERE / "peers.py"), name, "PORT"])
+
+
+class Account(NamedTuple):
+    """Somebody who is signed in."""
+
+    id: UUID
+    token: str
+
+
+class Database:
+    """An embedded PostgreSQL on a disk, with fsync on, and what the benchmarks put into it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._embedded = EmbeddedPostgres(directory)
+        self.dsn = self._embedded.start()
+        bring_up_to_date(self.dsn, migrate=True)
+        self.connection = psycopg2.connect(self.dsn)
+        self.connection.autocommit = True
+        self._pid = int((directory / "postgresql" / "postmaster.pid").read_text().split()[0])
+        self._accounts = 0
+
+    def close(self) -> None:
+        """Stop it."""
+        self.connection.close()
+        self._embedded.stop()
+
+    @property
+    def directory(self) -> str:
+        """Where its unix socket lies."""
+        return self.dsn.split(maxsplit=1)[0].partition("=")[2]
+
+    def cpu(self) -> float:
+        """The seconds of CPU time that all its processes have used, those that have ended too."""
+        postmaster = psutil.Process(self._pid)
+        ended = postmaster.cpu_times()
+        total = cpu_of(self._pid).total + ended.children_user + ended.children_system
+        for child in postmaster.children():
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                total += cpu_of(child.pid).total
+        return total
+
+    def run(self, sql: str, *values: object) -> list[tuple]:
+        """Run a statement; its rows, if it has any."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def people(self, count: int) -> list[Account]:
+        """New users, each with a session, past the triggers that would write a history of them."""
+        first, self._accounts = self._accounts, self._accounts + count
+        tokens = [f"{number:043d}" for number in range(first, first + count)]
+        self.run("SET session_replication_role = replica")
+        rows = self.run(
+            "INSERT INTO users (login, login_key, search_text, role_id)"
+            " SELECT 'u' || i, 'u' || i, 'u' || i, (SELECT id FROM roles WHERE name_key = 'user')"
+            " FROM generate_series(%s, %s) AS i RETURNING id",
+            first,
+            first + count - 1,
+        )
+        ids = [UUID(row[0]) for row in rows]
+        self.run(
+            "INSERT INTO sessions (token_hash, user_id, expires_at)"
+            " SELECT t.hash, t.id, now() + interval '1 day' FROM unnest(%s, CAST(%s AS uuid[])) AS t (hash, id)",
+            [hashlib.sha256(token.encode()).digest() for token in tokens],
+            [str(user_id) for user_id in ids],
+        )
+        self.run("SET session_replication_role = DEFAULT")
+        return [Account(*both) for both in zip(ids, tokens, strict=True)]
+
+    def group(self, name: str, members: Sequence[Account], *, retention: int = 1_000) -> UUID:
+        """A new group with these members, whose joining is not told in its log."""
+        [(group_id,)] = self.run(
+            "INSERT INTO groups (name, name_key, retention) VALUES (%s, %s, %s) RETURNING id", name, name, retention
+        )
+        self.run("SET session_replication_role = replica")
+        self.run(
+            "INSERT INTO members (group_id, user_id, role)"
+            " SELECT %s, id, 'member' FROM unnest(CAST(%s AS uuid[])) AS id",
+            group_id,
+            [str(account.id) for account in members],
+        )
+        self.run("SET session_replication_role = DEFAULT")
+        return UUID(group_id)
+
+
+@contextlib.contextmanager
+def database() -> Iterator[Database]:
+    """A database of one's own, on the disk of the temporary directory."""
+    directory = Path(tempfile.mkdtemp(prefix="att-bench-"))
+    try:
+        opened = Database(directory)
+        try:
+            yield opened
+        finally:
+            opened.close()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def att(db: Database) -> Server:
+    """An ``att-server`` on the database."""
+    url = f"postgresql://postgres@/postgres?host={db.directory}"
+    return Server(
+        "att", [str(Path(sys.executable).parent / "att-server"), "--listen", "127.0.0.1:PORT", "--db-url", url]
+    )
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Figure(NamedTuple):
+    """The median of some measurements, and their range."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{_short(self.median)} ({_short(self.low)} to {_short(self.high)})"
+
+
+def figure(values: Sequence[float]) -> Figure:
+    """Of measurements."""
+    return Figure(statistics.median(values), min(values), max(values))
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which this share of them lies."""
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
+
+async def shuffled(cases: Sequence[T], repeats: int, measure: Callable[[T], Awaitable[None]]) -> None:
+    """Measure each case that many times, in random order."""
+    order = [case for case in cases for _ in range(repeats)]
+    random.shuffle(order)
+    for case in order:
+        await measure(case)
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    """Run a benchmark: the load is this process, whose garbage is not collected while it measures."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    gc.disable()
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))  # so that nothing is left running
+    print(f"load of the machine before: {os.getloadavg()[0]:.2f}", file=sys.stderr)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

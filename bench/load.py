@@ -1,0 +1,292 @@
+"""The load: bare TCP connections that speak just enough WebSocket and HTTP, and cost less than any server."""
+
+import asyncio
+import json
+import socket
+import struct
+from base64 import b64encode
+from collections import deque
+from collections.abc import Callable, Sequence
+from os import urandom
+from uuid import UUID
+
+from harness import Account
+
+TIMEOUT = 60.0  # seconds for anything that is waited for
+AT_ONCE = 64  # connections that are being opened at the same time
+PING = 0x89
+PONG = b"\x8a\x80\0\0\0\0"
+CLOSE = 0x88
+
+
+def mask(payload: bytes) -> bytes:
+    """A client's text frame (RFC 6455). The mask is zero, which spares us the work and not the server."""
+    length = len(payload)
+    if length < 126:
+        head = struct.pack("!BB", 0x81, 0x80 | length)
+    elif length < 1 << 16:
+        head = struct.pack("!BBH", 0x81, 0x80 | 126, length)
+    else:
+        head = struct.pack("!BBQ", 0x81, 0x80 | 127, length)
+    return b"".join((head, b"\0\0\0\0", payload))
+
+
+class Ear(asyncio.Protocol):
+    """A listener. ``on_frame`` is called with each frame's payload; without one, frames are counted in ``heard``."""
+
+    def __init__(self, request: bytes, on_frame: Callable[[bytes], object] | None = None) -> None:
+        self._request = request
+        self._on_frame = on_frame
+        self._rest = b""
+        self._usual = 0
+        self.heard = 0
+        self.on_count: Callable[[int], object] | None = None
+        self.close_code: int | None = None
+        self.opened: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        transport.write(self._request)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.lost.set_result(None)
+        if not self.opened.done():
+            self.opened.set_exception(ConnectionError("closed before it was open"))
+
+    def send(self, payload: bytes) -> None:
+        """A text frame."""
+        self.transport.write(mask(payload))
+
+    def data_received(self, data: bytes) -> None:
+        if len(data) == self._usual and not self._rest and data[0] == 0x81:
+            self._count()  # just one frame, as long as the one before
+            return
+        data = self._rest + data
+        if not self.opened.done():
+            head, end, data = data.partition(b"\r\n\r\n")
+            if not end:
+                self._rest = head
+                return
+            self.opened.set_result(head)
+        self._rest = self._take(data)
+
+    def _take(self, data: bytes) -> bytes:
+        start, end = 0, len(data)
+        while end - start >= 2:
+            length, at = data[start + 1], start + 2
+            if length == 126:
+                at += 2
+                length = int.from_bytes(data[start + 2 : at])
+            elif length == 127:
+                at += 8
+                length = int.from_bytes(data[start + 2 : at])
+            if end < at + length:
+                break
+            self._hear(data[start], data, at, length)
+            if self._on_frame is None:
+                self._usual = at + length - start
+            start = at + length
+        return data[start:]
+
+    def _hear(self, kind: int, data: bytes, at: int, length: int) -> None:
+        if kind == 0x81:
+            if self._on_frame is not None:
+                self._on_frame(data[at : at + length])
+            self._count()
+        elif kind == PING:
+            self.transport.write(PONG)
+        elif kind == CLOSE:
+            self.close_code = int.from_bytes(data[at : at + 2])
+
+    def _count(self) -> None:
+        self.heard += 1
+        if self.on_count is not None:
+            self.on_count(self.heard)
+
+
+def upgrade(path: str, *headers: str) -> bytes:
+    """The request that opens a WebSocket."""
+    lines = [
+        f"GET {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        f"Sec-WebSocket-Key: {b64encode(urandom(16)).decode()}",
+        *headers,
+    ]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+async def connect(port: int, protocol: asyncio.Protocol) -> None:
+    """Open the connection of a protocol."""
+    plug = socket.socket()
+    plug.setblocking(False)
+    plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(plug, ("127.0.0.1", port))
+    await loop.create_connection(lambda: protocol, sock=plug)
+
+
+async def open_ear(port: int, request: bytes, on_frame: Callable[[bytes], object] | None = None) -> Ear:
+    """A listener, whose request was granted."""
+    ear = Ear(request, on_frame)
+    await connect(port, ear)
+    async with asyncio.timeout(TIMEOUT):
+        head = await ear.opened
+    if b" 101 " not in head.partition(b"\r\n")[0]:
+        raise ConnectionError(head.decode())
+    return ear
+
+
+async def open_many(count: int, open_one: Callable[[int], object]) -> list:
+    """Many of them, a few at a time."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def go(number: int) -> object:
+        async with room:
+            return await open_one(number)
+
+    return await asyncio.gather(*(go(number) for number in range(count)))
+
+
+async def close_all(ears: Sequence[Ear]) -> None:
+    """Hang up."""
+    for ear in ears:
+        ear.transport.abort()
+    await asyncio.gather(*(ear.lost for ear in ears))
+
+
+class Arrivals:
+    """Waits until every one of some listeners has heard so many frames more."""
+
+    def __init__(self, ears: Sequence[Ear]) -> None:
+        self._count = len(ears)
+        self._missing = 0
+        self._goals = [0] * len(ears)
+        self._done = asyncio.Event()
+        self._ears = ears
+        for number, ear in enumerate(ears):
+            ear.on_count = lambda heard, number=number: self._heard(number, heard)
+
+    def expect(self, frames: int) -> None:
+        """From now on."""
+        self._goals = [ear.heard + frames for ear in self._ears]
+        self._missing = self._count
+        self._done.clear()
+
+    async def wait(self) -> None:
+        """Until all have."""
+        async with asyncio.timeout(TIMEOUT):
+            await self._done.wait()
+
+    def _heard(self, number: int, heard: int) -> None:
+        if heard == self._goals[number]:
+            self._missing -= 1
+            if not self._missing:
+                self._done.set()
+
+
+def att_request(account: Account, *, is_v1: bool = False) -> bytes:
+    """The request of a listener of att."""
+    subprotocol = ["Sec-WebSocket-Protocol: att.v1"] if is_v1 else []
+    return upgrade("/listen/me", f"Authorization: Bearer {account.token}", *subprotocol)
+
+
+class Speaker:
+    """A socket in att.v1 that broadcasts: one at a time, or many of them in flight."""
+
+    def __init__(self, group: UUID | str, body: bytes) -> None:
+        self._head = b'{"type":"broadcast","id":1,"group":"%s","data":' % str(group).encode()
+        self.frame = mask(self._head + body + b"}")
+        self.acks = 0
+        self.others = 0
+        self._hello: asyncio.Future[dict] = asyncio.get_running_loop().create_future()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self.on_ack: Callable[[], object] | None = None
+        self.ear: Ear
+
+    async def open(self, port: int, account: Account) -> "Speaker":
+        """Connect, and hear from now on."""
+        self.ear = await open_ear(port, att_request(account, is_v1=True), self._heard)
+        async with asyncio.timeout(TIMEOUT):
+            await self._hello
+        self.ear.send(b'{"type":"resume"}')
+        return self
+
+    def say(self) -> None:
+        """Broadcast, once."""
+        self.ear.transport.write(self.frame)
+
+    def set_body(self, body: bytes) -> None:
+        """What is broadcast from now on."""
+        self.frame = mask(self._head + body + b"}")
+
+    async def broadcast(self) -> None:
+        """Broadcast, and wait until it is in the log."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self.say()
+        async with asyncio.timeout(TIMEOUT):
+            await future
+
+    def _heard(self, payload: bytes) -> None:
+        if payload.startswith(b'{"type":"ack"'):
+            self.acks += 1
+            if self._waiting:
+                self._waiting.popleft().set_result(None)
+            if self.on_ack is not None:
+                self.on_ack()
+        elif payload.startswith(b'{"type":"hello"'):
+            self._hello.set_result(json.loads(payload))
+        elif payload.startswith(b'{"type":"error"'):
+            raise RuntimeError(payload.decode())
+        else:
+            self.others += 1
+
+
+class Poster(asyncio.Protocol):
+    """A connection that is kept alive, on which one request follows the answer to the other."""
+
+    def __init__(self, request: bytes, on_answer: Callable[["Poster"], object]) -> None:
+        self._request = request
+        self._on_answer = on_answer
+        self._rest = b""
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+
+    def post(self) -> None:
+        """Send it once more."""
+        self.transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        data = self._rest + data
+        head, end, body = data.partition(b"\r\n\r\n")
+        if not end or len(body) < int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0]):
+            self._rest = data
+            return
+        if not data.startswith(b"HTTP/1.1 200 "):
+            raise RuntimeError(data.decode())
+        self._rest = b""
+        self._on_answer(self)
+
+
+def post_request(path: str, account: Account, body: bytes) -> bytes:
+    """A broadcast over HTTP."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        f"Authorization: Bearer {account.token}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    ]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+def json_body(size: int) -> bytes:
+    """A JSON object of so many bytes."""
+    return b'{"pad":"%s"}' % (b"x" * (size - 10))

