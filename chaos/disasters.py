@@ -75,7 +75,8 @@ class Disasters:
             elif blow.disaster is Disaster.KILL_CONNECTION:
                 pids = await (await connection.execute(THEIRS)).fetchall()
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pids[blow.target % len(pids)][0], signal.SIGKILL)
+                    for (pid,) in pids[blow.target % max(len(pids), 1) :][:1]:  # none, if both servers are down
+                        os.kill(pid, signal.SIGKILL)
             else:
                 is_bus = blow.disaster is Disaster.END_LISTENING
                 await connection.execute(END_LISTENING if is_bus else END_CONNECTIONS)
