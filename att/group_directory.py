@@ -49,7 +49,6 @@ _joined = select(*GROUP_COLUMNS, members.c.role).join(members, _own)
 FIND_BY_ID = prepare(_seen.where(groups.c.id == bindparam("group_id")))
 FIND_BY_NAME = prepare(_seen.where(groups.c.name_key == bindparam("name_key")))
 FIND_USER = prepare(select(users.c.id).where(users.c.id == bindparam("user_id")))
-IDS_OF_USER = prepare(select(members.c.group_id).where(members.c.user_id == bindparam("user_id")))
 
 GROUPS_OF_USER = Listing(_joined, Order("groups of user", (datetime, UUID)), members.c.joined_at, members.c.group_id)
 MEMBERS_OF_GROUP = Listing(
@@ -105,10 +104,6 @@ class GroupDirectory:
         if not page.items and not await self._db.fetch_one(FIND_USER, user_id=user_id):
             raise NoSuchUser
         return page.map(lambda row: Group(*row))
-
-    async def ids_of_user(self, user_id: UUID) -> list[UUID]:
-        """The ids of all groups that the user is a member of."""
-        return [row[0] for row in await self._db.fetch_all(IDS_OF_USER, user_id=user_id)]
 
     async def members(self, group_id: UUID, window: Window) -> Page[Member]:
         """The members, longest first."""

@@ -143,9 +143,7 @@ POSITIONS = _reading(f"""
     UNION ALL
     SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, false
     FROM (
-        SELECT e.group_id FROM events AS e WHERE e.actor_id = :user_id AND e.kind <> 'message'
-        UNION
-        SELECT unnest(CAST(:named AS uuid[]))
+        SELECT DISTINCT e.group_id FROM events AS e WHERE e.actor_id = :user_id AND e.kind <> 'message'
     ) AS w
     LEFT JOIN groups AS g ON g.id = w.group_id
     WHERE NOT EXISTS (SELECT FROM members AS m WHERE m.group_id = w.group_id AND m.user_id = :user_id)
@@ -208,9 +206,9 @@ class Log:
         _, name, head, was_member, *_ = rows[0]
         return Replay(Slice([event for row in rows for event in _events(row)], head), was_member, name)
 
-    async def positions(self, user_id: UUID, named: Collection[UUID] = ()) -> list[Position]:
-        """At one moment: the groups of that user, those whose log still tells that they joined or left, those named."""
-        rows = await self._db.fetch_all(POSITIONS, user_id=user_id, named=_array(named))
+    async def positions(self, user_id: UUID) -> list[Position]:
+        """At one moment: the groups of that user, and those whose log still tells that they joined or left."""
+        rows = await self._db.fetch_all(POSITIONS, user_id=user_id)
         return [Position(*row) for row in rows]
 
     async def heads(self, group_ids: Collection[UUID]) -> dict[UUID, int]:
