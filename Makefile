@@ -36,7 +36,8 @@ fmt: $(INSTALLED)  ## Put the code in form
 
 lock: $(INSTALLED)  ## Pin anew the newest versions that setup.py admits
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-emit-index-url --no-emit-find-links --extra embedded --extra dev --output-file requirements.lock setup.py
+		--no-emit-index-url --no-emit-find-links --extra embedded --extra redis --extra gunicorn --extra dev \
+		--output-file requirements.lock setup.py
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-emit-find-links --extra bench --constraint requirements.lock \
 		--output-file requirements-bench.lock setup.py

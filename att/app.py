@@ -15,6 +15,7 @@ from att.accounts import Accounts
 from att.administrators import Administrators, Credentials
 from att.background import repeating
 from att.clients import THROTTLE
+from att.configuration import settings_from_environment
 from att.db.dsn import describe
 from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
@@ -75,11 +76,13 @@ EXPIRY_INTERVAL = 300.0  # seconds between removals of expired sessions
 TRIM_INTERVAL = 30.0  # seconds between trimmings of the log
 
 
-def create_app(settings: Settings) -> web.Application:
+def create_app(settings: Settings | None = None) -> web.Application:
     """The application. What it needs is opened when it starts, and closed in reverse order when it ends.
 
-    Starting raises CannotStart or DatabaseUnavailable, with a line for the operator.
+    Without settings they are those of the environment, for a program that serves it in our place. Starting raises
+    CannotStart or DatabaseUnavailable, with a line for the operator.
     """
+    settings = settings or settings_from_environment()
     # aiohttp would log the subprotocols that a client offers, among which a browser may send its token.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     app = web.Application(middlewares=[answer_problems], client_max_size=BODY_LIMIT)

@@ -4,9 +4,11 @@ import os
 import re
 from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import StrEnum
 from ipaddress import ip_network
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from platformdirs.unix import Unix
 
@@ -16,6 +18,7 @@ DURATION_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 SIZE_UNITS = {"b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 MAX_PORT = 65_535
+REDIS_SCHEMES = ("redis", "rediss", "unix")
 MAX_DURATION = timedelta(days=3650)
 
 
@@ -58,6 +61,17 @@ class Rate(NamedTuple):
 LOGIN_FAILURES = Rate(5, timedelta(minutes=5))
 ADDRESS_FAILURES = Rate(50, timedelta(minutes=5))
 SIGNUPS = Rate(30, timedelta(hours=1))
+DRAIN_TIME = timedelta(seconds=20)
+MAX_DRAIN_TIME = timedelta(hours=1)
+ADDRESS_CONNECTIONS = 1_000
+
+
+class LogFormat(StrEnum):
+    """How the log is written."""
+
+    AUTO = "auto"
+    TEXT = "text"
+    JSON = "json"
 
 
 def default_data_dir() -> Path:
@@ -77,6 +91,7 @@ class Settings:
 
     listen: Address = DEFAULT_LISTEN
     db_url: str | None = field(default=None, repr=False)
+    redis_url: str | None = field(default=None, repr=False)
     data_dir: Path = field(default_factory=default_data_dir)
     migrate: bool = False
     session_ttl: timedelta = timedelta(days=30)
@@ -90,6 +105,13 @@ class Settings:
     trust_proxy: frozenset[Proxy] = frozenset()
     admin_login: str | None = None
     admin_password: str | None = field(default=None, repr=False)
+    drain_time: timedelta = DRAIN_TIME
+    admin_listen: Address | None = None
+    log_format: LogFormat = LogFormat.AUTO
+    access_log: bool = False
+    address_connections: int = ADDRESS_CONNECTIONS
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
 
 
 def parse_listen(text: str) -> Address:
@@ -122,6 +144,28 @@ def parse_duration(text: str) -> timedelta:
     if not timedelta(0) < duration <= MAX_DURATION:
         raise ValueError(f"{text!r} is out of range; from 1s to {MAX_DURATION.days}d")
     return duration
+
+
+def parse_drain_time(text: str) -> timedelta:
+    """Read ``0s``, or a duration of an hour at most. Raises ValueError that says what is wrong."""
+    duration = timedelta(0) if text == "0s" else parse_duration(text)
+    if duration > MAX_DRAIN_TIME:
+        raise ValueError(f"{text!r} is too long; an hour at most, as in 1h, 20s or 0s")
+    return duration
+
+
+def parse_redis_url(text: str) -> str:
+    """Look whether it is the URL of a Redis. Raises ValueError that says what is wrong, and shows nothing of it."""
+    form = "write redis://user:password@host:port/0, rediss://host:port/0 or unix:///path/of/socket"
+    try:
+        url = urlsplit(text)
+        url.port  # noqa: B018 - reading it raises when it is no number
+    except ValueError:
+        raise ValueError(f"the URL is not understood; {form}") from None
+    place = url.path if url.scheme == "unix" else url.hostname
+    if url.scheme not in REDIS_SCHEMES or not place:
+        raise ValueError(f"the URL is not understood; {form}")
+    return text
 
 
 def parse_size(text: str) -> int:

@@ -92,6 +92,7 @@ FLOORS = {
         "att.app",
         "att.cli",
         "att.commands",
+        "att.configuration",
         "att.node",
         "att.options",
         "att.remote",
