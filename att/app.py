@@ -22,6 +22,7 @@ from att.db.migrate import bring_up_to_date
 from att.directory import Directory
 from att.errors import CannotStart
 from att.groups import Groups
+from att.heartbeat import BEAT, Heartbeat
 from att.history import History
 from att.keys import (
     ACCOUNTS,
@@ -30,6 +31,7 @@ from att.keys import (
     ENDINGS,
     FEED,
     GROUPS,
+    HEARTBEAT,
     HISTORY,
     HUB,
     LOG,
@@ -54,6 +56,7 @@ from att.routing import add_routes
 from att.session_cache import SessionCache
 from att.sessions import PostgresSessions
 from att.settings import Settings
+from att.sockets import CLOSE_TIMEOUT
 from att.throttle import Throttle
 from att.web import BODY_LIMIT, add_headers, answer_problems
 
@@ -74,6 +77,7 @@ GENERATED: web.AppKey[Credentials | None] = web.AppKey("generated", Credentials)
 
 EXPIRY_INTERVAL = 300.0  # seconds between removals of expired sessions
 TRIM_INTERVAL = 30.0  # seconds between trimmings of the log
+CLOSING_PAUSE = 0.01  # seconds between looks at whether all sockets are closed
 
 
 def create_app(settings: Settings | None = None) -> web.Application:
@@ -88,6 +92,7 @@ def create_app(settings: Settings | None = None) -> web.Application:
     app = web.Application(middlewares=[answer_problems], client_max_size=BODY_LIMIT)
     app[SETTINGS] = settings
     app[HUB] = Hub(Registry())
+    app[HEARTBEAT] = Heartbeat()
     app[DOCUMENT] = _document()
     app[THROTTLE] = Throttle(settings.login_failures, settings.address_failures, settings.signups)
     app.on_response_prepare.append(add_headers)
@@ -154,7 +159,12 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
 
 async def _realtime(app: web.Application) -> AsyncIterator[None]:
     node = Node(app[HUB], app[FEED], app[CACHE])
-    async with app[FEED].running(), app[BUS].running(node), app[WRITER].running():
+    async with (
+        app[FEED].running(),
+        app[BUS].running(node),
+        app[WRITER].running(),
+        repeating("heartbeat", app[HEARTBEAT].beat, BEAT),
+    ):
         yield
 
 
@@ -174,3 +184,7 @@ def _wanted_administrator(settings: Settings) -> Credentials | None:
 
 async def _close_sockets(app: web.Application) -> None:
     app[HUB].close()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(2 * CLOSE_TIMEOUT):  # each by itself takes no longer than that one
+            while len(app[HEARTBEAT]):  # noqa: ASYNC110 - it is asked once in the server's life
+                await asyncio.sleep(CLOSING_PAUSE)

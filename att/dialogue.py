@@ -42,13 +42,14 @@ class Dialogue:
         """The socket is open, and its user stood there when the listener was attached."""
         self._settle(positions, {})
 
-    async def hear(self, message: WSMessage) -> None:
+    def hear(self, message: WSMessage) -> None:
         """Something was said."""
 
     def end(self) -> None:
-        """The socket is closed."""
+        """The socket is closed, or never came about. Harmless when it was told before."""
         if self._catching_up is not None:
             self._catching_up.cancel()
+        self._hub.detach(self._listener)
 
     def _settle(self, positions: Sequence[Position], resume: Mapping[UUID, int]) -> None:
         self._hub.settle(self._listener, positions, resume)
@@ -66,7 +67,7 @@ class Dialogue:
 class DialogueV1(Dialogue):
     """One in att.v1."""
 
-    __slots__ = ("_in_flight", "_positions", "_resume_timer", "_room", "_writer")
+    __slots__ = ("_in_flight", "_positions", "_resume_timer", "_writer")
 
     def __init__(self, listener: Listener, socket: Socket, hub: Hub, feed: Feed, writer: Writer) -> None:
         super().__init__(listener, socket, hub, feed)
@@ -74,7 +75,6 @@ class DialogueV1(Dialogue):
         self._positions: Sequence[Position] | None = None
         self._resume_timer: asyncio.TimerHandle | None = None
         self._in_flight = 0
-        self._room: asyncio.Future[None] | None = None  # what waits for an answer; few ever do
 
     def begin(self, positions: Sequence[Position]) -> None:
         self._positions = positions
@@ -84,12 +84,12 @@ class DialogueV1(Dialogue):
             RESUME_TIMEOUT, self._close, ProtocolError(f"no resume within {RESUME_TIMEOUT:.0f} s")
         )
 
-    async def hear(self, message: WSMessage) -> None:
+    def hear(self, message: WSMessage) -> None:
         if message.type is not WSMsgType.TEXT:
             self._close(ProtocolError("a frame must be text"))
             return
         try:
-            await self._answer(protocol.parse(message.data))
+            self._answer(protocol.parse(message.data))
         except ProtocolError as error:
             self._close(error)
 
@@ -98,7 +98,7 @@ class DialogueV1(Dialogue):
         if self._resume_timer is not None:
             self._resume_timer.cancel()
 
-    async def _answer(self, frame: protocol.Resume | protocol.Broadcast | protocol.Ping) -> None:
+    def _answer(self, frame: protocol.Resume | protocol.Broadcast | protocol.Ping) -> None:
         if isinstance(frame, protocol.Resume):
             self._resume(frame.groups)
         elif self._positions is not None:
@@ -106,7 +106,7 @@ class DialogueV1(Dialogue):
         elif isinstance(frame, protocol.Ping):
             self._send(protocol.PONG)
         else:
-            await self._broadcast(frame)
+            self._broadcast(frame)
 
     def _resume(self, groups: Mapping[UUID, int]) -> None:
         positions, self._positions = self._positions, None
@@ -117,11 +117,10 @@ class DialogueV1(Dialogue):
             self._resume_timer = None
         self._settle(positions, groups)
 
-    async def _broadcast(self, frame: protocol.Broadcast) -> None:
-        while self._in_flight >= IN_FLIGHT:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+    def _broadcast(self, frame: protocol.Broadcast) -> None:
         self._in_flight += 1
+        if self._in_flight >= IN_FLIGHT:
+            self._socket.hold()
         tell = partial(self._tell, frame.id)
         try:
             self._writer.submit(Draft(frame.group, self._listener.user_id, frame.data, frame.key), tell)
@@ -129,9 +128,9 @@ class DialogueV1(Dialogue):
             tell(error)
 
     def _tell(self, frame_id: protocol.FrameId, outcome: Outcome) -> None:
+        if self._in_flight == IN_FLIGHT:
+            self._socket.release()
         self._in_flight -= 1
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
         if isinstance(outcome, AttError):
             self._send(protocol.error(frame_id, outcome))
         else:

@@ -18,6 +18,7 @@ from att.directory import ORDERS
 from att.directory import Filters as UserFilters
 from att.errors import AuthFailed, DatabaseUnavailable, NoSuchRole, NoSuchSession, NotAnObject, NotAnOwner, NotSignedIn
 from att.group_directory import GROUPS_OF_USER, MEMBERS_OF_GROUP, VISIBLE_GROUPS
+from att.handshake import accept, dialect_of, take_over
 from att.history import HISTORY_OF_USER, HISTORY_ORDER
 from att.history import Filters as HistoryFilters
 from att.identity import COOKIE, actor_of, is_permitted, path_group, path_user, set_session_cookie
@@ -27,6 +28,7 @@ from att.keys import (
     ENDINGS,
     GROUP,
     GROUPS,
+    HEARTBEAT,
     HISTORY,
     HUB,
     LOG,
@@ -43,7 +45,7 @@ from att.queries import HistoryQuery, IdsQuery, PageQuery, UsersQuery
 from att.realtime.log import Draft
 from att.realtime.registry import Listener
 from att.sessions import SESSIONS_OF_USER, SessionInfo, SignIn, Verified
-from att.sockets import Socket, dialect_of
+from att.sockets import Socket
 from att.users import NewUser, User, UserChange
 from att.web import (
     answer,
@@ -332,23 +334,24 @@ async def listen(request: web.Request) -> web.StreamResponse:
     """Hear, on a WebSocket, every broadcast to a group of one's own."""
     session, sessions, hub = request[SESSION], request.app[SESSIONS], request.app[HUB]
     dialect = dialect_of(request)
-    socket = Socket(request.app[SETTINGS].outbox_limit, dialect)
-    socket.check(request)
+    socket = Socket(request.app[HEARTBEAT], sessions, request.app[SETTINGS].outbox_limit)
     listener = Listener(session.user_id, session.id, socket, dialect)
     dialogue = dialogue_of(request, listener, socket)
-    hub.attach(listener)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(dialogue.end)
+        hub.attach(listener)
         # Both are read once the listener is attached, so that what changes meanwhile reaches it.
         if await sessions.check(session.id) is None:
             raise NotSignedIn
         positions = await request.app[LOG].positions(session.user_id)
-        await socket.open(request)
+        response = await accept(request, dialect)
+        undo.callback(socket.abort)
+        transport, early = take_over(request, socket)
+        socket.open(transport, session, dialogue, dialect)
         dialogue.begin(positions)
-        del positions  # they would stay for as long as the socket is open
-        return await socket.run(session, sessions, dialogue.hear)
-    finally:
-        dialogue.end()
-        hub.detach(listener)
+        socket.listen(early)
+        undo.pop_all()
+    return response
 
 
 # The history

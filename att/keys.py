@@ -6,6 +6,7 @@ from att.accounts import Accounts
 from att.directory import Directory
 from att.group_directory import Group
 from att.groups import Groups
+from att.heartbeat import Heartbeat
 from att.history import History
 from att.permissions import Permissions
 from att.realtime.feed import Feed
@@ -25,6 +26,7 @@ HISTORY = web.AppKey("history", History)
 SESSIONS: web.AppKey[SessionStore] = web.AppKey("sessions", SessionStore)
 ENDINGS: web.AppKey[Audience] = web.AppKey("endings", Audience)  # whom to tell of sessions that have ended
 HUB = web.AppKey("hub", Hub)
+HEARTBEAT = web.AppKey("heartbeat", Heartbeat)  # of the open sockets
 LOG = web.AppKey("log", Log)
 FEED = web.AppKey("feed", Feed)
 WRITER = web.AppKey("writer", Writer)

@@ -1,94 +1,129 @@
-"""One open WebSocket: the border between aiohttp and the hub."""
+"""One open WebSocket: the border between the transport and the hub."""
 
 import asyncio
 import contextlib
-import itertools
+import logging
+import math
 import socket
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+import time
+from typing import Protocol
 
-from aiohttp import WSMessage, WSMsgType, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType
+from aiohttp.http import WebSocketError
 
-from att.errors import Unavailable, UpgradeRequired
-from att.identity import offered_subprotocols
-from att.realtime.frames import CloseCode, pong_frame
-from att.realtime.protocol import SUBPROTOCOL
+from att.errors import Unavailable
+from att.heartbeat import BEAT, Heartbeat
+from att.inbox import Receiver
+from att.realtime.frames import PING_FRAME, CloseCode, close_frame, pong_frame
 from att.realtime.registry import Dialect
 from att.sessions import Session, SessionStore
 from att.web import BODY_LIMIT
 
-HEARTBEAT = 25.0  # seconds between pings; a peer that does not answer within half of it is gone
+HEARTBEAT = 25.0  # seconds of silence after which a peer is pinged; one that is silent for half as long again is gone
 CLOSE_TIMEOUT = 5.0  # seconds for a peer to take what was written before it, and its close frame
-BURST = 64  # messages of one peer that are received in one go
 KERNEL_BUFFER = 64 * 1024  # bytes that the kernel may hold of one socket's outbox; by itself it takes megabytes
 DRAIN_TIMEOUT = 30.0  # seconds for a peer to take a quarter of its outbox while it is given what it missed
-DRAIN_PAUSE = 0.01  # seconds between looks at the outbox, of which the transport tells its protocol alone
+DRAIN_PAUSE = 0.01  # seconds between looks at the outbox
 
 # Bytes that a listener may send at once: a plain one is ignored, another one broadcasts.
 MESSAGE_LIMITS = {Dialect.PLAIN: 4 * 1024, Dialect.V1: BODY_LIMIT + 4 * 1024}
 
-Hear = Callable[[WSMessage], Awaitable[None]]
+log = logging.getLogger("att")
 
 
-class Socket:
-    """A ``Connection`` of the registry. Frames are written to the transport, never awaited."""
+class Ears(Protocol):
+    """Who hears what is said on a socket."""
 
-    __slots__ = ("_close_code", "_outbox_limit", "_patience", "_reason", "_response", "_transport")
+    def hear(self, message: WSMessage) -> None:
+        """A message, text or bytes."""
 
-    def __init__(self, outbox_limit: int, dialect: Dialect = Dialect.PLAIN) -> None:
+    def end(self) -> None:
+        """The connection is lost, or never came about."""
+
+
+class Socket(Receiver):
+    """A ``Connection`` of the registry, and a ``Peer`` of the heartbeat. Frames are written, and never awaited."""
+
+    __slots__ = (
+        "_close_code",
+        "_deadline",
+        "_ears",
+        "_expires_at",
+        "_heard",
+        "_heartbeat",
+        "_is_clear",
+        "_outbox_limit",
+        "_reason",
+        "_renewal",
+        "_session_id",
+        "_sessions",
+        "due",
+    )
+
+    def __init__(self, heartbeat: Heartbeat, sessions: SessionStore, outbox_limit: int) -> None:
+        super().__init__()
+        self.due = 0
+        self._heartbeat = heartbeat
+        self._sessions = sessions
         self._outbox_limit = outbox_limit
-        # Pings are answered by ourselves, through the bounded outbox: aiohttp would wait for a peer that never reads.
-        self._response = web.WebSocketResponse(
-            heartbeat=HEARTBEAT,
-            timeout=CLOSE_TIMEOUT,
-            autoping=False,
-            compress=False,
-            max_msg_size=MESSAGE_LIMITS[dialect] + 1,
-            protocols=(SUBPROTOCOL,) if dialect is Dialect.V1 else (),
-        )
-        self._transport: asyncio.Transport | None = None
-        self._patience: asyncio.Timeout | None = None
-        self._close_code: CloseCode | None = None
+        self._is_clear = False  # open, and nothing waits to be written
+        self._close_code: int | None = None
         self._reason = b""
+        self._deadline: asyncio.TimerHandle | None = None
+        self._ears: Ears | None = None
+        self._renewal: asyncio.Task[None] | None = None
 
-    def check(self, request: web.Request) -> None:
-        """Raises UpgradeRequired when the request cannot become a WebSocket."""
-        if not self._response.can_prepare(request).ok:
-            raise UpgradeRequired
-
-    async def open(self, request: web.Request) -> None:
-        """Answer the request: from now on frames can be sent."""
-        await self._response.prepare(request)
-        self._response.headers.clear()  # they are sent, and would take room for as long as it is open
-        self._transport = request.transport
-        plug = request.get_extra_info("socket")
+    def open(self, transport: asyncio.Transport, session: Session, ears: Ears, dialect: Dialect) -> None:
+        """From now on frames can be sent. Nothing is heard before ``listen``."""
+        self._begin(transport, MESSAGE_LIMITS[dialect])
+        self._session_id, self._expires_at = session.id, session.expires_at.timestamp()
+        self._ears = ears
+        plug = transport.get_extra_info("socket")
         if plug is not None:
             with contextlib.suppress(OSError):  # it was closed already
                 plug.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
+        transport.set_write_buffer_limits(high=0)  # so that we are told as soon as anything waits
+        self._is_clear = self._is_open and not transport.get_write_buffer_size()
+        self._heard = self._heartbeat.now
+        self._heartbeat.attach(self, min(_beats(HEARTBEAT), self._look_at_session()))
+
+    def listen(self, early: bytes) -> None:
+        """Hear what is said, and what was said already."""
+        if self._close_code is not None:  # it was closed before it was open
+            self._say_why()
+        if early:
+            self.data_received(early)
+
+    def abort(self) -> None:
+        """Hang up at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # The connection of a listener
 
     def send(self, frame: bytes) -> bool:
-        transport = self._transport
-        if transport is None or self._close_code is not None or transport.is_closing():
+        if self._is_clear:
+            self._transport.write(frame)  # type: ignore[union-attr]  # there is one, and this is the hottest line
+            return True
+        return self._send_behind(frame)
+
+    def _send_behind(self, frame: bytes) -> bool:
+        """Send it behind what waits to be written, unless that is too much."""
+        if not self._is_open:
             return False
         # Looked at before the write: a frame of any size reaches a peer that keeps up.
-        if transport.get_write_buffer_size() > self._outbox_limit:
+        if self._pending > self._outbox_limit:
             self.close(CloseCode.TOO_SLOW)
             return False
-        transport.write(frame)
+        self._write(frame)
         return True
 
     def replay(self, frame: bytes) -> None:
-        if self._transport is not None and self._is_open:
-            self._transport.write(frame)
+        if self._is_open:
+            self._write(frame)
 
     def close(self, code: CloseCode, reason: bytes = b"") -> None:
-        if self._close_code is None:
-            self._close_code = code
-            self._reason = reason or code.reason.encode()
-            if self._patience is not None:
-                # RuntimeError: the session expires at this very moment, and the wait is over by itself.
-                with contextlib.suppress(RuntimeError):
-                    self._patience.reschedule(0)
+        self._end(code, reason or code.reason.encode())
 
     @property
     def page_size(self) -> int:
@@ -104,54 +139,109 @@ class Socket:
         except TimeoutError:
             self.close(CloseCode.TOO_SLOW)
 
-    async def run(self, session: Session, sessions: SessionStore, hear: Hear) -> web.StreamResponse:
-        """Keep it open until either side closes it or the session ends; what it says is heard in order."""
-        transport = self._transport
-        try:
-            await self._hear_until_closed(session, sessions, hear)
-            if self._close_code is not None:
-                await self._response.close(code=self._close_code, message=self._reason, drain=False)
-        finally:
-            if transport is not None:
-                # Whoever has not read its close frame by then never will; what is buffered for it must not stay.
-                asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, transport.abort)
-        return self._response
+    # What the transport tells
 
-    async def _hear_until_closed(self, session: Session | None, sessions: SessionStore, hear: Hear) -> None:
-        while session is not None and self._close_code is None:
+    def pause_writing(self) -> None:
+        self._is_clear = False
+
+    def resume_writing(self) -> None:
+        self._is_clear = self._is_open
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self._heartbeat.now
+        super().data_received(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._is_clear = False
+        self._heartbeat.detach(self)
+        for handle in (self._deadline, self._renewal):
+            if handle is not None:
+                handle.cancel()
+        ears, self._ears = self._ears, None
+        if ears is not None:
+            ears.end()
+
+    # What the peer says
+
+    def _hear(self, message: WSMessage) -> None:
+        if message.type is WSMsgType.CLOSE:
+            self._take_leave(message.data)
+        elif self._close_code is not None or self._ears is None:
+            return  # what is said after that is not heard
+        elif message.type is WSMsgType.PING:
+            self.send(pong_frame(message.data))
+        elif message.type is not WSMsgType.PONG:
             try:
-                async with asyncio.timeout(_seconds_until(session.expires_at)) as self._patience:
-                    await self._hear(hear)
-                return
-            except TimeoutError:
-                self._patience = None
-            if self._close_code is None:
-                session = await self._look_up(session, sessions)
+                self._ears.hear(message)
+            except Exception:
+                log.exception("what was said on a socket cannot be dealt with")
+                self.close(CloseCode.RESYNC)
 
-    async def _hear(self, hear: Hear) -> None:
-        for number in itertools.count(1):
-            if number % BURST == 0:
-                await asyncio.sleep(0)  # what has arrived is received without a pause; others want their turn
-            message = await self._response.receive()
-            if message.type is WSMsgType.PING:
-                self.send(pong_frame(message.data))
-            elif self._close_code is not None:
-                return  # what was said after that is not heard
-            elif message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-                await hear(message)
-            elif message.type is not WSMsgType.PONG:
-                return
+    # The end
 
-    async def _look_up(self, session: Session, sessions: SessionStore) -> Session | None:
-        """The session as it is now. When it has ended, or cannot be told, the socket is closed."""
+    def _take_leave(self, code: int) -> None:
+        """The peer closes it, or has seen that we do."""
+        self._end(code, b"")
+        if self._transport is not None:
+            self._transport.close()
+
+    def _give_up(self, error: BaseException) -> None:
+        code = error.code if isinstance(error, WebSocketError) else WSCloseCode.INTERNAL_ERROR
+        self._end(code, b"")
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()  # to close it now would throw away what is on the way, with our reason
+
+    def _end(self, code: int, reason: bytes) -> None:
+        """Say so, once, and wait no longer than ``CLOSE_TIMEOUT``."""
+        if self._close_code is None:
+            self._close_code, self._reason, self._is_clear = code, reason, False
+            if self._transport is not None:
+                self._say_why()
+
+    def _say_why(self) -> None:
+        transport = self._transport
+        if transport is not None and self._close_code is not None and not transport.is_closing():
+            transport.write(close_frame(self._close_code, self._reason))
+            # Whoever has not taken its close frame by then never will; what waits for it must not stay.
+            self._deadline = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, transport.abort)
+            self.release()
+
+    # The heartbeat
+
+    def look(self) -> int:
+        if not self._is_open:
+            return _beats(HEARTBEAT)
+        silent, ping, end = self._heartbeat.now - self._heard, _beats(HEARTBEAT), _beats(HEARTBEAT * 1.5)
+        if silent >= end:
+            self.abort()
+        elif silent >= ping:
+            self.send(PING_FRAME)
+        return min(max((ping if silent < ping else end) - silent, 1), self._look_at_session())
+
+    def _look_at_session(self) -> int:
+        """After how many beats to look again; it is looked up if it has expired as far as we know."""
+        left = self._expires_at - time.time()
+        if left <= 0 and (self._renewal is None or self._renewal.done()):
+            self._renewal = asyncio.get_running_loop().create_task(self._look_up())
+        return max(math.ceil(left / BEAT), 1)
+
+    async def _look_up(self) -> None:
+        """How long the session lives by now. When it has ended, or cannot be told, the socket is closed."""
         try:
-            found = await sessions.check(session.id)
+            session = await self._sessions.check(self._session_id)
         except Unavailable:
             self.close(CloseCode.RESYNC)
-            return None
-        if found is None:
-            self.close(CloseCode.SESSION_ENDED)
-        return found
+        except Exception:
+            log.exception("it cannot be told whether a session has ended")
+            self.close(CloseCode.RESYNC)
+        else:
+            if session is None:
+                self.close(CloseCode.SESSION_ENDED)
+            else:
+                self._expires_at = session.expires_at.timestamp()
+
+    # Within
 
     @property
     def _is_open(self) -> bool:
@@ -161,11 +251,10 @@ class Socket:
     def _pending(self) -> int:
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
+    def _write(self, frame: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(frame)
 
-def _seconds_until(moment: datetime) -> float:
-    return max((moment - datetime.now(UTC)).total_seconds(), 1.0)
 
-
-def dialect_of(request: web.Request) -> Dialect:
-    """What whoever asks wants to speak."""
-    return Dialect.V1 if SUBPROTOCOL in offered_subprotocols(request) else Dialect.PLAIN
+def _beats(seconds: float) -> int:
+    return max(round(seconds / BEAT), 1)

@@ -340,17 +340,6 @@ async def test_a_peer_that_pings_and_never_reads_is_closed(sign_up, registry, mo
     assert not len(registry)
 
 
-async def test_a_socket_that_is_closed_at_the_moment_its_session_expires(monkeypatch):
-    """Both at once is one end, and no error to whoever closes it."""
-    socket = sockets.Socket(outbox_limit=1)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(None) as socket._patience:
-            socket._patience.reschedule(0)
-            await asyncio.Event().wait()
-    socket.close(CloseCode.TOO_SLOW)
-    assert socket._close_code is CloseCode.TOO_SLOW
-
-
 async def test_a_listener_that_says_too_much_is_closed(sign_up, nobody_left):
     """With 1009, as RFC 6455 has it for a message that is too big."""
     ann = await sign_up("ann")

@@ -5,7 +5,7 @@ from enum import IntEnum
 from typing import Self
 
 _FINAL_TEXT = 0x81
-_PONG = 0x8A
+_CLOSE, _PING, _PONG = 0x88, 0x89, 0x8A
 _LENGTH_16, _LENGTH_64 = 126, 127
 
 
@@ -39,6 +39,15 @@ def text_frame(payload: bytes) -> bytes:
     return header + payload
 
 
+PING_FRAME = bytes((_PING, 0))
+
+
 def pong_frame(payload: bytes) -> bytes:
     """The answer to a ping that carried ``payload``, of at most 125 bytes (RFC 6455, section 5.5.3)."""
     return struct.pack("!BB", _PONG, len(payload)) + payload
+
+
+def close_frame(code: int, reason: bytes = b"") -> bytes:
+    """A close frame with a reason of at most 123 bytes; without either if the code is 0 (RFC 6455, section 5.5.1)."""
+    payload = struct.pack("!H", code) + reason if code else b""
+    return struct.pack("!BB", _CLOSE, len(payload)) + payload

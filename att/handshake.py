@@ -1,0 +1,75 @@
+"""How a request becomes a WebSocket (RFC 6455, section 4.2) that is aiohttp's no more.
+
+aiohttp keeps the request, its parser and two tasks for as long as a WebSocket of its own is open, 13 KiB. What it has
+to do ends here with the answer, and the connection goes on with a protocol of ours.
+"""
+
+import asyncio
+import hashlib
+from base64 import b64encode
+
+from aiohttp import hdrs, web
+from aiohttp.http import WS_KEY
+
+from att.errors import UpgradeRequired
+from att.identity import offered_subprotocols
+from att.realtime.protocol import SUBPROTOCOL
+from att.realtime.registry import Dialect
+
+
+def dialect_of(request: web.Request) -> Dialect:
+    """What whoever asks wants to speak. Raises UpgradeRequired when the request cannot become a WebSocket."""
+    dialect = Dialect.V1 if SUBPROTOCOL in offered_subprotocols(request) else Dialect.PLAIN
+    probe = web.WebSocketResponse(compress=False, protocols=_subprotocols(dialect))
+    if not probe.can_prepare(request).ok:
+        raise UpgradeRequired
+    return dialect
+
+
+async def accept(request: web.Request, dialect: Dialect) -> web.StreamResponse:
+    """Answer that it becomes one; ``take_over`` must follow at once. Raises ConnectionError when nobody is there."""
+    key = request.headers[hdrs.SEC_WEBSOCKET_KEY].encode()
+    response = web.StreamResponse(status=101)
+    response.headers[hdrs.UPGRADE] = "websocket"
+    response.headers[hdrs.CONNECTION] = "upgrade"
+    digest = hashlib.sha1(key + WS_KEY, usedforsecurity=False).digest()
+    response.headers[hdrs.SEC_WEBSOCKET_ACCEPT] = b64encode(digest).decode()
+    for subprotocol in _subprotocols(dialect):
+        response.headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = subprotocol
+    await response.prepare(request)
+    return response
+
+
+def take_over(request: web.Request, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+    """Have the connection go on with this protocol. Its transport, and what the peer has said already.
+
+    Raises ConnectionError when nobody is there.
+    """
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError
+    early = _Early()
+    request.protocol.set_parser(early)  # type: ignore[arg-type]  # it asks for these two methods alone
+    transport.set_protocol(protocol)
+    # To aiohttp the connection is lost, all but for its end: it lets go of everything, and does not close it.
+    request.protocol.transport = None
+    request.protocol.connection_lost(None)
+    return transport, early.said
+
+
+class _Early:
+    """What aiohttp gives what came after the request to."""
+
+    def __init__(self) -> None:
+        self.said = b""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.said += data
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """It is over."""
+
+
+def _subprotocols(dialect: Dialect) -> tuple[str, ...]:
+    return (SUBPROTOCOL,) if dialect is Dialect.V1 else ()
