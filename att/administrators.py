@@ -10,16 +10,17 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import any_, bindparam, delete, literal, select, update
+from sqlalchemy import any_, bindparam, literal, select, update
 
 from att.accounts import ADD_USER
 from att.db.engine import DriverError, Engine, Transaction, prepare
-from att.db.schema import roles, sessions, users
+from att.db.schema import roles, users
 from att.errors import CannotStart, NoSuchUser
 from att.names import fold
 from att.passwords import Passwords
 from att.permissions import Permission
 from att.roles import ADMIN, ANY_ADMINISTRATOR, ensure_built_in, lock_administrators
+from att.sessions import SessionStore
 from att.users import NewUser, row_of
 
 GENERATED_LOGIN = "admin"
@@ -39,7 +40,6 @@ PROMOTE = prepare(update(users).where(users.c.id == bindparam("user_id")).values
 SET_PASSWORD = prepare(
     update(users).where(users.c.id == bindparam("user_id")).values(password_hash=bindparam("password_hash"))
 )
-END_SESSIONS = prepare(delete(sessions).where(sessions.c.user_id == bindparam("user_id")))
 
 
 class Credentials(NamedTuple):
@@ -55,9 +55,10 @@ class Credentials(NamedTuple):
 class Administrators:
     """Those whose role permits everything. Each method raises CannotStart when the database refuses."""
 
-    def __init__(self, db: Engine, passwords: Passwords) -> None:
+    def __init__(self, db: Engine, passwords: Passwords, sessions: SessionStore) -> None:
         self._db = db
         self._passwords = passwords
+        self._sessions = sessions
 
     async def ensure(self, wanted: Credentials | None = None) -> Credentials | None:
         """See to it that the built-in roles are there, and an administrator: the one that is wanted, or else any.
@@ -85,7 +86,7 @@ class Administrators:
                 await _add(transaction, wanted.login, password_hash)
             else:
                 await transaction.execute(PROMOTE, user_id=found[0])
-                await _set_password(transaction, found[0], password_hash)
+                await self._set_password(transaction, found[0], password_hash)
         return found is None
 
     async def reset_password(self, wanted: Credentials) -> None:
@@ -95,7 +96,11 @@ class Administrators:
             found = await transaction.fetch_one(FIND_USER, login_key=fold(wanted.login))
             if found is None:
                 raise NoSuchUser(f"there is no user with the login {wanted.login!r}")
-            await _set_password(transaction, found[0], password_hash)
+            await self._set_password(transaction, found[0], password_hash)
+
+    async def _set_password(self, transaction: Transaction, user_id: UUID, password_hash: str) -> None:
+        await transaction.execute(SET_PASSWORD, user_id=user_id, password_hash=password_hash)
+        await self._sessions.end_all(user_id, transaction=transaction)
 
     async def _ensure_one(self, transaction: Transaction, wanted: Credentials) -> None:
         found = await transaction.fetch_one(FIND_USER, login_key=fold(wanted.login))
@@ -122,8 +127,3 @@ class Administrators:
 
 async def _add(transaction: Transaction, login: str, password_hash: str) -> None:
     await transaction.execute(ADD_USER, user_id=uuid4(), **row_of(NewUser(login, role=ADMIN), password_hash))
-
-
-async def _set_password(transaction: Transaction, user_id: UUID, password_hash: str) -> None:
-    await transaction.execute(SET_PASSWORD, user_id=user_id, password_hash=password_hash)
-    await transaction.execute(END_SESSIONS, user_id=user_id)

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator
-from functools import cache
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import cache, partial
 from typing import NamedTuple
 
 from aiohttp import web
@@ -19,6 +20,7 @@ from att.configuration import settings_from_environment
 from att.db.dsn import describe
 from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
+from att.departures import Departures
 from att.directory import Directory
 from att.errors import CannotStart
 from att.groups import Groups
@@ -43,8 +45,8 @@ from att.keys import (
 from att.node import Node
 from att.openapi import document
 from att.passwords import Passwords
-from att.realtime.bus import Bus, PostgresBus
-from att.realtime.feed import Feed
+from att.realtime.bus import Bus, PostgresBus, TunedBus
+from att.realtime.feed import PATIENCE, Feed
 from att.realtime.hub import Hub
 from att.realtime.log import Log
 from att.realtime.registry import Registry
@@ -54,7 +56,7 @@ from att.roles import Roles
 from att.routes import ROUTES
 from att.routing import add_routes
 from att.session_cache import SessionCache
-from att.sessions import PostgresSessions
+from att.sessions import PostgresSessions, SessionStore
 from att.settings import Settings
 from att.sockets import CLOSE_TIMEOUT
 from att.throttle import Throttle
@@ -69,8 +71,18 @@ class Database(NamedTuple):
     migrated: list[str]
 
 
+class Shared(NamedTuple):
+    """What is in Redis if there is one: sessions, made with the database, the counts of attempts, and a bus."""
+
+    make_sessions: Callable[[Engine], SessionStore]
+    throttle: Throttle
+    bus: TunedBus | None = None
+
+
 DATABASE = web.AppKey("database", Database)
-BUS: web.AppKey[Bus] = web.AppKey("bus", Bus)
+SHARED = web.AppKey("shared", Shared)
+DEPARTURES = web.AppKey("departures", Departures)
+BUSES: web.AppKey[list[Bus]] = web.AppKey("buses", list)  # of which the last is rung; the others are heard
 CACHE = web.AppKey("cache", SessionCache)
 RETENTION = web.AppKey("retention", Retention)
 GENERATED: web.AppKey[Credentials | None] = web.AppKey("generated", Credentials)
@@ -94,10 +106,9 @@ def create_app(settings: Settings | None = None) -> web.Application:
     app[HUB] = Hub(Registry())
     app[HEARTBEAT] = Heartbeat()
     app[DOCUMENT] = _document()
-    app[THROTTLE] = Throttle(settings.login_failures, settings.address_failures, settings.signups)
     app.on_response_prepare.append(add_headers)
     app.on_shutdown.append(_close_sockets)
-    app.cleanup_ctx.extend([_database, _domain, _realtime, _sweeper])
+    app.cleanup_ctx.extend([_database, _redis, _domain, _realtime, _sweeper])
     add_routes(app.router, ROUTES)
     return app
 
@@ -129,8 +140,35 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
         await asyncio.to_thread(embedded.stop)
 
 
+@contextlib.asynccontextmanager
+async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
+    """Redis, if one is configured, or what takes its place. Raises CannotStart."""
+    rates, ttl = (settings.login_failures, settings.address_failures, settings.signups), settings.session_ttl
+    if settings.redis_url is None:
+        yield Shared(lambda db: PostgresSessions(db, ttl), Throttle(*rates))
+        return
+    try:
+        from att.redis_backends import RedisBus, RedisSessions  # the extra "redis" may not be installed
+        from att.redis_counts import RedisCounts
+        from att.redis_link import RedisLink
+    except ImportError as error:
+        raise CannotStart("--redis-url needs a library that is not installed; run pip install 'att[redis]'") from error
+    link = await RedisLink.connect(settings.redis_url)
+    try:
+        throttle = Throttle(*rates, clock=time.time, make_counts=partial(RedisCounts, link))
+        yield Shared(lambda db: RedisSessions(link, db, ttl), throttle, RedisBus(link))
+    finally:
+        await link.close()
+
+
 async def _database(app: web.Application) -> AsyncIterator[None]:
     async with open_database(app[SETTINGS]) as app[DATABASE]:
+        yield
+
+
+async def _redis(app: web.Application) -> AsyncIterator[None]:
+    async with open_shared(app[SETTINGS]) as shared:
+        app[SHARED], app[THROTTLE] = shared, shared.throttle
         yield
 
 
@@ -138,7 +176,9 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
     settings, hub = app[SETTINGS], app[HUB]
     db = await Engine.connect(app[DATABASE].dsn)
     passwords = Passwords(settings.hashing)
-    app[CACHE] = app[SESSIONS] = app[ENDINGS] = sessions = SessionCache(PostgresSessions(db, settings.session_ttl), hub)
+    sessions = SessionCache(app[SHARED].make_sessions(db), hub)
+    app[CACHE] = app[SESSIONS] = app[ENDINGS] = sessions
+    app[DEPARTURES] = Departures(sessions, sessions)
     app[ACCOUNTS] = Accounts(db, passwords, sessions, sessions)
     app[DIRECTORY] = Directory(db)
     app[ROLES] = Roles(db)
@@ -146,22 +186,31 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
     app[HISTORY] = History(db)
     app[LOG] = Log(db)
     app[RETENTION] = Retention(db, settings.retention_age)
-    app[FEED] = Feed(app[LOG], hub, sessions)
-    app[BUS] = PostgresBus(db, app[DATABASE].dsn)
-    app[WRITER] = Writer(app[LOG], hub, app[BUS])
+    app[BUSES] = _buses(PostgresBus(db, app[DATABASE].dsn), app[SHARED].bus, hub)
+    app[FEED] = Feed(app[LOG], hub, sessions, 0.0 if app[SHARED].bus is None else PATIENCE)
+    app[WRITER] = Writer(app[LOG], hub, app[BUSES][-1])
     try:
-        app[GENERATED] = await Administrators(db, passwords).ensure(_wanted_administrator(settings))
+        app[GENERATED] = await Administrators(db, passwords, sessions).ensure(_wanted_administrator(settings))
         yield
     finally:
         passwords.close()
         await db.close()
 
 
+def _buses(postgres: Bus, tuned: TunedBus | None, hub: Hub) -> list[Bus]:
+    if tuned is None:
+        return [postgres]
+    hub.tune_in, hub.tune_out = tuned.tune_in, tuned.tune_out
+    return [postgres, tuned]
+
+
 async def _realtime(app: web.Application) -> AsyncIterator[None]:
-    node = Node(app[HUB], app[FEED], app[CACHE])
+    buses: list[Bus] = app[BUSES]
+    node = Node(app[HUB], app[FEED], app[CACHE], app[DEPARTURES], buses)
     async with (
         app[FEED].running(),
-        app[BUS].running(node),
+        app[DEPARTURES].running(),
+        node.running(),
         app[WRITER].running(),
         repeating("heartbeat", app[HEARTBEAT].beat, BEAT),
     ):
@@ -170,7 +219,7 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
 
 async def _sweeper(app: web.Application) -> AsyncIterator[None]:
     async with (
-        repeating("removal of expired sessions", app[SESSIONS].sweep, EXPIRY_INTERVAL),
+        repeating("removal of sessions that are over", app[SESSIONS].sweep, EXPIRY_INTERVAL),
         repeating("trimming of the log", app[RETENTION].trim, TRIM_INTERVAL),
     ):
         yield

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
 
 from att.errors import AttError
 
@@ -37,6 +38,21 @@ async def running(name: str, work: Callable[[], Awaitable[object]]) -> AsyncIter
         while not task.done():  # a cancellation may get lost: see above
             task.cancel()
             await asyncio.wait([task], timeout=1)
+
+
+async def together(*works: Coroutine[Any, Any, None]) -> None:
+    """Do all of it at once, until one of them ends or fails: then none goes on. Raises what it has raised."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting = [*tasks]
+        while waiting:  # a cancellation may get lost: see above
+            for task in waiting:
+                task.cancel()
+            _, waiting = map(list, await asyncio.wait(waiting, timeout=1))
+    for task in done:
+        task.result()
 
 
 async def _keep(name: str, work: Callable[[], Awaitable[object]]) -> None:

@@ -10,18 +10,18 @@ import click
 import uvloop
 
 from att.administrators import Administrators, Credentials
-from att.app import Database, open_database
+from att.app import Database, open_database, open_shared
 from att.db.engine import Engine
 from att.names import RAW_LENGTH, check_name, check_password
-from att.options import Parsed, database_options, settings_of
+from att.options import Parsed, database_options, redis_option, settings_of
 from att.passwords import Passwords
 from att.settings import Settings
 
 T = TypeVar("T")
 
 ENDED = """\b
-All sessions of theirs are ended: their requests are refused from now on, and WebSockets that are open on a running
-server are closed.
+All sessions of theirs are ended, also in a Redis (--redis-url): their requests are refused from now on, and WebSockets
+that are open on a running server are closed.
 """
 NOTHING_TYPED = "there is no password on the standard input"
 
@@ -31,6 +31,7 @@ _login = click.argument("login", type=Parsed("login", check_name))
 @click.command("create-admin", epilog=ENDED)
 @_login
 @database_options
+@redis_option
 @click.pass_context
 def create_admin(context: click.Context, /, login: str, **where: object) -> None:
     """Make LOGIN an administrator: somebody new, or somebody there, who gets a new password and is active.
@@ -45,6 +46,7 @@ def create_admin(context: click.Context, /, login: str, **where: object) -> None
 @click.command("reset-password", epilog=ENDED)
 @_login
 @database_options
+@redis_option
 @click.pass_context
 def reset_password(context: click.Context, /, login: str, **where: object) -> None:
     """Give LOGIN a new password.
@@ -78,10 +80,10 @@ def _run(settings: Settings, work: Callable[[Administrators], Awaitable[T]]) -> 
 
 
 async def _work(settings: Settings, work: Callable[[Administrators], Awaitable[T]]) -> T:
-    async with open_database(settings) as database:
+    async with open_database(settings) as database, open_shared(settings) as shared:
         db, passwords = await Engine.connect(database.dsn), Passwords(settings.hashing)
         try:
-            return await work(Administrators(db, passwords))
+            return await work(Administrators(db, passwords, shared.make_sessions(db)))
         finally:
             passwords.close()
             await db.close()

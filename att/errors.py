@@ -42,6 +42,7 @@ AttError
 ├── Unavailable
 │   ├── DatabaseUnavailable
 │   │   └── ConnectionLost
+│   ├── RedisUnavailable
 │   ├── Busy
 │   └── ShuttingDown
 ├── CannotStart
@@ -242,6 +243,10 @@ class ConnectionLost(DatabaseUnavailable):
     """The connection to the database was lost. Whether a change was made is not known: look before you repeat it."""
 
 
+class RedisUnavailable(Unavailable, code="redis unavailable"):
+    """Redis cannot be reached, and sessions can be neither begun nor looked up without it. Try again in a moment."""
+
+
 class Busy(Unavailable, code="busy"):
     """The server has more to do than it can take on. Try again in a moment."""
 
@@ -271,3 +276,12 @@ def blaming(index: int | None) -> Iterator[None]:
     except AttError as error:
         error.index = index
         raise
+
+
+@contextmanager
+def saying(detail: str) -> Iterator[None]:
+    """Tell by this detail what can only be done later, of what is raised inside."""
+    try:
+        yield
+    except Unavailable as error:
+        raise type(error)(detail) from error

@@ -11,7 +11,7 @@ from uuid import UUID
 from aiohttp import web
 from pydantic import BaseModel
 
-from att import payloads, roles
+from att import errors, payloads, roles
 from att.clients import THROTTLE, client_of
 from att.dialogue import dialogue_of
 from att.directory import ORDERS
@@ -82,7 +82,8 @@ async def signup(request: web.Request) -> web.Response:
     account = await read(request, payloads.NewAccount)
     async with request.app[THROTTLE].sign_up(client_of(request).address):
         verified = await request.app[ACCOUNTS].sign_up(account.login, account.password, request[REQUEST_ID])
-    response = await _sign_in(request, verified)
+    with errors.saying("The account has been made, but it cannot be signed in now. Log in in a moment."):
+        response = await _sign_in(request, verified)
     response.set_status(201)
     return response
 

@@ -105,7 +105,16 @@ REFUSALS: dict[str, type[errors.AttError]] = {
         errors.SessionEnded,
     )
 }
-TRY_AGAIN = {kind.code for kind in (errors.Unavailable, errors.DatabaseUnavailable, errors.Busy, errors.ShuttingDown)}
+TRY_AGAIN = {
+    kind.code
+    for kind in (
+        errors.Unavailable,
+        errors.DatabaseUnavailable,
+        errors.RedisUnavailable,
+        errors.Busy,
+        errors.ShuttingDown,
+    )
+}
 
 
 class Standing(Struct):

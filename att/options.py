@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from att.db.dsn import check_dsn
-from att.settings import Settings, parse_path
+from att.settings import Settings, parse_path, parse_redis_url
 
 
 class Parsed(click.ParamType[Any]):
@@ -31,6 +31,11 @@ def database_options(function: Callable[..., None]) -> Callable[..., None]:
     db_url = _shared("--db-url", Parsed("dsn", check_dsn), "Your own PostgreSQL.")
     data_dir = _shared("--data-dir", Parsed("path", parse_path), "Where the embedded PostgreSQL keeps its data.")
     return db_url(data_dir(function))
+
+
+def redis_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Let a sub-command take the option that says where sessions are, which may also be given before its name."""
+    return _shared("--redis-url", Parsed("url", parse_redis_url), "The Redis or Valkey that sessions are in.")(function)
 
 
 def _shared(name: str, kind: Parsed, says: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -68,7 +68,7 @@ def refusals(route: Route) -> dict[int, list[Refusal]]:
 
 def _kinds(route: Route) -> Iterator[type[errors.AttError]]:
     yield from route.shapes.errors
-    yield from (errors.Busy, errors.DatabaseUnavailable, errors.ShuttingDown)
+    yield from (errors.Busy, errors.DatabaseUnavailable, errors.RedisUnavailable, errors.ShuttingDown)
     yield from (NOT_FOUND[name] for name in parameters_in(route.path))
     yield from FORBIDDEN[route.who]
     if route.who is not Who.ANYONE:

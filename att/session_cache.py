@@ -87,6 +87,9 @@ class SessionCache:
     async def of_user(self, user_id: UUID, window: Window) -> Page[SessionInfo]:
         return await self._store.of_user(user_id, window)
 
+    async def end_departed(self, user_ids: Sequence[UUID]) -> list[UUID]:
+        return await self._store.end_departed(user_ids)
+
     async def sweep(self) -> None:
         await self._store.sweep()
 

@@ -108,14 +108,21 @@ class SessionStore(Protocol):
     ) -> list[UUID]:
         """End all of that user's but the one to keep; the ids of those that have ended with it.
 
-        In a transaction it holds when that is committed. Change the user before, so that nobody signs in meanwhile.
+        In a transaction it holds when that is committed, if not before. Change the user before, so that nobody signs in
+        meanwhile.
         """
 
     async def of_user(self, user_id: UUID, window: Window) -> Page[SessionInfo]:
         """The live sessions of that user, newest first."""
 
+    async def end_departed(self, user_ids: Sequence[UUID]) -> list[UUID]:
+        """End the sessions of those of the users who are gone or disabled: who they are.
+
+        For what was changed by SQL, if the database has not ended them itself.
+        """
+
     async def sweep(self) -> None:
-        """Remove what is left of sessions that have expired."""
+        """Remove what is left of sessions that have expired, or that ought to have ended."""
 
 
 _expiry = func.now() + bindparam("ttl", type_=Interval)
@@ -199,16 +206,15 @@ class PostgresSessions:
     async def create(self, verified: Verified, client: Client) -> SignIn:
         token = secrets.token_urlsafe(TOKEN_BYTES)
         details = verified._asdict() | client._asdict()
-        row = await self._db.fetch_one(CREATE, token_hash=_hash(token), ttl=self._ttl, **details)
+        row = await self._db.fetch_one(CREATE, token_hash=hash_token(token), ttl=self._ttl, **details)
         if row is None:
             raise AuthFailed
         return SignIn(token, Session(*row))
 
     async def find(self, token: str) -> Session | None:
-        if not _TOKEN_FORM.fullmatch(token):
+        if not is_token(token):
             return None
-        slack = min(self._ttl / SLIDE_PARTS, SLIDE_EVERY)
-        row = await self._db.fetch_one(FIND, token_hash=_hash(token), slack=slack)
+        row = await self._db.fetch_one(FIND, token_hash=hash_token(token), slack=slack_of(self._ttl))
         if row is None:
             return None
         session_id, user_id, expires_at, is_stale = row
@@ -238,6 +244,10 @@ class PostgresSessions:
         page = await SESSIONS_OF_USER.read(self._db, window, user_id=user_id)
         return page.map(lambda row: SessionInfo(*row))
 
+    async def end_departed(self, user_ids: Sequence[UUID]) -> list[UUID]:  # noqa: ARG002 - whoever they are
+        """None: a trigger and a foreign key have ended them with the change itself."""
+        return []
+
     async def sweep(self) -> None:
         while await self._db.execute(SWEEP, batch=SWEEP_BATCH) == SWEEP_BATCH:
             pass
@@ -247,5 +257,16 @@ class PostgresSessions:
         return Session(*row)._replace(slid=True) if row else None
 
 
-def _hash(token: str) -> bytes:
+def is_token(text: str) -> bool:
+    """Whether it has the form of a token."""
+    return _TOKEN_FORM.fullmatch(text) is not None
+
+
+def hash_token(token: str) -> bytes:
+    """What is kept of a token."""
     return hashlib.sha256(token.encode()).digest()
+
+
+def slack_of(ttl: timedelta) -> timedelta:
+    """For how long after a session was seen it is not written to again."""
+    return min(ttl / SLIDE_PARTS, SLIDE_EVERY)

@@ -29,12 +29,27 @@ Clock = Callable[[], float]
 
 
 class Throttle:
-    """Refuses attempts, with TooManyAttempts, while there have been too many. The counts are this process's own."""
+    """Refuses attempts, with TooManyAttempts, while there have been too many.
 
-    def __init__(self, logins: Rate, addresses: Rate, signups: Rate, *, clock: Clock = time.monotonic) -> None:
-        self._logins = Limit(logins, clock)
-        self._addresses = Limit(addresses, clock)
-        self._signups = Limit(signups, clock)
+    ``make_counts`` gives the counts for a rate of this name, whose windows end by the same clock; without it they are
+    this process's own.
+    """
+
+    def __init__(
+        self,
+        logins: Rate,
+        addresses: Rate,
+        signups: Rate,
+        *,
+        clock: Clock = time.monotonic,
+        make_counts: Callable[[str], Storage] | None = None,
+    ) -> None:
+        def limit(rate: Rate, name: str) -> Limit:
+            return Limit(rate, clock, make_counts(name) if make_counts else WindowCounts(clock))
+
+        self._logins = limit(logins, "login")
+        self._addresses = limit(addresses, "address")
+        self._signups = limit(signups, "signup")
 
     @contextlib.asynccontextmanager
     async def guess(self, login: str, address: str | None) -> AsyncIterator[None]:
@@ -79,17 +94,18 @@ class Throttle:
 class Limit:
     """One rate, for each key by itself."""
 
-    def __init__(self, rate: Rate, clock: Clock) -> None:
+    def __init__(self, rate: Rate, clock: Clock, counts: Storage) -> None:
         self._item = RateLimitItemPerSecond(rate.amount, math.ceil(rate.per.total_seconds()))
-        self._limiter = FixedWindowRateLimiter(WindowCounts(clock))
+        self._limiter = FixedWindowRateLimiter(counts)
         self._clock = clock
+        self._asking: Counter[str] = Counter()  # whether they may, which takes its time where counts are elsewhere
         self._under_way: Counter[str] = Counter()
         self._ended: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # those under way, when others wait
 
     @contextlib.asynccontextmanager
     async def attempt(self, key: str) -> AsyncIterator[None]:
-        """Let it be made, unless the count is full. No more are under way at once than may still fail: others wait for
-        them, so that many guesses at once do not get past, and many who are right do. Raises TooManyAttempts.
+        """Let it be made, unless the count is full. No more are under way here at once than may still fail: others wait
+        for them, so that many guesses at once do not get past, and many who are right do. Raises TooManyAttempts.
         """
         await self._take_place(key)
         try:
@@ -108,21 +124,37 @@ class Limit:
     async def _take_place(self, key: str) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                while not await self._limiter.test(self._item, key, cost=self._under_way[key] + 1):
+                while not await self._has_place(key):
                     if not await self._limiter.test(self._item, key):
                         window = await self._limiter.get_window_stats(self._item, key)
                         raise TooManyAttempts(max(1, math.ceil(window.reset_time - self._clock())))
-                    await self._ended[key].wait()
+                    if self._under_way[key]:
+                        await self._ended[key].wait()
         except TimeoutError as error:
             raise TooManyAttempts(1) from error
-        self._under_way[key] += 1
+
+    async def _has_place(self, key: str) -> bool:
+        """Take it, if there is one besides those that are taken or asked for."""
+        self._asking[key] += 1
+        try:
+            taken = self._under_way[key] + self._asking[key]
+            is_free = await self._limiter.test(self._item, key, cost=taken)
+        finally:
+            _decrease(self._asking, key)
+        if is_free:
+            self._under_way[key] += 1
+        return is_free
 
     def _leave_place(self, key: str) -> None:
-        self._under_way[key] -= 1
-        if not self._under_way[key]:
-            del self._under_way[key]
+        _decrease(self._under_way, key)
         if key in self._ended:
             self._ended.pop(key).set()
+
+
+def _decrease(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
 class WindowCounts(Storage):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import uvloop
 
 from chaos.evidence import Evidence
-from chaos.plan import SHORT, STANDARD, Size, make_plan
+from chaos.plan import SHORT, STANDARD, Size, make_plan, with_redis
 from chaos.trial import Trial
 from chaos.verdict import Rule, Violation, judge
 
@@ -77,13 +77,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, action="append", help="a seed; may be given more than once")
     parser.add_argument("--seeds", type=int, default=10, help="how many, from 1, when none is given (default: 10)")
     parser.add_argument("--short", action="store_true", help="as in make test: fewer clients, for some seconds")
+    parser.add_argument("--redis", action="store_true", help="with the servers on a Valkey, which is killed, too")
     options = parser.parse_args()
+    size = SHORT if options.short else STANDARD
+    size = with_redis(size) if options.redis else size
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of each connection that we kill
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that it leaves no process behind
     results = []
     for seed in options.seed or range(1, options.seeds + 1):
         root = Path(tempfile.mkdtemp(prefix=f"att-chaos-{seed}-"))
-        result = run(seed, SHORT if options.short else STANDARD, root)
+        result = run(seed, size, root)
         results.append(result)
         outcome = "ok" if not result.violations else f"{len(result.violations)} violations, logs are kept in {root}"
         print(

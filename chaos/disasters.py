@@ -1,4 +1,4 @@
-"""What befalls servers and database."""
+"""What befalls servers, database and Redis."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import signal
 from uuid import UUID
 
 import psycopg
+from redis.exceptions import RedisError
 
 from chaos.cluster import Cluster, Server
 from chaos.plan import Blow, Disaster
@@ -17,6 +18,7 @@ END_CONNECTIONS = (
 )
 # What the connection that hears the bus has said last.
 END_LISTENING = f"{END_CONNECTIONS} AND (query LIKE 'LISTEN%' OR query = 'SELECT 1')"
+DRAINING = 0.4  # of a blow's seconds: for so long a server has been stopping when it is killed
 THEIRS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'att' ORDER BY pid"
 
 
@@ -27,7 +29,7 @@ class Disasters:
         self._cluster = cluster
         self._groups = groups
         self._starting = {server.url: asyncio.Lock() for server in cluster.servers}
-        self._database = asyncio.Lock()
+        self._database, self._redis = asyncio.Lock(), asyncio.Lock()
 
     async def strike(self, blow: Blow) -> None:
         """Have it happen."""
@@ -42,6 +44,12 @@ class Disasters:
                 server.send(signal.SIGSTOP)
                 await asyncio.sleep(blow.seconds)
                 server.send(signal.SIGCONT)
+            case Disaster.KILL_DRAINING:
+                await self._kill(server, blow.seconds, draining=DRAINING * blow.seconds)
+            case Disaster.KILL_REDIS:
+                await self._kill_redis(blow.seconds)
+            case Disaster.CUT_REDIS:
+                await self._cut_redis()
             case Disaster.KILL_DATABASE:
                 await self._kill_database(blow.seconds)
             case _:
@@ -50,12 +58,15 @@ class Disasters:
 
     async def heal(self) -> None:
         """Wait until what is being started has started."""
-        for lock in (self._database, *self._starting.values()):
+        for lock in (self._redis, self._database, *self._starting.values()):
             async with lock:
                 pass
 
-    async def _kill(self, server: Server, seconds: float) -> None:
+    async def _kill(self, server: Server, seconds: float, draining: float | None = None) -> None:
         async with self._starting[server.url]:
+            if draining is not None:
+                server.send(signal.SIGTERM)
+                await asyncio.sleep(draining)
             await server.kill()
             await asyncio.sleep(seconds)
             await server.start()
@@ -65,6 +76,19 @@ class Disasters:
             await self._cluster.database.kill()
             await asyncio.sleep(seconds)
             await self._cluster.database.start()
+
+    async def _kill_redis(self, seconds: float) -> None:
+        redis = self._cluster.redis
+        assert redis is not None
+        async with self._redis:
+            await redis.kill()
+            await asyncio.sleep(seconds)
+            await redis.start()
+
+    async def _cut_redis(self) -> None:
+        assert self._cluster.redis is not None
+        with contextlib.suppress(RedisError, OSError):  # it may be away
+            await self._cluster.redis.cut()
 
     async def _strike_by_sql(self, blow: Blow) -> None:
         async with self._cluster.database.transaction() as connection:

@@ -20,7 +20,7 @@ from chaos.plan import Mishap
 CONNECT_TIMEOUT = 5.0  # seconds
 ANSWER_TIMEOUT = 8.0  # seconds for an acknowledgement; one that comes later finds nobody
 TOO_SLOW = 4000
-RECONNECT = {1001, TOO_SLOW, 4001}  # close codes after which one may connect again
+RECONNECT = {1001, 1012, TOO_SLOW, 4001}  # close codes after which one may connect again
 CLOSING = aiohttp.ClientWSTimeout(ws_close=0.5)
 
 

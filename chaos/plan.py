@@ -22,7 +22,7 @@ class Way(StrEnum):
 
 
 class Disaster(StrEnum):
-    """What can befall the servers and the database."""
+    """What can befall the servers, the database and Redis."""
 
     KILL_SERVER = "kill -9 of a server"
     KILL_SERVERS = "kill -9 of both servers"
@@ -32,6 +32,12 @@ class Disaster(StrEnum):
     KILL_CONNECTION = "kill -9 of a connection of the database"
     KILL_DATABASE = "kill -9 of the database"
     HOLD_GROUP = "somebody holds the lock of a group"
+    KILL_DRAINING = "kill -9 of a server that is about to stop"
+    KILL_REDIS = "kill -9 of Redis"
+    CUT_REDIS = "all connections to Redis are cut"
+
+
+REDIS = (Disaster.KILL_REDIS, Disaster.CUT_REDIS)  # what cannot happen without it
 
 
 class Mishap(StrEnum):
@@ -54,6 +60,7 @@ class Size(NamedTuple):
     mishaps: float
     disasters: tuple[Disaster, ...]
     deliveries: int
+    has_redis: bool = False
 
 
 STANDARD = Size(
@@ -66,7 +73,7 @@ STANDARD = Size(
     mishaps=8,
     disasters=(
         *(Disaster.KILL_SERVER, Disaster.END_LISTENING, Disaster.KILL_DATABASE) * 2,
-        *(each for each in Disaster if each not in (Disaster.END_LISTENING, Disaster.KILL_DATABASE)),
+        *(each for each in Disaster if each not in (Disaster.END_LISTENING, Disaster.KILL_DATABASE, *REDIS)),
     ),
     deliveries=100_000,
 )
@@ -81,6 +88,12 @@ SHORT = Size(
     disasters=(Disaster.KILL_SERVER, Disaster.END_LISTENING, Disaster.KILL_DATABASE),
     deliveries=500,
 )
+
+
+def with_redis(size: Size) -> Size:
+    """The same, with the servers on a Redis, which something befalls as well."""
+    again = 1 if size is SHORT else 2
+    return size._replace(disasters=(*size.disasters, *(*REDIS, Disaster.KILL_DRAINING) * again), has_redis=True)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ TIMEOUT = aiohttp.ClientTimeout(8)
 PAUSE = 0.3  # seconds before something is tried again
 LAST_NUMBER = 10**9  # of frames that repeat others, which need an id of their own
 REFUSALS = ("not a member", "no such group")
+TRY_AGAIN = ("busy", "unavailable", "database unavailable", "shutting down")
 
 BROADCAST = "SELECT att_broadcast(%s, %s, %s)"
 JOIN = (
@@ -102,7 +103,7 @@ class Senders:
         if answer is None:
             return Outcome()
         if isinstance(answer, Error):
-            if answer.error not in (*REFUSALS, "busy", "unavailable", "database unavailable", "shutting down"):
+            if answer.error not in (*REFUSALS, *TRY_AGAIN):
                 self.faults.append(f"a broadcast was answered with the error {answer.error}: {answer.detail}")
             return Outcome(is_refused=answer.error in REFUSALS)
         if answer.group != sending.group_id:

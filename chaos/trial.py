@@ -31,7 +31,7 @@ class Trial:
     def __init__(self, plan: Plan, root: Path) -> None:
         self.plan = plan
         self.faults: list[str] = []
-        self._cluster = Cluster(root, SERVERS)
+        self._cluster = Cluster(root, SERVERS, has_redis=plan.size.has_redis)
         self._session: aiohttp.ClientSession
         self._people: list[Person] = []
         self._groups: list[UUID] = []
@@ -165,6 +165,8 @@ class Trial:
                 self._barriers.append(sending)
             # Who hears nothing of the commit has to look for it: a later ring would hide that they do not.
             await connection.execute(END_LISTENING)
+        if self._cluster.redis is not None:
+            await self._cluster.redis.cut()
         groups = {group_id: Group(log) for group_id, log in (await self._logs()).items()}
         await self._until(lambda: all(self._has_all(groups, each) for each in self._listeners), "catch up")
 

@@ -17,6 +17,7 @@ import uvloop
 from aiohttp import ClientResponse, ClientWebSocketResponse
 from aiohttp.test_utils import TestClient
 from pytest_postgresql import factories
+from valkeys import Valkey, ValkeyCluster
 
 from att.app import create_app
 from att.db.embedded import EmbeddedPostgres
@@ -106,6 +107,42 @@ async def db(db_url: str) -> AsyncIterator[Engine]:
     engine = await Engine.connect(db_url)
     yield engine
     await engine.close()
+
+
+# Redis
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    """A Valkey, for the whole run; whoever kills one has one of their own."""
+    server = Valkey()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def valkey_url(valkey: Valkey) -> str:
+    """Where it is; there is nothing in it."""
+    valkey.ask("FLUSHALL")
+    return valkey.url
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster() -> Iterator[ValkeyCluster]:
+    """Three Valkeys that are a cluster, for the whole run."""
+    cluster = ValkeyCluster()
+    cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def cluster_url(valkey_cluster: ValkeyCluster) -> str:
+    """Where one of them is; there is nothing in any."""
+    for server in valkey_cluster.servers:
+        server.ask("FLUSHALL")
+    return valkey_cluster.url
 
 
 @pytest.fixture

@@ -56,9 +56,14 @@ class Bell:
 
     def __init__(self):
         self.rings = []
+        self.events = []
         self.sweeps = 0
 
-    def ring(self, group_id, seq):
+    def ring(self, event):
+        self.rings.append((event.group_id, event.seq))
+        self.events.append(event)
+
+    def ring_head(self, group_id, seq):
         self.rings.append((group_id, seq))
 
     def ring_for_sweep(self):
@@ -75,6 +80,7 @@ class Watched(Log):
         super().__init__(db)
         self.appends = []
         self.reads = []
+        self.looks = []
         self.errors = []
         self.page = SLICE
         self.begun = asyncio.Event()
@@ -97,6 +103,7 @@ class Watched(Log):
         return await super().read_from(*args, limit=self.page, **size)
 
     async def heads(self, group_ids):
+        self.looks.append([*group_ids])
         await self._pass()
         return await super().heads(group_ids)
 

@@ -31,7 +31,7 @@ def passwords():
 
 @pytest.fixture
 def administrators(db, passwords):
-    return Administrators(db, passwords)
+    return Administrators(db, passwords, PostgresSessions(db, timedelta(days=1)))
 
 
 @pytest.fixture
@@ -151,8 +151,9 @@ async def test_a_database_that_refuses(db_url, postgresql, passwords):
     postgresql.execute("CREATE ROLE poor LOGIN")
     postgresql.commit()
     db = await Engine.connect(db_url.replace("postgres@", "poor@"))
+    poor = Administrators(db, passwords, PostgresSessions(db, timedelta(days=1)))
     try:
-        for work in (Administrators(db, passwords).ensure(ROOT), Administrators(db, passwords).create(ROOT)):
+        for work in (poor.ensure(ROOT), poor.create(ROOT)):
             with pytest.raises(CannotStart, match=r"^the database refuses: permission denied for table roles$"):
                 await work
     finally:

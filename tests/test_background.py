@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from att import background
-from att.background import repeating, running
+from att.background import repeating, running, together
 from att.errors import DatabaseUnavailable
 
 
@@ -128,3 +128,57 @@ async def test_what_runs_ends_with_its_block():
     async with running("not begun", endless):
         pass
     assert asyncio.all_tasks() == before
+
+
+# Together
+
+
+async def _hang(ended):
+    try:
+        await asyncio.Event().wait()
+    finally:
+        ended.append(1)
+
+
+async def test_together_until_one_fails():
+    """None of the others goes on."""
+    ended = []
+
+    async def fail():
+        raise DatabaseUnavailable
+
+    with pytest.raises(DatabaseUnavailable):
+        await asyncio.wait_for(together(_hang(ended), fail(), _hang(ended)), 5)
+    assert ended == [1, 1]
+
+
+async def test_together_until_one_ends():
+    ended = []
+    await asyncio.wait_for(together(_hang(ended), asyncio.sleep(0)), 5)
+    assert ended == [1]
+
+
+async def test_together_until_it_is_cancelled():
+    ended = []
+    task = asyncio.create_task(together(_hang(ended), _hang(ended)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+    assert ended == [1, 1]
+
+
+async def test_together_when_a_cancellation_gets_lost():
+    """It is repeated."""
+    tries = []
+
+    async def stubborn():
+        while len(tries) < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                tries.append(1)
+
+    await asyncio.wait_for(together(stubborn(), asyncio.sleep(0)), 5)
+    assert tries == [1, 1]

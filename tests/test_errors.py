@@ -47,6 +47,7 @@ CODES = {
     "RoleInUse": "role in use",
     "RoleNameTaken": "role name taken",
     "SessionEnded": "session ended",
+    "RedisUnavailable": "redis unavailable",
     "ShuttingDown": "shutting down",
     "TooManyAttempts": "too many attempts",
     "Unauthenticated": "not signed in",

@@ -211,3 +211,114 @@ async def test_few_catch_up_at_the_same_time(feed, log, listen, append, tea):
         assert len(log.reads) == module.READERS
     await asyncio.gather(*tasks)
     assert {tuple(listener.connection.frames) for listener in listeners} == {tuple(frames(1))}
+
+
+# Groups of which rings were not heard
+
+
+async def test_groups_that_are_heard_anew(running, log, listen, append, tea, add_group, ann_id):
+    """What was appended before is delivered, and one statement tells of all of them."""
+    mate = add_group("mate", ann_id)
+    ann = await listen()
+    await append(tea, 1)
+    await append(mate, 2)
+    async with log.held_up():
+        running.look_up_soon([tea])
+        running.look_up_soon([mate])
+        await log.called()
+    assert sorted(await given(ann.connection, 2)) == frames(1, 2)
+    assert [sorted(looked_up) for looked_up in log.looks] == [sorted([tea, mate])]
+
+
+async def test_a_group_that_is_heard_anew_during_a_look(running, log, listen, append, tea):
+    """It is looked up once more."""
+    ann = await listen()
+    async with log.held_up():
+        running.look_up_soon([tea])
+        await log.called()
+        running.look_up_soon([tea])
+    async with asyncio.timeout(5):
+        while len(log.looks) < 2:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.005)
+    await append(tea, 1)
+    running.look_up_soon([tea])
+    assert await given(ann.connection) == frames(1)
+
+
+async def test_a_group_that_nobody_hears_yet(running, log, hub, append, tea, ann_id):
+    """Whoever was about to, and had read where it stood before that, is given what has come since."""
+    ann = Listener(ann_id, uuid4(), Recording())
+    hub.attach(ann)
+    positions = await log.positions(ann_id)
+    await append(tea, 1)
+    running.look_up_soon([tea])
+    async with asyncio.timeout(5):
+        while not log.looks:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.005)
+    await log.heads([tea])  # so that the other answer is there
+    hub.settle(ann, positions, {})
+    assert await given(ann.connection) == frames(1)
+
+
+async def test_looking_while_the_database_is_away(running, log, listen, append, tea):
+    """It is looked when it is back."""
+    ann = await listen()
+    await append(tea, 1)
+    log.errors = [DatabaseUnavailable(), Busy()]
+    running.look_up_soon([tea])
+    assert await given(ann.connection) == frames(1)
+
+
+# Gaps that may close by themselves
+
+
+@pytest.fixture
+async def patient(log, hub, sessions, monkeypatch):
+    """A feed that waits for what is under way."""
+    monkeypatch.setattr(module, "SWEEP_INTERVAL", 3600)
+    feed = Feed(log, hub, sessions, patience=0.2)
+    async with feed.running():
+        yield feed
+
+
+async def offered(log, group, user_id, *numbers):
+    """Messages that are in the log."""
+    return [outcome.event for outcome in await log.append([Draft(group, user_id, body) for body in bodies(*numbers)])]
+
+
+async def test_a_gap_that_closes(patient, log, hub, listen, tea, ann_id):
+    """Nothing is read for it."""
+    ann = await listen()
+    first, second, third = await offered(log, tea, ann_id, 1, 2, 3)
+    hub.offer(second)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    hub.offer(first)
+    assert await given(ann.connection, 2) == frames(1, 2)
+    hub.ring(tea, third.seq)
+    assert await given(ann.connection, 3) == frames(1, 2, 3)
+    assert log.reads == [{tea: second.seq}]
+
+
+async def test_a_gap_that_does_not_close(patient, log, hub, listen, tea, ann_id):
+    """It is read after a while, and what was before the gap is none."""
+    ann = await listen()
+    first, second, third, fourth = await offered(log, tea, ann_id, 1, 2, 3, 4)
+    hub.offer(second)
+    assert await given(ann.connection, 4) == frames(1, 2, 3, 4)
+    assert log.reads == [{tea: first.seq - 1}]
+    hub.offer(fourth)
+    hub.offer(third)
+    assert len(ann.connection.frames) == 4
+
+
+async def test_what_cannot_come_by_itself(patient, log, hub, listen, tea, add_group, ann_id):
+    """It is read at once, and does not wait for a gap elsewhere."""
+    mate = add_group("mate", ann_id)
+    ann = await listen()
+    (_, second), (other,) = await offered(log, tea, ann_id, 1, 2), await offered(log, mate, ann_id, 3)
+    hub.offer(second)
+    hub.ring(mate, other.seq)
+    assert (await given(ann.connection))[:1] == frames(3)
+    assert sorted(await given(ann.connection, 3)) == frames(1, 2, 3)
+    assert log.reads == [{mate: 1}, {tea: 1}]

@@ -273,6 +273,53 @@ def test_ring(hub, listen):
     assert told(listener) == [[1, 2, 3, 4, 5, 6]]
 
 
+def test_what_comes_before_its_turn(hub, listen):
+    """It is told when what was missing has come; that it may come is known only while there is something behind it."""
+    listener = listen(ANN, at(0))
+    hub.ring(TEA, 2)
+    assert not hub.may_close(TEA)
+    hub.offer(message(2))
+    assert hub.may_close(TEA)
+    assert hub.wanted() == {TEA: 0}
+    assert told(listener) == [[]]
+    hub.offer(message(1))
+    assert told(listener) == [[1, 2]]
+    assert hub.wanted() == {}
+    assert not hub.may_close(TEA)
+    assert not hub.may_close(PIE)
+
+
+def test_what_came_before_its_turn_and_is_not_in_the_log(hub, listen):
+    """It is not told: the log was set back meanwhile, and something else is there now."""
+    listener = listen(ANN, at(0))
+    hub.offer(message(2, body=b'{"a": 2}'))
+    hub.read(TEA, 0, Slice(messages(1, 1), 1))
+    hub.offer(message(2))
+    assert told(listener) == [[1, 2]]
+    assert listener.connection.frames[1].endswith(BODY + b"}")
+
+
+def test_tuning(hub, listen):
+    """It is told when somebody begins to hear a group here, and when nobody does any more."""
+    calls = []
+    hub.tune_in = lambda group_id: calls.append(("in", group_id))
+    hub.tune_out = lambda group_id: calls.append(("out", group_id))
+    ann, ben = listen(ANN, at(0), at(0, PIE)), listen(BEN, at(0))
+    assert calls == [("in", TEA), ("in", PIE)]
+    hub.detach(ann)
+    assert calls[2:] == [("out", PIE)]
+    hub.offer(left(1, BEN))
+    assert calls[3:] == [("out", TEA)]
+    hub.detach(ben)
+    assert len(calls) == 4
+
+
+def test_heads_among(hub, listen):
+    listen(ANN, at(3), at(4, PIE))
+    assert hub.heads([PIE, UUID(int=99)]) == {PIE: 4}
+    assert hub.heads() == {TEA: 3, PIE: 4}
+
+
 def test_reads_are_bounded(hub, listen):
     """No more groups are wanted at once than one statement is to read."""
     groups = [UUID(int=100 + number) for number in range(5)]

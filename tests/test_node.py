@@ -1,8 +1,10 @@
 """A node: what it hears on the bus reaches those whom it concerns."""
 
+import contextlib
 from uuid import UUID
 
 import pytest
+from buses import message
 
 from att.node import Node
 from att.realtime.bus import Joining, Ring
@@ -25,19 +27,52 @@ def calls():
     return []
 
 
+class Departures:
+    """Keeps who is told of, if there is anybody, in that list."""
+
+    def __init__(self, calls):
+        self._calls = calls
+
+    def heard(self, user_ids):
+        self._calls.extend(("departed", user_id) for user_id in user_ids)
+
+
+class Line:
+    """A ``Bus`` that is connected when it is told to be."""
+
+    def __init__(self, name, calls):
+        self.name = name
+        self.is_connected = False
+        self._calls = calls
+
+    @contextlib.asynccontextmanager
+    async def running(self, _ears):
+        self._calls.append((self.name, "runs"))
+        yield
+        self._calls.append((self.name, "ends"))
+
+
 @pytest.fixture
-def node(calls):
-    return Node(Part(calls), Part(calls), Part(calls))
+def buses(calls):
+    return [Line("first", calls), Line("second", calls)]
+
+
+@pytest.fixture
+def node(calls, buses):
+    return Node(Part(calls), Part(calls), Part(calls), Departures(calls), buses)
 
 
 def test_heard(node, calls):
     """Sessions have ended before anything is delivered, and who joins does so before the group moves on."""
-    ring = Ring({TEA: 7, PIE: 8}, [Joining(TEA, 5, ANN), Joining(TEA, 6, BOB)], [SESSION], sweep=True)
-    node.heard(ring)
+    event = message(7, TEA)
+    joined = [Joining(TEA, 5, ANN), Joining(TEA, 6, BOB)]
+    node.heard(Ring({TEA: 7, PIE: 8}, joined, [SESSION], sweep=True, users=[BOB], events=[event]))
     assert calls == [
         ("session_ended", SESSION),
+        ("departed", BOB),
         ("joined", TEA, 5, ANN),
         ("joined", TEA, 6, BOB),
+        ("offer", event),
         ("ring", TEA, 7),
         ("ring", PIE, 8),
         ("sweep_soon",),
@@ -45,12 +80,34 @@ def test_heard(node, calls):
 
 
 def test_heard_nothing_of_a_sweep(node, calls):
-    node.heard(Ring({}, [], [], sweep=False))
+    node.heard(Ring({}))
     assert calls == []
 
 
-def test_connected(node, calls):
-    """What was rung before may have been missed, and is looked up; sessions are kept only while rings are heard."""
-    node.connected()
+def test_tuned(node, calls):
+    """What was rung before is looked up."""
+    node.tuned([TEA, PIE])
+    assert calls == [("look_up_soon", [TEA, PIE])]
+
+
+def test_connected(node, calls, buses):
+    """What was rung before may have been missed, and is looked up; sessions are kept only while all rings are heard."""
+    for bus in buses:
+        bus.is_connected = True
+        node.connected()
+    buses[0].is_connected = False
     node.disconnected()
-    assert calls == [("trust", ("is_told", True)), ("sweep_soon",), ("trust", ("is_told", False))]
+    assert calls == [
+        ("trust", ("is_told", False)),
+        ("sweep_soon",),
+        ("trust", ("is_told", True)),
+        ("sweep_soon",),
+        ("trust", ("is_told", False)),
+    ]
+
+
+async def test_running(node, calls):
+    """All buses run, and end in reverse order."""
+    async with node.running():
+        assert calls == [("first", "runs"), ("second", "runs")]
+    assert calls[2:] == [("second", "ends"), ("first", "ends")]

@@ -186,7 +186,7 @@ def test_errors():
     for status, codes, header in [
         ("401", ["not signed in"], "WWW-Authenticate"),
         ("409", ["login taken"], None),
-        ("503", ["busy", "database unavailable", "shutting down"], "Retry-After"),
+        ("503", ["busy", "database unavailable", "redis unavailable", "shutting down"], "Retry-After"),
     ]:
         name = told["responses"][status]["$ref"].removeprefix("#/components/responses/")
         response = found["components"]["responses"][name]

@@ -7,7 +7,7 @@ from att.permissions import Permission, Standing, Who, check
 from att.refusals import refusals
 from att.routing import Route, Shapes
 
-ALWAYS = {500: ["internal error"], 503: ["busy", "database unavailable", "shutting down"]}
+ALWAYS = {500: ["internal error"], 503: ["busy", "database unavailable", "redis unavailable", "shutting down"]}
 GUARDED = {
     400: ["malformed"],
     401: ["not signed in"],

@@ -1,11 +1,12 @@
-"""Sessions in PostgreSQL, and what a browser's cookie does with them."""
+"""Sessions, wherever they are kept, and what a browser's cookie does with them."""
 
 import asyncio
 import contextlib
 import hashlib
 import json
 import re
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import psycopg
@@ -13,11 +14,12 @@ import pytest
 from aiohttp import ClientResponse, DummyCookieJar
 from aiohttp.test_utils import TestClient
 from conftest import CHEAPEST, PASSWORD, dsn_of, eventually
+from session_stores import InPostgres, InRedis, in_redis
 from sqlalchemy import func, update
 
 from att.accounts import Accounts
 from att.app import create_app
-from att.db.engine import Engine, prepare
+from att.db.engine import Engine, Transaction, prepare
 from att.db.schema import sessions as table
 from att.db.schema import users
 from att.errors import AuthFailed, NoSuchSession, ShuttingDown
@@ -38,7 +40,6 @@ ADD_USER = """
     INSERT INTO users (login, login_key, password_hash, search_text, role_id)
     SELECT %s, %s, %s, '', id FROM roles WHERE name_key = 'user' RETURNING id
 """
-ROWS = "SELECT id, user_id, expires_at, xmin::text FROM sessions ORDER BY created_at, id"
 
 MALFORMED = {
     "empty": "",
@@ -56,11 +57,6 @@ MALFORMED = {
 
 
 @pytest.fixture
-def sessions(db):
-    return PostgresSessions(db, TTL)
-
-
-@pytest.fixture
 def sql(postgresql):
     """Run SQL beside the application; its rows, if it has any."""
 
@@ -71,6 +67,23 @@ def sql(postgresql):
         return rows
 
     return run
+
+
+@pytest.fixture(params=["postgres", "redis", "cluster"])
+async def store(request, db, sql):
+    """Each of the stores, with nothing in it."""
+    if request.param == "postgres":
+        yield InPostgres(db, sql, TTL)
+        return
+    url = request.getfixturevalue("valkey_url" if request.param == "redis" else "cluster_url")
+    async with in_redis(url, db, TTL) as store:
+        assert store.is_cluster == (request.param == "cluster")
+        yield store
+
+
+@pytest.fixture
+def sessions(store):
+    return store.sessions
 
 
 @pytest.fixture
@@ -95,11 +108,9 @@ def sign_in(sessions, ann_verified):
 
 
 @pytest.fixture
-def age(sql):
-    """Leave all sessions just this much to live, as if they had been last used that much earlier."""
-    return lambda left, ttl=TTL: sql(
-        "UPDATE sessions SET expires_at = now() + %s, last_seen_at = now() + %s", left, left - ttl
-    )
+def age(store):
+    """Leave these sessions, or all, just this much to live, as if they had been last used that much earlier."""
+    return lambda left, *session_ids, ttl=TTL: store.age(left, ttl, *session_ids)
 
 
 # Tokens
@@ -112,41 +123,41 @@ async def test_token_form(sign_in):
     assert len(set(tokens)) == 3
 
 
-async def test_only_hash_is_stored(sign_in, sql):
-    """The database holds the SHA-256 of a token, and the token in no form."""
+async def test_only_hash_is_stored(sign_in, store):
+    """What is kept of a token is its SHA-256, and the token in no form."""
     token = (await sign_in()).token
-    ((stored, everything),) = sql("SELECT token_hash, sessions::text FROM sessions")
-    assert bytes(stored) == hashlib.sha256(token.encode()).digest()
+    everything = store.everything()
+    assert hashlib.sha256(token.encode()).hexdigest() in everything
     assert token not in everything
     assert token.encode().hex() not in everything
-
-
-async def test_malformed_tokens(db_url):
-    """What cannot be a token is nobody's, and is not looked up: it is told without a database."""
-    db = await Engine.connect(db_url)
-    await db.close()
-    sessions = PostgresSessions(db, TTL)
-    assert {name: await sessions.find(token) for name, token in MALFORMED.items()} == dict.fromkeys(MALFORMED)
-    with pytest.raises(ShuttingDown):
-        await sessions.find("A" * 43)
 
 
 # The verbs
 
 
-async def test_create(sessions, sql, sign_in, ann_verified):
+async def test_create(store, sign_in, ann_verified):
     """A session is its user's, lives for the TTL, and bears what it was begun with."""
-    created = await sign_in()
-    assert sql("SELECT id, user_id, expires_at FROM sessions") == [created.session[:3]]
-    assert sql("SELECT expires_at - created_at, last_seen_at - created_at FROM sessions") == [(TTL, timedelta(0))]
-    assert sql("SELECT address, user_agent FROM sessions") == [LAPTOP]
-    assert created.session.user_id == ann_verified.user_id
-    assert created.expires_at == created.session.expires_at
-    await sessions.create(ann_verified, Client(None, None))
-    assert sql("SELECT count(*) FROM sessions WHERE address IS NULL AND user_agent IS NULL") == [(1,)]
+    one = await sign_in()
+    ((session_id, user_id, created_at, seen_at, expires_at, address, agent),) = store.rows()
+    assert (session_id, user_id, expires_at) == one.session[:3]
+    assert (expires_at - created_at, seen_at - created_at) == (TTL, timedelta(0))
+    assert (address, agent) == LAPTOP
+    assert one.session.user_id == ann_verified.user_id
+    assert one.expires_at == one.session.expires_at
+    assert not one.session.slid
+    assert abs(created_at - datetime.now(UTC)) < timedelta(hours=1)  # a unit that is mistaken would be years
 
 
-async def test_create_for_nobody(sessions, sql, ann_verified, add_user):
+@pytest.mark.parametrize("client", [Client(None, None), Client("::1", 'a "quoted" \\ näme { } % 日本 \u2028')])
+async def test_create_with_details(sessions, store, ann_verified, client):
+    """Details are kept as they are, be they nothing or anything that prints."""
+    await sessions.create(ann_verified, client)
+    assert [row[-2:] for row in store.rows()] == [client]
+    page = await sessions.of_user(ann_verified.user_id, Window())
+    assert [(info.address, info.user_agent) for info in page.items] == [client]
+
+
+async def test_create_for_nobody(sessions, store, sql, ann_verified, add_user):
     """No session is begun by who is unknown, disabled, or was told by a password that is not theirs any more."""
     off, without = add_user("off"), add_user("without")
     sql("UPDATE users SET active = false WHERE login = 'off'")
@@ -154,7 +165,7 @@ async def test_create_for_nobody(sessions, sql, ann_verified, add_user):
     for verified in (Verified(uuid4(), HASH), ann_verified._replace(password_hash="another"), off, without):
         with pytest.raises(AuthFailed):
             await sessions.create(verified, LAPTOP)
-    assert sql(ROWS) == []
+    assert store.rows() == []
 
 
 CHANGES = {
@@ -177,26 +188,25 @@ def waiting(postgresql, sql):
     return probe
 
 
-async def test_create_during_a_change(sessions, sql, postgresql, sign_in, waiting):
+@pytest.mark.parametrize("is_committed", [False, True])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_create_during_a_change(*, store, postgresql, sign_in, waiting, change, is_committed):
     """A log-in that meets a disabling, a new password or a deletion waits for its outcome, and goes by it."""
-    for change in CHANGES.values():
-        for outcome in (postgresql.rollback, postgresql.commit):
-            sql("UPDATE users SET active = true, password_hash = %s", HASH)
-            sql("DELETE FROM sessions")
-            postgresql.execute(change)
-            signing_in = asyncio.create_task(sign_in())
-            await eventually(waiting)
-            assert not signing_in.done()
-            outcome()
-            if outcome == postgresql.rollback:
-                await signing_in
-            else:
-                with pytest.raises(AuthFailed):
-                    await signing_in
-            assert len(sql(ROWS)) == (outcome == postgresql.rollback), change
+    postgresql.execute(change)
+    signing_in = asyncio.create_task(sign_in())
+    await eventually(waiting)
+    assert not signing_in.done()
+    if is_committed:
+        postgresql.commit()
+        with pytest.raises(AuthFailed):
+            await signing_in
+    else:
+        postgresql.rollback()
+        await signing_in
+    assert len(store.rows()) == (not is_committed)
 
 
-async def test_log_in_during_a_change(sessions, sql, db, sign_in, waiting):
+async def test_log_in_during_a_change(sessions, store, db, sign_in, waiting):
     """When a user is changed, and then their sessions are ended, none that was begun meanwhile is left."""
     earlier = (await sign_in()).session
     async with db.transaction() as transaction:
@@ -205,10 +215,57 @@ async def test_log_in_during_a_change(sessions, sql, db, sign_in, waiting):
         await eventually(waiting)
         ended = await sessions.end_all(earlier.user_id, transaction=transaction)
         assert ended == [earlier.id]
-        assert len(sql(ROWS)) == 1  # not yet
     with pytest.raises(AuthFailed):
         await signing_in
-    assert sql(ROWS) == []
+    assert store.rows() == []
+
+
+async def test_change_during_a_log_in(sessions, store, db, sql, ann_verified, waiting, monkeypatch):
+    """A change that meets a log-in waits until the session is there, and then ends it: none slips through between."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    commit = Transaction.commit
+
+    async def slow(transaction):
+        begun.set()
+        await go_on.wait()
+        await commit(transaction)
+
+    async def change():
+        async with db.transaction() as transaction:
+            await transaction.execute(prepare(update(users).values(password_hash="another")))
+            return await sessions.end_all(ann_verified.user_id, transaction=transaction)
+
+    if isinstance(store, InRedis):  # else one statement does it all
+        monkeypatch.setattr(Transaction, "commit", slow)
+    signing_in = asyncio.create_task(sessions.create(ann_verified, LAPTOP))
+    if isinstance(store, InRedis):
+        await begun.wait()
+        changing = asyncio.create_task(change())
+        await eventually(waiting)
+        go_on.set()
+    else:
+        changing = asyncio.create_task(change())
+    outcomes = await asyncio.gather(signing_in, changing, return_exceptions=True)
+    assert isinstance(outcomes[0], AuthFailed) or outcomes[1] == [outcomes[0].session.id]
+    assert store.rows() == []
+
+
+async def test_many_log_ins_and_changes(sessions, store, db, sql, ann_verified):
+    """However log-ins and changes of the password meet, no session outlives the password that it was begun by."""
+
+    async def change(number):
+        async with db.transaction() as transaction:
+            await transaction.execute(prepare(update(users).values(password_hash=str(number))))
+            await sessions.end_all(ann_verified.user_id, transaction=transaction)
+
+    async def log_in(number):
+        with contextlib.suppress(AuthFailed):
+            await sessions.create(ann_verified._replace(password_hash=str(number)), LAPTOP)
+
+    for number in range(10):
+        await change(number)
+        await asyncio.gather(*(log_in(number) for _ in range(4)), change(f"{number}x"), *(log_in(number) for _ in "ab"))
+        assert store.rows() == []
 
 
 async def test_log_in_while_hashes_are_renewed(db, sessions):
@@ -245,23 +302,59 @@ async def test_unknown(sessions, sign_in):
     assert await sessions.find("A" * 43) is None
     assert await sessions.find(str(session_id)) is None
     assert await sessions.check(uuid4()) is None
+    await sessions.end(uuid4())
 
 
-async def test_living(sessions, sql, sign_in):
+async def test_malformed_tokens(sessions, sign_in):
+    """What cannot be a token is nobody's."""
+    await sign_in()
+    assert {name: await sessions.find(token) for name, token in MALFORMED.items()} == dict.fromkeys(MALFORMED)
+
+
+async def test_living(sessions, sign_in, add_user, age):
     """Of those that are asked for, whoever's they are, the ones that have neither ended nor expired."""
     live, ended, expired, _ = [(await sign_in()).session.id for _ in range(4)]
+    bobs = (await sessions.create(add_user("bob"), LAPTOP)).session.id
     await sessions.end(ended)
-    sql("UPDATE sessions SET expires_at = now() - interval '1 s' WHERE id = %s", expired)
-    assert await sessions.living([live, ended, expired, uuid4(), live]) == {live}
+    age(timedelta(seconds=-1), expired)
+    assert await sessions.living([live, ended, expired, uuid4(), live, bobs]) == {live, bobs}
     assert await sessions.living([]) == set()
 
 
-async def test_ends_with_user(sessions, sql, sign_in):
-    """With the user go their sessions."""
-    one = await sign_in()
-    sql("DELETE FROM users")
+@pytest.mark.parametrize("change", ["DELETE FROM users", "UPDATE users SET active = false"])
+async def test_departed(sessions, store, sql, sign_in, add_user, change):
+    """Of users who are deleted or disabled by SQL the sessions end, as soon as it is heard; nobody else's do."""
+    one, bob = await sign_in(), add_user("bob")
+    bobs = await sessions.create(bob, LAPTOP)
+    sql(f"{change} WHERE login = 'ann'")
+    await sessions.end_departed([one.session.user_id, bob.user_id, uuid4()])
     assert await sessions.find(one.token) is None
     assert await sessions.check(one.session.id) is None
+    assert await sessions.find(bobs.token) == bobs.session
+    assert [row[0] for row in store.rows()] == [bobs.session.id]
+    assert await sessions.end_departed([]) == []
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM users", "UPDATE users SET active = false"])
+async def test_departed_are_not_living(sessions, sql, sign_in, add_user, change):
+    """Who is deleted or disabled by SQL has no living session, whether or not that was heard."""
+    one, bobs = await sign_in(), await sessions.create(add_user("bob"), LAPTOP)
+    sql(f"{change} WHERE login = 'ann'")
+    assert await sessions.living([one.session.id, bobs.session.id]) == {bobs.session.id}
+    assert await sessions.find(one.token) is None
+
+
+async def test_sweep_ends_departed(sessions, store, sql, add_user):
+    """Whoever is deleted or disabled has no sessions after a sweep; those of active users are left alone."""
+    users_ = [add_user(f"user {number}") for number in range(30)]
+    made = [await sessions.create(user, LAPTOP) for user in users_]
+    sql("DELETE FROM users WHERE right(login, 1) = '1'")
+    sql("UPDATE users SET active = false WHERE right(login, 1) = '2'")
+    await sessions.sweep()
+    rest = {row[0] for row in sql("SELECT id FROM users WHERE active")}
+    assert len(rest) == 24
+    assert {row[1] for row in store.rows()} == rest
+    assert [await sessions.find(one.token) is not None for one in made] == [one.session.user_id in rest for one in made]
 
 
 async def test_end_one(sessions, sign_in, add_user):
@@ -277,48 +370,172 @@ async def test_end_one(sessions, sign_in, add_user):
     assert [await sessions.find(each.token) for each in (one, other)] == [None, other.session]
 
 
-async def test_end_all(sessions, db, sql, sign_in, add_user):
-    """All of a user's end but the one to keep; nobody else's; in a transaction when that is committed, or not."""
-    user_id = (await sign_in()).session.user_id
-    one, *others = [row[0] for row in [*sql(ROWS), *[(await sign_in()).session for _ in range(2)]]]
+async def test_end_all(sessions, store, sign_in, add_user):
+    """All of a user's end but the one to keep; nobody else's."""
+    made = [await sign_in() for _ in range(4)]
+    user_id, (one, *others) = made[0].session.user_id, [each.session.id for each in made]
     bobs = (await sessions.create(add_user("bob"), LAPTOP)).session.id
-    with contextlib.suppress(ZeroDivisionError):
-        async with db.transaction() as transaction:
-            assert len(await sessions.end_all(user_id, transaction=transaction)) == 3
-            raise ZeroDivisionError
-    assert len(sql(ROWS)) == 4
     assert sorted(await sessions.end_all(user_id, keep=one)) == sorted(others)
+    assert [await sessions.find(each.token) is not None for each in made] == [True, False, False, False]
     assert await sessions.end_all(user_id, keep=one) == []
     assert await sessions.end_all(user_id, keep=bobs) == [one]
     assert await sessions.end_all(uuid4()) == []
-    assert [row[0] for row in sql(ROWS)] == [bobs]
+    assert [row[0] for row in store.rows()] == [bobs]
 
 
-async def test_of_user(sessions, sql, sign_in, add_user, ann_verified):
-    """The live sessions of one user, newest first, page by page."""
-    ids = [(await sign_in()).session.id for _ in range(4)]
-    sql("UPDATE sessions SET expires_at = now() - interval '1 s' WHERE id = %s", ids[0])
-    sql("UPDATE sessions SET created_at = (SELECT max(created_at) FROM sessions) WHERE id = ANY(%s)", ids[2:])
+async def test_end_all_in_a_transaction(sessions, store, db, sign_in):
+    """In a transaction they have ended when it is committed."""
+    ids = [(await sign_in()).session.id for _ in range(3)]
+    async with db.transaction() as transaction:
+        ended = await sessions.end_all(store.rows()[0][1], keep=ids[0], transaction=transaction)
+    assert sorted(ended) == sorted(ids[1:])
+    assert [row[0] for row in store.rows()] == ids[:1]
+
+
+async def test_of_user(sessions, store, sign_in, add_user, ann_verified, age):
+    """The live sessions of one user, newest first, page by page, also of those that were begun at the same moment."""
+    ids = [(await sign_in()).session.id for _ in range(6)]
+    store.begin_at_once(ids[2:5])
+    age(timedelta(seconds=-1), ids[0])
     await sessions.create(add_user("bob"), LAPTOP)
-    expected = [row[0] for row in sql("SELECT id FROM sessions ORDER BY created_at DESC, id DESC") if row[0] in ids[1:]]
-    whole = await sessions.of_user(ann_verified.user_id, Window())
-    assert [info.id for info in whole.items] == expected
-    assert whole.next is None
-    details = sql(
-        "SELECT created_at, last_seen_at, expires_at, address, user_agent FROM sessions WHERE id = %s", expected[0]
+    expected = sorted(
+        (row for row in store.rows() if row[0] in ids[1:]), key=lambda row: (row[2], row[0]), reverse=True
     )
-    assert [tuple(whole.items[0])[1:]] == details
-    seen, after = [], None
-    for _ in expected:
-        page = await sessions.of_user(ann_verified.user_id, Window(1, after))
-        seen += [info.id for info in page.items]
-        after = SESSIONS_OF_USER.order.parse(page.next) if page.next else None
-    assert (seen, after) == (expected, None)
+    whole = await sessions.of_user(ann_verified.user_id, Window())
+    assert [tuple(info) for info in whole.items] == [(row[0], *row[2:]) for row in expected]
+    assert whole.next is None
+    for limit in (1, 2, 3):
+        seen, after = [], None
+        while True:
+            page = await sessions.of_user(ann_verified.user_id, Window(limit, after))
+            seen += [info.id for info in page.items]
+            assert len(page.items) <= limit
+            if not page.next:
+                break
+            after = SESSIONS_OF_USER.order.parse(page.next)
+        assert seen == [row[0] for row in expected]
+    assert (await sessions.of_user(uuid4(), Window())).items == []
+
+
+async def test_of_user_whose_cursor_has_ended(sessions, sign_in, ann_verified):
+    """A page begins where the one before ended, also when the session there has ended meanwhile."""
+    newest = [(await sign_in()).session.id for _ in range(4)][::-1]
+    page = await sessions.of_user(ann_verified.user_id, Window(2))
+    await sessions.end(newest[1])
+    rest = await sessions.of_user(ann_verified.user_id, Window(2, SESSIONS_OF_USER.order.parse(page.next)))
+    assert [info.id for info in rest.items] == newest[2:]
 
 
 # Expiry
 
 
+async def test_expired(sessions, sign_in, age, ann_verified):
+    """A session that has expired is not found, and not brought back by looking for it."""
+    one = await sign_in()
+    age(timedelta(seconds=-1))
+    for _ in range(2):
+        assert await sessions.find(one.token) is None
+        assert await sessions.check(one.session.id) is None
+        assert (await sessions.of_user(ann_verified.user_id, Window())).items == []
+    with pytest.raises(NoSuchSession):
+        await expect_nothing(sessions, one)
+
+
+async def expect_nothing(sessions, one):
+    """Nothing is left to end of an expired session once it has been swept."""
+    await sessions.sweep()
+    await sessions.end_one(one.session.user_id, one.session.id)
+
+
+async def test_expires_by_itself(store, ann_verified):
+    """Nobody has to do anything for it."""
+    sessions = store.living_for(timedelta(seconds=0.2))
+    one = await sessions.create(ann_verified, LAPTOP)
+
+    async def is_gone():
+        return await sessions.check(one.session.id) is None
+
+    assert await eventually(is_gone)
+    assert await sessions.find(one.token) is None
+
+
+@pytest.mark.parametrize("left", [timedelta(seconds=30), TTL - SLIDE_EVERY - MINUTE])
+async def test_slides(sessions, store, sign_in, age, left):
+    """A stale session is moved to the full TTL when it is found, with when it was seen, and told so once."""
+    one = await sign_in()
+    age(left)
+    found = await sessions.find(one.token)
+    assert found is not None
+    assert found.slid
+    ((session_id, user_id, created_at, seen_at, expires_at, *details),) = store.rows()
+    assert (session_id, user_id, expires_at) == found[:3]
+    assert expires_at - seen_at == TTL
+    assert seen_at >= created_at
+    assert tuple(details) == LAPTOP
+    assert await sessions.find(one.token) == found._replace(slid=False)
+
+
+async def test_slides_by_its_lifetime(store, ann_verified, age):
+    """One that lives for less than 20 minutes is written to 20 times in its lifetime."""
+    ttl = timedelta(minutes=2)
+    sessions = store.living_for(ttl)
+    one = await sessions.create(ann_verified, LAPTOP)
+    age(ttl * 0.96, ttl=ttl)
+    assert not (await sessions.find(one.token)).slid
+    age(ttl * 0.94, ttl=ttl)
+    assert (await sessions.find(one.token)).slid
+
+
+async def test_fresh_is_not_written(sessions, store, sign_in, age):
+    """A session that was seen less than a minute ago is only read, and a look by id never moves anything."""
+    one = await sign_in()
+    age(TTL - SLIDE_EVERY / 2)
+    before = store.rows()
+    found = await sessions.find(one.token)
+    assert found is not None
+    assert not found.slid
+    assert store.rows() == before
+    age(MINUTE)
+    before = store.rows()
+    assert not (await sessions.check(one.session.id)).slid
+    assert store.rows() == before
+
+
+async def test_slides_for_all_who_look(sessions, sign_in, age):
+    """Everyone who looks for a stale session at the same time finds it."""
+    one = await sign_in()
+    age(MINUTE)
+    found = await asyncio.gather(*(sessions.find(one.token) for _ in range(20)))
+    assert {session and session.id for session in found} == {one.session.id}
+    assert any(session.slid for session in found)
+
+
+# In PostgreSQL alone
+
+
+async def test_malformed_tokens_cost_nothing(db_url):
+    """What cannot be a token is told without a database."""
+    db = await Engine.connect(db_url)
+    await db.close()
+    sessions = PostgresSessions(db, TTL)
+    assert {await sessions.find(token) for token in MALFORMED.values()} == {None}
+    with pytest.raises(ShuttingDown):
+        await sessions.find("A" * 43)
+
+
+@pytest.mark.parametrize("store", ["postgres"], indirect=True)
+async def test_end_all_rolled_back(sessions, store, db, sign_in):
+    """In a transaction they end when that is committed, and not before; if it is rolled back they never did."""
+    user_id = (await sign_in()).session.user_id
+    with contextlib.suppress(ZeroDivisionError):
+        async with db.transaction() as transaction:
+            assert len(await sessions.end_all(user_id, transaction=transaction)) == 1
+            assert len(store.rows()) == 1
+            raise ZeroDivisionError
+    assert len(store.rows()) == 1
+
+
+@pytest.mark.parametrize("store", ["postgres"], indirect=True)
 async def test_sweep(sessions, db, sql, ann_verified):
     """Expired sessions are removed, however many; live ones, and one that is being prolonged now, stay."""
     sql(
@@ -338,70 +555,13 @@ async def test_sweep(sessions, db, sql, ann_verified):
     assert sql("SELECT count(*), count(*) FILTER (WHERE id = %s) FROM sessions", locked) == [(4, 1)]
 
 
-async def test_expired(sessions, sql, sign_in, age):
-    """A session that has expired is not found, and not brought back by looking for it."""
-    one = await sign_in()
-    age(timedelta(seconds=-1))
-    before = sql(ROWS)
-    assert await sessions.find(one.token) is None
-    assert await sessions.check(one.session.id) is None
-    assert sql(ROWS) == before
-
-
-@pytest.mark.parametrize("left", [timedelta(seconds=30), TTL - SLIDE_EVERY - MINUTE])
-async def test_slides(sessions, sql, sign_in, age, left):
-    """A stale session is moved to the full TTL when it is found, with when it was seen, and told so once."""
-    one = await sign_in()
-    age(left)
-    found = await sessions.find(one.token)
-    assert found is not None
-    assert found.slid
-    assert sql("SELECT id, user_id, expires_at FROM sessions WHERE expires_at - last_seen_at = %s", TTL) == [found[:3]]
-    assert sql("SELECT 1 FROM sessions WHERE last_seen_at >= created_at") == [(1,)]
-    assert await sessions.find(one.token) == found._replace(slid=False)
-
-
-async def test_slides_by_its_lifetime(db, sql, ann_verified, age):
-    """One that lives for less than 20 minutes is written to 20 times in its lifetime."""
-    ttl = timedelta(minutes=2)
-    sessions = PostgresSessions(db, ttl)
-    one = await sessions.create(ann_verified, LAPTOP)
-    age(ttl * 0.96, ttl)
-    assert not (await sessions.find(one.token)).slid
-    age(ttl * 0.94, ttl)
-    assert (await sessions.find(one.token)).slid
-
-
-async def test_fresh_is_not_written(sessions, sql, sign_in, age):
-    """A session that was seen less than a minute ago is only read, and a look by id never moves anything."""
-    one = await sign_in()
-    age(TTL - SLIDE_EVERY / 2)
-    before = sql(ROWS)
-    found = await sessions.find(one.token)
-    assert found is not None
-    assert not found.slid
-    assert sql(ROWS) == before
-    age(MINUTE)
-    before = sql(ROWS)
-    assert not (await sessions.check(one.session.id)).slid
-    assert sql(ROWS) == before
-
-
-async def test_slides_for_all_who_look(sessions, sign_in, age):
-    """Everyone who looks for a stale session at the same time finds it."""
-    one = await sign_in()
-    age(MINUTE)
-    found = await asyncio.gather(*(sessions.find(one.token) for _ in range(20)))
-    assert {session and session.id for session in found} == {one.session.id}
-    assert any(session.slid for session in found)
-
-
 # Over HTTP
 
 
 @pytest.fixture
-async def client(settings, aiohttp_client) -> TestClient:
+async def client(settings, store, aiohttp_client) -> TestClient:
     """A client that keeps no cookies: each request brings its own."""
+    settings = replace(settings, redis_url=store.url)
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
 
@@ -432,14 +592,14 @@ async def test_stale_by_cookie(client, ann, age, settings: Settings):
 
 
 @pytest.mark.parametrize("cookie", [False, True])
-async def test_stale_by_bearer(*, client, ann, age, sql, cookie):
+async def test_stale_by_bearer(*, client, ann, age, store, cookie):
     """Who comes by bearer token gets no cookie, even when they bring one; the session has slid all the same."""
     age(MINUTE)
     headers = ann.headers | (with_cookie(ann) if cookie else {})
     response = await client.get(f"/users/{ann.id}/groups", headers=headers)
     assert response.status == 200
     assert not new_cookies(response)
-    assert sql("SELECT count(*) FROM sessions WHERE expires_at > now() + %s", TTL) == [(1,)]
+    assert [row[4] - row[3] for row in store.rows()] == [timedelta(days=30)]
 
 
 async def test_stale_by_cookie_refused(client, ann, age):
@@ -461,7 +621,7 @@ async def test_stale_by_cookie_listening(client, ann, age):
     assert len(cookies) == 1
 
 
-async def test_stale_logout(client, ann, age, sql):
+async def test_stale_logout(client, ann, age, store):
     """Log-out deletes the cookie of a stale session as of any other, and does not set it again."""
     age(MINUTE)
     response = await client.post("/logout", headers=with_cookie(ann))
@@ -470,7 +630,7 @@ async def test_stale_logout(client, ann, age, sql):
     assert response.cookies[COOKIE].value == ""
     assert response.cookies[COOKIE]["max-age"] == "0"
     assert response.cookies[COOKIE]["path"] == "/"
-    assert sql(ROWS) == []
+    assert store.rows() == []
 
 
 async def test_expired_over_http(client, ann, age):

@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 from parts import LivingSessions, Recording, Watched, bodies, closed, frames, given
 
-from att.errors import DatabaseUnavailable
+from att.errors import DatabaseUnavailable, RedisUnavailable
 from att.realtime import feed as module
 from att.realtime.feed import Feed
 from att.realtime.frames import CloseCode
@@ -175,3 +175,28 @@ async def test_soon(running, log, listen, append, tea):
         log.errors = [DatabaseUnavailable(), DatabaseUnavailable()]
         running.sweep_soon()
         assert await given(ann.connection, number + 1) == frames(*range(number + 1))
+
+
+async def test_sessions_that_cannot_be_looked_up(feed, sessions, listen, append, join, tea, bob_id, monkeypatch):
+    """They may be kept elsewhere. Events and joinings are found all the same; sessions, when that is back."""
+    monkeypatch.setattr(module, "SWEEP_INTERVAL", 0.02)
+    living, looks = sessions.living, []
+
+    async def away(session_ids):
+        looks.append(session_ids)
+        raise RedisUnavailable
+
+    monkeypatch.setattr(sessions, "living", away)
+    bob = await listen(bob_id)
+    async with feed.running():
+        feed.sweep_soon()
+        for number in range(3):
+            if not number:
+                join(tea, bob_id)
+                feed.sweep_soon()
+            await append(tea, number)
+            assert await given(bob.connection, number + 1) == frames(*range(number + 1))
+        assert looks
+        monkeypatch.setattr(sessions, "living", living)
+        sessions.ids.clear()
+        assert await closed(bob.connection) == [CloseCode.SESSION_ENDED]

@@ -172,3 +172,50 @@ def test_remove(track, ann, seq):
     track.remove(ann)
     assert (track.everyone(), ann.groups) == ([], set())
     assert track.is_idle == (seq <= 10)
+
+
+# Before their turn
+
+
+def test_what_comes_early(track):
+    """It waits until the gap before it closes, and then has its turn."""
+    for seq in (13, 12, 15, 13):
+        track.offer(event(seq))
+    assert (track.has_early, track.has_next, track.wants_read) == (True, False, True)
+    track.offer(event(11))
+    assert popped(track) == [11, 12, 13]
+    assert (track.has_early, track.wants_read) == (True, True)
+    track.offer(event(14))
+    assert popped(track) == [14, 15]
+    assert (track.has_early, track.wants_read) == (False, False)
+
+
+@pytest.mark.parametrize("bound", ["EARLY", "EARLY_BYTES"])
+def test_what_comes_early_is_bounded(track, monkeypatch, bound):
+    """What is not kept is wanted from the log."""
+    monkeypatch.setattr(tracks, bound, {"EARLY": 2, "EARLY_BYTES": 25}[bound])
+    for seq in (12, 13, 14):
+        track.offer(event(seq, b"{12345678}"))
+    track.offer(event(11))
+    assert popped(track) == [11, 12, 13]
+    assert track.wants_read
+
+
+def test_what_comes_early_into_a_full_queue(track, monkeypatch):
+    """It is read when there is room."""
+    monkeypatch.setattr(tracks, "QUEUE_EVENTS", 2)
+    for seq in (13, 14, 12, 11):
+        track.offer(event(seq))
+    assert popped(track) == [11, 12]
+    assert track.wants_read
+
+
+def test_the_log_counts_for_more(track):
+    """What came early may be of a log that is no more: it is let go when the log is read, or set back."""
+    track.offer(event(12))
+    track.forget_early()
+    track.offer(event(11))
+    assert popped(track) == [11]
+    track.offer(event(13))
+    track.skip(5)
+    assert not track.has_early

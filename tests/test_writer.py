@@ -147,6 +147,7 @@ async def test_repeats(running, hub, bell, listen, log, draft, tea):
     await running.append(draft(3))
     assert await given(connection, 2) == [text_frame(body) for body in bodies(1, 3)]
     assert bell.rings == [(tea, 2), (tea, 2), (tea, 3)]
+    assert [event.body for event in bell.events] == bodies(1, 3)  # what came again may be another message
     assert hub.wanted() == {}
 
 

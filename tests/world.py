@@ -205,6 +205,8 @@ class World:
 
     def __init__(self, *, has_trims):
         self.hub = Hub(Registry())
+        self.tuned = set()
+        self.hub.tune_in, self.hub.tune_out = self._tune_in, self._tune_out
         self.books = {group_id: Book(group_id) for group_id in GROUPS}
         self.has_trims = has_trims
         self.may_resync = has_trims
@@ -214,6 +216,13 @@ class World:
         self.sweep = None
         self.told = set()  # the joinings of which the hub was told, by group and seq
         self.deliveries = 0
+
+    def _tune_in(self, group_id):
+        assert group_id not in self.tuned
+        self.tuned.add(group_id)
+
+    def _tune_out(self, group_id):
+        self.tuned.remove(group_id)
 
     # What happens in the database
 
@@ -307,7 +316,8 @@ class World:
             self.sweep = None
 
     def _sweep(self) -> Iterator[None]:
-        heads = self.hub.heads()
+        """Now and then of groups that nobody hears here, too: they are looked up when they have been tuned in to."""
+        heads = self.hub.heads() if self.deliveries % 2 else dict.fromkeys(GROUPS, 0) | self.hub.heads(GROUPS)
         yield
         stands = self.stands()
         yield
@@ -416,6 +426,7 @@ class World:
             choice -= weight
             if choice < 0:
                 action(number)
+                assert self.tuned == self.hub._tracks.keys(), "tuned in to others than are heard"
                 return action.__name__
         raise AssertionError
 
@@ -481,6 +492,7 @@ class World:
             self._detach(self.visits.pop())
         self._come_to_rest()
         assert not self.hub._tracks
+        assert not self.tuned
         assert not self.hub._behind
         assert not self.hub._running
         assert not self.hub.counts._waiting

@@ -50,6 +50,14 @@ ADMINISTRATOR_BESIDES = prepare(
     .limit(1)
 )
 
+ACTIVE_USERS = prepare(select(users.c.id).where(THESE_USERS, users.c.active))
+# For whoever signs in: it waits for a change of the user that is under way, and makes the next one wait.
+LOCK_USER = prepare(
+    select(users.c.id)
+    .where(users.c.id == bindparam("user_id"), users.c.active, users.c.password_hash == bindparam("password_hash"))
+    .with_for_update(read=True)
+)
+
 
 class Account(NamedTuple):
     """A user as they are now, what their password is told by, and what their role permits."""

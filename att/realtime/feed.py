@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from att.background import running
@@ -17,6 +18,7 @@ SWEEP_INTERVAL = 5.0  # seconds between looks for what no ring has told: how lat
 WHOLE_SWEEP = 12  # every so many of them, joinings are looked for too, of which the database itself tells
 CHUNK = 1_000  # groups, users or sessions that are looked up by one statement
 READERS = 4  # listeners that are given what they missed at the same time
+PATIENCE = 0.02  # seconds for which a gap may close by itself, where events come by the bus
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts to read from a database that does not answer
 
 T = TypeVar("T")
@@ -29,15 +31,30 @@ class Sessions(Protocol):
         """Those of them that have not."""
 
 
-class Feed:
-    """The hub's hands. When the database cannot be read deliveries wait; they are never guessed."""
+class Gap(NamedTuple):
+    """After which seq events are missing, and since when."""
 
-    def __init__(self, log: Log, hub: Hub, sessions: Sessions) -> None:
+    after: int
+    since: float
+
+
+class Feed:
+    """The hub's hands. When the database cannot be read deliveries wait; they are never guessed.
+
+    Where a bus brings the events themselves, what is missing before one that is here is mostly under way, from another
+    node. ``patience`` is how many seconds it is waited for before the log is read.
+    """
+
+    def __init__(self, log: Log, hub: Hub, sessions: Sessions, patience: float = 0.0) -> None:
         self._log = log
         self._hub = hub
         self._sessions = sessions
         self._to_write, self._to_read, self._to_sweep = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._to_look_up = asyncio.Event()
+        self._tuned: set[UUID] = set()
         self._readers = asyncio.Semaphore(READERS)
+        self._patience = patience
+        self._gaps: dict[UUID, Gap] = {}
         hub.wake = self._wake
 
     @contextlib.asynccontextmanager
@@ -47,12 +64,18 @@ class Feed:
             running("writing of slices", self._write),
             running("reading of the log", self._read),
             running("looks for what no ring has told", self._sweep_now_and_then),
+            running("looks for what groups have missed", self._look_up_tuned),
         ):
             yield
 
     def sweep_soon(self) -> None:
         """Rings may have been missed."""
         self._to_sweep.set()
+
+    def look_up_soon(self, group_ids: Iterable[UUID]) -> None:
+        """Rings of these groups may have been missed."""
+        self._tuned.update(group_ids)
+        self._to_look_up.set()
 
     async def catch_up(self, listener: Listener, drained: Callable[[], Awaitable[object]], size: int) -> None:
         """Give a listener what it has missed, as fast as it takes it: ``drained`` returns when it can take more.
@@ -75,20 +98,40 @@ class Feed:
     async def sweep(self) -> None:
         """Look up what rings may not have told: new events, joinings, and sessions that have ended."""
         await self._sweep_groups()
-        for user_ids in _chunks([*self._hub.registry.memberships()]):
-            await self._sweep_users(user_ids)
+        await self._sweep_users()
+        await self._sweep_sessions()
 
     async def _sweep_groups(self) -> None:
         """What costs little, and is lost when a node dies after it has appended, and before it has rung."""
-        for heads in _chunks([*self._hub.heads().items()]):
-            found = await self._log.heads([group_id for group_id, _ in heads])
-            for group_id, heard in heads:
-                self._hub.compare(group_id, heard, found.get(group_id, 0))
+        for group_ids in _chunks([*self._hub.heads()]):
+            await self._look_up(group_ids)
+
+    async def _sweep_sessions(self) -> None:
         for session_ids in _chunks(self._hub.registry.sessions()):
             for session_id in set(session_ids) - await self._sessions.living(session_ids):
                 self._hub.session_ended(session_id)
 
-    async def _sweep_users(self, user_ids: Sequence[UUID]) -> None:
+    async def _sweep_users(self) -> None:
+        for user_ids in _chunks([*self._hub.registry.memberships()]):
+            await self._look_for_joinings(user_ids)
+
+    async def _look_up(self, group_ids: Sequence[UUID]) -> None:
+        """See where their logs end. Of groups that nobody hears here it is noted for whoever is about to."""
+        heard = self._hub.heads(group_ids)
+        found = await self._log.heads(group_ids)
+        for group_id in group_ids:
+            self._hub.compare(group_id, heard.get(group_id, 0), found.get(group_id, 0))
+
+    async def _look_up_tuned(self) -> None:
+        while True:
+            while self._tuned:
+                # Those that are tuned in anew meanwhile are to be looked up once more.
+                group_ids = [self._tuned.pop() for _ in range(min(len(self._tuned), CHUNK))]
+                await _patiently(partial(self._look_up, group_ids))
+            await self._to_look_up.wait()
+            self._to_look_up.clear()
+
+    async def _look_for_joinings(self, user_ids: Sequence[UUID]) -> None:
         joinings = await self._log.joinings(user_ids)
         known = self._hub.registry.memberships()
         for user_id, group_id, seq in joinings:
@@ -106,7 +149,11 @@ class Feed:
                     await self._to_sweep.wait()
             is_whole = self._to_sweep.is_set() or number % WHOLE_SWEEP == 0
             self._to_sweep.clear()
-            await _patiently(self.sweep if is_whole else self._sweep_groups)
+            await _patiently(self._sweep_groups)
+            if is_whole:
+                await _patiently(self._sweep_users)
+            with contextlib.suppress(Unavailable):  # they may be elsewhere than the log; the next sweep is soon
+                await self._sweep_sessions()
 
     def _wake(self) -> None:
         self._to_write.set()
@@ -120,19 +167,43 @@ class Feed:
             self._to_write.clear()
 
     async def _read(self) -> None:
+        limit, pause = READS, FIRST_PAUSE
         while True:
-            limit, pause = READS, FIRST_PAUSE
-            while wanted := self._hub.wanted(limit):
-                try:
-                    found = await self._log.read(wanted)
-                except Unavailable:  # if it was too much for the time that there is, less may do
-                    await asyncio.sleep(pause)
-                    limit, pause = max(limit // 2, 1), min(2 * pause, LONGEST_PAUSE)
-                    continue
-                for group_id, after in wanted.items():
-                    self._hub.read(group_id, after, found[group_id])
-            await self._to_read.wait()
-            self._to_read.clear()
+            wanted = self._hub.wanted(limit)
+            due = self._due(wanted)
+            if not due:
+                limit, pause = READS, FIRST_PAUSE
+                await self._woken(self._patience if wanted else None)
+                continue
+            try:
+                found = await self._log.read(due)
+            except Unavailable:  # if it was too much for the time that there is, less may do
+                await asyncio.sleep(pause)
+                limit, pause = max(limit // 2, 1), min(2 * pause, LONGEST_PAUSE)
+                continue
+            for group_id, after in due.items():
+                self._hub.read(group_id, after, found[group_id])
+
+    def _due(self, wanted: dict[UUID, int]) -> dict[UUID, int]:
+        """What is to be read now: what cannot come by itself, or has not for too long."""
+        if not self._patience:
+            return wanted
+        now, gaps = asyncio.get_running_loop().time(), self._gaps
+        self._gaps = {
+            group_id: gaps[group_id] if group_id in gaps and gaps[group_id].after == after else Gap(after, now)
+            for group_id, after in wanted.items()
+        }
+        return {
+            group_id: after
+            for group_id, after in wanted.items()
+            if now >= self._gaps[group_id].since + self._patience or not self._hub.may_close(group_id)
+        }
+
+    async def _woken(self, seconds: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._to_read.wait()
+        self._to_read.clear()
 
 
 async def _patiently(read: Callable[[], Awaitable[T]]) -> T:

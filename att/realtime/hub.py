@@ -14,7 +14,7 @@ from att.realtime.fanout import Counts, Delivered, encode, replay, send_gap
 from att.realtime.frames import CloseCode
 from att.realtime.log import Event, Position, Replay, Slice
 from att.realtime.registry import Dialect, Listener, Registry, Span
-from att.realtime.tracks import Passed, Place, Track
+from att.realtime.tracks import Behind, Passed, Place, Track
 
 SLICE = 500  # frames written before others have their turn
 READS = 100  # groups that are read at once
@@ -24,14 +24,17 @@ class Hub:
     """The tracks and the registry. It is the ``Audience`` of groups and of sessions.
 
     ``registry`` tells who is connected, ``counts`` what was delivered. ``wake`` is called when there is something to
-    do: slices to be run by ``step``, or reads that are ``wanted``.
+    do: slices to be run by ``step``, or reads that are ``wanted``. ``tune_in`` is called when somebody begins to hear a
+    group here, and ``tune_out`` when nobody does any more: of others nothing need come.
     """
 
     def __init__(self, registry: Registry) -> None:
         self.wake: Callable[[], None] = lambda: None
+        self.tune_in: Callable[[UUID], None] = lambda _: None
+        self.tune_out: Callable[[UUID], None] = lambda _: None
         self.registry = registry
         self._tracks: dict[UUID, Track] = {}
-        self._behind: dict[UUID, None] = {}
+        self._behind = Behind()
         self._running: deque[Iterator[None]] = deque()
         self._written = 0
         self._passed = Passed()
@@ -131,14 +134,12 @@ class Hub:
 
     def wanted(self, limit: int = READS) -> dict[UUID, int]:
         """The groups to be read now, no more than that, and after which seq."""
-        wanted: dict[UUID, int] = {}
-        for group_id in [*self._behind]:
-            track = self._tracks.get(group_id)
-            if track is None or not track.wants_read:
-                del self._behind[group_id]
-            elif len(wanted) < limit:
-                wanted[group_id] = track.tail
-        return wanted
+        return self._behind.wanted(limit)
+
+    def may_close(self, group_id: UUID) -> bool:
+        """Whether what a group wants may come by itself: what is after it is here already."""
+        track = self._tracks.get(group_id)
+        return track is not None and track.has_early
 
     def read(self, group_id: UUID, after: int, found: Slice) -> None:
         """What is in a group's log above a seq: its first events, and where it ends."""
@@ -146,6 +147,7 @@ class Hub:
         if track is None or after > track.tail:  # it was wanted by a track that is gone
             return
         first = found.events[0].seq if found.events else found.head + 1
+        track.forget_early()
         track.hear(found.head)
         if first > track.tail + 1 or found.head < after:
             self._give_up(track, first - 1)
@@ -155,9 +157,10 @@ class Hub:
             track.offer(event)
         self._look(track)
 
-    def heads(self) -> dict[UUID, int]:
+    def heads(self, among: Iterable[UUID] | None = None) -> dict[UUID, int]:
         """The groups that somebody hears here, and which seq they are known to have reached."""
-        return {group_id: track.heard for group_id, track in self._tracks.items()}
+        tracks = self._tracks.values() if among is None else filter(None, map(self._tracks.get, among))
+        return {track.group_id: track.heard for track in tracks}
 
     def compare(self, group_id: UUID, heard: int, head: int) -> None:
         """A group was known to have reached ``heard``, and its log then ended with ``head``."""
@@ -197,6 +200,7 @@ class Hub:
         if track is None:
             track = self._tracks[group_id] = Track(group_id, seq)
             track.hear(self._passed.take(group_id))
+            self.tune_in(group_id)
         return track
 
     def _start(self, listener: Listener, position: Position, resumed: int, joined: Span | None) -> None:
@@ -215,8 +219,7 @@ class Hub:
 
     def _look(self, track: Track) -> None:
         """See to what a track needs after it has changed."""
-        if track.wants_read and track.group_id not in self._behind:
-            self._behind[track.group_id] = None
+        if track.wants_read and self._behind.note(track):
             self.wake()
         if track.is_running:
             return
@@ -229,7 +232,8 @@ class Hub:
             self._drop(track)
 
     def _drop(self, track: Track) -> None:
-        self._tracks.pop(track.group_id, None)
+        if self._tracks.pop(track.group_id, None):
+            self.tune_out(track.group_id)
         self.counts.give_up(track.group_id)
 
     def _run(self, track: Track) -> Iterator[None]:

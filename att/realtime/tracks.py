@@ -13,6 +13,8 @@ from att.realtime.registry import Dialect, Listener
 
 QUEUE_EVENTS = 1_000  # events that wait for their turn; what comes on top is read from the log again
 QUEUE_BYTES = 4 * 1024**2
+EARLY = 64  # events behind a gap that are kept, for what is missing is often under way
+EARLY_BYTES = 256 * 1024
 RECENT = 256  # events kept while somebody catches up, so that the last step needs no further read
 RECENT_BYTES = 64 * 1024  # and bytes of them: all are written in one go
 PASSED = 10_000  # groups of which it is remembered where they were
@@ -46,6 +48,33 @@ class Passed:
         return self._heads.pop(group_id, 0)
 
 
+class Behind:
+    """Tracks that want to be read, in the order in which they began to."""
+
+    def __init__(self) -> None:
+        self._tracks: dict[UUID, Track] = {}
+
+    def __len__(self) -> int:
+        return len(self._tracks)
+
+    def note(self, track: "Track") -> bool:
+        """A track wants to be read. Whether that is new."""
+        is_new = self._tracks.get(track.group_id) is not track
+        if is_new:
+            self._tracks[track.group_id] = track
+        return is_new
+
+    def wanted(self, limit: int) -> dict[UUID, int]:
+        """The groups to be read now, no more than that, and after which seq."""
+        wanted: dict[UUID, int] = {}
+        for group_id, track in [*self._tracks.items()]:
+            if not track.wants_read:
+                del self._tracks[group_id]
+            elif len(wanted) < limit:
+                wanted[group_id] = track.tail
+        return wanted
+
+
 class Track:
     """``seq`` is that of the event applied last, ``heard`` the highest that the group is known to have reached."""
 
@@ -53,6 +82,7 @@ class Track:
         "_audience",
         "_bytes",
         "_catching",
+        "_early",
         "_queue",
         "_recent",
         "_recent_bytes",
@@ -70,6 +100,7 @@ class Track:
         self.is_running = False
         self._queue: deque[Event] = deque()
         self._bytes = 0
+        self._early: dict[int, Event] = {}
         self._vain = 0
         self._audience: tuple[set[Listener], ...] = tuple(set() for _ in Dialect)
         self._waiting: dict[Listener, int] = {}
@@ -95,6 +126,11 @@ class Track:
         return self.heard > self.tail and len(self._queue) < QUEUE_EVENTS // 2 and self._bytes < QUEUE_BYTES // 2
 
     @property
+    def has_early(self) -> bool:
+        """Whether an event is here that comes after a gap."""
+        return bool(self._early)
+
+    @property
     def is_idle(self) -> bool:
         """Whether nobody has a place in it and nothing is expected."""
         return not (any(self._audience) or self._waiting or self._catching or self._queue) and self.heard <= self.seq
@@ -104,12 +140,34 @@ class Track:
         self.heard = max(self.heard, seq)
 
     def offer(self, event: Event) -> None:
-        """Queue it if it is next in line. One that was here before is dropped; a gap is only noted."""
+        """Queue it if it is next in line. One that was here before is dropped; one behind a gap is kept for later."""
         self.hear(event.seq)
-        if event.seq == self.tail + 1 and len(self._queue) < QUEUE_EVENTS and self._bytes < QUEUE_BYTES:
+        if event.seq == self.tail + 1:
+            self._append(event)
+            if self._early:
+                self._append_early()
+        elif event.seq > self.tail and self._has_room_for(event):
+            self._early[event.seq] = event
+
+    def forget_early(self) -> None:
+        """Let what is behind a gap go: the log itself tells what is there, and it may have been set back."""
+        self._early.clear()
+
+    def _append(self, event: Event) -> None:
+        if len(self._queue) < QUEUE_EVENTS and self._bytes < QUEUE_BYTES:
             self._queue.append(event)
             self._bytes += len(event.body)
             self._vain = 0
+
+    def _append_early(self) -> None:
+        while (event := self._early.pop(self.tail + 1, None)) is not None:
+            self._append(event)
+        for seq in [seq for seq in self._early if seq <= self.tail]:
+            del self._early[seq]
+
+    def _has_room_for(self, event: Event) -> bool:
+        size = sum([len(early.body) for early in self._early.values()], len(event.body))
+        return len(self._early) < EARLY and size <= EARLY_BYTES
 
     def read_in_vain(self) -> None:
         """The log did not have what was rung for. It never will if the database was restored from a backup."""
@@ -139,6 +197,7 @@ class Track:
         self.heard = seq if seq < self.tail else self.heard  # the log was set back
         self.seq = seq
         self._queue.clear()
+        self._early.clear()
         self._bytes = 0
 
     # Who hears it

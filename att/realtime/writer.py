@@ -232,11 +232,12 @@ class Writer:
         if isinstance(outcome, AttError):
             return
         event = outcome.event
-        self._bus.ring(event.group_id, event.seq)
         try:
-            if outcome.is_repeat:
-                self._hub.ring(event.group_id, event.seq)  # what is in the log is what came first, not this
+            if outcome.is_repeat:  # what is in the log is what came first, not this
+                self._bus.ring_head(event.group_id, event.seq)
+                self._hub.ring(event.group_id, event.seq)
             else:
+                self._bus.ring(event)
                 self._hub.offer(event)
         except Exception:
             log.exception("a message is in the log, but could not be delivered at once")
