@@ -149,6 +149,7 @@ class RedisLink:
         """
         if self._waiting >= QUEUE:
             raise Busy
+        cancellations = _cancellations()
         try:
             async with asyncio.timeout(PATIENCE):
                 self._waiting += 1
@@ -162,6 +163,10 @@ class RedisLink:
                     self._turns.release()
         except _FAILURES as error:  # TimeoutError is an OSError
             raise self._translate(error) from error
+        finally:
+            # The library waits by wait_for, which on Python 3.11 drops a cancellation that meets a result.
+            if _cancellations() > cancellations:
+                raise asyncio.CancelledError
 
     async def _scan_once(self, node: Any, cursor: int, pattern: str) -> tuple[int, list[bytes]]:
         where = {} if node is None else {"target_nodes": node}
@@ -201,6 +206,12 @@ class RedisLink:
             log.error("Redis at %s refuses: %s", self.place, missing)
         is_ours = not (missing or isinstance(error, _UNAVAILABLE) or str(error).startswith(NOT_NOW))
         return error if is_ours else RedisUnavailable()
+
+
+def _cancellations() -> int:
+    """How often this task was cancelled."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
 
 
 def _connection_to(node: ClusterNode) -> AbstractConnection:

@@ -8,15 +8,16 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
 
 from limits import RateLimitItemPerSecond
 from limits.aio.storage import Storage
 from limits.aio.strategies import FixedWindowRateLimiter
 
-from att.errors import AuthFailed, LoginTaken, TooManyAttempts, WrongPassword
+from att.errors import AuthFailed, LoginTaken, TooManyAttempts, Unavailable, WrongPassword
 from att.names import fold
 from att.proxies import parse_address
 from att.settings import Rate
@@ -65,7 +66,8 @@ class Throttle:
                 await self._addresses.count(network)
                 await self._logins.count(key)
                 raise
-            await self._logins.clear(key)
+            with contextlib.suppress(Unavailable):  # they are in, whether or not that can be put down
+                await self._logins.clear(key)
 
     @contextlib.asynccontextmanager
     async def sign_up(self, address: str | None) -> AsyncIterator[None]:
@@ -77,7 +79,8 @@ class Throttle:
             except LoginTaken:
                 await self._signups.count(network)
                 raise
-            await self._signups.count(network)
+            with contextlib.suppress(Unavailable):  # the account has been made
+                await self._signups.count(network)
 
     @contextlib.asynccontextmanager
     async def rename(self, address: str | None) -> AsyncIterator[None]:
@@ -91,6 +94,16 @@ class Throttle:
                 raise
 
 
+@dataclass(eq=False, slots=True)
+class Door:
+    """Where attempts with one key stand in line: ``people`` in all, of whom ``under_way`` have been let in."""
+
+    people: int = 0
+    under_way: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the one who asks whether they may; the rest wait
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Limit:
     """One rate, for each key by itself."""
 
@@ -98,20 +111,26 @@ class Limit:
         self._item = RateLimitItemPerSecond(rate.amount, math.ceil(rate.per.total_seconds()))
         self._limiter = FixedWindowRateLimiter(counts)
         self._clock = clock
-        self._asking: Counter[str] = Counter()  # whether they may, which takes its time where counts are elsewhere
-        self._under_way: Counter[str] = Counter()
-        self._ended: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # those under way, when others wait
+        self._doors: defaultdict[str, Door] = defaultdict(Door)
 
     @contextlib.asynccontextmanager
     async def attempt(self, key: str) -> AsyncIterator[None]:
         """Let it be made, unless the count is full. No more are under way here at once than may still fail: others wait
         for them, so that many guesses at once do not get past, and many who are right do. Raises TooManyAttempts.
         """
-        await self._take_place(key)
+        door = self._doors[key]
+        door.people += 1
         try:
-            yield
+            await self._enter(door, key)
+            try:
+                yield
+            finally:
+                door.under_way -= 1
+                door.left.set()
         finally:
-            self._leave_place(key)
+            door.people -= 1
+            if not door.people:
+                del self._doors[key]
 
     async def count(self, key: str) -> None:
         """Count one."""
@@ -121,40 +140,20 @@ class Limit:
         """Forget what was counted."""
         await self._limiter.clear(self._item, key)
 
-    async def _take_place(self, key: str) -> None:
+    async def _enter(self, door: Door, key: str) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
-                while not await self._has_place(key):
+            async with asyncio.timeout(PATIENCE), door.turn:
+                door.left.clear()  # before it is asked: whoever leaves meanwhile must be noticed
+                while not await self._limiter.test(self._item, key, cost=door.under_way + 1):
                     if not await self._limiter.test(self._item, key):
                         window = await self._limiter.get_window_stats(self._item, key)
                         raise TooManyAttempts(max(1, math.ceil(window.reset_time - self._clock())))
-                    if self._under_way[key]:
-                        await self._ended[key].wait()
+                    if door.under_way:
+                        await door.left.wait()
+                    door.left.clear()
+                door.under_way += 1
         except TimeoutError as error:
             raise TooManyAttempts(1) from error
-
-    async def _has_place(self, key: str) -> bool:
-        """Take it, if there is one besides those that are taken or asked for."""
-        self._asking[key] += 1
-        try:
-            taken = self._under_way[key] + self._asking[key]
-            is_free = await self._limiter.test(self._item, key, cost=taken)
-        finally:
-            _decrease(self._asking, key)
-        if is_free:
-            self._under_way[key] += 1
-        return is_free
-
-    def _leave_place(self, key: str) -> None:
-        _decrease(self._under_way, key)
-        if key in self._ended:
-            self._ended.pop(key).set()
-
-
-def _decrease(counter: Counter[str], key: str) -> None:
-    counter[key] -= 1
-    if not counter[key]:
-        del counter[key]
 
 
 class WindowCounts(Storage):

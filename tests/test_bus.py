@@ -104,14 +104,36 @@ async def test_what_the_triggers_tell(bus, ears, sql, add_user, add_group):
     session = "INSERT INTO sessions (token_hash, user_id, expires_at) VALUES ('x', %s, now() + '1 h') RETURNING id"
     ((session_id,),) = sql(session, ann)
     sql("DELETE FROM sessions")
-    await ears.until(lambda: len(ears.rings) == 5)
+    sql("UPDATE users SET active = false WHERE id = %s", bob)
+    sql("UPDATE users SET active = true, first_name = 'Ann'")
+    sql("DELETE FROM members")
+    sql("DELETE FROM users WHERE id = %s", bob)
+    await ears.until(lambda: len(ears.rings) == 8)
     assert ears.rings == [
         Ring({tea: 1}, [Joining(tea, 1, ann)], [], sweep=False),
         Ring({tea: 2}, [Joining(tea, 2, bob)], [], sweep=False),
         Ring({tea: 3}, [], [], sweep=False),
         Ring({tea: 4}, [], [], sweep=False),
         Ring({}, [], [session_id], sweep=False),
+        Ring({}, [], [], sweep=False, users=(bob,)),
+        Ring({tea: 5}, [], [], sweep=False),
+        Ring({}, [], [], sweep=False, users=(bob,)),
     ]
+
+
+async def test_very_many_departures(bus, ears, sql):
+    """Each user who is disabled or deleted is told of, in as many rings as it takes."""
+    add = (
+        "INSERT INTO users (login, login_key, search_text, role_id)"
+        " SELECT n::text, n::text, '', (SELECT id FROM roles WHERE name = 'User') FROM generate_series(1, 1001) AS n"
+        " RETURNING id"
+    )
+    everybody = [user_id for (user_id,) in sql(add)]
+    for change in ("UPDATE users SET active = false", "DELETE FROM users"):
+        ears.rings.clear()
+        sql(change)
+        await ears.until(lambda: sum(len(ring.users) for ring in ears.rings) == len(everybody))
+        assert sorted(user_id for ring in ears.rings for user_id in ring.users) == sorted(everybody)
 
 
 async def test_very_many_joinings(bus, ears, sql, add_user):
