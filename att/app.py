@@ -11,18 +11,19 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from att import __version__
+from att import __version__, hosted
 from att.accounts import Accounts
 from att.administrators import Administrators, Credentials
 from att.background import repeating
 from att.clients import THROTTLE
-from att.configuration import settings_from_environment
 from att.db.dsn import describe
 from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
 from att.departures import Departures
 from att.directory import Directory
+from att.drain import Drain
 from att.errors import CannotStart
+from att.exposition import Exposition, Figures
 from att.groups import Groups
 from att.heartbeat import BEAT, Heartbeat
 from att.history import History
@@ -37,14 +38,19 @@ from att.keys import (
     HISTORY,
     HUB,
     LOG,
+    READINESS,
     ROLES,
     SESSIONS,
     SETTINGS,
     WRITER,
 )
+from att.metrics import Histogram
 from att.node import Node
+from att.observer import OBSERVER, Observer
 from att.openapi import document
+from att.ops import ops_application, serving_ops
 from att.passwords import Passwords
+from att.readiness import Probe, Readiness
 from att.realtime.bus import Bus, PostgresBus, TunedBus
 from att.realtime.feed import PATIENCE, Feed
 from att.realtime.hub import Hub
@@ -58,8 +64,8 @@ from att.routing import add_routes
 from att.session_cache import SessionCache
 from att.sessions import PostgresSessions, SessionStore
 from att.settings import Settings
-from att.sockets import CLOSE_TIMEOUT
 from att.throttle import Throttle
+from att.watch import watching
 from att.web import BODY_LIMIT, add_headers, answer_problems
 
 
@@ -77,38 +83,59 @@ class Shared(NamedTuple):
     make_sessions: Callable[[Engine], SessionStore]
     throttle: Throttle
     bus: TunedBus | None = None
+    ping: Probe | None = None
 
 
 DATABASE = web.AppKey("database", Database)
 SHARED = web.AppKey("shared", Shared)
 DEPARTURES = web.AppKey("departures", Departures)
 BUSES: web.AppKey[list[Bus]] = web.AppKey("buses", list)  # of which the last is rung; the others are heard
+ENGINE = web.AppKey("engine", Engine)
+PASSWORDS = web.AppKey("passwords", Passwords)
+EXPOSITION = web.AppKey("exposition", Exposition)
 CACHE = web.AppKey("cache", SessionCache)
 RETENTION = web.AppKey("retention", Retention)
+DRAIN = web.AppKey("drain", Drain)
 GENERATED: web.AppKey[Credentials | None] = web.AppKey("generated", Credentials)
 
 EXPIRY_INTERVAL = 300.0  # seconds between removals of expired sessions
 TRIM_INTERVAL = 30.0  # seconds between trimmings of the log
-CLOSING_PAUSE = 0.01  # seconds between looks at whether all sockets are closed
 
 
 def create_app(settings: Settings | None = None) -> web.Application:
     """The application. What it needs is opened when it starts, and closed in reverse order when it ends.
 
-    Without settings they are those of the environment, for a program that serves it in our place. Starting raises
-    CannotStart or DatabaseUnavailable, with a line for the operator.
+    Starting raises CannotStart or DatabaseUnavailable, with a line for the operator. Without settings they are those of
+    the environment, for a program that serves it in our place; then what is wrong ends the process, with that line.
     """
-    settings = settings or settings_from_environment()
+    is_hosted = settings is None
+    settings = hosted.read_settings() if settings is None else settings
     # aiohttp would log the subprotocols that a client offers, among which a browser may send its token.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     app = web.Application(middlewares=[answer_problems], client_max_size=BODY_LIMIT)
     app[SETTINGS] = settings
+    app[OBSERVER] = Observer(logs_requests=settings.access_log)
+    app[EXPOSITION] = Exposition()
     app[HUB] = Hub(Registry())
     app[HEARTBEAT] = Heartbeat()
+    app[READINESS] = Readiness()
+    app[DRAIN] = Drain(app[HUB], app[HEARTBEAT], app[READINESS], settings.drain_time.total_seconds())
     app[DOCUMENT] = _document()
     app.on_response_prepare.append(add_headers)
-    app.on_shutdown.append(_close_sockets)
-    app.cleanup_ctx.extend([_database, _redis, _domain, _realtime, _sweeper])
+    contexts: list[hosted.Context] = [
+        partial(_ops, is_hosted=is_hosted),
+        _database,
+        _redis,
+        _domain,
+        _realtime,
+        _sweeper,
+        _watch,
+    ]
+    app.cleanup_ctx.extend([hosted.failing_in_words(context) for context in contexts] if is_hosted else contexts)
+    if is_hosted:
+        app.on_startup.append(_settle)
+        app.on_shutdown.append(_hurry)
+    app.on_shutdown.append(_drain)
     add_routes(app.router, ROUTES)
     return app
 
@@ -156,9 +183,18 @@ async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
     link = await RedisLink.connect(settings.redis_url)
     try:
         throttle = Throttle(*rates, clock=time.time, make_counts=partial(RedisCounts, link))
-        yield Shared(lambda db: RedisSessions(link, db, ttl), throttle, RedisBus(link))
+        yield Shared(lambda db: RedisSessions(link, db, ttl), throttle, RedisBus(link), link.ping)
     finally:
         await link.close()
+
+
+async def _ops(app: web.Application, *, is_hosted: bool) -> AsyncIterator[None]:
+    address = app[SETTINGS].admin_listen
+    if address is None:
+        yield
+        return
+    async with serving_ops(ops_application(app[READINESS], app[EXPOSITION]), address, is_hosted=is_hosted):
+        yield
 
 
 async def _database(app: web.Application) -> AsyncIterator[None]:
@@ -169,13 +205,15 @@ async def _database(app: web.Application) -> AsyncIterator[None]:
 async def _redis(app: web.Application) -> AsyncIterator[None]:
     async with open_shared(app[SETTINGS]) as shared:
         app[SHARED], app[THROTTLE] = shared, shared.throttle
+        if shared.ping is not None:
+            app[READINESS].probes["redis"] = shared.ping
         yield
 
 
 async def _domain(app: web.Application) -> AsyncIterator[None]:
     settings, hub = app[SETTINGS], app[HUB]
-    db = await Engine.connect(app[DATABASE].dsn)
-    passwords = Passwords(settings.hashing)
+    app[ENGINE] = db = await Engine.connect(app[DATABASE].dsn)
+    app[PASSWORDS] = passwords = Passwords(settings.hashing)
     sessions = SessionCache(app[SHARED].make_sessions(db), hub)
     app[CACHE] = app[SESSIONS] = app[ENDINGS] = sessions
     app[DEPARTURES] = Departures(sessions, sessions)
@@ -225,15 +263,35 @@ async def _sweeper(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def _watch(app: web.Application) -> AsyncIterator[None]:
+    figures = Figures(
+        requests=app[OBSERVER].requests,
+        hub=app[HUB],
+        writer=app[WRITER],
+        buses=app[BUSES],
+        db=app[ENGINE],
+        passwords=app[PASSWORDS],
+        loop_lag=Histogram(),
+        readiness=app[READINESS],
+    )
+    async with watching(figures, app[EXPOSITION]):
+        yield
+
+
 def _wanted_administrator(settings: Settings) -> Credentials | None:
     if settings.admin_login is None or settings.admin_password is None:
         return None
     return Credentials(settings.admin_login, settings.admin_password)
 
 
-async def _close_sockets(app: web.Application) -> None:
-    app[HUB].close()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(2 * CLOSE_TIMEOUT):  # each by itself takes no longer than that one
-            while len(app[HEARTBEAT]):  # noqa: ASYNC110 - it is asked once in the server's life
-                await asyncio.sleep(CLOSING_PAUSE)
+async def _settle(app: web.Application) -> None:
+    hosted.announce_administrator(app[GENERATED])
+    hosted.settle()
+
+
+async def _hurry(app: web.Application) -> None:
+    hosted.hurry_at_next_signal(app[DRAIN])
+
+
+async def _drain(app: web.Application) -> None:
+    await app[DRAIN].run()  # whoever has the listening sockets has done so already

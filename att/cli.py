@@ -1,23 +1,20 @@
 """The command ``att-server``."""
 
 import asyncio
-import contextlib
-import logging
 import os
-import resource
 import signal
 import sys
 from typing import Any
 
 import click
 import uvloop
-from aiohttp import web
-from aiohttp.http import HttpProcessingError
 
 from att import __version__
 from att.commands import create_admin, migrate, reset_password
 from att.configuration import PREFIX, make_settings, serving_options
 from att.errors import AttError
+from att.logs import set_up_logging
+from att.process import allow_many_files
 from att.remote import broadcast, listen
 from att.server import serve
 
@@ -46,11 +43,11 @@ def command(context: click.Context, /, **options: Any) -> None:
     Every option can also be set in the environment: --db-url as ATT_DB_URL, and so on.
     """
     context.obj = settings = make_settings(**options)
-    _set_up_logging()
+    set_up_logging(settings.log_format)
     _fill_standard_streams()
     if context.invoked_subcommand is not None:
         return
-    _allow_many_sockets()
+    allow_many_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
 
@@ -82,31 +79,6 @@ def _fill_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free: this one
-
-
-def _set_up_logging() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("aiohttp.server").addFilter(_is_ours)
-    logging.getLogger("asyncio").addFilter(_is_ours)
-
-
-def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether a failure is for our log.
-
-    A request that is not HTTP, or breaks off, is the client's. A statement that the server cancelled has been
-    answered with a 503; aiopg reports it to the loop besides.
-    """
-    error = record.exc_info[1] if record.exc_info else None
-    is_clients = isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError)
-    return not is_clients and type(error).__name__ != "QueryCanceled"
-
-
-def _allow_many_sockets() -> None:
-    """Each socket is an open file; take as many as the system grants."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _fail(message: str, status: int) -> None:

@@ -347,10 +347,10 @@ async def listen(request: web.Request) -> web.StreamResponse:
         positions = await request.app[LOG].positions(session.user_id)
         response = await accept(request, dialect)
         undo.callback(socket.abort)
-        transport, early = take_over(request, socket)
-        socket.open(transport, session, dialogue, dialect)
+        taken = take_over(request, socket)
+        socket.open(taken, session, dialogue, dialect)
         dialogue.begin(positions)
-        socket.listen(early)
+        socket.listen(taken.early)
         undo.pop_all()
     return response
 

@@ -7,12 +7,15 @@ to do ends here with the answer, and the connection goes on with a protocol of o
 import asyncio
 import hashlib
 from base64 import b64encode
+from typing import NamedTuple
 
 from aiohttp import hdrs, web
 from aiohttp.http import WS_KEY
 
+from att.connections import Caller, Connection
 from att.errors import UpgradeRequired
 from att.identity import offered_subprotocols
+from att.observer import OBSERVER, Farewell
 from att.realtime.protocol import SUBPROTOCOL
 from att.realtime.registry import Dialect
 
@@ -40,21 +43,35 @@ async def accept(request: web.Request, dialect: Dialect) -> web.StreamResponse:
     return response
 
 
-def take_over(request: web.Request, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
-    """Have the connection go on with this protocol. Its transport, and what the peer has said already.
+class Taken(NamedTuple):
+    """A connection that was taken over: its transport, and what the peer has said already.
+
+    When it is closed the caller, who counts connections, is to be told, and ``farewell`` with which code.
+    """
+
+    transport: asyncio.Transport
+    early: bytes
+    caller: Caller | None
+    farewell: Farewell
+
+
+def take_over(request: web.Request, protocol: asyncio.Protocol) -> Taken:
+    """Have the connection go on with this protocol, which tells the caller, if there is one, when it is closed.
 
     Raises ConnectionError when nobody is there.
     """
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError
+    farewell = request.app[OBSERVER].farewell(request)
     early = _Early()
     request.protocol.set_parser(early)  # type: ignore[arg-type]  # it asks for these two methods alone
     transport.set_protocol(protocol)
+    caller = request.protocol.hand_over() if isinstance(request.protocol, Connection) else None
     # To aiohttp the connection is lost, all but for its end: it lets go of everything, and does not close it.
     request.protocol.transport = None
     request.protocol.connection_lost(None)
-    return transport, early.said
+    return Taken(transport, early.said, caller, farewell)
 
 
 class _Early:

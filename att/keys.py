@@ -9,6 +9,7 @@ from att.groups import Groups
 from att.heartbeat import Heartbeat
 from att.history import History
 from att.permissions import Permissions
+from att.readiness import Readiness
 from att.realtime.feed import Feed
 from att.realtime.hub import Hub
 from att.realtime.log import Log
@@ -25,6 +26,7 @@ GROUPS = web.AppKey("groups", Groups)
 HISTORY = web.AppKey("history", History)
 SESSIONS: web.AppKey[SessionStore] = web.AppKey("sessions", SessionStore)
 ENDINGS: web.AppKey[Audience] = web.AppKey("endings", Audience)  # whom to tell of sessions that have ended
+READINESS = web.AppKey("readiness", Readiness)
 HUB = web.AppKey("hub", Hub)
 HEARTBEAT = web.AppKey("heartbeat", Heartbeat)  # of the open sockets
 LOG = web.AppKey("log", Log)

@@ -12,6 +12,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 
 from att.errors import Busy
+from att.metrics import QueueUse
 from att.settings import OWASP, HashingCost
 
 WORKERS = os.cpu_count() or 1
@@ -30,8 +31,14 @@ class Passwords:
         self._hasher = PasswordHasher(cost.time_cost, cost.memory_kib, cost.parallelism)
         self._workers = workers
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="hash")
-        self._free = workers + queue
+        self._free = self._places = workers + queue
         self._decoy = self._hasher.hash(secrets.token_hex())
+
+    @property
+    def use(self) -> QueueUse:
+        """How many hashes are being made now, and how many wait."""
+        taken = self._places - self._free
+        return QueueUse(min(taken, self._workers), max(taken - self._workers, 0))
 
     def close(self) -> None:
         """Drop what waits; what is being hashed ends by itself."""

@@ -24,7 +24,7 @@ def client_address(peer: str | None, forwarded: Iterable[str], trusted: Collecti
     """
     address = parse_address(peer or "")
     hops = [hop for line in forwarded for hop in line.split(",") if hop.strip()]
-    while hops and _is_trusted(address, trusted):
+    while hops and is_trusted(address, trusted):
         caller = parse_address(hops.pop().strip())
         if caller is None:
             break
@@ -47,7 +47,8 @@ def parse_address(text: str) -> Address | None:
     return address.ipv4_mapped or IPv6Address(int(address))
 
 
-def _is_trusted(address: Address | None, trusted: Collection[Proxy]) -> bool:
+def is_trusted(address: Address | None, trusted: Collection[Proxy]) -> bool:
+    """Whether what comes from there, None for a unix socket, comes from one of these."""
     if address is None:
         return "unix" in trusted
     return any(address in network for network in trusted if network != "unix")

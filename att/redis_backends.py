@@ -15,6 +15,7 @@ from att.background import running, together
 from att.db.accounts import ACTIVE_USERS, LOCK_USER
 from att.db.engine import Engine, Transaction
 from att.errors import AuthFailed, NoSuchSession, Unavailable
+from att.incidents import Outage
 from att.paging import Page, Window
 from att.realtime.bus import FIRST_PAUSE, LONGEST_PAUSE, STOP_TIMEOUT, SWEEP, Ears, Echo, Ring
 from att.realtime.log import Event
@@ -139,6 +140,7 @@ class RedisBus:
         self._channels = Channels(link)
         self._ears: Ears
         self._echo = Echo()
+        self._outage = Outage(f"the bus ({self.name})")
         self._is_up = asyncio.Event()
         self._outgoing = Outgoing()
         self._rung = asyncio.Event()
@@ -238,7 +240,7 @@ class RedisBus:
                     await hearing.subscribe(ENDED_CHANNEL, self._own, ALL)
                     await together(hearing.run(), self._tune(hearing))
             except Unavailable as error:
-                log.warning("the bus in Redis is disconnected, and tries again in %.1f s: %s", pause, error.detail)
+                self._outage.begin(error.detail)
             finally:
                 pause = FIRST_PAUSE if self.is_connected else pause
                 self._is_up.clear()
@@ -260,6 +262,7 @@ class RedisBus:
 
     def subscribed(self, channel: str) -> None:
         if channel == ALL:  # the last of those that are asked for first
+            self._outage.end()
             self._is_up.set()
             self._ears.connected()
         elif channel.startswith(GROUP):

@@ -11,9 +11,12 @@ from typing import Protocol
 from aiohttp import WSCloseCode, WSMessage, WSMsgType
 from aiohttp.http import WebSocketError
 
+from att.connections import Caller
 from att.errors import Unavailable
+from att.handshake import Taken
 from att.heartbeat import BEAT, Heartbeat
 from att.inbox import Receiver
+from att.observer import Farewell
 from att.realtime.frames import PING_FRAME, CloseCode, close_frame, pong_frame
 from att.realtime.registry import Dialect
 from att.sessions import Session, SessionStore
@@ -45,10 +48,12 @@ class Socket(Receiver):
     """A ``Connection`` of the registry, and a ``Peer`` of the heartbeat. Frames are written, and never awaited."""
 
     __slots__ = (
+        "_caller",
         "_close_code",
         "_deadline",
         "_ears",
         "_expires_at",
+        "_farewell",
         "_heard",
         "_heartbeat",
         "_is_clear",
@@ -72,9 +77,12 @@ class Socket(Receiver):
         self._deadline: asyncio.TimerHandle | None = None
         self._ears: Ears | None = None
         self._renewal: asyncio.Task[None] | None = None
+        self._caller: Caller | None = None
+        self._farewell: Farewell | None = None
 
-    def open(self, transport: asyncio.Transport, session: Session, ears: Ears, dialect: Dialect) -> None:
+    def open(self, taken: Taken, session: Session, ears: Ears, dialect: Dialect) -> None:
         """From now on frames can be sent. Nothing is heard before ``listen``."""
+        transport, self._caller, self._farewell = taken.transport, taken.caller, taken.farewell
         self._begin(transport, MESSAGE_LIMITS[dialect])
         self._session_id, self._expires_at = session.id, session.expires_at.timestamp()
         self._ears = ears
@@ -161,6 +169,12 @@ class Socket(Receiver):
         ears, self._ears = self._ears, None
         if ears is not None:
             ears.end()
+        caller, self._caller = self._caller, None
+        if caller is not None:
+            caller.leave()
+        farewell, self._farewell = self._farewell, None
+        if farewell is not None:
+            farewell(self._close_code)
 
     # What the peer says
 

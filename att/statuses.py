@@ -19,7 +19,7 @@ _STATUS: dict[type[errors.AttError], int] = {
     errors.Unavailable: 503,
 }
 # As RFC 9110 has them; Python before 3.13 knows older names.
-_PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
+_PHRASES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
 
 
 def status_of(kind: type[errors.AttError]) -> int:

@@ -1,11 +1,11 @@
 """HTTP for everything else: reading requests, and answering them, errors as problems (RFC 9457)."""
 
 import asyncio
-import logging
 import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from secrets import token_hex
+from time import perf_counter
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -15,8 +15,9 @@ from pydantic_core import from_json
 from att import errors
 from att.faults import explain
 from att.identity import COOKIE, bearer_token, set_session_cookie
-from att.keys import REQUEST_ID, SESSION
+from att.keys import READINESS, REQUEST_ID, SESSION
 from att.names import check_key
+from att.observer import OBSERVER
 from att.paging import Order, Window
 from att.paging import Page as PageOf
 from att.payloads import Answer, Page
@@ -32,8 +33,6 @@ _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.!#$&^_-]+\+json)")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Shape = TypeVar("Shape", bound=BaseModel)
 QueryShape = TypeVar("QueryShape", bound=Query)
-
-log = logging.getLogger("att")
 
 
 # Reading
@@ -170,19 +169,26 @@ def _problem_of_http(error: web.HTTPException) -> web.Response:
 @web.middleware
 async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, and turn whatever is raised into an answer that says no more than it should."""
+    begun, observer = perf_counter(), request.app[OBSERVER]
     given = request.headers.get("X-Request-ID", "")
     request[REQUEST_ID] = given if _REQUEST_ID_FORM.fullmatch(given) else token_hex(16)
+    response: web.StreamResponse
     try:
-        return await handler(request)
+        response = await handler(request)
     except errors.AttError as error:
-        return problem_of(error)
+        response = problem_of(error)
+        if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            observer.unavailable(request, error.code)
     except web.HTTPException as error:
-        return _problem_of_http(error)
-    except ConnectionError:
+        response = _problem_of_http(error)
+    except (ConnectionError, asyncio.CancelledError):
+        observer.answered(request, None, perf_counter() - begun)
         raise  # the client has gone, and nobody is left to answer
-    except Exception:
-        log.exception("request %s: %s %s failed", request[REQUEST_ID], request.method, request.rel_url.raw_path)
-        return problem(500, "internal error", f"This is a fault of ours. Its id is {request[REQUEST_ID]}.")
+    except Exception as error:  # noqa: BLE001 - it is told to the operator alone
+        observer.failed(request, error)
+        response = problem(500, "internal error", f"This is a fault of ours. Its id is {request[REQUEST_ID]}.")
+    observer.answered(request, response, perf_counter() - begun)
+    return response
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -190,6 +196,9 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     # An answer that is given before the middleware is reached has no id yet.
     response.headers["X-Request-ID"] = request.get(REQUEST_ID) or token_hex(16)
     response.headers.setdefault("Cache-Control", "no-store")
+    if request.app[READINESS].draining and response.status != 101:
+        response.force_close()  # no further request is to come by this connection
+        response.headers["Connection"] = "close"
     session = request.get(SESSION)
     if session is not None and session.slid and COOKIE not in response.cookies and bearer_token(request) is None:
         # The browser's copy lives as long as the session, which has just been prolonged. By now the answer's own

@@ -147,13 +147,14 @@ def cluster_url(valkey_cluster: ValkeyCluster) -> str:
 
 @pytest.fixture
 def settings(db_url: str) -> Settings:
-    """Settings for the test's database, with hashing that costs nothing and nobody who is braked."""
+    """Settings for the test's database, with hashing that costs nothing, nobody who is braked, and an end at once."""
     return Settings(
         db_url=db_url,
         hashing=CHEAPEST,
         login_failures=UNBOUNDED,
         address_failures=UNBOUNDED,
         signups=UNBOUNDED,
+        drain_time=timedelta(0),
     )
 
 

@@ -18,6 +18,7 @@ class Recording:
     def __init__(self):
         self.frames = []
         self.codes = []
+        self.reasons = []
         self.is_given = asyncio.Event()
 
     def send(self, frame):
@@ -28,8 +29,9 @@ class Recording:
     def replay(self, frame):
         self.send(frame)
 
-    def close(self, code):
+    def close(self, code, reason=b""):
         self.codes.append(code)
+        self.reasons.append(reason)
         self.is_given.set()
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from att import background
-from att.background import repeating, running, together
+from att.background import Work, failing, repeating, running, together
 from att.errors import DatabaseUnavailable
 
 
@@ -128,6 +128,79 @@ async def test_what_runs_ends_with_its_block():
     async with running("not begun", endless):
         pass
     assert asyncio.all_tasks() == before
+
+
+# What fails
+
+
+async def test_what_is_done_now_and_then_fails_until_it_succeeds(work, caplog, monkeypatch):
+    """It is tried again soon; that it works again is told once."""
+    caplog.set_level(logging.INFO, "att")
+    monkeypatch.setattr(background, "RETRY_PAUSE", 0)
+    work.errors = [DatabaseUnavailable(), DatabaseUnavailable()]
+    seen = []
+
+    async def watched():
+        seen.append([name for name, _ in failing()])
+        await work()
+
+    async with asyncio.timeout(5), repeating("sweeping", watched, 3600):
+        await work.done.wait()
+        await asyncio.sleep(0)
+        assert failing() == []
+    assert seen == [[], ["sweeping"], ["sweeping"]]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"sweeping: {DatabaseUnavailable().detail}",
+        "sweeping works again",
+    ]
+
+
+async def test_what_is_done_all_the_time_fails_until_it_has_run_for_a_while(work, monkeypatch):
+    """Since its first failure, as long as the next ones come within that while."""
+    monkeypatch.setattr(background, "RESTART_PAUSE", 0)
+    begun = asyncio.Event()
+
+    async def go_on():
+        await work()
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(5), running("hearing", go_on):
+        await begun.wait()
+        [(name, _)] = failing()
+        assert name == "hearing"
+        later = background.time.monotonic() + background.PROBATION
+        monkeypatch.setattr(background.time, "monotonic", lambda: later)
+        assert failing() == []
+        monkeypatch.undo()
+    assert failing() == []
+
+
+def test_a_failure_is_news_once():
+    """Until it has succeeded, or fails otherwise."""
+    work = Work("sweeping")
+    assert [work.fail(KeyError()), work.fail(KeyError()), work.fail(OSError())] == [True, False, True]
+    since = work.failing_since
+    work.fail(OSError())
+    assert work.failing_since == since
+    assert [work.succeed(), work.succeed()] == [True, False]
+    assert work.failing_since is None
+    assert work.fail(OSError())
+
+
+async def test_a_flood_of_failures_is_one_line(caplog, monkeypatch):
+    monkeypatch.setattr(background, "RESTART_PAUSE", 0)
+    failures, enough = [], asyncio.Event()
+
+    async def fail():
+        failures.append(None)
+        if len(failures) == 50:
+            enough.set()
+        raise KeyError
+
+    async with asyncio.timeout(5), running("hearing", fail):
+        await enough.wait()
+    assert len(caplog.records) == 1
 
 
 # Together

@@ -14,7 +14,8 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 from att import cli
 from att.app import create_app
-from att.settings import Settings
+from att.logs import set_up_logging
+from att.settings import LogFormat, Settings
 
 SERVER = [sys.executable, "-m", "att"]
 
@@ -128,7 +129,7 @@ def test_interrupted_before_it_serves(monkeypatch, capsys):
 
 def test_what_clients_do_wrong_is_not_in_our_log():
     """Nor is it where a token might be logged; what we do wrong is."""
-    cli._set_up_logging()
+    set_up_logging(LogFormat.TEXT)
     create_app(Settings())
     assert not logging.getLogger("aiohttp.websocket").isEnabledFor(logging.WARNING)
     for error, is_logged in [(BadHttpMessage("x"), False), (ConnectionResetError(), False), (KeyError(), True)]:

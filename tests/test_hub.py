@@ -26,6 +26,7 @@ class Recording:
     def __init__(self):
         self.frames = []
         self.codes = []
+        self.reasons = []
 
     def send(self, frame):
         self.frames.append(frame)
@@ -34,8 +35,9 @@ class Recording:
     def replay(self, frame):
         self.send(frame)
 
-    def close(self, code):
+    def close(self, code, reason=b""):
         self.codes.append(code)
+        self.reasons.append(reason)
 
 
 class Refusing(Recording):
@@ -660,22 +662,28 @@ def test_ended_twice(hub, listen):
     hub.session_ended(SESSION)
     hub.session_ended(SESSION)
     hub.user_uncertain(ANN)
-    hub.close()
+    hub.send_away([listener], CloseCode.RESTART)
     assert closed(CloseCode.SESSION_ENDED, listener)
 
 
-def test_close(hub, registry, listen, attach):
-    """Closing sends everybody away, settled or not, and lets nobody in any more."""
-    listeners = [listen(ANN, at(0)), listen(BEN, at(3, PIE), resume={PIE: 1}, session_id=OTHER_SESSION), attach(ANN)]
-    hub.close()
-    assert closed(CloseCode.GOING_AWAY, *listeners)
+def test_sent_away(hub, registry, listen, attach):
+    """Nobody is let in any more, while those who are here go on hearing until they are sent away, settled or not."""
+    ann = listen(ANN, at(0))
+    others = [listen(BEN, at(3, PIE), resume={PIE: 1}, session_id=OTHER_SESSION), attach(ANN)]
+    listeners = [ann, *others]
+    assert set(hub.stop_admitting()) == set(listeners)
     late = Listener(ANN, SESSION, Recording())
     with pytest.raises(ShuttingDown):
         hub.attach(late)
     hub.settle(late, [at(0)], {})
+    hub.send_away(others, CloseCode.RESTART, b"why")
+    assert closed(CloseCode.RESTART, *others)
+    assert is_open(ann)
     hub.offer(message(1))
-    assert told(*listeners, late) == [[]] * 4
+    assert told(ann, *others, late) == [[1], [], [], []]
+    hub.send_away([*listeners, late], CloseCode.GOING_AWAY)
+    assert closed(CloseCode.GOING_AWAY, ann)
+    assert closed(CloseCode.RESTART, *others)
+    assert [listener.connection.reasons for listener in listeners] == [[b""], [b"why"], [b"why"]]
     assert is_empty(hub, registry)
     hub.detach(late)
-    hub.close()
-    assert closed(CloseCode.GOING_AWAY, *listeners)

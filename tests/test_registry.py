@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from att.realtime.registry import Listener, Registry, Span
+from att.realtime.registry import Dialect, Listener, Registry, Span
 
 ANN, BEN, CAT = (UUID(int=number) for number in (1, 2, 3))
 SESSION, OTHER_SESSION = UUID(int=21), UUID(int=22)
@@ -33,7 +33,8 @@ def attached(registry, user_id, session_id=SESSION):
 
 def is_empty(registry):
     """Whether the registry holds nothing at all, not even an empty set."""
-    return not any(vars(registry).values())
+    held = vars(registry) | {"sockets": sum(registry.sockets.values())}
+    return not any(held.values())
 
 
 def test_attach(registry):
@@ -104,6 +105,8 @@ class RegistryIsASet(RuleBasedStateMachine):
         super().__init__()
         self.registry = Registry()
         self.listeners = [listener_of(*ids) for ids in product((ANN, BEN, CAT), (SESSION, OTHER_SESSION))]
+        for listener in self.listeners[::2]:
+            listener.dialect = Dialect.V1
         self.attached = set()
 
     @rule(number=LISTENERS)
@@ -120,6 +123,8 @@ class RegistryIsASet(RuleBasedStateMachine):
     def finds_who_is_attached(self):
         assert len(self.registry) == len(self.attached) == len(self.registry.everyone())
         assert set(self.registry.everyone()) == self.attached
+        for dialect in Dialect:
+            assert self.registry.sockets[dialect] == sum(listener.dialect is dialect for listener in self.attached)
         for user_id in (ANN, BEN, CAT):
             of_user = {listener for listener in self.attached if listener.user_id == user_id}
             assert set(self.registry.of_user(user_id)) == of_user

@@ -108,7 +108,7 @@ async def test_the_main_job_survives_kill_9(server):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_clean_stop(server, number):
-    """Sockets are closed with 1001, a request in flight is finished, the status is 0, and PostgreSQL stops as well."""
+    """Sockets are closed with 1012, a request in flight is finished, the status is 0, and PostgreSQL stops as well."""
     async with server.client() as client, await psycopg.AsyncConnection.connect(server.dsn, autocommit=True) as other:
         user, signed_in = await enter(client, "/signup", "ann")
         async with client.ws_connect(f"/listen/{user}", headers=signed_in) as socket:
@@ -119,7 +119,7 @@ async def test_a_clean_stop(server, number):
                 await eventually(lambda: fetch(other, waiting))
                 ended = asyncio.create_task(server.end(number))
                 message = await socket.receive(timeout=5)
-                assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+                assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1012)
             assert (await logging_in)[0] == user
         await other.close()
         assert await ended == (0, "")

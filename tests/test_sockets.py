@@ -478,7 +478,7 @@ async def test_a_membership_that_ends_while_a_socket_opens(sign_up, client, monk
 
 async def test_no_socket_is_opened_while_the_server_stops(sign_up, client):
     ann = await sign_up("ann")
-    client.app[HUB].close()
+    client.app[HUB].stop_admitting()
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         await ann.listen()
     assert refused.value.status == 503

@@ -174,8 +174,8 @@ class Ear:
         self.heard[group_id] = last
         self.world.deliveries += 1
 
-    def close(self, code):
-        assert code == CloseCode.RESYNC
+    def close(self, code, reason=b""):
+        assert (code, reason) == (CloseCode.RESYNC, b"")
         assert self.world.may_resync, "told to connect again without need"
         assert self.code is None
         self.is_open, self.code = False, code

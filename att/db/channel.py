@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import aiopg
 import psycopg2
 
+from att.background import is_cancelled
 from att.db.dsn import Server, connect_options
-from att.db.engine import is_cancelled
 from att.errors import DatabaseUnavailable
 
 TIMEOUT = 5.0  # seconds for an answer

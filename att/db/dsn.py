@@ -4,7 +4,6 @@ https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 """
 
 import asyncio
-import contextlib
 import os
 import re
 import socket
@@ -15,8 +14,10 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 - a class
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from att.errors import DatabaseUnavailable
+from att.incidents import Outage
 
 CONNECT_TIMEOUT = 5  # seconds for each address; libpq takes whole ones
+FIND_PAUSE = 1.0  # seconds between looks for a server that is away
 
 
 def check_dsn(dsn: str) -> str:
@@ -96,15 +97,16 @@ class Server:
         self._dsn = dsn
         self._place: dict[str, Any] = {}
         self._finding: asyncio.Task[None] | None = None
+        self._outage = Outage("the database")
 
     async def find(self) -> None:
         """Raises DatabaseUnavailable that says why there is none."""
         self._place = await asyncio.to_thread(locate, self._dsn)
 
     def find_again(self) -> None:
-        """Look for it in the background, once at a time."""
+        """Look for it in the background until it is found, once at a time; log that it is away, and that it is back."""
         if self._finding is None or self._finding.done():
-            self._finding = asyncio.create_task(self._find_quietly())
+            self._finding = asyncio.create_task(self._find_patiently())
 
     def connection_factory(self, dsn: str, async_: int = 0) -> Connection:
         """What psycopg2 calls for each new connection: one to the server that was found."""
@@ -122,6 +124,13 @@ class Server:
             self._finding.cancel()
             await asyncio.wait([self._finding])
 
-    async def _find_quietly(self) -> None:
-        with contextlib.suppress(DatabaseUnavailable):
-            await self.find()
+    async def _find_patiently(self) -> None:
+        while True:
+            try:
+                await self.find()
+            except DatabaseUnavailable as error:
+                self._outage.begin(error.detail)
+                await asyncio.sleep(FIND_PAUSE)
+            else:
+                self._outage.end()
+                return

@@ -16,7 +16,9 @@ from sqlalchemy import Executable, Select
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
 from att import errors
+from att.background import is_cancelled
 from att.db.dsn import Server, connect_options, describe, why_no_connection
+from att.metrics import PoolUse
 from att.permissions import Actor
 
 POOL_SIZE = 10
@@ -44,10 +46,9 @@ _INIT_SQL = (
     f"SET statement_timeout = {STATEMENT_TIMEOUT}; SET timezone = 'UTC'; "
     "SET max_parallel_workers_per_gather = 0; SET jit = off"
 )
-_BEGIN = "BEGIN"
 _BEGIN_AS = (
-    "BEGIN; SELECT set_config('att.actor_id', %(user_id)s, true), "
-    "set_config('att.session_id', %(session_id)s, true), set_config('att.request_id', %(request_id)s, true)"
+    "BEGIN; SELECT set_config('att.actor_id', %s, true), "
+    "set_config('att.session_id', %s, true), set_config('att.request_id', %s, true)"
 )
 
 DriverError = psycopg2.Error  # what is raised for a mistake of ours, or a missing right: see translate()
@@ -128,10 +129,9 @@ class Transaction:
     async def begin(self, actor: Actor | None) -> None:
         """Start, and tell the database until the end of the transaction who acts."""
         if actor is None:
-            await self._send(_BEGIN, None, _ignore)
+            await self._send("BEGIN", None, _ignore)
         else:
-            session_id = "" if actor.session_id is None else str(actor.session_id)
-            names = {"user_id": str(actor.user_id), "session_id": session_id, "request_id": actor.request_id}
+            names = str(actor.user_id), str(actor.session_id or ""), actor.request_id
             await self._send(_BEGIN_AS, names, _ignore)
 
     async def commit(self) -> None:
@@ -187,6 +187,11 @@ class Engine:
         except TimeoutError as error:
             raise errors.DatabaseUnavailable(f"the database {describe(dsn)} does not answer") from error
         return cls(pool, server)
+
+    @property
+    def use(self) -> PoolUse:
+        """How the pool is used now."""
+        return PoolUse(self._pool.size, self._pool.size - self._pool.freesize, POOL_SIZE, self._waiting)
 
     async def close(self) -> None:
         """Close every connection, those in use as well."""
@@ -292,8 +297,3 @@ async def _prepare_connection(connection: aiopg.Connection) -> None:
     except BaseException:
         connection.close()  # the pool has not taken it in yet, and forgets it
         raise
-
-
-def is_cancelled() -> bool:
-    """Whether this task was cancelled, and not by aiopg, which says so of a statement that the server cancelled."""
-    return (task := asyncio.current_task()) is None or task.cancelling() > 0

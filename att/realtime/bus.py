@@ -16,6 +16,7 @@ from att.background import running
 from att.db.channel import Channel
 from att.db.engine import Engine, prepare
 from att.errors import DatabaseUnavailable, Unavailable
+from att.incidents import Outage
 from att.realtime.log import Event
 
 CHANNEL = "att"
@@ -155,6 +156,7 @@ class PostgresBus:
         self._channel = Channel(dsn, CHANNEL)
         self._id = str(uuid4())
         self._echo = Echo()
+        self._outage = Outage(f"the bus ({self.name})")
         self._heads: dict[UUID, int] = {}
         self._sweep = False
         self._rung = asyncio.Event()
@@ -216,12 +218,13 @@ class PostgresBus:
             try:
                 async with self._channel.listen() as payloads:
                     pause = FIRST_PAUSE
+                    self._outage.end()
                     self.is_connected = True
                     ears.connected()
                     async for payload in payloads:
                         self._take(payload, ears)
             except DatabaseUnavailable as error:
-                log.warning("the bus is disconnected, and tries again in %.1f s: %s", pause, error.detail)
+                self._outage.begin(error.detail)
             finally:
                 self.is_connected = False
                 ears.disconnected()

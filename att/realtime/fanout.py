@@ -26,9 +26,11 @@ Tell = Callable[[Delivered], None]
 
 
 class Counts:
-    """What was delivered of each message, and who waits to be told."""
+    """What was delivered of each message, of all together, and who waits to be told."""
 
     def __init__(self) -> None:
+        self.delivered = 0
+        self.dropped = 0
         self._counts: OrderedDict[tuple[UUID, int], Delivered] = OrderedDict()
         self._waiting: dict[tuple[UUID, int], Tell] = {}
 
@@ -37,6 +39,8 @@ class Counts:
         if event.kind == "message":
             key = event.group_id, event.seq
             self._counts[key] = delivered
+            self.delivered += delivered.delivered
+            self.dropped += delivered.dropped
             if len(self._counts) > COUNTS:
                 self._counts.popitem(last=False)
             if tell := self._waiting.pop(key, None):

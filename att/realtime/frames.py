@@ -10,9 +10,10 @@ _LENGTH_16, _LENGTH_64 = 126, 127
 
 
 class CloseCode(IntEnum):
-    """Why a socket was closed. 4000 to 4499 and 1001: connect again; 4500 to 4999: do not."""
+    """Why a socket was closed. 4000 to 4499, 1001 and 1012: connect again; 4500 to 4999: do not."""
 
     GOING_AWAY = 1001, "server is stopping"
+    RESTART = 1012, "server is restarting"
     TOO_SLOW = 4000, "too slow"
     RESYNC = 4001, "connect again"
     SESSION_ENDED = 4500, "session ended"

@@ -95,10 +95,14 @@ class Hub:
             track.remove(listener)
             self._look(track)
 
-    def close(self) -> None:
-        """Close every socket, and let nobody in from now on."""
+    def stop_admitting(self) -> tuple[Listener, ...]:
+        """Let nobody in from now on. Who is here, to be sent away bit by bit."""
         self._is_closing = True
-        self._close(self.registry.everyone(), CloseCode.GOING_AWAY)
+        return self.registry.everyone()
+
+    def send_away(self, listeners: Iterable[Listener], code: CloseCode, reason: bytes = b"") -> None:
+        """Close the sockets of those who are still here."""
+        self._close([listener for listener in listeners if listener in self.registry], code, reason)
 
     # The log
 
@@ -290,7 +294,7 @@ class Hub:
         track.skip(seq)
         self._look(track)
 
-    def _close(self, listeners: Iterable[Listener], code: CloseCode) -> None:
+    def _close(self, listeners: Iterable[Listener], code: CloseCode, reason: bytes = b"") -> None:
         for listener in listeners:
             self.detach(listener)
-            listener.connection.close(code)
+            listener.connection.close(code, reason)

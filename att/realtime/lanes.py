@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
@@ -25,7 +26,7 @@ class Item:
 
     def __init__(self, draft: Draft, tell: Tell) -> None:
         self.draft = draft
-        self.since = asyncio.get_running_loop().time()
+        self.since = time.monotonic()
         self.unknown_since: float | None = None
         self._tell: Tell | None = tell
 

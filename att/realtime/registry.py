@@ -25,8 +25,8 @@ class Connection(Protocol):
     def replay(self, frame: bytes) -> None:
         """Hand over a frame of a page that was read at the pace at which the listener takes them."""
 
-    def close(self, code: CloseCode) -> None:
-        """Begin to close it, without waiting."""
+    def close(self, code: CloseCode, reason: bytes = b"") -> None:
+        """Begin to close it, without waiting; the reason is the code's own if none is given."""
 
 
 class Span(NamedTuple):
@@ -71,9 +71,13 @@ _NOBODY: AbstractSet[Listener] = frozenset()
 
 
 class Registry:
-    """The listeners of this node. An empty set takes no memory: what was detached leaves nothing behind."""
+    """The listeners of this node. An empty set takes no memory: what was detached leaves nothing behind.
+
+    ``sockets`` is how many there are, by dialect.
+    """
 
     def __init__(self) -> None:
+        self.sockets = dict.fromkeys(Dialect, 0)
         self._users: defaultdict[UUID, set[Listener]] = defaultdict(set)
         self._sessions: defaultdict[UUID, set[Listener]] = defaultdict(set)
 
@@ -82,11 +86,13 @@ class Registry:
 
     def attach(self, listener: Listener) -> None:
         """Add it."""
+        self.sockets[listener.dialect] += listener not in self
         self._users[listener.user_id].add(listener)
         self._sessions[listener.session_id].add(listener)
 
     def detach(self, listener: Listener) -> None:
         """Remove it. Harmless when it is not there."""
+        self.sockets[listener.dialect] -= listener in self
         _discard(self._users, listener.user_id, listener)
         _discard(self._sessions, listener.session_id, listener)
 

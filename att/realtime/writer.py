@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
 from att.background import running
 from att.errors import AttError, Busy, ConnectionLost, DatabaseUnavailable, ShuttingDown, Unavailable
+from att.metrics import Appends
 from att.realtime.bus import Bus
 from att.realtime.fanout import NOBODY, Delivered
 from att.realtime.hub import Hub
@@ -28,12 +30,16 @@ log = logging.getLogger("att")
 
 
 class Writer:
-    """Appends drafts in the order in which they come, gives the events to the hub and rings the bus."""
+    """Appends drafts in the order in which they come, gives the events to the hub and rings the bus.
+
+    ``appends`` are its figures.
+    """
 
     def __init__(self, log: Log, hub: Hub, bus: Bus) -> None:
         self._log = log
         self._hub = hub
         self._bus = bus
+        self.appends = Appends()
         self._lane = Lane()
         self._held: dict[UUID | str, Lane] = {}
         self._waiting: set[asyncio.Task[None]] = set()
@@ -57,6 +63,11 @@ class Writer:
                 task.cancel()
             for lane in (self._lane, *self._held.values()):
                 tell_all(lane.take_all(), ShuttingDown())
+
+    @property
+    def waiting(self) -> int:
+        """How many drafts wait."""
+        return sum(map(len, (self._lane, *self._held.values())))
 
     def submit(self, draft: Draft, tell: Tell) -> None:
         """Append it soon, and tell then. Raises Busy when too much waits, and ShuttingDown."""
@@ -132,6 +143,7 @@ class Writer:
     async def _append_whole(self, batch: Sequence[Item]) -> None:
         """Raises what the log raises: then nothing of it was appended, or that is not known."""
         outcomes = await self._log.append([item.draft for item in batch])
+        self._count(batch)
         for item, outcome in zip(batch, outcomes, strict=True):
             self._announce(outcome)
             item.tell(outcome)
@@ -209,12 +221,13 @@ class Writer:
             log.exception("a message could not be appended")
             item.tell(Unavailable())
         else:
+            self._count([item])
             self._announce(outcome)
             item.tell(outcome)
 
     async def _try_again(self, batch: Sequence[Item], error: DatabaseUnavailable) -> None:
         """Append again what may be in the log or not, if it has a key by which the log tells; refuse the rest."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         if isinstance(error, ConnectionLost):
             self._bus.ring_for_sweep()  # what has no key may be there, and nobody has been told of it
             for item in batch:
@@ -228,10 +241,18 @@ class Writer:
             self._lane.put_back(again)
             await asyncio.sleep(PAUSE)
 
+    def _count(self, batch: Sequence[Item]) -> None:
+        now = time.monotonic()
+        self.appends.batches.observe(len(batch))
+        for item in batch:
+            self.appends.waits.observe(now - item.since)
+
     def _announce(self, outcome: Outcome) -> None:
         if isinstance(outcome, AttError):
             return
         event = outcome.event
+        self.appends.messages += not outcome.is_repeat
+        self.appends.repeats += outcome.is_repeat
         try:
             if outcome.is_repeat:  # what is in the log is what came first, not this
                 self._bus.ring_head(event.group_id, event.seq)

@@ -1,0 +1,57 @@
+"""The certificate that we show, read from files that may be changed while we serve."""
+
+import logging
+import ssl
+from pathlib import Path
+
+from att.errors import CannotStart
+
+log = logging.getLogger("att")
+
+
+class Certificate:
+    """A certificate with those above it, and its key, both in PEM. Raises CannotStart when they cannot be used.
+
+    ``context`` is for the connections that begin from now on: TLS 1.2 or later, with the ciphers that Python takes for
+    safe.
+    """
+
+    def __init__(self, cert: Path, key: Path) -> None:
+        self._cert = cert
+        self._key = key
+        self.context = self._load()
+
+    def reload(self) -> None:
+        """Read the files again. If they cannot be used that is logged, and what was read before stays."""
+        try:
+            self.context = self._load()
+        except CannotStart as error:
+            log.error("the certificate stays as it was: %s", error.detail)  # noqa: TRY400 - the line says all
+        else:
+            log.info("the certificate has been read again")
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        try:
+            for path in (self._cert, self._key):
+                path.read_bytes()  # the library does not say which of them it cannot read
+            context.load_cert_chain(self._cert, self._key, password=_refuse_password)
+        except ssl.SSLError as error:
+            raise CannotStart(
+                f"cannot use the certificate {self._cert} with the key {self._key}: {_why(error)}"
+            ) from error
+        except OSError as error:
+            raise CannotStart(f"cannot read {error.filename}: {error.strerror}") from error
+        return context
+
+
+def _refuse_password() -> str:
+    raise CannotStart("the key of --tls-key is encrypted; give one that is not, in a file that only this user can read")
+
+
+def _why(error: ssl.SSLError) -> str:
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "they do not belong together"
+    return "they must be PEM, a certificate in the one and its private key in the other"

@@ -1,0 +1,82 @@
+"""What we see to when another program serves the application in our place: gunicorn."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import NoReturn
+
+import click
+from aiohttp import web
+
+from att.administrators import Credentials
+from att.configuration import settings_from_environment
+from att.drain import Drain
+from att.errors import AttError
+from att.logs import set_up_logging
+from att.process import allow_many_files, collect_less_garbage
+from att.settings import ADDRESS_CONNECTIONS, DEFAULT_LISTEN, Settings
+
+BOOT_ERROR = 3  # the status by which gunicorn knows that starting another worker would not help
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+Context = Callable[[web.Application], AsyncIterator[None]]
+
+log = logging.getLogger("att")
+
+
+def read_settings() -> Settings:
+    """Those of the environment. What is wrong with them ends the process, with one line."""
+    try:
+        settings = settings_from_environment()
+    except click.UsageError as error:
+        _fail(" ".join(error.format_message().split()))
+    set_up_logging(settings.log_format)
+    if settings.listen != DEFAULT_LISTEN or settings.tls_cert is not None:
+        log.warning("ATT_LISTEN and ATT_TLS_CERT do nothing here: see the --bind and --certfile of what serves att")
+    if settings.address_connections != ADDRESS_CONNECTIONS:
+        log.warning("ATT_ADDRESS_CONNECTIONS does nothing here: a proxy before it must see to that")
+    return settings
+
+
+def failing_in_words(context: Context) -> Context:
+    """It; but when it cannot begin, the process ends with one line."""
+
+    async def begin(app: web.Application) -> AsyncIterator[None]:
+        inner = contextlib.asynccontextmanager(context)(app)
+        try:
+            await inner.__aenter__()
+        except AttError as error:
+            _fail(error.detail)
+        try:
+            yield
+        finally:
+            await inner.__aexit__(None, None, None)
+
+    return begin
+
+
+def settle() -> None:
+    """The application has started."""
+    allow_many_files()
+    collect_less_garbage()
+
+
+def hurry_at_next_signal(drain: Drain) -> None:
+    """The first signal began the end; another one ends it at once."""
+    for number in SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, drain.hurry)
+
+
+def announce_administrator(generated: Credentials | None) -> None:
+    """Say with which password the first administrator was made, if it was made up."""
+    if generated is not None:
+        with contextlib.suppress(OSError):  # whoever read our output may have gone
+            click.echo(f"the administrator is {generated.login} with the password {generated.password} (shown once)")
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"att: {message}", err=True)
+    sys.exit(BOOT_ERROR)

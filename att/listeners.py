@@ -1,0 +1,109 @@
+"""The sockets on which we listen."""
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from att.errors import CannotStart
+from att.settings import Address
+
+BACKLOG = 1_024  # connections that wait to be accepted; the system may grant fewer
+ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # an address of the host's name that this machine does not have
+
+
+async def open_listeners(address: Address, option: str = "--listen") -> list[socket.socket]:
+    """One for each of the addresses that the host has, or one on a unix socket.
+
+    Raises CannotStart, which tells by which option the address was chosen.
+    """
+    _, listeners = await open_first([address], option)
+    return listeners
+
+
+async def open_first(addresses: Sequence[Address], option: str) -> tuple[Address, list[socket.socket]]:
+    """At the first of the addresses that is free; which that is. Raises as ``open_listeners``."""
+    for address in addresses[:-1]:
+        try:
+            return address, await _listeners(address)
+        except (OSError, UnicodeError) as error:
+            if getattr(error, "errno", None) != errno.EADDRINUSE:
+                raise _cannot_listen(address, error, option) from error
+    try:
+        return addresses[-1], await _listeners(addresses[-1])
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(addresses[-1], error, option) from error
+
+
+async def _listeners(address: Address) -> list[socket.socket]:
+    return await _tcp_listeners(address) if address.path is None else [_unix_listener(address.path)]
+
+
+async def _tcp_listeners(address: Address) -> list[socket.socket]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    listeners: list[socket.socket] = []
+    absent: OSError | None = None
+    try:
+        for family, place in dict.fromkeys((family, place) for family, _, _, _, place in found):
+            try:
+                listeners.append(_bound(socket.socket(family), place))
+            except OSError as error:
+                if error.errno not in ABSENT:
+                    raise
+                absent = error
+        if absent is not None and not listeners:
+            raise absent
+    except OSError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _unix_listener(path: str) -> socket.socket:
+    _check_unclaimed(path)
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(Path(path).stat().st_mode):
+            Path(path).unlink()  # a server that was killed has left it behind
+    return _bound(socket.socket(socket.AF_UNIX), path)
+
+
+def _check_unclaimed(path: str) -> None:
+    """Raises OSError when a server listens on the unix socket, rather than having left its file behind."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        # EAGAIN: it is there, and has more callers than it can take.
+        if probe.connect_ex(path) in (0, errno.EAGAIN):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _bound(listener: socket.socket, place: Any) -> socket.socket:
+    """It, listening there. Raises OSError."""
+    try:
+        if listener.family != socket.AF_UNIX:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if listener.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.setblocking(False)
+        listener.bind(place)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _cannot_listen(address: Address, error: OSError | UnicodeError, option: str) -> CannotStart:
+    if isinstance(error, socket.gaierror | UnicodeError):
+        reason = "the host is unknown"
+    elif error.errno == errno.EADDRINUSE:
+        reason = f"the address is in use; stop what uses it or choose another with {option}"
+    else:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+    return CannotStart(f"cannot listen on {address}: {reason}")

@@ -1,0 +1,106 @@
+"""What is answered to a request that no handler sees."""
+
+import json
+import re
+
+import pytest
+from doorway import REQUEST, answer, ends, house
+
+from att import heads
+from att.heads import FIELD_LIMIT, FIELDS, HEAD_LIMIT, LINE_LIMIT
+
+HEAD = b"GET / HTTP/1.1\r\nHost: att\r\n"
+
+
+def field(length, name=b"X"):
+    return name + b": " + b"y" * length + b"\r\n"
+
+
+REFUSED = {
+    "line": (b"GET /" + b"x" * LINE_LIMIT + b" HTTP/1.1\r\n\r\n", 414, "address too long"),
+    "line without end": (b"GET /" + b"x" * (LINE_LIMIT + 1), 414, "address too long"),
+    "field": (HEAD + field(FIELD_LIMIT + 1) + b"\r\n", 431, "headers too large"),
+    "field without end": (HEAD + b"X: " + b"y" * (FIELD_LIMIT + 1), 431, "headers too large"),
+    "name": (HEAD + b"x" * (FIELD_LIMIT + 1) + b": y\r\n\r\n", 431, "headers too large"),
+    "fields": (
+        HEAD + b"".join(field(1, b"X%d" % number) for number in range(FIELDS)) + b"\r\n",
+        431,
+        "headers too large",
+    ),
+    "head": (
+        HEAD + b"".join(field(FIELD_LIMIT // 2, b"X%d" % number) for number in range(9)),
+        431,
+        "headers too large",
+    ),
+    "no HTTP": (b"hello\r\n\r\n", 400, "malformed"),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "malformed"),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "malformed"),
+    "lengths": (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "malformed"),
+    "smuggling": (HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "malformed"),
+    "control character": (HEAD + b"X: \x00\r\n\r\n", 400, "malformed"),
+}
+
+
+@pytest.mark.parametrize(("data", "status", "code"), REFUSED.values(), ids=REFUSED)
+async def test_refused(data, status, code, caplog):
+    """A problem as any other, with our headers; then the connection is closed. It shows nothing of what was sent, and
+    nothing of it is in the log.
+    """
+    async with house() as here:
+        reader, writer = await here.connect()
+        writer.write(data)
+        found, headers, body = await answer(reader)
+        problem = json.loads(body)
+        assert (found, problem["status"], problem["error"]) == (status, status, code), problem
+        assert headers["content-type"] == "application/problem+json; charset=utf-8"
+        assert headers["cache-control"] == "no-store"
+        assert re.fullmatch("[0-9a-f]{32}", headers["x-request-id"])
+        assert headers["connection"] == "close"
+        assert "yyy" not in str(problem)
+        assert await ends(reader) == b""
+        writer.close()
+        await here.has(open=0)
+    assert not caplog.records
+
+
+async def test_what_is_allowed():
+    """Up to the limits a request is served."""
+    async with house() as here:
+        reader, writer = await here.connect()
+        line = b"GET /?" + b"x" * (LINE_LIMIT - 100) + b" HTTP/1.1\r\nHost: att\r\n"
+        many = b"".join(field(100, b"X%d" % number) for number in range(FIELDS - 10))
+        large = field(FIELD_LIMIT - 100)
+        for head in (line, HEAD + many, HEAD + large, HEAD + large * 3, line + large + many):
+            writer.write(head + b"\r\n")
+            assert (await answer(reader))[0] == 200
+        writer.close()
+
+
+async def test_after_a_good_request():
+    """Also a later request of a connection."""
+    async with house() as here:
+        reader, writer = await here.connect()
+        writer.write(REQUEST)
+        assert (await answer(reader))[0] == 200
+        writer.write(
+            HEAD + b"".join(field(FIELD_LIMIT - 9, b"X%d" % number) for number in range(HEAD_LIMIT // FIELD_LIMIT + 1))
+        )
+        assert (await answer(reader))[0] == 431
+        writer.close()
+
+
+def test_raw():
+    """An answer is written as HTTP has it."""
+    head, _, body = heads.raw(heads.too_many()).partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    assert lines[0] == "HTTP/1.1 503 Service Unavailable"
+    assert f"Content-Length: {len(body)}" in lines
+    assert "Connection: close" in lines
+    assert "Retry-After: 1" in lines
+    assert json.loads(body)["error"] == "too many connections"
+
+
+def test_fault():
+    """What else goes wrong is a 500 that says nothing."""
+    response = heads.fault()
+    assert (response.status, json.loads(response.text)["error"]) == (500, "internal error")
