@@ -39,6 +39,7 @@ setup(
         "click>=8.2,<9",
         "limits>=5.8,<6",
         "msgspec>=0.22,<0.23",
+        "multidict>=6.4,<8",
         "platformdirs>=4.3,<5",
         "prometheus-client>=0.24,<1",
         "psycopg2-binary>=2.9.10,<3",

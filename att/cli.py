@@ -17,6 +17,7 @@ from att.logs import set_up_logging
 from att.process import allow_many_files
 from att.remote import broadcast, listen
 from att.server import serve
+from att.why import why
 
 EXAMPLES = """\b
 Examples:
@@ -24,6 +25,7 @@ Examples:
   att-server --db-url postgresql://me@localhost/mine    on your own
   att-server --listen :8080 --data-dir /srv/att         for the whole network
   att-server create-admin ann                           make ann an administrator
+  att-server why ann tea                                explain whether ann hears the group tea
   att-server listen --login ann                         hear what is broadcast to ann's groups
 """
 
@@ -57,6 +59,7 @@ command.add_command(reset_password)
 command.add_command(migrate)
 command.add_command(listen)
 command.add_command(broadcast)
+command.add_command(why)
 
 
 def main() -> None:

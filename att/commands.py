@@ -10,7 +10,8 @@ import click
 import uvloop
 
 from att.administrators import Administrators, Credentials
-from att.app import Database, open_database, open_shared
+from att.app import open_shared
+from att.database import Database, open_database
 from att.db.engine import Engine
 from att.names import RAW_LENGTH, check_name, check_password
 from att.options import Parsed, database_options, redis_option, settings_of

@@ -74,8 +74,9 @@ OPTIONS = (
         "--allow-origin",
         type=Parsed("origin", parse_origin),
         multiple=True,
-        help="A web origin besides our own whose pages may open the WebSocket and send requests with the session"
-        " cookie, as in https://app.example. May be given more than once; in ATT_ALLOW_ORIGIN separated by spaces.",
+        help="A web origin besides our own whose pages may send requests and see the answers (CORS), with the session"
+        " cookie, and open the WebSocket, as in https://app.example. May be given more than once; in ATT_ALLOW_ORIGIN"
+        " separated by spaces.",
     ),
     click.option(
         "--login-failures",

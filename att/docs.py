@@ -1,6 +1,7 @@
 """The API's documentation: the OpenAPI document, and Swagger UI from files that lie beside this one."""
 
 from functools import cache
+from hashlib import sha256
 from importlib.resources import files
 
 from aiohttp import web
@@ -36,14 +37,22 @@ async def docs_file(request: web.Request) -> web.Response:
     name = request.match_info["file"]
     if name not in MEDIA_TYPES:
         raise NotFound
-    response = _file(name, MEDIA_TYPES[name])
+    known = request.if_none_match or ()
+    is_known = any(tag.value in (_digest(name), "*") for tag in known)
+    response = web.Response(status=304) if is_known else _file(name, MEDIA_TYPES[name])
+    response.etag = _digest(name)
     response.headers["Cache-Control"] = "public, max-age=3600"
     return response
 
 
 def _file(name: str, media_type: str) -> web.Response:
-    headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff"}
+    headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY}
     return web.Response(body=_content(name), content_type=media_type, charset="utf-8", headers=headers)
+
+
+@cache
+def _digest(name: str) -> str:
+    return sha256(_content(name)).hexdigest()
 
 
 @cache

@@ -55,6 +55,8 @@ EXAMPLES: dict[type[BaseModel], Any] = {
     payloads.Group: {"id": _ID, "name": "tea", **_RULES, "created_at": _AT, "role": "owner"},
     payloads.Member: {"user_id": _ID, "login": "ann", "role": "member", "joined_at": _AT},
     payloads.Event: {"seq": 12, "kind": "message", "user_id": _ID, "at": _AT, "data": {"text": "The tea is ready."}},
+    payloads.Present: {"user_id": _ID, "login": "ann", "since": _AT, "sockets": 2},
+    payloads.Presence: {"user_id": _ID, "since": _AT, "sockets": 2},
     payloads.Deleted: {"deleted": 2},
     payloads.Delivery: {"group": _ID, "seq": 42, "at": _AT, "delivered": 3, "dropped": 0},
 }

@@ -9,6 +9,7 @@ from att.groups import Groups
 from att.heartbeat import Heartbeat
 from att.history import History
 from att.permissions import Permissions
+from att.presence import Presence
 from att.readiness import Readiness
 from att.realtime.feed import Feed
 from att.realtime.hub import Hub
@@ -29,6 +30,7 @@ ENDINGS: web.AppKey[Audience] = web.AppKey("endings", Audience)  # whom to tell 
 READINESS = web.AppKey("readiness", Readiness)
 HUB = web.AppKey("hub", Hub)
 HEARTBEAT = web.AppKey("heartbeat", Heartbeat)  # of the open sockets
+PRESENCE = web.AppKey("presence", Presence)
 LOG = web.AppKey("log", Log)
 FEED = web.AppKey("feed", Feed)
 WRITER = web.AppKey("writer", Writer)

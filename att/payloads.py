@@ -102,9 +102,7 @@ def _check_passwords(items: list[U]) -> list[U]:
 
 NewUserList = Annotated[list[NewUser], Field(min_length=1, max_length=MANY), AfterValidator(_check_passwords)]
 UserChangeList = Annotated[
-    list[NamedUserChange],
-    Field(min_length=1, max_length=MANY),
-    AfterValidator(_check_passwords),
+    list[NamedUserChange], Field(min_length=1, max_length=MANY), AfterValidator(_check_passwords)
 ]
 
 
@@ -253,6 +251,21 @@ class Event(Answer):
     user_id: UUID | None
     at: datetime
     data: dict[str, Any] | None
+
+
+class Presence(Answer):
+    """Since when a user is connected, and by how many sockets; null and 0 when they are not."""
+
+    user_id: UUID
+    since: datetime | None
+    sockets: int
+
+
+class Present(Presence):
+    """A member who is connected."""
+
+    login: str
+    since: datetime
 
 
 class Page(Answer, Generic[T]):

@@ -1,6 +1,6 @@
 """The API as one table: method, path, handler, who may, and what it is for. Nothing is served that is not in it."""
 
-from att import docs, errors, events, handlers, payloads, queries
+from att import docs, errors, events, handlers, payloads, presence_handlers, queries
 from att.account_routes import ACCOUNTS, HISTORY, ROLES, SESSIONS, USERS
 from att.payloads import Page
 from att.permissions import Permission, Who
@@ -105,6 +105,24 @@ GROUPS = (
         Permission.GROUPS_READ,
     ),
     Route(
+        "GET",
+        "/groups/{group}/presence",
+        presence_handlers.group_presence,
+        Who.MEMBER,
+        "List the members who are connected, to whichever server",
+        Shapes(query=queries.PageQuery, answers={200: Page[payloads.Present]}),
+        Permission.GROUPS_READ,
+    ),
+    Route(
+        "GET",
+        "/users/{user_id}/presence",
+        presence_handlers.user_presence,
+        Who.ONESELF,
+        "Show whether a user is connected, to whichever server",
+        Shapes(answers={200: payloads.Presence}, errors=(errors.NoSuchUser,)),
+        Permission.USERS_READ,
+    ),
+    Route(
         "POST",
         "/broadcast/{group}",
         handlers.broadcast,
@@ -148,7 +166,7 @@ DOCS = (
         docs.docs_file,
         Who.ANYONE,
         "A file of that page",
-        Shapes(answers={200: File(tuple(sorted({*docs.MEDIA_TYPES.values()})))}),
+        Shapes(answers={200: File(tuple(sorted({*docs.MEDIA_TYPES.values()}))), 304: None}),
     ),
 )
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from att import permissions
+from att.cors import preflight
 from att.errors import AttError, Forbidden
 from att.identity import identify, is_permitted, path_user
 from att.keys import GROUP, GROUPS, SESSION
@@ -102,7 +103,7 @@ def guarded(route: Route) -> Handler:
 def _options(methods: set[str]) -> Handler:
     allow = ", ".join(sorted(methods))
 
-    async def options(_request: web.Request) -> web.StreamResponse:
-        return web.Response(status=204, headers={"Allow": allow})
+    async def options(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=204, headers={"Allow": allow, **preflight(request, allow)})
 
     return options

@@ -13,6 +13,8 @@ from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import from_json
 
 from att import errors
+from att.clients import is_https
+from att.cors import share
 from att.faults import explain
 from att.identity import COOKIE, bearer_token, set_session_cookie
 from att.keys import READINESS, REQUEST_ID, SESSION
@@ -22,6 +24,7 @@ from att.paging import Order, Window
 from att.paging import Page as PageOf
 from att.payloads import Answer, Page
 from att.queries import PageQuery, Query
+from att.security_headers import add_security_headers
 from att.statuses import phrase_of, status_of
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
@@ -194,11 +197,12 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """What every answer bears."""
     # An answer that is given before the middleware is reached has no id yet.
-    response.headers["X-Request-ID"] = request.get(REQUEST_ID) or token_hex(16)
-    response.headers.setdefault("Cache-Control", "no-store")
-    if request.app[READINESS].draining and response.status != 101:
+    headers = response.headers
+    headers["X-Request-ID"] = request.get(REQUEST_ID) or token_hex(16)
+    add_security_headers(headers, is_shared=share(request, headers), is_https=is_https(request))
+    if request.app[READINESS].draining and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
         response.force_close()  # no further request is to come by this connection
-        response.headers["Connection"] = "close"
+        headers["Connection"] = "close"
     session = request.get(SESSION)
     if session is not None and session.slid and COOKIE not in response.cookies and bearer_token(request) is None:
         # The browser's copy lives as long as the session, which has just been prolonged. By now the answer's own

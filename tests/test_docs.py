@@ -53,6 +53,19 @@ async def test_files(client):
         assert response.headers[hdrs.CACHE_CONTROL] == "public, max-age=3600"
 
 
+async def test_files_that_are_kept(client):
+    """A browser that has a file is told that it is still the same, and is sent no other one's instead."""
+    for name in MEDIA_TYPES:
+        response = await client.get(f"/docs/{name}")
+        tag = response.headers[hdrs.ETAG]
+        for known in (tag, f'"x", {tag}', f"W/{tag}", "*"):
+            again = await client.get(f"/docs/{name}", headers={hdrs.IF_NONE_MATCH: known})
+            assert (again.status, await again.read()) == (304, b""), known
+            assert (again.headers[hdrs.ETAG], again.headers[hdrs.CACHE_CONTROL]) == (tag, "public, max-age=3600")
+        assert (await client.get(f"/docs/{name}", headers={hdrs.IF_NONE_MATCH: '"x"'})).status == 200
+    assert len({(await client.get(f"/docs/{name}")).headers[hdrs.ETAG] for name in MEDIA_TYPES}) == len(MEDIA_TYPES)
+
+
 async def test_no_other_files(client):
     """There is nothing else, wherever a path may lead."""
     for name in ("index.html", "NOTICE", "x", "..", "%2e%2e%2fapp.py", "..%5Capp.py", "%00", "start.js%00", "START.JS"):

@@ -23,7 +23,7 @@ GRANTS = """
 CREATE ROLE att_app LOGIN;
 GRANT USAGE ON SCHEMA public TO att_app;
 GRANT SELECT ON alembic_version, history TO att_app;
-GRANT SELECT, INSERT, UPDATE, DELETE ON users, roles, sessions, groups, members TO att_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON users, roles, sessions, groups, members, nodes, presence TO att_app;
 GRANT SELECT, DELETE ON events TO att_app;
 GRANT EXECUTE ON FUNCTION att_append TO att_app;
 """

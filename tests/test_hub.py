@@ -149,6 +149,7 @@ def is_open(*listeners):
 
 def is_empty(hub, registry):
     """Whether nothing is left behind in any index."""
+    registry.take_changed()
     return not (hub.wanted() or hub._tracks or hub._behind or hub._running or any(vars(registry).values()))
 
 

@@ -68,7 +68,7 @@ def test_stairway(on_empty, empty_postgresql):
         on_empty(alembic.command.upgrade, revision)
         on_empty(alembic.command.downgrade, before)
         on_empty(alembic.command.upgrade, revision)
-    ours = {"roles", "users", "sessions", "groups", "members", "history", "events"}
+    ours = {"roles", "users", "sessions", "groups", "members", "history", "events", "nodes", "presence"}
     assert tables(empty_postgresql) == {*ours, "alembic_version"}
     on_empty(alembic.command.downgrade, "base")
     assert tables(empty_postgresql) == {"alembic_version"}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from att.proxies import client_address, parse_address
+from att.proxies import client_address, is_trusted, parse_address
 
 PROXIES = frozenset({ip_network("10.0.0.0/8"), ip_network("2001:db8:1::/48"), "unix"})
 MINE, THEIRS = "192.0.2.1", "198.51.100.9"
@@ -79,3 +79,21 @@ def test_cannot_be_forged(lines, peer):
 def test_no_address(text):
     """What is no address is none, and no error."""
     assert parse_address(text) is None
+
+
+@pytest.mark.parametrize(
+    ("peer", "expected"),
+    [
+        ("10.0.0.1", True),
+        ("::ffff:10.0.0.1", True),
+        ("2001:db8:1::5", True),
+        ("2001:db8:2::5", False),
+        (MINE, False),
+        (None, True),
+    ],
+)
+def test_is_trusted(peer, expected):
+    """A proxy is known by its address; what has none comes by our unix socket."""
+    address = None if peer is None else parse_address(peer)
+    assert is_trusted(address, PROXIES) is expected
+    assert is_trusted(address, frozenset()) is False

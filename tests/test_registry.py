@@ -32,7 +32,8 @@ def attached(registry, user_id, session_id=SESSION):
 
 
 def is_empty(registry):
-    """Whether the registry holds nothing at all, not even an empty set."""
+    """Whether the registry holds nothing at all, not even an empty set, once it has told who has changed."""
+    registry.take_changed()
     held = vars(registry) | {"sockets": sum(registry.sockets.values())}
     return not any(held.values())
 

@@ -102,6 +102,8 @@ EXPECTED = {
     ("DELETE", "/groups/{group}"): owners(204, "groups.write"),
     ("GET", "/groups/{group}/members"): members(200, "groups.read"),
     ("GET", "/groups/{group}/events"): members(200, "groups.read"),
+    ("GET", "/groups/{group}/presence"): members(200, "groups.read"),
+    ("GET", "/users/{user_id}/presence"): oneself(200, "users.read"),
     ("POST", "/groups/{group}/members"): owners(201, "groups.write"),
     ("PUT", "/groups/{group}/members/{user_id}"): owners(200, "groups.write"),
     ("DELETE", "/groups/{group}/members/{user_id}"): Row(NOBODY, NO_MEMBER, NO_OWNER, 204, 204, "groups.write", 204),

@@ -496,6 +496,7 @@ class World:
         assert not self.hub._behind
         assert not self.hub._running
         assert not self.hub.counts._waiting
+        self.hub.registry.take_changed()
         assert not any(vars(self.hub.registry).values())
 
 

@@ -170,3 +170,28 @@ history = Table(
     Index(None, "operation", "at", "id"),
     Index(None, "table_name", "operation", "at", "id"),
 )
+
+# The servers that run, and who is connected to each: since when the earliest of their open sockets is there, and how
+# many there are. What a server has written goes with it. Unlogged, for it is worth nothing after a crash; PostgreSQL
+# then empties them. A user who is deleted leaves when their sockets are closed, and so is not referred to.
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("seen_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    prefixes=["UNLOGGED"],
+)
+presence = Table(
+    "presence",
+    metadata,
+    Column("node_id", ForeignKey("nodes.id", ondelete="CASCADE"), nullable=False),
+    Column("user_id", Uuid, nullable=False),
+    Column("since", DateTime(timezone=True), nullable=False),
+    Column("sockets", Integer, nullable=False),
+    PrimaryKeyConstraint("node_id", "user_id"),
+    CheckConstraint("sockets > 0", name="sockets"),
+    Index(None, "user_id"),
+    prefixes=["UNLOGGED"],
+)

@@ -1,5 +1,6 @@
 """Who is connected to this node: from user and from session to listeners. No loop, no socket, no database."""
 
+import time
 from collections import defaultdict
 from collections.abc import Set as AbstractSet
 from enum import IntEnum
@@ -41,14 +42,14 @@ class Span(NamedTuple):
 
 
 class Listener:
-    """One open socket of one user, under one session. Its other fields belong to the hub.
+    """One open socket of one user, under one session, made at ``since`` by the clock of ``time.monotonic``.
 
-    ``groups`` are those in whose tracks it has a place. ``left`` are those that its user has left, or was not in when
-    that was read, and by which seq. ``joined``, kept until it is settled, are those that its user has joined meanwhile,
-    and by which seqs.
+    Its other fields belong to the hub. ``groups`` are those in whose tracks it has a place. ``left`` are those that its
+    user has left, or was not in when that was read, and by which seq. ``joined``, kept until it is settled, are those
+    that its user has joined meanwhile, and by which seqs.
     """
 
-    __slots__ = ("connection", "dialect", "groups", "is_settled", "joined", "left", "session_id", "user_id")
+    __slots__ = ("connection", "dialect", "groups", "is_settled", "joined", "left", "session_id", "since", "user_id")
 
     def __init__(
         self, user_id: UUID, session_id: UUID, connection: Connection, dialect: Dialect = Dialect.PLAIN
@@ -57,6 +58,7 @@ class Listener:
         self.session_id = session_id
         self.connection = connection
         self.dialect = dialect
+        self.since = time.monotonic()
         self.groups: set[UUID] = set()
         self.left: dict[UUID, int] = {}
         self.joined: dict[UUID, Span] = {}
@@ -71,7 +73,8 @@ _NOBODY: AbstractSet[Listener] = frozenset()
 
 
 class Registry:
-    """The listeners of this node. An empty set takes no memory: what was detached leaves nothing behind.
+    """The listeners of this node. An empty set takes no memory: what was detached leaves nothing behind, but that its
+    user is among those of ``take_changed``.
 
     ``sockets`` is how many there are, by dialect.
     """
@@ -80,6 +83,7 @@ class Registry:
         self.sockets = dict.fromkeys(Dialect, 0)
         self._users: defaultdict[UUID, set[Listener]] = defaultdict(set)
         self._sessions: defaultdict[UUID, set[Listener]] = defaultdict(set)
+        self._changed: set[UUID] = set()
 
     def __len__(self) -> int:
         return sum(len(listeners) for listeners in self._users.values())
@@ -89,12 +93,14 @@ class Registry:
         self.sockets[listener.dialect] += listener not in self
         self._users[listener.user_id].add(listener)
         self._sessions[listener.session_id].add(listener)
+        self._changed.add(listener.user_id)
 
     def detach(self, listener: Listener) -> None:
         """Remove it. Harmless when it is not there."""
         self.sockets[listener.dialect] -= listener in self
         _discard(self._users, listener.user_id, listener)
         _discard(self._sessions, listener.session_id, listener)
+        self._changed.add(listener.user_id)
 
     def __contains__(self, listener: Listener) -> bool:
         return listener in self._users.get(listener.user_id, _NOBODY)
@@ -102,6 +108,16 @@ class Registry:
     def users(self) -> list[UUID]:
         """Who is connected."""
         return list(self._users)
+
+    def take_changed(self) -> set[UUID]:
+        """The users who have had listeners attached or detached since this was asked last."""
+        changed, self._changed = self._changed, set()
+        return changed
+
+    def connected(self, user_id: UUID) -> tuple[float, int] | None:
+        """Since when the user is connected, by the clock of ``time.monotonic``, and by how many listeners; or None."""
+        listeners = self._users.get(user_id)
+        return (min(listener.since for listener in listeners), len(listeners)) if listeners else None
 
     def of_user(self, user_id: UUID) -> tuple[Listener, ...]:
         """The user's listeners here; a copy, so that they may be detached while it is walked."""

@@ -1,0 +1,176 @@
+"""``att-server why``: what it prints for people and for programs, and each error in one line."""
+
+import json
+import re
+import subprocess
+import sys
+from uuid import uuid4
+
+import pytest
+
+from att import cli
+
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
+ADD = "INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, db_url):
+    """Run the command in this process."""
+
+    def go(*arguments, **environment):
+        monkeypatch.setattr(sys, "argv", ["att-server", "--db-url", db_url, "why", *arguments])
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, status, printed.out, printed.err)
+
+    return go
+
+
+@pytest.fixture
+def said(run):
+    """The lines that are printed, with times as T."""
+
+    def go(*arguments, **environment):
+        result = run(*arguments, **environment)
+        assert (result.returncode, result.stderr) == (0, "")
+        return re.sub(TIME, "T", result.stdout).splitlines()
+
+    return go
+
+
+@pytest.fixture
+def connect(sql):
+    """Have somebody be connected to a server."""
+
+    def go(user_id):
+        node = uuid4()
+        sql("INSERT INTO nodes (id, name) VALUES (%s, 'one:1')", node)
+        sql("INSERT INTO presence VALUES (%s, %s, now(), 2)", node, user_id)
+
+    return go
+
+
+def test_a_member(said, connect, ann_id, tea, add_user, sql):
+    """The first line is the answer; then come the user, the group, the membership, the log, sockets and sessions."""
+    ben_id = add_user("ben").user_id
+    sql(
+        "WITH actor AS (SELECT set_config('att.actor_id', %s, true))"
+        " INSERT INTO members (group_id, user_id, role) SELECT %s, %s, 'member' FROM actor",
+        str(ann_id),
+        tea,
+        ben_id,
+    )
+    session = "INSERT INTO sessions (token_hash, user_id, expires_at) VALUES ('x', %s, now() + interval '1 hour')"
+    sql(session, ben_id)
+    connect(ben_id)
+    assert said("ben", "tea") == [
+        "ben is a member of tea, and hears it",
+        f"user: ben, {ben_id}, active",
+        f"group: tea, {tea}",
+        f"membership: member since T, by ann ({ann_id})",
+        f"  T joined as member, seq 2, by ann ({ann_id})",
+        "log: ends with seq 2 at T; kept from seq 1 on, of which 1000 events are retained at most",
+        "sockets: 2",
+        "  2 on one:1 since T",
+        "sessions: 1",
+    ]
+
+
+def test_a_former_member(said, ann_id, tea, sql):
+    """Whoever is no member any more hears nothing; by whom is told, SQL by its database role."""
+    sql("UPDATE members SET role = 'member'")
+    sql("DELETE FROM members")
+    lines = said(str(ann_id), str(tea))
+    assert lines[0] == "ann is not a member of tea, and hears nothing of it"
+    assert lines[3:7] == [
+        "membership: none",
+        "  T left, seq 2, by the database role postgres",
+        "  T became member, by the database role postgres",
+        "  T joined as owner, seq 1, by the database role postgres",
+    ]
+    assert lines[-2:] == ["sockets: none", "sessions: none"]
+
+
+def test_a_member_who_is_not_connected(said, tea):
+    assert (
+        said("ANN", "TEA")[0]
+        == "ann is a member of tea, but has no socket open, and hears it when they connect and resume"
+    )
+
+
+def test_a_member_who_is_disabled(said, tea, connect, ann_id, sql):
+    """It is told though a socket may be about to be closed."""
+    connect(ann_id)
+    sql("UPDATE users SET active = false")
+    lines = said("ann", "tea")
+    assert lines[0] == "ann is a member of tea, but is disabled, and cannot sign in"
+    assert lines[1] == f"user: ann, {ann_id}, disabled, and cannot sign in"
+
+
+def test_what_is_not_kept(said, tea, ann_id, sql):
+    """A log without events, a membership without history, one who made themselves a member, one who is gone."""
+    sql("DELETE FROM events")
+    lines = said("ann", "tea")
+    assert "log: ends with seq 1; nothing of it is kept, of which 1000 events are retained at most" in lines
+    sql("UPDATE history SET actor_id = user_id")
+    assert any(re.fullmatch("membership: owner since T, by themselves", line) for line in said("ann", "tea"))
+    gone = uuid4()
+    sql("UPDATE history SET actor_id = %s", gone)
+    assert f"membership: owner since T, by an account that is gone ({gone})" in said("ann", "tea")
+    sql("DELETE FROM history")
+    assert "membership: owner since T, by whom is not recorded" in said("ann", "tea")
+    sql("INSERT INTO groups (name, name_key) VALUES ('new', 'new')")
+    assert "log: empty" in said("ann", "new")
+
+
+def test_json(run, connect, ann_id, tea):
+    """One object with all of it, for programs."""
+    connect(ann_id)
+    result = run("ann", "tea", "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("\n") == 1
+    actor = {"user_id": None, "login": None, "database_role": "postgres"}
+    found = json.loads(re.sub(TIME, "T", result.stdout))
+    assert found == {
+        "user": {"id": str(ann_id), "login": "ann", "active": True},
+        "group": {"id": str(tea), "name": "tea", "seq": 1, "retention": 1000, "at": "T", "oldest": 1},
+        "membership": {"role": "owner", "since": "T", "by": actor},
+        "steps": [{"at": "T", "kind": "joined", "role": "owner", "seq": 1, "by": actor}],
+        "sockets": [{"node": "one:1", "since": "T", "sockets": 2}],
+        "sessions": 0,
+    }
+
+
+def test_sessions_in_redis(run, said, tea):
+    """Where sessions are kept elsewhere it is said, and not that there are none."""
+    environment = {"ATT_REDIS_URL": "redis://127.0.0.1:1/0"}
+    assert said("ann", "tea", **environment)[-1] == "sessions: kept in Redis"
+    assert json.loads(run("ann", "tea", "--json", **environment).stdout)["sessions"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["nobody", "tea"], 1, "no user with the login or id 'nobody'"),
+        (["ann", "coffee"], 1, "no group with the name or id 'coffee'"),
+        (["ann", "00000000-0000-4000-8000-000000000009"], 1, "no group with the name or id"),
+        (["ann"], 2, "Missing argument 'GROUP'"),
+        (["ann", "x" * 65], 2, "must have 1 to 64 characters"),
+        (["a\nb", "tea"], 2, "must not contain control characters"),
+        (["ann", "tea", "--db-url", "host=/no/such/dir dbname=db"], 1, "cannot connect to the database db"),
+    ],
+)
+def test_errors(run, tea, arguments, status, says):
+    """Each is one line."""
+    result = run(*arguments)
+    assert (result.returncode, result.stdout) == (status, "")
+    assert says in result.stderr
+    assert result.stderr.startswith("att-server: ")
+    assert result.stderr.count("\n") == 1
