@@ -7,7 +7,13 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 QUESTIONS := fanout publishing latency growth memory slow_readers users
 
-.PHONY: run test bench chaos lint fmt lock clean
+DOCKER ?= docker
+TEST_DB := att-test-db
+TEST_DB_PORT ?= 5432
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links
+
+.PHONY: run test bench chaos lint fmt lock clean engine dev-run dev-stop run-test-db stop-test-db test-in-docker
 
 run: $(INSTALLED)  ## Start the server on the embedded PostgreSQL; ARGS="--listen :8080" passes options on
 	$(BIN)/att-server $(ARGS)
@@ -25,22 +31,51 @@ bench: $(INSTALLED) $(BENCH_INSTALLED)  ## Measure, and gather the figures in be
 chaos: $(INSTALLED)  ## Kill servers, database and clients at random, and look for what is lost; ARGS="--seed 7" chooses
 	$(BIN)/python -m chaos $(ARGS)
 
-lint: $(INSTALLED)  ## Check style and types
+lint: $(INSTALLED)  ## Check style and types, and what containers are made of
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
+	$(BIN)/check-jsonschema --quiet --check-metaschema docs/*.schema.json
 
 fmt: $(INSTALLED)  ## Put the code in form
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 lock: $(INSTALLED)  ## Pin anew the newest versions that setup.py admits
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-emit-index-url --no-emit-find-links --extra embedded --extra redis --extra gunicorn --extra dev \
-		--output-file requirements.lock setup.py
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-emit-index-url --no-emit-find-links --extra bench --constraint requirements.lock \
-		--output-file requirements-bench.lock setup.py
+	$(COMPILE) --extra embedded --extra redis --extra gunicorn --extra dev --output-file requirements.lock setup.py
+	$(COMPILE) --extra bench --constraint requirements.lock --output-file requirements-bench.lock setup.py
+	$(COMPILE) --extra redis --extra gunicorn --constraint requirements.lock --output-file requirements-serve.lock setup.py
+	echo setuptools | $(COMPILE) --no-annotate --constraint requirements.lock --output-file requirements-build.lock -
+
+engine:
+	@$(DOCKER) version >/dev/null 2>&1 || { echo "No container engine answers to '$(DOCKER) version'. 'make run' and 'make test' need none." >&2; exit 1; }
+
+dev-run: engine .env  ## Start PostgreSQL, Valkey, two servers and nginx in containers
+	$(DOCKER) compose up --build --detach --wait
+	@echo "att is at http://$$($(DOCKER) compose port nginx 8080)"
+
+dev-stop: engine .env  ## Remove these containers; ARGS="--volumes" removes what they have stored, too
+	$(DOCKER) compose down --remove-orphans $(ARGS)
+
+run-test-db: engine  ## Start a PostgreSQL in a container, for trying things out; it forgets everything when it stops
+	$(DOCKER) run --detach --rm --name $(TEST_DB) --publish 127.0.0.1:$(TEST_DB_PORT):5432 --tmpfs /var/lib/postgresql \
+		--env POSTGRES_USER=att_user --env POSTGRES_PASSWORD=att_pass --env POSTGRES_DB=att_db postgres:18 -c fsync=off
+	@for _ in $$(seq 60); do $(DOCKER) exec $(TEST_DB) pg_isready --quiet --host 127.0.0.1 && break; sleep 0.5; done
+	@echo "It is at postgresql://att_user:att_pass@localhost:$(TEST_DB_PORT)/att_db"
+
+stop-test-db: engine  ## Remove it
+	$(DOCKER) rm --force --volumes $(TEST_DB)
+
+test-in-docker: engine  ## Run lint, types and tests in a container; ARGS="-k login" chooses tests
+	$(DOCKER) build --target test --tag att-test .
+	$(DOCKER) run --rm --init --shm-size 4g --ulimit nofile=20000:20000 att-test make test ARGS="$(ARGS)"
+
+.env:
+	@umask 077 && $(PYTHON) -c 'import re, secrets; text = open(".env.example").read(); \
+		open(".env", "w").write(re.sub("(?m)^([A-Z_]+)=$$", lambda line: line[0] + secrets.token_hex(24), text))'
+	@echo "Made .env from .env.example, with passwords of its own."
 
 clean:  ## Remove what the others made
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -333,14 +333,13 @@ async def broadcast(request: web.Request) -> web.Response:
 
 async def listen(request: web.Request) -> web.StreamResponse:
     """Hear, on a WebSocket, every broadcast to a group of one's own."""
-    session, sessions, hub = request[SESSION], request.app[SESSIONS], request.app[HUB]
-    dialect = dialect_of(request)
+    session, sessions, dialect = request[SESSION], request.app[SESSIONS], dialect_of(request)
     socket = Socket(request.app[HEARTBEAT], sessions, request.app[SETTINGS].outbox_limit)
     listener = Listener(session.user_id, session.id, socket, dialect)
     dialogue = dialogue_of(request, listener, socket)
     with contextlib.ExitStack() as undo:
         undo.callback(dialogue.end)
-        hub.attach(listener)
+        request.app[HUB].attach(listener)
         # Both are read once the listener is attached, so that what changes meanwhile reaches it.
         if await sessions.check(session.id) is None:
             raise NotSignedIn

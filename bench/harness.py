@@ -198,9 +198,10 @@ def database() -> Iterator[Database]:
 def att(db: Database) -> Server:
     """An ``att-server`` on the database."""
     url = f"postgresql://postgres@/postgres?host={db.directory}"
-    return Server(
-        "att", [str(Path(sys.executable).parent / "att-server"), "--listen", "127.0.0.1:PORT", "--db-url", url]
-    )
+    program = str(Path(sys.executable).parent / "att-server")
+    # The load comes from one address.
+    options = ["--listen", "127.0.0.1:PORT", "--db-url", url, "--address-connections", "1000000", "--drain-time", "0s"]
+    return Server("att", [program, *options])
 
 
 def free_port() -> int:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from att.administrators import Credentials
 from att.settings import Settings
 
 LISTENING = re.compile(rb"Listening at: (http://\S+) ")
+README = (Path(__file__).parents[1] / "README.md").read_text()
+PRINTED = shlex.split(re.search(r"^\.venv/bin/gunicorn (.*)$", README, re.MULTILINE)[1].replace(":8080", ":0"))
 DEADLINE = 20  # seconds; a busy machine takes its time to start three processes
 
 
@@ -31,11 +34,18 @@ class Gunicorn:
         self.errors = b""
 
     async def start(self, directory, *options):
-        """Start it as the README has it, but for the port. It prints nothing before it listens."""
+        """Start it as the README has it, but for the port and the number of workers."""
         pipe = asyncio.subprocess.PIPE
         self.process = await asyncio.create_subprocess_exec(
-            *(Path(sys.executable).with_name("gunicorn"), "att.app:create_app()", "--bind", "127.0.0.1:0"),
-            *("--worker-class", "aiohttp.GunicornUVLoopWebWorker", "--workers", "2", *options),
+            *(
+                Path(sys.executable).with_name("gunicorn"),
+                *PRINTED,
+                "--bind",
+                "127.0.0.1:0",
+                "--workers",
+                "2",
+                *options,
+            ),
             env={name: value for name, value in os.environ.items() if not name.startswith("ATT_")}
             | self.variables
             | {"HOME": str(directory)},  # where it makes a socket to be controlled by

@@ -4,7 +4,11 @@ import asyncio
 import contextlib
 import os
 import re
+import resource
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -29,11 +33,14 @@ class Server:
         self.lines: list[str] = []
         self.process: subprocess.Popen[str]
         self.address = ""
+        self.trusted: ssl.SSLContext | bool = True  # whose certificates a client believes
         self.rest = ""  # what it printed after its banner
 
-    async def start(self, *options: str, listen: str = "127.0.0.1:0") -> None:
-        """Start it, and wait for its banner."""
+    async def start(self, *options: str, listen: str = "127.0.0.1:0", files: int | None = None) -> None:
+        """Start it, with no more open files than that, and wait for its banner."""
         command = [sys.executable, "-m", "att", "--listen", listen, "--data-dir", str(self.data_dir), *options]
+        if files is not None:
+            command = ["/bin/sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files), *command]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.lines = [await asyncio.to_thread(self.process.stdout.readline) for _ in range(2)]
         match = BANNER.search(self.lines[0])
@@ -56,8 +63,27 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def client(self, **options) -> AsyncIterator[aiohttp.ClientSession]:
-        async with aiohttp.ClientSession(self.address, timeout=aiohttp.ClientTimeout(10), **options) as session:
+        connector = aiohttp.TCPConnector(ssl=self.trusted)
+        timeout = aiohttp.ClientTimeout(10)
+        async with aiohttp.ClientSession(self.address, connector=connector, timeout=timeout, **options) as session:
             yield session
+
+
+@pytest.fixture
+async def start(tmp_path_factory, db_url):
+    """Start a server on this test's database; it is stopped in the end."""
+    started = []
+
+    async def go(*options, **place):
+        server = Server(tmp_path_factory.mktemp("server"))
+        started.append(server)
+        await server.start("--db-url", db_url, *options, **place)
+        return server
+
+    yield go
+    for server in started:
+        if server.process.returncode is None:
+            await server.end(signal.SIGKILL)
 
 
 @pytest.fixture
@@ -124,6 +150,233 @@ async def test_a_clean_stop(server, number):
         await other.close()
         assert await ended == (0, "")
     assert not (server.data_dir / "postgresql" / "postmaster.pid").exists()
+
+
+async def listen(client, user, signed_in, count, stack):
+    """Open sockets, which are closed with the stack."""
+    contexts = [client.ws_connect(f"/listen/{user}", headers=signed_in) for _ in range(count)]
+    return [await stack.enter_async_context(context) for context in contexts]
+
+
+async def test_a_drain(start):
+    """Sockets are closed one after the other: while some are gone others go on hearing; a request on a connection that
+    was there before is answered, as the last one, and what it appended is there afterwards; no other gets in.
+    """
+    server = await start("--drain-time", "4s")
+    async with server.client() as client, contextlib.AsyncExitStack() as stack:
+        user, signed_in = await enter(client, "/signup", "ann")
+        async with client.post("/groups", json={"name": "tea"}, headers=signed_in) as response:
+            assert response.status == 201
+        sockets = await listen(client, user, signed_in, 8, stack)
+        kept = [aiohttp.ClientSession(server.address) for _ in range(2)]
+        for session in kept:
+            await stack.enter_async_context(session)
+            async with session.get("/nothing") as response:
+                await response.read()
+        heard = [asyncio.create_task(socket.receive()) for socket in sockets]
+        ended = asyncio.create_task(server.end(signal.SIGTERM))
+        done, open_ones = await asyncio.wait(heard, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        assert 1 <= len(done) < len(sockets)
+        async with kept[0].post("/broadcast/tea", json={"n": 1}, headers=signed_in) as response:
+            assert (response.status, response.headers["Connection"]) == (200, "close")
+            told = (await response.json())["delivered"]
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await kept[1].ws_connect(f"/listen/{user}", headers=signed_in)
+        assert refused.value.status == 503
+        assert int(refused.value.headers["Retry-After"]) > 0
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await client.get("/nothing")
+        messages = [await one for one in heard]
+        assert 1 <= told <= len(open_ones)
+        assert [message.data for message in messages].count('{"n": 1}') == told
+        for message, its in zip(messages, sockets, strict=True):
+            last = message if message.type is aiohttp.WSMsgType.CLOSE else await its.receive(timeout=10)
+            assert (last.type, last.data) == (aiohttp.WSMsgType.CLOSE, 1012)
+            assert re.fullmatch(r"server is restarting; retry in [1-5] s", last.extra)
+    status, log = await ended
+    assert status == 0
+    assert "closing 8 sockets within 4 s" in log
+
+
+async def test_a_second_signal_stops_at_once(start):
+    """Sockets that are left are closed with 1001, and a request that does not end is given up."""
+    server = await start("--drain-time", "1h")
+    async with server.client() as client, contextlib.AsyncExitStack() as stack:
+        user, signed_in = await enter(client, "/signup", "ann")
+        sockets = await listen(client, user, signed_in, 3, stack)
+        heard = [asyncio.create_task(socket.receive()) for socket in sockets]
+        server.process.send_signal(signal.SIGTERM)
+        await asyncio.wait(heard, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        ended = asyncio.create_task(server.end(signal.SIGINT))
+        assert sorted([(await one).data for one in heard]) == [1001, 1001, 1012]
+    assert (await ended)[0] == 0
+
+
+async def test_a_request_that_has_begun_to_arrive(start):
+    """Its connection is not cut, though the time is over."""
+    server = await start("--drain-time", "0s")
+    host, _, port = server.address.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /nothing HTTP/1.1\r\nHost: att\r\n\r\nGET /nothing HTTP/1.1\r\n")
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"}")
+        writer.write(b"X: y\r\n")
+        await writer.drain()
+        async with server.client() as client, client.get("/nothing"):
+            pass  # so that what was written before has come
+        ended = asyncio.create_task(server.end(signal.SIGTERM))
+        await eventually(lambda: refuses(server))
+        writer.write(b"Host: att\r\n\r\n")
+        answer = await reader.read()
+    assert b"404 Not Found" in answer
+    assert b"Connection: close" in answer
+    writer.close()
+    assert await ended == (0, "")
+
+
+async def refuses(server):
+    """Whether it accepts no connection any more."""
+    host, _, port = server.address.removeprefix("http://").partition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) != 0
+
+
+async def test_the_next_server_listens_at_once(start):
+    """While one drains another may take its address, on TCP and on a unix socket, and keeps it."""
+    first = await start("--drain-time", "1h")
+    listen_to = first.address.removeprefix("http://")
+    async with first.client() as client, contextlib.AsyncExitStack() as stack:
+        user, signed_in = await enter(client, "/signup", "ann")
+        sockets = await listen(client, user, signed_in, 2, stack)
+        first.process.send_signal(signal.SIGTERM)
+        await eventually(lambda: refuses(first))
+        second = await start(listen=listen_to)
+        assert second.address == first.address
+        async with second.client() as other:
+            await enter(other, "/login", "ann")
+        assert len(sockets) == 2
+        assert (await first.end(signal.SIGTERM))[0] == 0
+
+
+FILES = Path(__file__).with_name("certificates")
+
+
+async def test_tls(start, tmp_path):
+    """All of it by https and wss; the cookie is Secure. At SIGHUP a new certificate is shown, a bad one is not."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    shutil.copy(FILES / "one.pem", cert)
+    shutil.copy(FILES / "one.key", key)
+    server = await start("--tls-cert", str(cert), "--tls-key", str(key))
+    assert server.address.startswith("https://127.0.0.1:")
+    server.trusted = ssl.create_default_context(cafile=FILES / "ca.pem")
+    place = ("127.0.0.1", int(server.address.rpartition(":")[2]))
+
+    def shown():
+        with (
+            socket.create_connection(place, 10) as plug,
+            server.trusted.wrap_socket(plug, server_hostname="localhost") as its,
+        ):
+            return its.getpeercert()["subject"][0][0][1]
+
+    async def is_shown(name):
+        return await asyncio.to_thread(shown) == name
+
+    async with server.client() as client, contextlib.AsyncExitStack() as stack:
+        async with client.post("/signup", json={"login": "ann", "password": PASSWORD}) as response:
+            answer = await response.json()
+            cookie = response.cookies["att_session"]
+            assert cookie["secure"]
+            assert cookie["httponly"]
+        signed_in = {"Authorization": f"Bearer {answer['token']}"}
+        async with client.post("/groups", json={"name": "tea"}, headers=signed_in) as response:
+            assert response.status == 201
+        [ear] = await listen(client, answer["user_id"], signed_in, 1, stack)
+        assert await is_shown("one")
+        cert.write_text("nothing")
+        server.process.send_signal(signal.SIGHUP)
+        line = await asyncio.to_thread(server.process.stderr.readline)
+        assert "the certificate stays as it was: cannot use" in line
+        assert await is_shown("one")
+        shutil.copy(FILES / "two.pem", cert)
+        shutil.copy(FILES / "two.key", key)
+        server.process.send_signal(signal.SIGHUP)
+        await eventually(lambda: is_shown("two"))
+        async with client.post("/broadcast/tea", json={"n": 1}, headers=signed_in) as response:
+            assert (await response.json())["delivered"] == 1
+        assert await ear.receive_json(timeout=5) == {"n": 1}
+        ended = asyncio.create_task(server.end(signal.SIGTERM))
+        assert (await ear.receive(timeout=5)).data == 1012
+    assert (await ended)[0] == 0
+
+
+CROWD = 10_000  # idle connections
+FILES_OF_SERVER = 2_000
+SOURCES = [f"127.0.0.{number}" for number in range(2, 22)] if sys.platform == "linux" else ["127.0.0.1"]
+
+
+@pytest.fixture
+def crowd():
+    """Open connections to an address, as many as the system lets us, up to ``CROWD``, which do nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    size = min(CROWD, hard - 500) if hard != resource.RLIM_INFINITY else CROWD
+    plugs = []
+
+    def gather(place):
+        for number in range(size):
+            source = (SOURCES[number % len(SOURCES)], 0)
+            plugs.append(socket.create_connection(place, timeout=10, source_address=source))
+        return size
+
+    yield gather
+    for plug in plugs:
+        plug.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_crowd_of_idle_connections(start, crowd):
+    """More than the server has files for: others are served meanwhile and afterwards, and open sockets stay."""
+    server = await start("--address-connections", "100000", files=FILES_OF_SERVER)
+    place = ("127.0.0.1", int(server.address.rpartition(":")[2]))
+    async with server.client() as client, contextlib.AsyncExitStack() as stack:
+        user, signed_in = await enter(client, "/signup", "ann")
+        async with client.post("/groups", json={"name": "tea"}, headers=signed_in) as response:
+            assert response.status == 201
+        sockets = await listen(client, user, signed_in, 5, stack)
+        gathering = asyncio.create_task(asyncio.to_thread(crowd, place))
+        served = 0
+        while not gathering.done():
+            async with server.client() as other:
+                await enter(other, "/login", "ann")
+            served += 1
+        assert gathering.result() > FILES_OF_SERVER
+        assert served > 0
+        async with server.client() as other, other.post("/broadcast/tea", json={"n": 1}, headers=signed_in) as response:
+            assert (await response.json())["delivered"] == 5
+        assert [await socket.receive_json(timeout=10) for socket in sockets] == [{"n": 1}] * 5
+    assert (await server.end(signal.SIGTERM))[0] == 0
+
+
+async def test_connections_of_one_address(start):
+    """Sockets count as well as any other connection; when one is closed there is room for another."""
+    server = await start("--address-connections", "3")
+    async with server.client() as client, contextlib.AsyncExitStack() as stack:
+        user, signed_in = await enter(client, "/signup", "ann")
+        sockets = await listen(client, user, signed_in, 3, stack)  # the first by the connection of the sign-up
+        async with server.client() as other:
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await other.ws_connect(f"/listen/{user}", headers=signed_in)
+        assert refused.value.status == 503
+        await sockets[0].close()
+
+        async def is_let_in():
+            async with server.client() as other, other.get("/nothing") as response:
+                return response.status == 404
+
+        await eventually(is_let_in)
+    status, log = await server.end(signal.SIGTERM)
+    assert status == 0
+    assert log.count("connections of 127.0.0.1 are refused") == 1
 
 
 async def test_the_banner_is_short_and_true(server):

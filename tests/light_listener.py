@@ -1,0 +1,135 @@
+"""A client of att.v1 that costs little, so that thousands fit into a test. It comes back when it is told to."""
+
+import asyncio
+import json
+import re
+import struct
+from base64 import b64encode
+from collections import Counter
+from contextlib import suppress
+from os import urandom
+from random import uniform
+from typing import NamedTuple
+from uuid import UUID
+
+TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A
+RETRY = re.compile(r"; retry in ([0-9]+(?:\.[0-9]+)?) s$")
+TIMEOUT = 20.0  # seconds for whatever is waited for but events
+
+
+class Ending(NamedTuple):
+    """How a socket ended: the code of its close frame, None when there was none, and the hint when to come back."""
+
+    code: int | None
+    hint: float | None
+
+
+def frame(kind: int, payload: bytes) -> bytes:
+    """A client's frame (RFC 6455) of less than 64 KiB. Its mask is zero, which is as good as any for the server."""
+    size = len(payload)
+    head = struct.pack("!BB", kind, 0x80 | size) if size < 126 else struct.pack("!BBH", kind, 0x80 | 126, size)
+    return head + b"\0\0\0\0" + payload
+
+
+class Listener:
+    """Somebody who listens to one group, and resumes where they were.
+
+    ``seqs`` are those of the events heard, in order; ``endings`` how sockets ended; ``refusals`` what was answered
+    instead of a socket.
+    """
+
+    def __init__(self, port: int, address: str, token: str, group_id: UUID) -> None:
+        self.seqs: list[int] = []
+        self.endings: Counter[Ending] = Counter()
+        self.refusals: list[str] = []
+        self.is_connected = False
+        self.base: int | None = None  # the seq from which on it hears
+        self._port = port
+        self._address = address
+        self._token = token
+        self.group_id = group_id
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def run(self, room: asyncio.Semaphore) -> None:
+        """Listen for ever. Whoever comes for the first time waits for ``room``."""
+        try:
+            async with room:
+                reader = await self._connect()
+            while True:
+                ending = Ending(None, None) if reader is None else await self._listen(reader)
+                self._hang_up()
+                self.endings[ending] += 1
+                await asyncio.sleep(uniform(0, 0.5) if ending.hint is None else ending.hint)
+                reader = await self._connect()
+        finally:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.is_connected = False
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    async def _connect(self) -> asyncio.StreamReader | None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(TIMEOUT):
+                reader = await self._open()
+                kind, payload = await self._read(reader)
+                hello = json.loads(payload)
+                assert (kind, hello["type"]) == (TEXT, "hello"), payload
+                self._resume(hello)
+                return reader
+        return None
+
+    async def _listen(self, reader: asyncio.StreamReader) -> Ending:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                kind, payload = await self._read(reader)
+                if kind == CLOSE:
+                    hint = RETRY.search(payload[2:].decode())
+                    return Ending(int.from_bytes(payload[:2]), float(hint[1]) if hint else None)
+                self._hear(kind, payload)
+        return Ending(None, None)
+
+    async def _open(self) -> asyncio.StreamReader:
+        place = ("127.0.0.1", self._port)
+        reader, self._writer = await asyncio.open_connection(*place, local_addr=(self._address, 0), limit=8192)
+        lines = [
+            "GET /listen/me HTTP/1.1",
+            f"Host: 127.0.0.1:{self._port}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Version: 13",
+            f"Sec-WebSocket-Key: {b64encode(urandom(16)).decode()}",
+            "Sec-WebSocket-Protocol: att.v1",
+            f"Authorization: Bearer {self._token}",
+        ]
+        self._writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 101 "):
+            self.refusals.append(head.decode().splitlines()[0])
+            raise ConnectionError
+        return reader
+
+    async def _read(self, reader: asyncio.StreamReader) -> tuple[int, bytes]:
+        kind, size = await reader.readexactly(2)
+        if size == 126:
+            size = int.from_bytes(await reader.readexactly(2))
+        assert size < 126 or size > 127 or kind & 0x80
+        return kind, await reader.readexactly(size)
+
+    def _resume(self, hello: dict) -> None:
+        [standing] = hello["groups"]
+        assert standing["id"] == str(self.group_id)
+        self.base = standing["seq"] if self.base is None else self.base
+        position = self.seqs[-1] if self.seqs else self.base
+        resume = {"type": "resume", "groups": {str(self.group_id): position}}
+        self._writer.write(frame(TEXT, json.dumps(resume).encode()))
+        self.is_connected = True
+
+    def _hear(self, kind: int, payload: bytes) -> None:
+        if kind == PING:
+            self._writer.write(frame(PONG, payload))
+            return
+        told = json.loads(payload)
+        assert (kind, told["type"], told["group"]) == (TEXT, "message", str(self.group_id)), payload
+        self.seqs.append(told["seq"])
