@@ -14,6 +14,7 @@ from att import __version__, hosted
 from att.accounts import Accounts
 from att.administrators import Administrators, Credentials
 from att.background import repeating
+from att.checks import Finding
 from att.clients import THROTTLE
 from att.database import Database, open_database
 from att.db.engine import Engine
@@ -137,6 +138,15 @@ def create_app(settings: Settings | None = None) -> web.Application:
 @cache
 def _document() -> bytes:
     return json.dumps(document(ROUTES, __version__)).encode()
+
+
+def redis_checks(url: str) -> AsyncIterator[Finding]:
+    """The checks of the Redis at this URL. Raises CannotStart when there is no library for it."""
+    try:
+        from att.check_redis import check_redis  # the extra "redis" may not be installed
+    except ImportError as error:
+        raise CannotStart("--redis-url needs a library that is not installed; run pip install 'att[redis]'") from error
+    return check_redis(url)
 
 
 @contextlib.asynccontextmanager

@@ -10,6 +10,7 @@ import click
 import uvloop
 
 from att import __version__
+from att.check import check
 from att.commands import create_admin, migrate, reset_password
 from att.configuration import PREFIX, make_settings, serving_options
 from att.errors import AttError
@@ -57,6 +58,7 @@ def command(context: click.Context, /, **options: Any) -> None:
 command.add_command(create_admin)
 command.add_command(reset_password)
 command.add_command(migrate)
+command.add_command(check)
 command.add_command(listen)
 command.add_command(broadcast)
 command.add_command(why)

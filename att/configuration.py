@@ -172,6 +172,26 @@ def settings_from_environment() -> Settings:
     return make_settings(**reader.make_context("att-server", []).params)
 
 
+def overriding_options() -> list[click.Parameter]:
+    """The options of the server for a sub-command of it, after whose name they may stand as well."""
+    reader = click.Command("att-server", params=[])
+    serving_options(reader)
+    return [_overriding(param) for param in reversed(reader.params) if isinstance(param, click.Option)]
+
+
+def _overriding(option: click.Option) -> click.Option:
+    option.default = None
+    option.show_default = "as given before"
+    option.allow_from_autoenv = False
+    return option
+
+
+def override(settings: Settings, **given: Any) -> Settings:
+    """The settings with what ``overriding_options`` were given over them. Raises UsageError as ``make_settings``."""
+    chosen = {name: value for name, value in given.items() if value is not None and value != ()}
+    return make_settings(**(vars(settings) | chosen))
+
+
 def _check_pair(options: dict[str, Any], one: str, other: str) -> None:
     if (options[one] is None) != (options[other] is None):
         names = [f"--{name.replace('_', '-')}" for name in (one, other)]

@@ -7,10 +7,12 @@ from aiohttp import WSMessage
 from aiohttp._websocket.reader import WebSocketDataQueue  # of which nothing public is another kind
 from aiohttp.http import WebSocketReader
 
+from att.outbox import Outbox
+
 TURN = 16 * 1024  # bytes of one peer that are looked at in one go; others want their turn
 
 
-class _Inbox(WebSocketDataQueue):
+class _Found(WebSocketDataQueue):
     """Where a reader puts what it finds. All readers share one: it is emptied before the next one is fed."""
 
     def __init__(self, *unused: Any, **options: Any) -> None:
@@ -31,25 +33,24 @@ class _Inbox(WebSocketDataQueue):
         return found
 
 
-_inbox = _Inbox(None, 0, loop=None)  # a protocol, a limit and a loop are for whoever waits for messages
+_found = _Found(None, 0, loop=None)  # a protocol, a limit and a loop are for whoever waits for messages
 
 
-class Receiver(asyncio.Protocol):
-    """A protocol that hears messages, and that can be held up. What is not read yet waits with the peer."""
+class Inbox(Outbox):
+    """The other half: it hears messages, and can be held up. What is not read yet waits with the peer."""
 
-    __slots__ = ("_is_held", "_reader", "_rest", "_transport", "_turn")
+    __slots__ = ("_is_held", "_reader", "_rest", "_turn")
 
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
         self._reader: WebSocketReader | None = None  # none before ``begin``, and when nothing more can be read
         self._rest = b""
         self._turn: asyncio.Handle | None = None
         self._is_held = False
 
-    def _begin(self, transport: asyncio.Transport, limit: int) -> None:
+    def _begin(self, limit: int) -> None:
         """Hear messages of at most ``limit`` bytes."""
-        self._transport = transport
-        self._reader = WebSocketReader(_inbox, limit + 1, compress=False, decode_text=True)
+        self._reader = WebSocketReader(_found, limit + 1, compress=False, decode_text=True)
 
     def _hear(self, message: WSMessage) -> None:
         """A message, or a control frame."""
@@ -82,8 +83,9 @@ class Receiver(asyncio.Protocol):
         else:
             self._read(self._reader, data)
 
-    def connection_lost(self, _error: Exception | None) -> None:
-        self._transport, self._reader, self._rest = None, None, b""
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._reader, self._rest = None, b""
         if self._turn is not None:
             self._turn.cancel()
 
@@ -103,7 +105,7 @@ class Receiver(asyncio.Protocol):
 
     def _read(self, reader: WebSocketReader, data: bytes) -> None:
         reader.feed_data(data)
-        messages, error = _inbox.take()
+        messages, error = _found.take()
         for message in messages:
             self._hear(message)
         if error is not None:

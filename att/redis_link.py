@@ -30,6 +30,7 @@ NOT_NOW = ("BUSY", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 ACL_FILE = "deploy/redis.acl.example"
 
 Client = Redis | RedisCluster
+Complaint = exceptions.ResponseError  # what is raised for a mistake of ours: see _translate()
 
 # The library does not repeat what met a lost connection, for it does not know what may be repeated. One that was lost
 # while nobody used it is made anew before it is used.

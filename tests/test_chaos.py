@@ -1,7 +1,7 @@
 """A short chaos run. `make chaos` does the long ones."""
 
 from chaos.__main__ import cells, run, table
-from chaos.plan import SHORT
+from chaos.plan import SHORT, with_redis
 
 
 def test_a_short_run(tmp_path_factory):
@@ -9,3 +9,11 @@ def test_a_short_run(tmp_path_factory):
     result = run(1, SHORT, tmp_path_factory.mktemp("chaos"))
     assert result.violations == [], table([cells(result)])
     assert result.connections > SHORT.clients
+
+
+def test_a_short_run_with_redis(tmp_path_factory):
+    """The same when servers tell each other over Redis, which is killed and cut, and one of them is killed draining."""
+    size = with_redis(SHORT)
+    result = run(2, size, tmp_path_factory.mktemp("chaos"))
+    assert result.violations == [], table([cells(result)])
+    assert result.connections > size.clients

@@ -5,7 +5,7 @@ from datetime import timedelta
 import click
 import pytest
 
-from att.configuration import settings_from_environment
+from att.configuration import OPTIONS, override, overriding_options, settings_from_environment
 from att.settings import Address, LogFormat, Settings
 
 
@@ -56,3 +56,31 @@ def test_what_is_wrong_is_told(monkeypatch, variable, value, message):
     with pytest.raises(click.UsageError, match=message) as error:
         settings_from_environment()
     assert "secret" not in error.value.format_message()
+
+
+def test_a_sub_command_takes_the_same_options():
+    """All of them, in their order; none has a value of its own, nor one from the environment."""
+    options = overriding_options()
+    assert len(options) == len(OPTIONS)
+    assert [option.name for option in options][:2] == ["listen", "db_url"]
+    command = click.Command("check", params=options, context_settings={"auto_envvar_prefix": "ATT_CHECK"})
+    assert all(value in (None, ()) for value in command.make_context("check", []).params.values())
+
+
+def test_what_is_given_last_counts():
+    """The rest stays; a flag that is not given is not taken back."""
+    settings = Settings(access_log=True, listen=Address(None, 1), trust_proxy=frozenset({"unix"}))
+    given = {option.name: None for option in overriding_options()} | {"allow_origin": (), "trust_proxy": ()}
+    assert override(settings, **given) == settings
+    chosen = override(settings, **given | {"listen": Address(None, 2), "allow_origin": ("https://a.example",)})
+    assert chosen == Settings(
+        access_log=True,
+        listen=Address(None, 2),
+        trust_proxy=frozenset({"unix"}),
+        allow_origin=frozenset({"https://a.example"}),
+    )
+
+
+def test_options_that_do_not_go_together_after_a_command():
+    with pytest.raises(click.UsageError, match="--tls-cert and --tls-key go together"):
+        override(Settings(), tls_cert="/x")

@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from att.db import migrate
 from att.db.dsn import connect_blocking
-from att.db.migrate import bring_up_to_date, config
+from att.db.migrate import bring_up_to_date, config, lacking
 from att.errors import CannotStart, DatabaseUnavailable
 
 ROOT = Path(__file__).parents[1]
@@ -254,6 +254,15 @@ def test_a_user_who_may_not_is_told_in_one_line(empty_db_url, empty_postgresql):
     finally:
         empty_postgresql.execute("DROP ROLE stranger")
         empty_postgresql.commit()
+
+
+def test_what_is_lacking_at_a_revision():
+    """Oldest first; nothing at the newest, None beyond it."""
+    names = lacking([])
+    assert names[:2] == ["Added user table", "Added group table"]
+    revisions = [script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()][::-1]
+    assert [lacking([revision]) for revision in revisions] == [names[place + 1 :] for place in range(len(names))]
+    assert lacking(["fffffffffff0"]) is None
 
 
 def test_no_database_is_said():

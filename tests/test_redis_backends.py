@@ -9,6 +9,7 @@ import redis
 from buses import PIE, TEA, Ears, message
 
 from att import redis_backends as module
+from att.errors import RedisUnavailable
 from att.realtime import outgoing, tuning
 from att.redis_backends import ALL, GROUP, NODE, RedisBus
 from att.redis_link import RedisLink
@@ -145,3 +146,27 @@ async def test_a_slot_that_moves(valkey_cluster, make):
         await each.until(lambda each=each: each.tuned_in.count(TEA) >= 2, 20)
     bus.ring(message(1))
     await others.until(lambda: others.events == [message(1)], 20)
+
+
+async def test_a_ring_that_fails(make, monkeypatch):
+    """It is rung again, with what has come meanwhile; what was to come along is read then."""
+    bus, _ = await make()
+    other, ears = await make()
+    await tuned(other, ears, TEA)
+    publish, errors = bus._channels.publish_sharded, [RedisUnavailable()]
+
+    async def fail_once(payloads):
+        if errors:
+            if not ears.groups:
+                bus.ring(message(5))
+            raise errors.pop()
+        await publish(payloads)
+
+    monkeypatch.setattr(bus._channels, "publish_sharded", fail_once)
+    bus.ring(message(4))
+    bus.ring_for_sweep()
+    await ears.until(lambda: ears.groups == {TEA: 5} and ears.sweeps)
+    assert ears.events == [message(5)]
+    errors.append(RedisUnavailable())
+    bus.ring_head(TEA, 6)
+    await ears.until(lambda: ears.groups == {TEA: 6})

@@ -35,7 +35,7 @@ def popped(track):
 
 def hears(track, listener):
     """Whether it hears the next event."""
-    return listener in track.audience(listener.dialect)
+    return listener.connection in track.audience(listener.dialect)
 
 
 def test_offers_in_order(track):

@@ -1,5 +1,6 @@
 """Runs alembic on a database, from a checkout and from an installed wheel."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import alembic.command
@@ -74,13 +75,21 @@ def _check_server(connection: Connection, dsn: str) -> None:
         raise CannotStart(f"the database {describe(dsn)} has the encoding {encoding}; create one with ENCODING 'UTF8'")
 
 
-def _missing(connection: Connection, dsn: str) -> list[str]:
-    """What the migrations that the database lacks are called, in the order in which they are to run."""
+def lacking(revisions: Collection[str]) -> list[str] | None:
+    """What the migrations that a database at these revisions lacks are called, in the order in which they are to run.
+
+    None when the database is ahead of this program.
+    """
     scripts = ScriptDirectory.from_config(config())
-    known = {script.revision for script in scripts.walk_revisions()}
-    found = MigrationContext.configure(connection).get_current_heads()
-    if set(found) - known:
+    if set(revisions) - {script.revision for script in scripts.walk_revisions()}:
+        return None
+    return [script.doc for script in scripts.iterate_revisions("heads", tuple(revisions))][::-1]
+
+
+def _missing(connection: Connection, dsn: str) -> list[str]:
+    missing = lacking(MigrationContext.configure(connection).get_current_heads())
+    if missing is None:
         raise CannotStart(
             f"the schema of {describe(dsn)} is newer than this program; install the version of att that made it"
         )
-    return [script.doc for script in scripts.iterate_revisions("heads", found)][::-1]
+    return missing

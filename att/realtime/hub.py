@@ -13,7 +13,7 @@ from att.errors import ShuttingDown
 from att.realtime.fanout import Counts, Delivered, encode, replay, send_gap
 from att.realtime.frames import CloseCode
 from att.realtime.log import Event, Position, Replay, Slice
-from att.realtime.registry import Dialect, Listener, Registry, Span
+from att.realtime.registry import Connection, Dialect, Listener, Registry, Span
 from att.realtime.tracks import Behind, Passed, Place, Track
 
 SLICE = 500  # frames written before others have their turn
@@ -252,21 +252,21 @@ class Hub:
     def _apply(self, track: Track, event: Event) -> Iterator[None]:
         audiences = self._audiences(track, event)
         delivered = total = 0
-        for dialect, listeners in audiences:
+        for dialect, connections in audiences:
             frame = encode(event, dialect)
             if frame is None:
                 continue
-            total += len(listeners)
-            for start in range(0, len(listeners), SLICE):
-                part = listeners[start : start + SLICE]
-                delivered += sum([listener.connection.send(frame) for listener in part])
+            total += len(connections)
+            for start in range(0, len(connections), SLICE):
+                part = connections[start : start + SLICE]
+                delivered += sum([connection.send(frame) for connection in part])
                 self._written += len(part)
                 if self._written >= SLICE:
                     yield
         self._written += 1
         self.counts.add(event, Delivered(delivered, total - delivered))
 
-    def _audiences(self, track: Track, event: Event) -> list[tuple[Dialect, tuple[Listener, ...]]]:
+    def _audiences(self, track: Track, event: Event) -> list[tuple[Dialect, tuple[Connection, ...]]]:
         """Who hears the event whose turn it is: a user who joins by it, and one who leaves by it, too."""
         whose = self.registry.of_user(event.user_id) if event.user_id and event.kind != "message" else ()
         if event.kind == "joined" and event.user_id:
@@ -276,7 +276,7 @@ class Hub:
             for listener in whose:
                 track.dismiss(listener)
         track.promote()
-        return [(dialect, listeners) for dialect, listeners in audiences if listeners]
+        return [(dialect, connections) for dialect, connections in audiences if connections]
 
     def _admit(self, track: Track, seq: int, user_id: UUID) -> list[Listener]:
         """Have a user who joined by this event hear what follows. Those of their listeners who did not before."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from att.realtime.log import Event
-from att.realtime.registry import Dialect, Listener
+from att.realtime.registry import Connection, Dialect, Listener
 
 QUEUE_EVENTS = 1_000  # events that wait for their turn; what comes on top is read from the log again
 QUEUE_BYTES = 4 * 1024**2
@@ -82,6 +82,7 @@ class Track:
         "_audience",
         "_bytes",
         "_catching",
+        "_connections",
         "_early",
         "_queue",
         "_recent",
@@ -103,6 +104,7 @@ class Track:
         self._early: dict[int, Event] = {}
         self._vain = 0
         self._audience: tuple[set[Listener], ...] = tuple(set() for _ in Dialect)
+        self._connections: list[tuple[Connection, ...] | None] = [None for _ in Dialect]  # None: to be made anew
         self._waiting: dict[Listener, int] = {}
         self._catching: dict[Listener, int] = {}
         self._recent: deque[Event] | None = None
@@ -202,9 +204,12 @@ class Track:
 
     # Who hears it
 
-    def audience(self, dialect: Dialect) -> tuple[Listener, ...]:
-        """Who hears the event whose turn it is, in this dialect."""
-        return tuple(self._audience[dialect])
+    def audience(self, dialect: Dialect) -> tuple[Connection, ...]:
+        """The connections of those who hear the event whose turn it is, in this dialect."""
+        found = self._connections[dialect]
+        if found is None:
+            found = self._connections[dialect] = tuple(listener.connection for listener in self._audience[dialect])
+        return found
 
     def everyone(self) -> list[Listener]:
         """Whoever has a place here."""
@@ -245,13 +250,16 @@ class Track:
 
     def remove(self, listener: Listener) -> None:
         """It has no place here any more."""
-        self._audience[listener.dialect].discard(listener)
+        if listener in self._audience[listener.dialect]:
+            self._audience[listener.dialect].discard(listener)
+            self._connections[listener.dialect] = None
         self._waiting.pop(listener, None)
         self._stop_catching(listener)
         listener.groups.discard(self.group_id)
 
     def _enter(self, listener: Listener) -> None:
         self._audience[listener.dialect].add(listener)
+        self._connections[listener.dialect] = None
         listener.groups.add(self.group_id)
 
     # Catching up

@@ -1,0 +1,298 @@
+"""A model of an installation: how many nodes it takes, what they ask of Redis and PostgreSQL, and what is full first.
+
+It is arithmetic on what was measured and what is assumed, each of which stands here with where it is from. Nothing in
+it is random: of what is, it computes the expected value.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
+
+DAY = 86_400.0  # seconds
+KIB, MIB, GIB, TIB = (1024.0**power for power in range(1, 5))
+WHOLE_SWEEP = 12  # each so many looks at the groups there is one at the memberships
+MOST_NODES = 2**24  # more are not looked for
+HIGHEST = 10**12  # users; more are not looked for
+
+
+def of(value: float, unit: str, source: str) -> Any:
+    """A field with this value, and what is to be told of it."""
+    return field(default=value, metadata={"unit": unit, "source": source})
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one of each thing costs whom."""
+
+    delivery: float = of(7.3, "µs of a node", "fanout: of 100 B, what one more socket adds")
+    append: float = of(51.0, "µs of a node", "publishing: over att.v1 into 100 groups")
+    publish: float = of(7.0, "µs of a node", "nodes: 2 sockets, 20 in flight, the node that sends, on Redis and not")
+    hear: float = of(17.0, "µs of a node", "nodes: likewise, the other node, without the delivery")
+    connect: float = of(1_580.0, "µs of a node", "growth: connecting and resuming")
+    connect_group: float = of(5.4, "µs of a node", "growth: for each group of who connects")
+    resume: float = of(16.6, "µs of a node", "growth: for each event that was missed")
+    sweep: float = of(3.2, "µs of a node", "upkeep: a look at a group")
+    joinings: float = of(3.1, "µs of a node", "upkeep: a look at a membership")
+    session: float = of(22.0, "µs of a node", "sessions: living, in Redis")
+    socket: float = of(19.8, "KiB of a node", "memory: a listener with one group")
+    track: float = of(1.6, "KiB of a node", "upkeep: each group that is heard there")
+    redis_publish: float = of(1.7, "µs of Redis", "nodes: a message to no node, by those to 1 to 16")
+    redis_node: float = of(0.25, "µs of Redis", "nodes: for each node that it goes to")
+    redis_session: float = of(1.4, "µs of Redis", "sessions: living, in Redis")
+    db_append: float = of(13.9, "µs of PostgreSQL", "publishing: over att.v1 into 100 groups")
+    db_connect: float = of(1_030.0, "µs of PostgreSQL", "growth: connecting and resuming")
+    db_resume: float = of(8.6, "µs of PostgreSQL", "growth: for each event that was missed")
+    db_sweep: float = of(4.1, "µs of PostgreSQL", "upkeep: a look at a group")
+    db_joinings: float = of(0.7, "µs of PostgreSQL", "upkeep: a look at a membership")
+    db_session: float = of(0.7, "µs of PostgreSQL", "sessions: living, in Redis")
+    wal: float = of(455.0, "bytes an event", "upkeep: of 100 B, and its removal")
+    event: float = of(271.0, "bytes an event", "upkeep: of 100 B, on the disk, with its indexes")
+    member: float = of(1_300.0, "bytes a membership", "upkeep: with the event and the history of the joining")
+    group: float = of(1_120.0, "bytes a group", "upkeep: with the history of its making")
+    user: float = of(2_000.0, "bytes a user", "assumed, with its history")
+    payload: float = of(270.0, "bytes an event", "assumed: of 100 B, on its way between nodes")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Who does what, how often: people who chat, each in some groups, most of them small."""
+
+    users: float = of(1e6, "users", "what is asked for")
+    connected: float = of(0.1, "of the users", "assumed, at the busiest time, with one socket each")
+    groups: float = of(20.0, "groups a user", "assumed, the mean")
+    tail: float = of(2.3, "exponent", "assumed: groups with k members are as many as k to the power of minus this")
+    largest: float = of(131_072.0, "members", "assumed; less where there would not be one such group")
+    messages: float = of(20.0, "a user and day", "assumed, the mean of all users")
+    posting: float = of(0.5, "exponent", "assumed: a group with k members has messages as k to the power of this")
+    peak: float = of(3.0, "times the mean", "assumed: the busiest second")
+    connects: float = of(8.0, "a user and day", "assumed, the mean of all users")
+    missed: float = of(20.0, "events", "assumed: what is resumed by whoever connects")
+    retained: float = of(30.0, "days", "the default of --retention-age; of a group 1,000 events at most")
+
+
+# Few groups, some of them with very many, to which is sent the more the more hear it.
+CROWDS = Workload(groups=5.0, tail=1.9, largest=1_048_576.0, messages=10.0, posting=0.8)
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What there is of each, and how much of it may be used."""
+
+    busy: float = of(0.6, "of a core", "assumed: what may be used at the busiest time")
+    node_memory: float = of(4.0, "GiB", "assumed: for the sockets of a node, which uses one core")
+    nodes: float = of(100.0, "nodes", "what is asked for")
+    redis_network: float = of(10.0, "Gbit/s", "assumed: of one Redis, which uses one core")
+    db_cores: float = of(32.0, "cores", "assumed: of one PostgreSQL")
+    db_wal: float = of(200.0, "MiB/s", "assumed: what its disk takes with fsync on")
+    db_disk: float = of(8.0, "TiB", "assumed")
+    db_connections: float = of(1_000.0, "connections", "assumed, of which a node has 12")
+    group_appends: float = of(24_744.0, "a second", "publishing: over att.v1 into one group")
+    sweep_interval: float = of(5.0, "seconds", "SWEEP_INTERVAL of att/realtime/feed.py")
+
+
+CONNECTIONS = 12  # that a node has with PostgreSQL
+RETENTION = 1_000  # events of a group that are kept
+
+
+class Size(NamedTuple):
+    """How many groups there are with so many members, and how many messages a second each of them has at the peak."""
+
+    members: float
+    count: float
+    messages: float
+
+
+def sizes(workload: Workload) -> list[Size]:
+    """The groups by size, in powers of two: as many memberships as there are, and a heavy tail."""
+    largest = min(workload.largest, workload.users)
+    while True:
+        classes = [2.0**power for power in range(1, max(int(math.log2(largest)), 1) + 1)]
+        weights = [members ** (1 - workload.tail) for members in classes]
+        scale = workload.users * workload.groups / sum(w * k for w, k in zip(weights, classes, strict=True))
+        if weights[-1] * scale >= 1 or len(classes) == 1:
+            break
+        largest /= 2
+    counts = [weight * scale for weight in weights]
+    shares = [count * members**workload.posting for count, members in zip(counts, classes, strict=True)]
+    rate = workload.users * workload.messages * workload.peak / DAY
+    return [
+        Size(members, count, rate * share / sum(shares) / count)
+        for members, count, share in zip(classes, counts, shares, strict=True)
+    ]
+
+
+def nodes_reached(nodes: float, members: float, connected: float = 1.0) -> float:
+    """On how many of the nodes a group has a listener, expected: each member is connected, to any node, or is not."""
+    return nodes * (1 - (1 - connected / nodes) ** members)
+
+
+class Load(NamedTuple):
+    """What so many nodes have to do together, each second of the busiest time, and what they hold."""
+
+    messages: float
+    deliveries: float
+    reached: float  # nodes, by the mean broadcast
+    tracks: float  # groups that are heard, on each node where they are
+    sockets: float
+    cores: float  # of nodes
+    memory: float  # GiB, of nodes
+    redis_cores: float
+    redis_network: float  # Gbit/s
+    db_cores: float
+    db_wal: float  # MiB/s
+    db_disk: float  # TiB
+    busiest_group: float  # messages a second
+
+
+class Model(NamedTuple):
+    """All that is assumed."""
+
+    costs: Costs = Costs()
+    workload: Workload = Workload()
+    machines: Machines = Machines()
+
+    def of_users(self, users: float) -> "Model":
+        """The same, with so many users."""
+        return self._replace(workload=replace(self.workload, users=users))
+
+    def load(self, nodes: float) -> Load:
+        """What so many nodes have to do."""
+        work, groups = self.workload, sizes(self.workload)
+        reach = [nodes_reached(nodes, group.members, work.connected) for group in groups]
+        messages = sum(group.count * group.messages for group in groups)
+        heard = sum(g.count * g.messages * r for g, r in zip(groups, reach, strict=True))
+        rates = _Rates(
+            messages=messages,
+            deliveries=sum(g.count * g.messages * g.members for g in groups) * work.connected,
+            heard=heard if nodes > 1 else 0.0,
+            published=messages if nodes > 1 else 0.0,
+            connects=work.users * work.connects * work.peak / DAY,
+            sockets=work.users * work.connected,
+            tracks=sum(g.count * r for g, r in zip(groups, reach, strict=True)),
+        )
+        return self._priced(rates, groups, heard / messages)
+
+    def _priced(self, rates: "_Rates", groups: list[Size], reached: float) -> Load:
+        costs, work, seconds = self.costs, self.workload, self.machines.sweep_interval
+        looks, whole = rates.tracks / seconds, rates.sockets * work.groups / seconds / WHOLE_SWEEP
+        alive = rates.sockets / seconds
+        cpu = (
+            rates.deliveries * costs.delivery
+            + rates.messages * costs.append
+            + rates.published * costs.publish
+            + rates.heard * costs.hear
+            + rates.connects * (costs.connect + work.groups * costs.connect_group + work.missed * costs.resume)
+            + looks * costs.sweep
+            + whole * costs.joinings
+            + alive * costs.session
+        )
+        db_cpu = (
+            rates.messages * costs.db_append
+            + rates.connects * (costs.db_connect + work.missed * costs.db_resume)
+            + looks * costs.db_sweep
+            + whole * costs.db_joinings
+            + alive * costs.db_session
+        )
+        redis_cpu = rates.published * costs.redis_publish + rates.heard * costs.redis_node + alive * costs.redis_session
+        return Load(
+            messages=rates.messages,
+            deliveries=rates.deliveries,
+            reached=reached,
+            tracks=rates.tracks,
+            sockets=rates.sockets,
+            cores=cpu / 1e6,
+            memory=(rates.sockets * costs.socket + rates.tracks * costs.track) * KIB / GIB,
+            redis_cores=redis_cpu / 1e6,
+            redis_network=(rates.published + rates.heard) * costs.payload * 8 / 1e9,
+            db_cores=db_cpu / 1e6,
+            db_wal=rates.messages * costs.wal / MIB,
+            db_disk=self._disk(groups) / TIB,
+            busiest_group=max(group.messages for group in groups),
+        )
+
+    def _disk(self, groups: list[Size]) -> float:
+        costs, work = self.costs, self.workload
+        kept = (min(RETENTION, g.messages / work.peak * work.retained * DAY) * g.count for g in groups)
+        rest = work.users * (work.groups * costs.member + costs.user) + sum(g.count for g in groups) * costs.group
+        return sum(kept) * costs.event + rest
+
+    def nodes_for(self, fills: Callable[[Load, float], float]) -> int:
+        """The least number of nodes that are not more than full: ``fills`` tells how full so many of them are."""
+        high = 1
+        while fills(self.load(high), high) > 1:
+            high *= 2
+            if high > MOST_NODES:
+                return MOST_NODES
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fills(self.load(middle), middle) <= 1 else (middle, high)
+        return high
+
+    def by_cpu(self, load: Load, nodes: float) -> float:
+        """How full the cores of so many nodes are."""
+        return load.cores / nodes / self.machines.busy
+
+    def by_memory(self, load: Load, nodes: float) -> float:
+        """How full their memory is."""
+        return load.memory / nodes / self.machines.node_memory
+
+    def nodes(self) -> int:
+        """How many it takes, for both."""
+        return max(self.nodes_for(self.by_cpu), self.nodes_for(self.by_memory))
+
+    def fullness(self) -> dict[str, float]:
+        """How full each thing is of which there is one: 1 is full. Of nodes there are some."""
+        nodes, have = self.nodes(), self.machines
+        load = self.load(nodes)
+        return {
+            "nodes": nodes / have.nodes,
+            "Redis: its core": load.redis_cores / have.busy,
+            "Redis: its network": load.redis_network / have.redis_network,
+            "PostgreSQL: cores": load.db_cores / (have.db_cores * have.busy),
+            "PostgreSQL: WAL": load.db_wal / have.db_wal,
+            "PostgreSQL: disk": load.db_disk / have.db_disk,
+            "PostgreSQL: connections": nodes * CONNECTIONS / have.db_connections,
+            "a group's lock": load.busiest_group / have.group_appends,
+        }
+
+    def users_until(self, is_full: Callable[["Model"], bool]) -> float:
+        """With how many users it is full, to a hundredth; ``HIGHEST`` when never."""
+        low, high = 1.0, float(HIGHEST)
+        if not is_full(self.of_users(high)):
+            return high
+        while high / low > 1.005:
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if is_full(self.of_users(middle)) else (middle, high)
+        return high
+
+    def limits(self) -> dict[str, float]:
+        """With how many users each thing is full, the first one first."""
+        names = self.fullness()
+        found = {name: self.users_until(lambda model, name=name: model.fullness()[name] > 1) for name in names}
+        return dict(sorted(found.items(), key=lambda item: item[1]))
+
+    def users_of(self, nodes: int) -> float:
+        """How many users so many nodes hold."""
+        return self.users_until(lambda model: model.nodes() > nodes)
+
+
+class _Rates(NamedTuple):
+    """A second of the busiest time."""
+
+    messages: float
+    deliveries: float
+    heard: float  # by nodes, from Redis
+    published: float
+    connects: float
+    sockets: float  # that are open
+    tracks: float
+
+
+def assumptions(model: Model) -> Iterator[tuple[str, str, str, str]]:
+    """Each input: of which part it is, its name, its value with its unit, and where it is from."""
+    for part in model:
+        for one in fields(part):
+            value = f"{getattr(part, one.name):,.10g} {one.metadata['unit']}"
+            yield type(part).__name__, one.name, value, one.metadata["source"]
