@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
-QUESTIONS := fanout publishing latency growth memory slow_readers nodes sessions upkeep scaling users
+QUESTIONS := fanout publishing latency growth memory slow_readers nodes sessions endings upkeep scaling users
 
 DOCKER ?= docker
 TEST_DB := att-test-db

@@ -160,9 +160,10 @@ async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
         from att.redis_backends import RedisBus, RedisSessions  # the extra "redis" may not be installed
         from att.redis_counts import RedisCounts
         from att.redis_link import RedisLink
+        from att.redis_scripts import TRIAL, TRIAL_KEYS
     except ImportError as error:
         raise CannotStart("--redis-url needs a library that is not installed; run pip install 'att[redis]'") from error
-    link = await RedisLink.connect(settings.redis_url)
+    link = await RedisLink.connect(settings.redis_url, TRIAL, TRIAL_KEYS)
     try:
         throttle = Throttle(*rates, clock=time.time, make_counts=partial(RedisCounts, link))
         yield Shared(lambda db: RedisSessions(link, db, ttl), throttle, RedisBus(link), link.ping)

@@ -1,10 +1,11 @@
 """The command ``att-server check``: what it looks at for which settings, and how it tells."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -36,13 +37,24 @@ def check(context: click.Context, /, *, as_json: bool, **given: Any) -> None:
     """
     settings = override(context.find_object(Settings) or Settings(), **given)
     tell: Callable[[Finding], None] = (lambda _finding: None) if as_json else (lambda finding: click.echo(str(finding)))
-    logging.getLogger("att").setLevel(logging.CRITICAL)  # what it would complain of is told by the findings
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with _unheard("att"), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         findings = runner.run(_look_at_all(settings, tell))
     has_failed = any(finding.level is Level.FAIL for finding in findings)
     if as_json:
         click.echo(json.dumps({"ok": not has_failed, "checks": [finding._asdict() for finding in findings]}, indent=2))
     sys.exit(1 if has_failed else 0)
+
+
+@contextlib.contextmanager
+def _unheard(name: str) -> Iterator[None]:
+    """What is logged by this name is not written: it complains of what the findings tell."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 async def _look_at_all(settings: Settings, tell: Callable[[Finding], None]) -> list[Finding]:

@@ -31,6 +31,8 @@ RIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "members": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         "events": ("SELECT", "DELETE"),
         "history": ("SELECT",),
+        "nodes": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+        "presence": ("SELECT", "INSERT", "UPDATE", "DELETE"),
         "alembic_version": ("SELECT",),
     }
 )

@@ -86,8 +86,12 @@ class Figures(Collector):
         yield _counter(
             "att_broadcasts_repeated", "Messages that the log had, by their idempotency key.", _one(appends.repeats)
         )
-        yield _histogram("att_append_batch_size", "Messages appended at once.", [((), appends.batches)])
-        yield _histogram("att_append_wait_seconds", "Time from submitting to appended.", [((), appends.waits)])
+        yield _histogram(
+            "att_append_batch_size", "Messages appended at once, with those that are refused.", [((), appends.batches)]
+        )
+        yield _histogram(
+            "att_append_wait_seconds", "Time until a message is in the log, or refused by it.", [((), appends.waits)]
+        )
         yield _gauge("att_append_queue", "Messages that wait to be appended.", _one(self.writer.waiting))
 
     def _of_buses(self) -> Iterator[Metric]:

@@ -5,6 +5,7 @@ from secrets import token_hex
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
+from att.security_headers import add_security_headers
 from att.web import problem
 
 HEAD_TIMEOUT = 10.0  # seconds for a head to arrive, from the connection's start, later from the head's first byte
@@ -54,7 +55,7 @@ def raw(response: web.Response) -> bytes:
 def _last(response: web.Response) -> web.Response:
     """With what every answer bears; the connection is closed after it."""
     response.headers["X-Request-ID"] = token_hex(16)
-    response.headers["Cache-Control"] = "no-store"
+    add_security_headers(response.headers, is_shared=False, is_https=False)
     response.headers["Connection"] = "close"
     if response.status == 503:
         response.headers["Retry-After"] = "1"

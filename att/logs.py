@@ -4,6 +4,7 @@ Everything is logged by the standard library's ``logging``, ours and the librari
 """
 
 import logging
+import re
 import sys
 from typing import Any, TextIO
 
@@ -15,6 +16,7 @@ from structlog.typing import EventDict, Processor
 from att.settings import LogFormat
 
 LEVEL = logging.INFO
+_DETAIL = re.compile(r"^DETAIL: .*?(?=^CONTEXT: |^The above exception |^During handling |\Z)", re.DOTALL | re.MULTILINE)
 INDENTATION = "    "  # of a traceback, so that no line of it can be taken for one of the log
 
 
@@ -46,10 +48,18 @@ def formatter(form: LogFormat, *, is_terminal: bool) -> logging.Formatter:
             structlog.stdlib.add_logger_name,
             structlog.stdlib.ExtraAdder(),
             structlog.processors.format_exc_info,
+            _without_details,
             structlog.processors.StackInfoRenderer(),
         ],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
+
+
+def _without_details(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Without the rows that PostgreSQL shows where it complains of them: they may hold the hash of a password."""
+    if "exception" in event:
+        event["exception"] = _DETAIL.sub("DETAIL: (left out)\n", event["exception"])
+    return event
 
 
 def _as_text(_logger: Any, _method: str, event: EventDict) -> EventDict:

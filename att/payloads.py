@@ -23,7 +23,7 @@ PASSWORDS = 100  # items of one request that bring a password, each of which is 
 class Request(BaseModel):
     """What a client sends: exactly these members, of exactly these types."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
 class NewAccount(Request):
@@ -106,11 +106,11 @@ UserChangeList = Annotated[
 ]
 
 
-class NewUsers(RootModel[NewUserList]):
+class NewUsers(RootModel[NewUserList], hide_input_in_errors=True):
     """Users to be made, all or none; at most 100 with a password."""
 
 
-class UserChanges(RootModel[UserChangeList]):
+class UserChanges(RootModel[UserChangeList], hide_input_in_errors=True):
     """Changes of users, all or none, each user once; at most 100 with a password."""
 
 
@@ -161,7 +161,7 @@ class Message(BaseModel):
 class Answer(BaseModel):
     """What a client gets, made from the attributes of what the domain returns."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, hide_input_in_errors=True)
 
 
 class SignedIn(Answer):

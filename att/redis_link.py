@@ -76,8 +76,8 @@ class RedisLink:
         return isinstance(self.client, RedisCluster)
 
     @classmethod
-    async def connect(cls, url: str) -> "RedisLink":
-        """Find out what there is at the URL. Raises CannotStart that says in one line why there is nothing to use."""
+    async def connect(cls, url: str, trial: Script | None = None, keys: Sequence[str] = ()) -> "RedisLink":
+        """Find out what there is at the URL, and try a script. Raises CannotStart that says in one line why not."""
         place = describe(url)
         client: Client | None = None
         try:
@@ -87,6 +87,8 @@ class RedisLink:
                 if mode == "cluster":
                     await client.aclose()
                     client = await _cluster(url).initialize()
+                if trial is not None:
+                    await _run(client, trial, keys, ())
         except (*_FAILURES, ValueError, TypeError) as error:
             if client is not None:
                 await client.aclose()
@@ -112,11 +114,7 @@ class RedisLink:
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes] = ()) -> Any:
         """What the script returns, in bytes and whole numbers. Raises RedisUnavailable and Busy."""
         async with self.guarded():
-            rest = (len(keys), *keys, *args)
-            try:
-                return await self.client.execute_command("EVALSHA", script.digest, *rest)
-            except exceptions.NoScriptError:  # it has been restarted, or is new
-                return await self.client.execute_command("EVAL", script.source, *rest)
+            return await _run(self.client, script, keys, args)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of the keys, in their order, wherever they are."""
@@ -207,6 +205,14 @@ class RedisLink:
             log.error("Redis at %s refuses: %s", self.place, missing)
         is_ours = not (missing or isinstance(error, _UNAVAILABLE) or str(error).startswith(NOT_NOW))
         return error if is_ours else RedisUnavailable()
+
+
+async def _run(client: Client, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
+    rest = (len(keys), *keys, *args)
+    try:
+        return await client.execute_command("EVALSHA", script.digest, *rest)
+    except exceptions.NoScriptError:  # it has been restarted, or is new
+        return await client.execute_command("EVAL", script.source, *rest)
 
 
 def _cancellations() -> int:

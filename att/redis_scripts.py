@@ -168,3 +168,26 @@ end
 return found
 """
 )
+
+# Two keys of its own. Each command that a step or a count uses, so that a right that is missing is found at the start.
+TRIAL_KEYS = ("att:{trial}", "att:{trial}:set")
+TRIAL = Script(
+    f"""
+redis.call('TIME')
+redis.call('SET', KEYS[1], 1, 'PX', 1000)
+redis.call('GET', KEYS[1])
+redis.call('INCRBY', KEYS[1], 1)
+redis.call('EXPIRE', KEYS[1], 1)
+redis.call('PEXPIRE', KEYS[1], 1000)
+redis.call('PTTL', KEYS[1])
+redis.call('ZADD', KEYS[2], 1, 'x')
+redis.call('ZCARD', KEYS[2])
+redis.call('ZCOUNT', KEYS[2], 1, 2)
+redis.call('ZRANGE', KEYS[2], 0, 1)
+redis.call('ZRANGEBYSCORE', KEYS[2], 1, 2)
+redis.call('ZREVRANGE', KEYS[2], 0, 1)
+redis.call('ZREM', KEYS[2], 'x')
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('PUBLISH', '{ENDED_CHANNEL}', '[]')
+"""
+)

@@ -163,7 +163,8 @@ def parse_redis_url(text: str) -> str:
     except ValueError:
         raise ValueError(f"the URL is not understood; {form}") from None
     place = url.path if url.scheme == "unix" else url.hostname
-    if url.scheme not in REDIS_SCHEMES or not place:
+    has_database = url.scheme == "unix" or re.fullmatch(r"/?|/[0-9]{1,5}", url.path)
+    if url.scheme not in REDIS_SCHEMES or not place or not has_database:
         raise ValueError(f"the URL is not understood; {form}")
     return text
 

@@ -21,7 +21,7 @@ PING = prepare(select(literal(1)))
 
 @contextlib.asynccontextmanager
 async def watching(figures: Figures, exposition: Exposition) -> AsyncIterator[None]:
-    """Show the figures, and be ready, while the block runs; after it the server is draining."""
+    """The server has started: show its figures, and measure while the block runs."""
     readiness = figures.readiness
     readiness.probes |= {
         "database": lambda: ping(figures.db),
@@ -31,10 +31,7 @@ async def watching(figures: Figures, exposition: Exposition) -> AsyncIterator[No
     exposition.add(figures)
     async with running("measuring the loop", lambda: measure_lag(figures.loop_lag)):
         readiness.is_started = True
-        try:
-            yield
-        finally:
-            readiness.draining = True
+        yield
 
 
 async def ping(db: Engine) -> None:

@@ -15,7 +15,6 @@ from harness import Account
 TIMEOUT = 60.0  # seconds for anything that is waited for
 AT_ONCE = 64  # connections that are being opened at the same time
 PING = 0x89
-PONG = b"\x8a\x80\0\0\0\0"
 CLOSE = 0x88
 
 
@@ -31,6 +30,11 @@ def mask(payload: bytes) -> bytes:
     return b"".join((head, b"\0\0\0\0", payload))
 
 
+def pong(payload: bytes) -> bytes:
+    """A client's answer to a ping: with what it carried, or it is none, and some servers hang up 20 s later."""
+    return struct.pack("!BB", 0x8A, 0x80 | len(payload)) + b"\0\0\0\0" + payload
+
+
 class Ear(asyncio.Protocol):
     """A listener. ``on_frame`` is called with each frame's payload; without one, frames are counted in ``heard``."""
 
@@ -42,6 +46,7 @@ class Ear(asyncio.Protocol):
         self.heard = 0
         self.on_count: Callable[[int], object] | None = None
         self.close_code: int | None = None
+        self.on_close: Callable[[], object] | None = None
         self.opened: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport
@@ -96,9 +101,11 @@ class Ear(asyncio.Protocol):
                 self._on_frame(data[at : at + length])
             self._count()
         elif kind == PING:
-            self.transport.write(PONG)
+            self.transport.write(pong(data[at : at + length]))
         elif kind == CLOSE:
             self.close_code = int.from_bytes(data[at : at + 2])
+            if self.on_close is not None:
+                self.on_close()
 
     def _count(self) -> None:
         self.heard += 1

@@ -10,14 +10,19 @@ import asyncio
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from typing import NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from harness import REPEATS, Account, Database, Valkey, att, database, figure, run, shuffled, valkey
 from load import Arrivals, Speaker, att_request, json_body, open_ear, open_many
 from report import Report
+
+from att.redis_keys import SessionKeys
+from att.redis_link import RedisLink
+from att.sessions import Client, hash_token, slack_of
 
 SOCKETS = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
 FEW = 2
@@ -26,6 +31,7 @@ WARM_UP = 20  # broadcasts
 DELIVERIES = 40_000  # of one measurement, of at least ROUNDS broadcasts and at most MOST
 ROUNDS, MOST = 40, 2_000
 IN_FLIGHT = 20
+LIFETIME = timedelta(days=1)  # of sessions
 SETTLED = 1.0  # seconds between the last listener and the first broadcast
 
 SUBSCRIBERS = (1, 2, 4, 8, 16)
@@ -157,6 +163,7 @@ async def main() -> None:
     found: dict[Case | int, list] = defaultdict(list)
     with database() as db, valkey() as redis:
         accounts = db.people(SOCKETS + 1)
+        await sign_in(redis, accounts)
         crowds = {
             count: Crowd([*accounts[:count], accounts[-1]], db.group(f"of {count}", [*accounts[:count], accounts[-1]]))
             for count in (SOCKETS, FEW)
@@ -171,6 +178,19 @@ async def main() -> None:
 
         await shuffled([*CASES, *SUBSCRIBERS], REPEATS, go)
     tell(Report("nodes"), found)
+
+
+async def sign_in(redis: Valkey, accounts: Sequence[Account]) -> None:
+    """Begin the sessions of these accounts in Redis, as they are in PostgreSQL already."""
+    link = await RedisLink.connect(redis.url)
+    try:
+        keys = SessionKeys(link, LIFETIME, slack_of(LIFETIME))
+        for account in accounts:
+            digest, session_id = hash_token(account.token).hex(), uuid4()
+            await keys.point(digest, account.id, session_id)
+            await keys.begin(digest, account.id, session_id, Client(None, None))
+    finally:
+        await link.close()
 
 
 def tell(report: Report, found: dict[Case | int, list]) -> None:

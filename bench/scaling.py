@@ -154,8 +154,8 @@ def main() -> None:
                 report.add(f"{name}, {users:,} users", what, "", Figure(value, value, value))
     print(f"\n{inputs()}", file=sys.stderr)
     report.save()
-    plot()
     DOCUMENT.write_text(rewrite(DOCUMENT.read_text()))
+    plot()
 
 
 if __name__ == "__main__":

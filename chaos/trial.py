@@ -169,10 +169,23 @@ class Trial:
             await connection.execute(END_LISTENING)
         await self._until_all_have("catch up")
         if self._cluster.redis is not None:
+            await self._spread()
             await self._cluster.redis.kill()
             await self._send_without_redis()
             await self._until_all_have("catch up without Redis")
             await self._cluster.redis.start()
+
+    async def _spread(self) -> None:
+        """Have who hears in att.v1 connect anew, in turns: after a server was killed most are on the other one."""
+        clients = [each for each in self._listeners if isinstance(each, ListenerV1)]
+        before = [each.connections for each in clients]
+        for each in clients:
+            each.cut()
+        pairs = [*zip(clients, before, strict=True)]
+        await self._until(
+            lambda: all(each.connections > count and each.is_connected.is_set() for each, count in pairs), "come back"
+        )
+        await self._until_all_have("catch up once more")
 
     async def _send_without_redis(self) -> None:
         """A last message to each group by one server, of which others can tell the other servers nothing."""

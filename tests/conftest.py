@@ -16,6 +16,8 @@ import pytest
 import uvloop
 from aiohttp import ClientResponse, ClientWebSocketResponse
 from aiohttp.test_utils import TestClient
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from pytest_postgresql import factories
 from valkeys import Valkey, ValkeyCluster
 
@@ -25,6 +27,10 @@ from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
 from att.permissions import Actor
 from att.settings import HashingCost, Rate, Settings
+
+# How fast a machine is says nothing about the code.
+hypothesis_settings.register_profile("att", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("att")
 
 CHEAPEST = HashingCost(time_cost=1, memory_kib=8, parallelism=1)
 UNBOUNDED = Rate(10**9, timedelta(seconds=1))  # tests sign up and fail to log in as often as they like

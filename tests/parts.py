@@ -165,3 +165,10 @@ def frames(*numbers):
 
 async def drained():
     """Whoever can always take more."""
+
+
+def is_vacant(registry):
+    """Whether the registry holds nothing at all, not even an empty set, once it has told who has changed."""
+    registry.take_changed()
+    held = vars(registry) | {"sockets": sum(registry.sockets.values())}
+    return not any(held.values())

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from certificates import EXPIRED_KEY, write_pair
+from pairs import EXPIRED_KEY, write_pair
 
 from att import check as module
 from att import cli

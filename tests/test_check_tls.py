@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from certificates import EXPIRED, EXPIRED_KEY, GOOD, GOOD_KEY, write_pair
+from pairs import EXPIRED, EXPIRED_KEY, GOOD, GOOD_KEY, write_pair
 
 from att.check_tls import check_tls
 from att.checks import Level

@@ -1,15 +1,23 @@
 """The sub-commands, as the operator runs them: what they do, what they print, and each error in one line."""
 
+import asyncio
 import io
 import os
 import pty
 import subprocess
 import sys
+from datetime import timedelta
+from uuid import uuid4
 
 import psycopg
 import pytest
+from sqlalchemy import select
 
 from att import cli
+from att.db.engine import Engine, prepare
+from att.db.schema import users
+from att.redis_keys import SessionKeys
+from att.redis_link import RedisLink
 
 PASSWORD = "correct horse"
 
@@ -82,6 +90,50 @@ def test_reset_password(run, rows, db_url):
         assert (result.returncode, result.stdout, result.stderr) == (0, "Ann has the new password\n", "")
         hashes.add(*rows(HASHES))
     assert len(hashes) == 4
+
+
+@pytest.mark.parametrize("command", ["create-admin", "reset-password"])
+def test_sessions_in_redis_end(run, db_url, valkey, valkey_url, command):
+    """Where Redis keeps sessions the command finds it by its option, before it or after it, or the variable."""
+    run("--db-url", db_url, "create-admin", "ann", typed=b"correct horse")
+    for before, after, environment in [
+        (["--redis-url", valkey_url], [], {}),
+        ([], ["--redis-url", valkey_url], {}),
+        ([], [], {"ATT_REDIS_URL": valkey_url}),
+    ]:
+        ours, bobs = asyncio.run(_sign_in(db_url, valkey_url))
+        assert valkey.ask("EXISTS", ours, bobs) == 2
+        result = run(*before, command, *after, "ann", "--db-url", db_url, typed=b"another horse", **environment)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert (valkey.ask("EXISTS", ours), valkey.ask("EXISTS", bobs)) == (0, 1)
+
+
+async def _sign_in(db_url, valkey_url):
+    """The keys of a new session of Ann's, and of one of somebody else's."""
+    db, link = await Engine.connect(db_url), await RedisLink.connect(valkey_url)
+    ann, bob = (await db.fetch_one(prepare(select(users.c.id))))[0], uuid4()
+    keys = SessionKeys(link, timedelta(hours=1), timedelta(minutes=1))
+    made = []
+    for user_id in (ann, bob):
+        session_id = uuid4()
+        await keys.begin("00", user_id, session_id, (None, None))
+        made.append(f"att:{{{user_id}}}:session:{session_id}")
+    await link.close()
+    await db.close()
+    return made
+
+
+def test_without_redis(run, rows, db_url):
+    """When sessions cannot be ended nothing is changed, and one line says why."""
+    run("--db-url", db_url, "create-admin", "ann", typed=b"correct horse")
+    before = rows(HASHES)
+    arguments = ["reset-password", "ann", "--db-url", db_url, "--redis-url", "redis://ann:hush@127.0.0.1:1"]
+    result = run(*arguments, typed=b"another horse")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("att-server: cannot use Redis at 127.0.0.1:1; is it running")
+    assert result.stderr.count("\n") == 1
+    assert "hush" not in result.stderr
+    assert rows(HASHES) == before
 
 
 @pytest.mark.parametrize("command", ["create-admin", "reset-password"])

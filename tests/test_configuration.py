@@ -58,8 +58,9 @@ def test_what_is_wrong_is_told(monkeypatch, variable, value, message):
     assert "secret" not in error.value.format_message()
 
 
-def test_a_sub_command_takes_the_same_options():
+def test_a_sub_command_takes_the_same_options(monkeypatch):
     """All of them, in their order; none has a value of its own, nor one from the environment."""
+    monkeypatch.setenv("ATT_CHECK_LISTEN", "127.0.0.1:1")
     options = overriding_options()
     assert len(options) == len(OPTIONS)
     assert [option.name for option in options][:2] == ["listen", "db_url"]

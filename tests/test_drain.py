@@ -323,6 +323,19 @@ async def test_while_it_drains(open_client):
     await over(task)
 
 
+async def test_connections_are_closed_after_an_answer(open_client):
+    """By the server: the client does not have to."""
+    client = await open_client(FOR_EVER)
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    task = asyncio.create_task(client.app[DRAIN].run())
+    await over(task)
+    writer.write(b"GET /docs HTTP/1.1\r\nHost: att\r\n\r\n")
+    async with asyncio.timeout(DEADLINE):
+        answer = await reader.read()
+    assert b"Connection: close" in answer
+    writer.close()
+
+
 async def test_an_application_drains_by_itself(open_client):
     """Another program that serves it only has to shut it down."""
     client = await open_client(0)

@@ -202,7 +202,7 @@ def test_many_groups(sql, add_user, heard):
     sql("INSERT INTO members SELECT id, %s, 'member' FROM groups WHERE name = 'h1'", ann)
     heard()
     sql("DELETE FROM users")
-    assert heard() == [{"sweep": True}]
+    assert heard() == [{"users": [str(ann)]}, {"sweep": True}]
 
 
 # What goes with a user or a group
@@ -216,7 +216,9 @@ def test_deleted_users(sql, people, add_group, written, heard):
     sql("DELETE FROM users WHERE id <> %s", zoe)
     assert sorted(written(tea, 3)) == sorted([("left", ann), ("left", bob)])
     assert written(coffee, 1) == [("left", ann)]
-    assert heard() == [{"groups": {str(tea): 5, str(coffee): 2}}]
+    gone, heads = heard()
+    assert sorted(gone.pop("users")) == sorted([str(ann), str(bob)])
+    assert [gone, heads] == [{}, {"groups": {str(tea): 5, str(coffee): 2}}]
 
 
 def test_a_deleted_group(sql, people, add_group, written, heard):
@@ -266,9 +268,8 @@ def test_ended_sessions(sql, people, heard):
     sql("DELETE FROM sessions WHERE id = %s", ids[0])
     assert heard() == [{"sessions": [ids[0]]}]
     sql("DELETE FROM users WHERE id = ANY (%s)", people[:2])
-    (told,) = heard()
-    assert sorted(told.pop("sessions")) == sorted([ids[1], ids[3]])
-    assert told == {}
+    told = {name: sorted(ids) for news in heard() for name, ids in news.items()}
+    assert told == {"sessions": sorted([ids[1], ids[3]]), "users": sorted(str(user) for user in people[:2])}
     sql("DELETE FROM sessions WHERE false")
     assert heard() == []
     sql(

@@ -112,12 +112,15 @@ def test_gap(ann):
 
 
 def test_counts():
-    """What is counted is remembered; joinings and leavings are not."""
+    """What is counted is remembered, and summed up; joinings and leavings are not."""
     counts = Counts()
     counts.add(event(1), Delivered(2, 1))
     counts.add(event(2, "joined"), Delivered(3, 0))
+    counts.add(event(3), Delivered(4, 2))
+    counts.pass_over(event(3))
     assert counts.of(event(1)) == Delivered(2, 1)
     assert counts.of(event(2)) is None
+    assert (counts.delivered, counts.dropped) == (6, 3)
 
 
 def test_counts_are_bounded(monkeypatch):

@@ -11,7 +11,7 @@ from aiohttp.base_protocol import BaseProtocol
 from hypothesis import given
 from hypothesis import strategies as st
 
-from att.realtime.frames import CloseCode, pong_frame, text_frame
+from att.realtime.frames import PING_FRAME, CloseCode, close_frame, pong_frame, text_frame
 
 CLOSE_REASON_BYTES = 123  # RFC 6455, section 5.5: 125 for a control frame, less 2 for the code
 
@@ -108,3 +108,16 @@ def test_ranges_are_documented():
 def test_pong(payload):
     """A pong is final, unmasked and carries what the ping did (RFC 6455, section 5.5.3)."""
     assert pong_frame(payload) == bytes([0x8A, len(payload)]) + payload
+
+
+def test_ping():
+    """A ping is final, unmasked and carries nothing."""
+    assert decode(PING_FRAME) == (True, 0, 0x9, False, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "payload"), [(4500, b"why", b"\x11\x94why"), (1000, b"", b"\x03\xe8"), (0, b"why", b"")]
+)
+def test_close_frame(code, reason, payload):
+    """A close frame carries its code in network order, and its reason; without a code nothing (section 5.5.1)."""
+    assert decode(close_frame(code, reason)) == (True, 0, 0x8, False, payload, b"")

@@ -73,7 +73,15 @@ async def test_what_is_allowed():
         for head in (line, HEAD + many, HEAD + large, HEAD + large * 3, line + large + many):
             writer.write(head + b"\r\n")
             assert (await answer(reader))[0] == 200
+        # Each is measured by itself.
+        writer.write(REQUEST[:9])
+        other, its = await here.connect()
+        its.write(REQUEST)
+        assert (await answer(other))[0] == 200
+        writer.write(REQUEST[9:])
+        assert (await answer(reader))[0] == 200
         writer.close()
+        its.close()
 
 
 async def test_after_a_good_request():

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
+from parts import is_vacant
 
 from att.errors import ShuttingDown
 from att.realtime import hub as hub_module
@@ -149,8 +150,7 @@ def is_open(*listeners):
 
 def is_empty(hub, registry):
     """Whether nothing is left behind in any index."""
-    registry.take_changed()
-    return not (hub.wanted() or hub._tracks or hub._behind or hub._running or any(vars(registry).values()))
+    return is_vacant(registry) and not (hub.wanted() or hub._tracks or hub._behind or hub._running)
 
 
 # A message

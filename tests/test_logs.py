@@ -12,7 +12,10 @@ import sys
 import aiohttp
 import pytest
 from conftest import eventually
+from sqlalchemy import insert
 
+from att.db.engine import DriverError, prepare
+from att.db.schema import users
 from att.logs import formatter, printable
 from att.settings import LogFormat
 
@@ -77,6 +80,18 @@ def test_the_terminal_is_given_the_text_without_locals():
     for is_terminal in (True, False):
         record = logging.makeLogRecord({"msg": "x", "levelname": "ERROR", "name": "att", "exc_info": raised()})
         assert "hush hush" not in formatter(LogFormat.TEXT, is_terminal=is_terminal).format(record)
+
+
+@pytest.mark.parametrize("form", [LogFormat.TEXT, LogFormat.JSON])
+async def test_a_row_that_postgresql_complains_of_is_left_out(db, form):
+    """What it says of the fault itself is kept."""
+    add = prepare(insert(users).values(login="ann\n\nCONTEXT", login_key="ann", search_text="", password_hash="hush"))
+    with pytest.raises(DriverError, match="hush") as error:
+        await db.execute(add)
+    line = written(form, msg="x", exc_info=(type(error.value), error.value, error.tb))
+    assert "hush" not in line
+    assert "null value in column" in line
+    assert "DETAIL: (left out)" in line
 
 
 def test_printable():

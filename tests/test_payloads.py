@@ -126,3 +126,20 @@ def test_items():
     assert payloads.Member.model_validate(members[0]).model_dump() == member
     answer = payloads.Items[payloads.Member].model_validate({"items": members})
     assert answer.model_dump() == {"items": [member]}
+
+
+@pytest.mark.parametrize(
+    ("shape", "value"),
+    [
+        (payloads.Credentials, {"login": 1, "password": ["hush hush"]}),
+        (payloads.NewAccount, {"login": "ann", "password": "hush hush", "more": "hush hush"}),
+        (payloads.NewUsers, [{"login": "ann", "password": ["hush hush"]}]),
+        (payloads.UserChanges, [{"id": "hush hush", "password": "hush"}]),
+        (payloads.SignedIn, {"token": ["hush hush"], "user_id": "hush hush"}),
+    ],
+)
+def test_what_was_sent_is_not_in_the_error(shape, value):
+    """Which may be logged, if it is raised where nobody expects it."""
+    with pytest.raises(ValidationError) as error:
+        shape.model_validate(value)
+    assert "hush" not in str(error.value)

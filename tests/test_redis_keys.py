@@ -68,7 +68,7 @@ class Announced:
 
     def until(self, session_id):
         """The ids that were told, when this one is."""
-        for _ in range(5_000):
+        for _ in range(500):
             message = self._pubsub.get_message(ignore_subscribe_messages=True, timeout=0.01)
             if message:
                 self.messages.append([UUID(one) for one in json.loads(message["data"])])

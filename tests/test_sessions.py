@@ -406,7 +406,7 @@ async def test_of_user(sessions, store, sign_in, add_user, ann_verified, age):
     assert whole.next is None
     for limit in (1, 2, 3):
         seen, after = [], None
-        while True:
+        for _ in ids:
             page = await sessions.of_user(ann_verified.user_id, Window(limit, after))
             seen += [info.id for info in page.items]
             assert len(page.items) <= limit

@@ -22,6 +22,7 @@ from att.settings import (
     parse_origin,
     parse_proxy,
     parse_rate,
+    parse_redis_url,
     parse_size,
 )
 
@@ -269,6 +270,46 @@ def test_no_proxy(text):
     """Anything else is refused, a network that is written with somebody's address in it as well."""
     with pytest.raises(ValueError, match="is no network"):
         parse_proxy(text)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://localhost/",
+        "redis://att:p%40ss@[::1]:7000/15",
+        "rediss://:secret@db.example/0?ssl_ca_certs=/etc/ca.pem",
+        "unix:///run/redis.sock?db=3",
+    ],
+)
+def test_redis_url(url):
+    """It is left as it is."""
+    assert parse_redis_url(url) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:6379",
+        "http://localhost",
+        "redis://",
+        "redis:///0",
+        "unix://",
+        "redis://u:hush@host:port/0",
+        "redis://u:hush@host:99999",
+        "redis://u:hush/hush@host:6379/0",
+        "redis://u:hush@host/hush",
+        "redis://u:hush@host/0/1",
+        "redis://u:hush@host/-1",
+        "redis://u:hush@[::1/0",
+    ],
+)
+def test_no_redis_url(url):
+    """What is wrong is told without what may be the password."""
+    with pytest.raises(ValueError, match=r"^the URL is not understood; write redis://user:password@host") as caught:
+        parse_redis_url(url)
+    assert "hush" not in str(caught.value)
 
 
 def test_settings_are_frozen():

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import WSMsgType
 from conftest import CHEAPEST, PASSWORD, Person, eventually
 
-from att import sockets
+from att import outbox, sockets
 from att.app import create_app
 from att.errors import DatabaseUnavailable
 from att.keys import HUB, LOG, SESSIONS
@@ -202,7 +202,7 @@ async def test_those_who_never_read_are_closed_and_nobody_else_notices(
     client, sign_up, registry, monkeypatch, open_ear
 ):
     """Ten of thirty stop reading; the rest hear everything, and the memory of the ten is given back."""
-    monkeypatch.setattr(sockets, "CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setattr(outbox, "CLOSE_TIMEOUT", 0.2)
     ann = await sign_up("ann")
     await ann.make_group("all")
     messages = bodies(MANY, 32_000)
@@ -329,7 +329,7 @@ async def test_a_flood_of_small_messages_leaves_others_their_turn(sign_up, nobod
 
 async def test_a_peer_that_pings_and_never_reads_is_closed(sign_up, registry, monkeypatch, open_ear):
     """Pongs wait in the same bounded outbox as everything else."""
-    monkeypatch.setattr(sockets, "CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setattr(outbox, "CLOSE_TIMEOUT", 0.2)
     ear = await open_ear(await sign_up("ann"), receive_buffer=4_096)
     ear.transport.pause_reading()
     ping = b"\x89\xfd" + b"\0\0\0\0" + b"x" * 125

@@ -89,8 +89,10 @@ async def test_a_batch_gathers(running, log, draft):
         await log.called()
         rest = send(running, [draft(number) for number in range(1, 6)])
         await asyncio.sleep(0)
+        assert running.waiting == 5
     appended = await asyncio.gather(*first, *rest)
     assert log.appends == [bodies(0), bodies(1, 2, 3, 4, 5)]
+    assert (running.waiting, running.appends.batches.sum, running.appends.batches.count) == (0, 6, 2)
     assert [event.seq for event, _ in appended] == [2, 3, 4, 5, 6, 7]
 
 
@@ -133,6 +135,9 @@ async def test_one_that_is_bad_fails_alone(running, log, draft, tea, ann_id):
     assert [type(outcome) for outcome in outcomes if isinstance(outcome, Exception)] == [InvalidInput, NoSuchGroup]
     assert [outcome.event.seq for outcome in outcomes if not isinstance(outcome, Exception)] == [3, 4, 5]
     assert [event.body for event in (await log.read({tea: 1}))[tea].events] == bodies(0, 1, 2, 3)
+    figures = running.appends
+    assert (figures.messages, figures.repeats) == (4, 0)
+    assert figures.waits.count == figures.batches.sum == figures.batches.count == 5  # all but what failed the call
 
 
 async def test_repeats(running, hub, bell, listen, log, draft, tea):
@@ -149,6 +154,7 @@ async def test_repeats(running, hub, bell, listen, log, draft, tea):
     assert bell.rings == [(tea, 2), (tea, 2), (tea, 3)]
     assert [event.body for event in bell.events] == bodies(1, 3)  # what came again may be another message
     assert hub.wanted() == {}
+    assert (running.appends.messages, running.appends.repeats) == (2, 1)
 
 
 async def test_a_repeat_that_was_not_heard_of(running, hub, log, listen, draft, tea):

@@ -75,10 +75,10 @@ class Valkey:
 class ValkeyCluster:
     """Three servers that share the slots."""
 
-    def __init__(self):
+    def __init__(self, **config):
         # By default the servers would talk to each other on ports that the system gives to others.
-        config = {"cluster-enabled": "yes", "cluster-node-timeout": 2000, "cluster-port": lambda port: port + 1}
-        self.servers = [Valkey(**config) for _ in range(3)]
+        ours = {"cluster-enabled": "yes", "cluster-node-timeout": 2000, "cluster-port": lambda port: port + 1}
+        self.servers = [Valkey(**ours, **config) for _ in range(3)]
 
     @property
     def url(self):

@@ -12,6 +12,8 @@ from functools import cache
 from typing import NamedTuple
 from uuid import UUID
 
+from parts import is_vacant
+
 from att.realtime import fanout, hub, tracks
 from att.realtime.frames import CloseCode
 from att.realtime.hub import Hub
@@ -497,7 +499,7 @@ class World:
         assert not self.hub._running
         assert not self.hub.counts._waiting
         self.hub.registry.take_changed()
-        assert not any(vars(self.hub.registry).values())
+        assert is_vacant(self.hub.registry)
 
 
 def make_narrow(monkeypatch):
