@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from weakref import WeakSet
 
 from redis import exceptions
 from redis.asyncio import Redis, RedisCluster
@@ -64,9 +65,10 @@ class RedisLink:
     ``client`` gives bytes. Whoever uses it does so within ``guarded``.
     """
 
-    def __init__(self, client: Client, place: str) -> None:
+    def __init__(self, client: Client, place: str, opened: WeakSet[AbstractConnection] | None = None) -> None:
         self.client = client
         self.place = place
+        self._opened = WeakSet() if opened is None else opened
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._waiting = 0
         self._complaint = ""
@@ -79,6 +81,7 @@ class RedisLink:
     async def connect(cls, url: str, trial: Script | None = None, keys: Sequence[str] = ()) -> "RedisLink":
         """Find out what there is at the URL, and try a script. Raises CannotStart that says in one line why not."""
         place = describe(url)
+        opened: WeakSet[AbstractConnection] = WeakSet()
         client: Client | None = None
         try:
             async with asyncio.timeout(PATIENCE):
@@ -86,7 +89,7 @@ class RedisLink:
                 mode = await _mode_of(single)
                 if mode == "cluster":
                     await client.aclose()
-                    client = await _cluster(url).initialize()
+                    client = await _cluster(url, opened).initialize()
                 if trial is not None:
                     await _run(client, trial, keys, ())
         except (*_FAILURES, ValueError, TypeError) as error:
@@ -96,12 +99,14 @@ class RedisLink:
         if mode == "sentinel":
             await client.aclose()
             raise CannotStart(f"{place} is a sentinel, which keeps nothing; give the server in --redis-url")
-        return cls(client, place)
+        return cls(client, place, opened)
 
     async def close(self) -> None:
         """Hang up."""
         with contextlib.suppress(*_FAILURES):
             await self.client.aclose()
+        for connection in [*self._opened]:  # of servers that a cluster had; the library forgets to close them
+            await connection.disconnect(nowait=True)
 
     async def ping(self) -> None:
         """Whether it answers, of a cluster each part of it. Raises RedisUnavailable."""
@@ -248,9 +253,21 @@ def _standalone(url: str) -> Redis:
     return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_OPTIONS)
 
 
-def _cluster(url: str) -> RedisCluster:
+def _cluster(url: str, opened: WeakSet[AbstractConnection]) -> RedisCluster:
     # Once more, for then it looks anew who has what.
-    return RedisCluster.from_url(url, retry=Retry(NoBackoff(), 1), **_OPTIONS)
+    client = RedisCluster.from_url(url, retry=Retry(NoBackoff(), 1), **_OPTIONS)
+    options: dict[str, Any] = client.get_connection_kwargs()
+    kind: type[AbstractConnection] = options["connection_class"]
+
+    def connection(**given: Any) -> AbstractConnection:
+        made = kind(**given)
+        opened.add(made)
+        return made
+
+    options["connection_class"] = client.nodes_manager.connection_kwargs["connection_class"] = connection
+    for node in client.nodes_manager.startup_nodes.values():
+        node.connection_class = connection  # type: ignore[assignment]  # it is only called
+    return client
 
 
 async def _mode_of(client: Redis) -> str:

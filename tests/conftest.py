@@ -38,9 +38,29 @@ PASSWORD = "correct horse"
 ROOM = 2 * 1024**3  # bytes; a test's database takes some 10 MiB, the log up to 1 GiB
 
 
+class Loop(uvloop.Loop):
+    """The loop that the server runs on; but its end does not wait for ever for what a library has left open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._opened: list[asyncio.BaseTransport] = []
+
+    async def create_connection(self, *args: Any, **options: Any) -> Any:
+        found = await super().create_connection(*args, **options)
+        self._opened.append(found[0])
+        return found
+
+    def close(self) -> None:
+        if not self.is_closed():
+            for transport in self._opened:
+                transport.abort()  # type: ignore[attr-defined]
+            self.run_until_complete(asyncio.sleep(0))
+        super().close()
+
+
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Every test runs on the loop that the server runs on."""
-    return {"uvloop": uvloop.new_event_loop}
+    return {"uvloop": Loop}
 
 
 def _memory() -> Path | None:
