@@ -31,7 +31,7 @@ def set_up_logging(form: LogFormat, stream: TextIO | None = None) -> None:
         root.setLevel(LEVEL)
         logging.captureWarnings(capture=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    for name in ("aiohttp.server", "asyncio"):
+    for name in ("aiohttp.server", "asyncio", "gunicorn.error"):  # the last is aiohttp's where gunicorn serves
         logging.getLogger(name).addFilter(_is_ours)
 
 

@@ -27,6 +27,7 @@ def add_security_headers(headers: CIMultiDict[str], *, is_shared: bool, is_https
     https.
     """
     headers.extend(_ALWAYS)
+    headers.pop(hdrs.SERVER, None)  # it would tell which versions run here
     headers.setdefault(CONTENT_SECURITY_POLICY, _POLICY)
     headers[RESOURCE_POLICY] = "cross-origin" if is_shared else "same-origin"
     if is_https:

@@ -134,7 +134,8 @@ def test_what_clients_do_wrong_is_not_in_our_log():
     assert not logging.getLogger("aiohttp.websocket").isEnabledFor(logging.WARNING)
     for error, is_logged in [(BadHttpMessage("x"), False), (ConnectionResetError(), False), (KeyError(), True)]:
         record = logging.LogRecord("aiohttp.server", logging.ERROR, "", 0, "", (), (type(error), error, None))
-        assert bool(logging.getLogger("aiohttp.server").filter(record)) is is_logged
+        for name in ("aiohttp.server", "gunicorn.error"):
+            assert bool(logging.getLogger(name).filter(record)) is is_logged
 
 
 @pytest.mark.parametrize(("variable", "value"), [("ATT_VERSION", "1"), ("ATT_VERSION", "0.1.0")])

@@ -126,9 +126,10 @@ async def test_what_cannot_become_one(client, ann, dial, spoilt):
 
 async def test_aiohttp_keeps_nothing_of_it(client, ann):
     """No protocol, no request and no task of its own, while the socket is open and hears."""
+    before = {id(one) for one in _handlers_and_requests()}
     async with await ann.listen() as ws:
         server = client.server.runner.server
-        await eventually(lambda: _none_of(RequestHandler, server))
+        await eventually(lambda: _none_but(before, server))
         assert await ann.broadcast("tea", {"n": 1}) == 1
         assert await ws.receive_json(timeout=DEADLINE) == {"n": 1}
         await ws.ping()
@@ -136,11 +137,17 @@ async def test_aiohttp_keeps_nothing_of_it(client, ann):
         assert ws.close_code == 1000
 
 
-async def _none_of(kind, server):
+def _handlers_and_requests():
     gc.collect()
-    requests = [one for one in gc.get_objects() if isinstance(one, web.Request) and "listen" in one.path]
-    handlers = [one for one in gc.get_objects() if isinstance(one, kind) and one not in server.connections]
-    return not requests and not handlers and len(server.connections) <= 1  # that of the other requests
+    return [one for one in gc.get_objects() if isinstance(one, RequestHandler | web.Request)]
+
+
+async def _none_but(before, server):
+    """None of theirs but those that others have left, and that of the requests that are none of a WebSocket."""
+    left = [one for one in _handlers_and_requests() if id(one) not in before]
+    requests = [one for one in left if isinstance(one, web.Request) and "listen" in one.path]
+    handlers = [one for one in left if isinstance(one, RequestHandler) and one not in server.connections]
+    return not requests and not handlers and len(server.connections) <= 1
 
 
 async def test_a_peer_that_goes_while_it_opens(client, ann, dial, monkeypatch):

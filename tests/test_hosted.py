@@ -102,6 +102,15 @@ async def enter(client, path, login):
         return answer["user_id"], {"Authorization": f"Bearer {answer['token']}"}
 
 
+async def say_what_is_no_http(url, header):
+    """A request with this header, which is refused."""
+    port = int(url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /users/me HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\n\r\n")
+    assert b" 400 " in await asyncio.wait_for(reader.readline(), DEADLINE)
+    writer.close()
+
+
 async def test_two_workers(gunicorn, db_url):
     """Sign up, make a group, listen on many sockets, broadcast; SIGTERM: each is told when to come back."""
     server = await gunicorn("--graceful-timeout", "30", DB_URL=db_url, DRAIN_TIME="1s")
@@ -117,6 +126,7 @@ async def test_two_workers(gunicorn, db_url):
         async with client.post("/broadcast/tea", json={"n": 1}, headers=signed_in) as response:
             assert response.status == 200
         assert [await socket.receive_json(timeout=DEADLINE) for socket in sockets] == [{"n": 1}] * 10
+        await say_what_is_no_http(server.url, b"Authorization: Bearer a secret\0")
         server.process.terminate()
         for socket in sockets:
             message = await socket.receive(timeout=DEADLINE)
@@ -124,6 +134,7 @@ async def test_two_workers(gunicorn, db_url):
             assert re.fullmatch(r"server is restarting; retry in [1-5] s", message.extra)
     assert await server.ends() == 0
     assert b"Traceback" not in server.errors
+    assert b"a secret" not in server.errors
     assert server.printed == b"" or re.fullmatch(rb"the administrator is admin .*\n", server.printed)
 
 
