@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable
 from typing import Protocol
 from uuid import UUID
 
@@ -15,10 +15,13 @@ PAUSE = 1.0  # seconds until it is tried again
 
 
 class Sessions(Protocol):
-    """Ends sessions."""
+    """Knows whose sessions are to end, and ends them."""
 
-    async def end_departed(self, user_ids: Sequence[UUID]) -> list[UUID]:
-        """End those of the users who are indeed gone or disabled: who they are."""
+    async def departed(self, user_ids: Collection[UUID]) -> list[UUID]:
+        """Those of the users who are indeed gone or disabled."""
+
+    async def end_all(self, user_id: UUID) -> object:
+        """End all of that user's."""
 
 
 class Sockets(Protocol):
@@ -57,14 +60,15 @@ class Departures:
             while self._waiting:
                 await self._end([*self._waiting][:AT_ONCE])
 
-    async def _end(self, user_ids: Sequence[UUID]) -> None:
+    async def _end(self, user_ids: Collection[UUID]) -> None:
         for user_id in user_ids:
             del self._waiting[user_id]  # before it is looked, so that what is heard meanwhile counts
         try:
-            departed = await self._sessions.end_departed(user_ids)
+            user_ids = await self._sessions.departed(user_ids)
+            for user_id in user_ids:
+                self._sockets.user_ended(user_id)  # first: sessions may be where nobody can reach them now
+            for user_id in user_ids:
+                await self._sessions.end_all(user_id)
         except Unavailable:
             self.heard(user_ids)
             await asyncio.sleep(PAUSE)
-            return
-        for user_id in departed:
-            self._sockets.user_ended(user_id)

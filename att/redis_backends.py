@@ -6,7 +6,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +17,7 @@ from att.db.engine import Engine, Transaction
 from att.errors import AuthFailed, NoSuchSession, Unavailable
 from att.incidents import Outage
 from att.paging import Page, Window
-from att.realtime.bus import FIRST_PAUSE, LONGEST_PAUSE, STOP_TIMEOUT, SWEEP, Ears, Echo, Ring
+from att.realtime.bus import FIRST_PAUSE, LONGEST_PAUSE, STOP_TIMEOUT, SWEEP, Ears, Echo, Ring, ring_endings
 from att.realtime.log import Event
 from att.realtime.outgoing import Outgoing, Rung
 from att.realtime.tuning import Tuning
@@ -50,7 +50,8 @@ log = logging.getLogger("att")
 class RedisSessions:
     """A ``SessionStore`` in Redis. Who may sign in is for the database ``db`` to say.
 
-    Each verb raises RedisUnavailable while there is no Redis.
+    What ends is told by the database too, for a node that has lost Redis, or if Redis is lost just then. Each verb but
+    ``living`` raises RedisUnavailable while there is no Redis.
     """
 
     def __init__(self, link: RedisLink, db: Engine, ttl: timedelta) -> None:
@@ -76,29 +77,36 @@ class RedisSessions:
         found = await self._keys.look_up([session_id])
         return Session(session_id, found[session_id][0], found[session_id][1].expires_at) if found else None
 
-    async def living(self, session_ids: Sequence[UUID]) -> set[UUID]:
-        """Of users who are gone or disabled none is: they end here, whether or not that was announced."""
-        found = await self._keys.look_up(session_ids)
-        departed = set(await self.end_departed([*{user_id for user_id, _ in found.values()}]))
-        return {session_id for session_id, (user_id, _) in found.items() if user_id not in departed}
+    async def living(self, owners: Mapping[UUID, UUID]) -> set[UUID]:
+        """Of users who are gone or disabled none is: they end here, whether or not that was announced.
+
+        While Redis is away that is all that is known, and everybody else's are taken for living.
+        """
+        departed = {*await self.departed({*owners.values()})}
+        found: Collection[UUID] = owners
+        with contextlib.suppress(Unavailable):
+            found = await self._keys.look_up([*owners])
+            for user_id in departed:
+                await self._keys.end_all(user_id, None)
+        return {session_id for session_id in found if owners[session_id] not in departed}
 
     async def end(self, session_id: UUID) -> None:
         for user_id, _ in (await self._keys.look_up([session_id])).values():
-            await self._keys.end(user_id, session_id)
+            if await self._keys.end(user_id, session_id):
+                await ring_endings(self._db, [session_id])
 
     async def end_one(self, user_id: UUID, session_id: UUID) -> None:
         if not await self._keys.end(user_id, session_id):
             raise NoSuchSession
+        await ring_endings(self._db, [session_id])
 
     async def end_all(
-        self,
-        user_id: UUID,
-        *,
-        keep: UUID | None = None,
-        transaction: Transaction | None = None,  # noqa: ARG002 - Redis has no part in it
+        self, user_id: UUID, *, keep: UUID | None = None, transaction: Transaction | None = None
     ) -> list[UUID]:
         """Also in a transaction they end at once, and stay ended if it is rolled back: never the other way round."""
-        return await self._keys.end_all(user_id, keep)
+        ended = await self._keys.end_all(user_id, keep)
+        await ring_endings(transaction or self._db, ended)
+        return ended
 
     async def of_user(self, user_id: UUID, window: Window) -> Page[SessionInfo]:
         after = (window.after[0], window.after[1]) if window.after else None
@@ -107,12 +115,9 @@ class RedisSessions:
         is_last = len(found) == len(shown)
         return Page(shown, None if is_last else SESSIONS_OF_USER.order.cursor((shown[-1].created_at, shown[-1].id)))
 
-    async def end_departed(self, user_ids: Sequence[UUID]) -> list[UUID]:
-        active = await self._db.fetch_all(ACTIVE_USERS, user_ids=list(user_ids)) if user_ids else []
-        departed = {*user_ids} - {user_id for (user_id,) in active}
-        for user_id in departed:
-            await self._keys.end_all(user_id, None)
-        return [*departed]
+    async def departed(self, user_ids: Collection[UUID]) -> list[UUID]:
+        active = await self._db.fetch_all(ACTIVE_USERS, user_ids=[*user_ids]) if user_ids else []
+        return [*{*user_ids} - {user_id for (user_id,) in active}]
 
     async def sweep(self) -> None:
         """End the sessions of users who are gone or disabled, of which no announcement has told.
@@ -121,7 +126,8 @@ class RedisSessions:
         """
         if await self._keys.take_turn():
             async for user_ids in self._keys.users():
-                await self.end_departed(user_ids)
+                for user_id in await self.departed(user_ids):
+                    await self._keys.end_all(user_id, None)
 
 
 class RedisBus:

@@ -1,7 +1,7 @@
 """Sessions that were seen a moment ago, so that a request by one of them asks no database."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import NamedTuple
 from uuid import UUID
@@ -61,8 +61,8 @@ class SessionCache:
     async def check(self, session_id: UUID) -> Session | None:
         return await self._store.check(session_id)
 
-    async def living(self, session_ids: Sequence[UUID]) -> set[UUID]:
-        return await self._store.living(session_ids)
+    async def living(self, owners: Mapping[UUID, UUID]) -> set[UUID]:
+        return await self._store.living(owners)
 
     async def end(self, session_id: UUID) -> None:
         try:
@@ -87,8 +87,8 @@ class SessionCache:
     async def of_user(self, user_id: UUID, window: Window) -> Page[SessionInfo]:
         return await self._store.of_user(user_id, window)
 
-    async def end_departed(self, user_ids: Sequence[UUID]) -> list[UUID]:
-        return await self._store.end_departed(user_ids)
+    async def departed(self, user_ids: Collection[UUID]) -> list[UUID]:
+        return await self._store.departed(user_ids)
 
     async def sweep(self) -> None:
         await self._store.sweep()

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -94,8 +94,8 @@ class SessionStore(Protocol):
     async def check(self, session_id: UUID) -> Session | None:
         """The live session with this id, left as it is; None when it has ended."""
 
-    async def living(self, session_ids: Sequence[UUID]) -> set[UUID]:
-        """Those of them that have not ended."""
+    async def living(self, owners: Mapping[UUID, UUID]) -> set[UUID]:
+        """Of these sessions, each with its user, those that are not known to have ended."""
 
     async def end(self, session_id: UUID) -> None:
         """End it, now. It does not matter whether it had ended before."""
@@ -115,11 +115,8 @@ class SessionStore(Protocol):
     async def of_user(self, user_id: UUID, window: Window) -> Page[SessionInfo]:
         """The live sessions of that user, newest first."""
 
-    async def end_departed(self, user_ids: Sequence[UUID]) -> list[UUID]:
-        """End the sessions of those of the users who are gone or disabled: who they are.
-
-        For what was changed by SQL, if the database has not ended them itself.
-        """
+    async def departed(self, user_ids: Collection[UUID]) -> list[UUID]:
+        """Those of the users who are gone or disabled, and whose sessions the database has not ended with that."""
 
     async def sweep(self) -> None:
         """Remove what is left of sessions that have expired, or that ought to have ended."""
@@ -224,8 +221,8 @@ class PostgresSessions:
         row = await self._db.fetch_one(CHECK, session_id=session_id)
         return Session(*row) if row else None
 
-    async def living(self, session_ids: Sequence[UUID]) -> set[UUID]:
-        return {row[0] for row in await self._db.fetch_all(LIVING, ids=list(session_ids))}
+    async def living(self, owners: Mapping[UUID, UUID]) -> set[UUID]:
+        return {row[0] for row in await self._db.fetch_all(LIVING, ids=[*owners])}
 
     async def end(self, session_id: UUID) -> None:
         await self._db.execute(END, session_id=session_id)
@@ -244,8 +241,8 @@ class PostgresSessions:
         page = await SESSIONS_OF_USER.read(self._db, window, user_id=user_id)
         return page.map(lambda row: SessionInfo(*row))
 
-    async def end_departed(self, user_ids: Sequence[UUID]) -> list[UUID]:  # noqa: ARG002 - whoever they are
-        """None: a trigger and a foreign key have ended them with the change itself."""
+    async def departed(self, user_ids: Collection[UUID]) -> list[UUID]:  # noqa: ARG002 - whoever they are
+        """None: a trigger and a foreign key have ended their sessions with the change itself."""
         return []
 
     async def sweep(self) -> None:

@@ -146,13 +146,15 @@ def away(postgresql) -> Iterator[None]:
 
 
 class LivingSessions:
-    """Which sessions have not ended."""
+    """Which sessions have not ended, and whose those were that were asked for."""
 
     def __init__(self):
         self.ids = set()
+        self.owners = {}
 
-    async def living(self, session_ids):
-        return self.ids.intersection(session_ids)
+    async def living(self, owners):
+        self.owners |= owners
+        return self.ids.intersection(owners)
 
 
 def bodies(*numbers):

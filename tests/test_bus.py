@@ -74,6 +74,14 @@ async def test_many_groups(bus, ears):
     assert [len(ring.groups) for ring in ears.rings] == [module.HEADS, module.HEADS, 1]
 
 
+async def test_many_endings(db, bus, ears):
+    """So do sessions that end together."""
+    session_ids = [uuid4() for _ in range(2 * module.ENDINGS + 1)]
+    await module.ring_endings(db, session_ids)
+    await ears.until(lambda: [each for ring in ears.rings for each in ring.sessions] == session_ids)
+    assert [len(ring.sessions) for ring in ears.rings] == [module.ENDINGS, module.ENDINGS, 1]
+
+
 async def test_a_ring_that_fails(slow, db_url, ears, monkeypatch):
     """It is rung again, with what has come meanwhile."""
     fetch_one, errors = slow.fetch_one, [DatabaseUnavailable()]

@@ -4,6 +4,7 @@ import asyncio
 from uuid import UUID
 
 import pytest
+from conftest import eventually
 
 from att import departures as module
 from att.departures import Departures
@@ -13,21 +14,26 @@ ANN, BOB, EVE = (UUID(int=number) for number in range(1, 4))
 
 
 class Sessions:
-    """Knows who is gone; fails as often as it is told, and can be held up."""
+    """Knows who is gone, and ends their sessions; fails as often as it is told, and can be held up."""
 
     def __init__(self):
         self.gone = {ANN, BOB}
-        self.errors = []
-        self.asked = []
+        self.errors, self.end_errors = [], []
+        self.asked, self.ended = [], []
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def end_departed(self, user_ids):
+    async def departed(self, user_ids):
         self.asked.append([*user_ids])
         await self.gate.wait()
         if self.errors:
             raise self.errors.pop(0)
         return [user_id for user_id in user_ids if user_id in self.gone]
+
+    async def end_all(self, user_id):
+        if self.end_errors:
+            raise self.end_errors.pop(0)
+        self.ended.append(user_id)
 
 
 class Sockets:
@@ -65,7 +71,7 @@ async def departures(sessions, sockets):
         yield departures
 
 
-async def test_departed(departures, sockets):
+async def test_departed(departures, sessions, sockets):
     """Whoever is gone has their sockets closed; who was only said to be has not."""
     departures.heard([EVE, ANN])
     await sockets.until(ANN)
@@ -73,16 +79,31 @@ async def test_departed(departures, sockets):
     departures.heard([BOB])
     await sockets.until(BOB)
     assert sockets.closed == [ANN, BOB]
+    assert await eventually(lambda: _are_ended(sessions, [ANN, BOB]))
 
 
-@pytest.mark.parametrize("error", [DatabaseUnavailable, RedisUnavailable])
-async def test_tried_again(departures, sessions, sockets, monkeypatch, error):
-    """What cannot be done now is done as soon as it can be."""
+async def _are_ended(sessions, user_ids):
+    return sessions.ended == user_ids
+
+
+async def test_tried_again(departures, sessions, sockets, monkeypatch):
+    """What cannot be looked up now is as soon as it can be."""
     monkeypatch.setattr(module, "PAUSE", 0.01)
-    sessions.errors = [error(), error()]
+    sessions.errors = [DatabaseUnavailable(), DatabaseUnavailable()]
     departures.heard([ANN, BOB])
     await sockets.until(ANN, BOB)
     assert sessions.asked == [[ANN, BOB]] * 3
+
+
+async def test_sessions_that_cannot_be_ended(departures, sessions, sockets, monkeypatch):
+    """The sockets are closed at once; the sessions end as soon as they can be reached."""
+    monkeypatch.setattr(module, "PAUSE", 0.01)
+    sessions.end_errors = [RedisUnavailable(), RedisUnavailable()]
+    departures.heard([ANN, EVE, BOB])
+    await sockets.until(ANN, BOB)
+    assert sessions.asked == [[ANN, EVE, BOB]]
+    assert await eventually(lambda: _are_ended(sessions, [ANN, BOB]))
+    assert sessions.asked == [[ANN, EVE, BOB]] + [[ANN, BOB]] * 2
 
 
 async def test_heard_again_meanwhile(departures, sessions, sockets):

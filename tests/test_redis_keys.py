@@ -152,7 +152,7 @@ async def test_what_points_at_nothing(store, sessions, sign_in):
     store.client.delete(f"att:{{{one.session.user_id}}}:session:{one.session.id}")
     assert await sessions.find(one.token) is None
     assert await sessions.check(one.session.id) is None
-    assert await sessions.living([one.session.id]) == set()
+    assert await sessions.living({one.session.id: one.session.user_id}) == set()
     assert (await sessions.of_user(one.session.user_id, Window())).items == []
     assert await sessions.end_all(one.session.user_id) == []
     await sessions.end(one.session.id)
@@ -188,7 +188,8 @@ async def test_announced(store, sessions, sign_in, add_user, announced, sql):
     await sessions.end_one(user_id, last.session.id)
     await sessions.end_all(user_id, keep=kept.session.id)
     sql("DELETE FROM users")
-    await sessions.end_departed([user_id])
+    for departed in await sessions.departed([user_id]):
+        await sessions.end_all(departed)
     told = announced.until(kept.session.id)
     assert told[:3] == [each.session.id for each in (one, two, last)]
     assert {*told[3:-1]} == {three.session.id, four.session.id}
@@ -259,7 +260,7 @@ async def test_sweep_without_the_database(store, sessions, ann, monkeypatch):
     with pytest.raises(DatabaseUnavailable):
         await sessions.sweep()
     with pytest.raises(DatabaseUnavailable):
-        await sessions.living([one.session.id])
+        await sessions.living({one.session.id: one.session.user_id})
     assert await sessions.find(one.token) == one.session
 
 
@@ -287,7 +288,6 @@ async def test_away_and_back(own, ann, db):
         lambda: sessions.create(ann, LAPTOP),
         lambda: sessions.find(one.token),
         lambda: sessions.check(session_id),
-        lambda: sessions.living([session_id]),
         lambda: sessions.end(session_id),
         lambda: sessions.end_one(user_id, session_id),
         lambda: sessions.end_all(user_id),
@@ -297,6 +297,7 @@ async def test_away_and_back(own, ann, db):
         with pytest.raises(RedisUnavailable):
             await verb()
     assert await sessions.find("no token") is None
+    assert await sessions.living({session_id: user_id, uuid4(): uuid4()}) == {session_id}
     server.start()
     assert await sessions.find(one.token) == one.session
     await sessions.end(session_id)

@@ -39,7 +39,7 @@ def test_attach(registry):
     registry.attach(listener)
     assert listener in registry
     assert registry.of_user(ANN) == registry.of_session(SESSION) == registry.everyone() == (listener,)
-    assert (registry.users(), registry.sessions(), len(registry)) == ([ANN], [SESSION], 1)
+    assert (registry.users(), registry.sessions(), len(registry)) == ([ANN], {SESSION: ANN}, 1)
 
 
 def test_detach(registry):

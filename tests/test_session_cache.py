@@ -263,6 +263,7 @@ async def test_full_and_read_by_many_at_once(cache, store, sign_in, monkeypatch)
 async def test_the_rest_is_passed_on(cache, ann):
     """Looking by id and listing go to the store."""
     assert await cache.check(ann.session.id) == ann.session
-    assert await cache.living([ann.session.id, uuid4()]) == {ann.session.id}
+    assert await cache.living({ann.session.id: ann.session.user_id, uuid4(): uuid4()}) == {ann.session.id}
+    assert await cache.departed([ann.session.user_id]) == []
     assert [info.id for info in (await cache.of_user(ann.session.user_id, Window())).items] == [ann.session.id]
     await cache.sweep()

@@ -13,6 +13,7 @@ from valkeys import Valkey
 from att import accounts as module
 from att.app import CACHE, create_app, open_shared
 from att.errors import CannotStart
+from att.redis_backends import RedisBus
 from att.settings import Rate
 
 ANN = {"login": "ann", "password": PASSWORD}
@@ -113,10 +114,7 @@ async def test_password_changed(nodes, ann):
 async def test_gone_by_sql(nodes, ann, sql, change, monkeypatch):
     """Whoever is deleted or disabled by SQL is announced, signed out on every node, and their sockets are closed."""
 
-    async def all_of_them(_self, session_ids):
-        return set(session_ids)
-
-    monkeypatch.setattr("att.session_cache.SessionCache.living", all_of_them)  # which would end them, too
+    monkeypatch.setattr("att.session_cache.SessionCache.living", _all_of_them)  # which would end them, too
     sockets = [await at(node, ann).listen() for node in nodes]
     sql(change)
     assert [await hangs_up(socket) for socket in sockets] == [4500, 4500]
@@ -128,6 +126,28 @@ async def test_gone_by_sql(nodes, ann, sql, change, monkeypatch):
         assert await eventually(is_out)
     sql("UPDATE users SET active = true")
     assert (await ann.request("GET", "/users/me")).status == 401
+
+
+async def _all_of_them(_self, owners):
+    return {*owners}
+
+
+async def test_told_twice(nodes, ann, monkeypatch):
+    """That a session has ended is told by the database as well, to a node that does not hear Redis."""
+    monkeypatch.setattr("att.session_cache.SessionCache.living", _all_of_them)
+    phones = [Person(nodes[1], "ann", await (await nodes[1].post("/login", json=ANN)).json()) for _ in range(3)]
+    sockets = [await person.listen() for person in (*phones, at(nodes[1], ann))]
+    session_id = (await (await phones[1].request("GET", "/sessions")).json())["items"][1]["id"]
+    monkeypatch.setattr(RedisBus, "published", lambda *_: None)
+    assert (await at(nodes[0], phones[0]).request("POST", "/logout")).status == 204
+    assert await hangs_up(sockets[0]) == 4500
+    assert (await ann.request("DELETE", f"/users/me/sessions/{session_id}")).status == 204
+    assert await hangs_up(sockets[1]) == 4500
+    change = {"password": "battery staple", "current_password": PASSWORD}
+    assert (await ann.request("PATCH", "/users/me", json=change)).status == 200
+    assert await hangs_up(sockets[2]) == 4500
+    assert not sockets[3].closed
+    await sockets[3].close()
 
 
 async def test_gone_by_sql_while_nobody_hears(nodes, ann, sql, postgresql, monkeypatch):
@@ -180,6 +200,27 @@ async def test_away_and_back(nodes, ann, valkey, sql):
     assert await ann.broadcast("tea", {"n": 2}) <= 1
     assert await socket.receive_json(timeout=10) == {"n": 2}
     await socket.close()
+
+
+@pytest.mark.parametrize("is_announced", [True, False], ids=["announced", "found"])
+@pytest.mark.parametrize("change", ["DELETE FROM users WHERE login = 'ann'", "UPDATE users SET active = false"])
+async def test_gone_by_sql_while_it_is_away(nodes, ann, valkey, sql, change, is_announced, monkeypatch):
+    """The sockets of whoever is deleted or disabled are closed all the same; their sessions end when it is back."""
+    if is_announced:
+        monkeypatch.setattr("att.session_cache.SessionCache.living", _all_of_them)
+    else:
+        monkeypatch.setattr("att.departures.Departures.heard", lambda *_: None)
+    sockets = [await at(node, ann).listen() for node in nodes]
+    valkey.kill()
+    sql(change)
+    assert [(await socket.receive(timeout=10)).data for socket in sockets] == [4500, 4500]
+    valkey.start()
+
+    async def is_out():
+        return (await ann.request("GET", "/users/me")).status == 401
+
+    if is_announced:
+        assert await eventually(is_out, 15)
 
 
 async def test_changes_while_it_is_away(nodes, ann, valkey, sql, monkeypatch):

@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 from parts import LivingSessions, Recording, Watched, bodies, closed, frames, given
 
-from att.errors import DatabaseUnavailable, RedisUnavailable
+from att.errors import DatabaseUnavailable
 from att.realtime import feed as module
 from att.realtime.feed import Feed
 from att.realtime.frames import CloseCode
@@ -130,12 +130,13 @@ async def test_a_joining_that_is_held_no_more(running, listen, sql, append, join
     assert ann.connection.codes == []
 
 
-async def test_sessions_that_have_ended(chunk, running, listen, sessions, tea):
-    """Their sockets are closed, and no others."""
-    first, second, other = [await listen() for _ in range(3)]
+async def test_sessions_that_have_ended(chunk, running, listen, sessions, tea, ann_id, bob_id):
+    """Their sockets are closed, and no others; it is said whose they are."""
+    first, second, other = await listen(), await listen(), await listen(bob_id)
     sessions.ids -= {first.session_id, second.session_id}
     await running.sweep()
     assert [each.connection.codes for each in (first, second, other)] == [[CloseCode.SESSION_ENDED]] * 2 + [[]]
+    assert sessions.owners == {first.session_id: ann_id, second.session_id: ann_id, other.session_id: bob_id}
 
 
 async def test_nothing_to_find(running, log, listen, tea):
@@ -182,9 +183,9 @@ async def test_sessions_that_cannot_be_looked_up(feed, sessions, listen, append,
     monkeypatch.setattr(module, "SWEEP_INTERVAL", 0.02)
     living, looks = sessions.living, []
 
-    async def away(session_ids):
-        looks.append(session_ids)
-        raise RedisUnavailable
+    async def away(owners):
+        looks.append(owners)
+        raise DatabaseUnavailable
 
     monkeypatch.setattr(sessions, "living", away)
     bob = await listen(bob_id)

@@ -14,13 +14,13 @@ from sqlalchemy import bindparam, func, select
 
 from att.background import running
 from att.db.channel import Channel
-from att.db.engine import Engine, prepare
+from att.db.engine import Engine, Transaction, prepare
 from att.errors import DatabaseUnavailable, Unavailable
 from att.incidents import Outage
 from att.realtime.log import Event
 
 CHANNEL = "att"
-HEADS = 100  # groups in one payload, of which PostgreSQL takes less than 8,000 bytes
+HEADS, ENDINGS = 100, 150  # groups, and sessions, in one payload, of which PostgreSQL takes less than 8,000 bytes
 HIGHEST = 2**63 - 1  # of what PostgreSQL counts
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to connect
 STOP_TIMEOUT = 2.0  # seconds to ring what was not rung yet when the server stops
@@ -242,6 +242,14 @@ class PostgresBus:
             return
         self.heard += 1
         ears.heard(ring)
+
+
+async def ring_endings(db: Engine | Transaction, session_ids: Sequence[UUID]) -> None:
+    """Tell every node that these sessions have ended, if it can be told; in a transaction, when it is committed."""
+    for first in range(0, len(session_ids), ENDINGS):
+        told = {"sessions": [str(session_id) for session_id in session_ids[first : first + ENDINGS]]}
+        with contextlib.suppress(Unavailable):
+            await db.fetch_one(NOTIFY, payload=json.dumps(told))
 
 
 def _parse(told: dict[str, Any]) -> Ring:

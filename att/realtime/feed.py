@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 from uuid import UUID
@@ -27,8 +27,8 @@ T = TypeVar("T")
 class Sessions(Protocol):
     """Knows which sessions have not ended."""
 
-    async def living(self, session_ids: Sequence[UUID]) -> set[UUID]:
-        """Those of them that have not."""
+    async def living(self, owners: Mapping[UUID, UUID]) -> set[UUID]:
+        """Of these sessions, each with its user, those that have not."""
 
 
 class Gap(NamedTuple):
@@ -107,8 +107,10 @@ class Feed:
             await self._look_up(group_ids)
 
     async def _sweep_sessions(self) -> None:
-        for session_ids in _chunks(self._hub.registry.sessions()):
-            for session_id in set(session_ids) - await self._sessions.living(session_ids):
+        owners = self._hub.registry.sessions()
+        for session_ids in _chunks([*owners]):
+            part = {session_id: owners[session_id] for session_id in session_ids}
+            for session_id in part.keys() - await self._sessions.living(part):
                 self._hub.session_ended(session_id)
 
     async def _sweep_users(self) -> None:

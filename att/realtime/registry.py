@@ -123,9 +123,9 @@ class Registry:
         """The user's listeners here; a copy, so that they may be detached while it is walked."""
         return tuple(self._users.get(user_id, ()))
 
-    def sessions(self) -> list[UUID]:
-        """The sessions that have listeners here."""
-        return list(self._sessions)
+    def sessions(self) -> dict[UUID, UUID]:
+        """The sessions that have listeners here, each with its user."""
+        return {session_id: next(iter(listeners)).user_id for session_id, listeners in self._sessions.items()}
 
     def memberships(self) -> dict[UUID, set[UUID]]:
         """The users who are settled, and the groups in which all their listeners have a place."""
