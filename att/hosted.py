@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import NoReturn
 
@@ -20,6 +22,7 @@ from att.process import allow_many_files, collect_less_garbage
 from att.settings import ADDRESS_CONNECTIONS, DEFAULT_LISTEN, Settings
 
 BOOT_ERROR = 3  # the status by which gunicorn knows that starting another worker would not help
+PATIENCE = 3.0  # seconds between the first workers that fail, for the others to get that far, and to be stopped
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 Context = Callable[[web.Application], AsyncIterator[None]]
@@ -78,5 +81,13 @@ def announce_administrator(generated: Credentials | None) -> None:
 
 
 def _fail(message: str) -> NoReturn:
+    """Say it and end, as the first worker that does so, or as gunicorn tells the others to.
+
+    gunicorn stops when one has ended with ``BOOT_ERROR``; of a second one it would make a traceback.
+    """
     click.echo(f"att: {message}", err=True)
-    sys.exit(BOOT_ERROR)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    with open(__file__, "rb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        time.sleep(PATIENCE)
+        sys.exit(BOOT_ERROR)

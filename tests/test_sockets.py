@@ -203,6 +203,7 @@ async def test_those_who_never_read_are_closed_and_nobody_else_notices(
 ):
     """Ten of thirty stop reading; the rest hear everything, and the memory of the ten is given back."""
     monkeypatch.setattr(outbox, "CLOSE_TIMEOUT", 0.2)
+    before = _in_memory()  # what a test that has failed left behind
     ann = await sign_up("ann")
     await ann.make_group("all")
     messages = bodies(MANY, 32_000)
@@ -224,12 +225,17 @@ async def test_those_who_never_read_are_closed_and_nobody_else_notices(
     for ear in readers:
         ear.transport.close()
     await eventually(lambda: is_empty(registry))
-    await eventually(_no_sockets_in_memory)
+    await eventually(lambda: _no_others_in_memory(before), 30)
 
 
-async def _no_sockets_in_memory() -> bool:
+def _in_memory():
+    """All sockets and listeners of this process, by their addresses."""
     gc.collect()
-    return not [1 for thing in gc.get_objects() if isinstance(thing, sockets.Socket | Listener)]
+    return {id(thing): thing for thing in gc.get_objects() if isinstance(thing, sockets.Socket | Listener)}
+
+
+async def _no_others_in_memory(before) -> bool:
+    return not _in_memory().keys() - before.keys()
 
 
 async def _sign_up(client, login):
