@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -87,7 +88,7 @@ def _fail(message: str) -> NoReturn:
     """
     click.echo(f"att: {message}", err=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with open(__file__, "rb") as turn:
+    with Path(__file__).open("rb") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         time.sleep(PATIENCE)
         sys.exit(BOOT_ERROR)

@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-import hashlib
 import resource
 import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from itertools import chain
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import aiohttp
 import psycopg
@@ -17,6 +17,11 @@ import pytest
 from conftest import eventually
 from light_listener import Ending, Listener
 from site_parts import Nginx, Node, needs_nginx, open_directory, started
+from valkeys import Valkey
+
+from att.redis_keys import SessionKeys
+from att.redis_link import RedisLink
+from att.sessions import hash_token
 
 LISTENERS = 2_000
 GROUPS = 20
@@ -37,34 +42,47 @@ pytestmark = [
 
 
 class Audience:
-    """Groups, each with as many members, who are signed in, and their listeners."""
+    """Groups, each with as many members, and their listeners."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self.tokens = [f"{number:043d}" for number in range(LISTENERS)]
         connection.execute("SET session_replication_role = replica")  # no joining is told
-        users = connection.execute(
+        self.users: list[UUID] = column(
+            connection,
             "INSERT INTO users (login, login_key, search_text, role_id) SELECT 'u' || i, 'u' || i, 'u' || i,"
             " (SELECT id FROM roles WHERE name_key = 'user') FROM generate_series(1, %s) AS i RETURNING id",
-            (LISTENERS,),
-        ).fetchall()
-        groups = connection.execute(
+            LISTENERS,
+        )
+        self.groups: list[UUID] = column(
+            connection,
             "INSERT INTO groups (name, name_key) SELECT 'g' || i, 'g' || i FROM generate_series(1, %s) AS i"
             " RETURNING id",
-            (GROUPS,),
-        ).fetchall()
-        self.groups: list[UUID] = [row[0] for row in groups]
-        hashes = [hashlib.sha256(token.encode()).digest() for token in self.tokens]
+            GROUPS,
+        )
         with connection.cursor() as cursor:
             cursor.executemany(
-                "INSERT INTO sessions (token_hash, user_id, expires_at) VALUES (%s, %s, now() + interval '1 day')",
-                [(digest, user[0]) for digest, user in zip(hashes, users, strict=True)],
-            )
-            cursor.executemany(
                 "INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')",
-                [(self.group_of(number), user[0]) for number, user in enumerate(users)],
+                [(self.group_of(number), user_id) for number, user_id in enumerate(self.users)],
             )
         connection.execute("SET session_replication_role = DEFAULT")
         connection.commit()
+
+    async def sign_in(self, connection: psycopg.Connection, redis_url: str | None) -> None:
+        """All of them; passwords would take too long."""
+        if redis_url is None:
+            connection.cursor().executemany(
+                "INSERT INTO sessions (token_hash, user_id, expires_at) VALUES (%s, %s, now() + interval '1 day')",
+                [(hash_token(token), user_id) for token, user_id in zip(self.tokens, self.users, strict=True)],
+            )
+            connection.commit()
+            return
+        link = await RedisLink.connect(redis_url)
+        keys = SessionKeys(link, timedelta(days=1), timedelta(minutes=1))
+        for token, user_id in zip(self.tokens, self.users, strict=True):
+            digest, session_id = hash_token(token).hex(), uuid4()
+            await keys.point(digest, user_id, session_id)
+            await keys.begin(digest, user_id, session_id, (None, None))
+        await link.close()
 
     def group_of(self, number: int) -> UUID:
         """The group that a listener listens to."""
@@ -76,6 +94,11 @@ class Audience:
             Listener(port, ADDRESSES[number % len(ADDRESSES)], token, self.group_of(number))
             for number, token in enumerate(self.tokens)
         ]
+
+
+def column(connection: psycopg.Connection, sql: str, *args: object) -> list[UUID]:
+    """The ids that a statement gives back."""
+    return [row[0] for row in connection.execute(sql, args).fetchall()]
 
 
 class Speaker:
@@ -123,11 +146,24 @@ async def running(*coroutines) -> AsyncIterator[None]:
         await asyncio.wait(tasks)
 
 
+@pytest.fixture(params=[None, Valkey], ids=["postgresql", "redis"])
+def redis_url(request) -> Iterator[str | None]:
+    """Of the Redis that the servers share, if there is one."""
+    if request.param is None:
+        yield None
+        return
+    server = request.param()
+    server.start()
+    yield server.url
+    server.stop()
+
+
 @contextlib.contextmanager
-def site(db_url: str) -> Iterator[tuple[list[Node], Nginx]]:
+def site(db_url: str, redis_url: str | None) -> Iterator[tuple[list[Node], Nginx]]:
     """Two servers, and nginx before them."""
+    options = ("--drain-time", f"{DRAIN_TIME}s")
     with open_directory() as directory, open_directory() as nginx_directory:
-        nodes = [Node(directory / name, db_url, "--drain-time", f"{DRAIN_TIME}s") for name in ("one", "two")]
+        nodes = [Node(directory / name, db_url, *options, redis_url=redis_url) for name in ("one", "two")]
         nginx = Nginx(nginx_directory, [node.port for node in nodes])
         with started(*nodes, nginx):
             yield nodes, nginx
@@ -159,10 +195,11 @@ async def all_heard(listeners: list[Listener], heads: dict[UUID, int]) -> None:
     await eventually(probe, 20)
 
 
-async def test_rolling_restart(db_url, postgresql):
+async def test_rolling_restart(db_url, redis_url, postgresql):
     """Two servers are restarted while 2,000 listen and others broadcast: nothing is lost, doubled or refused."""
     audience = Audience(postgresql)
-    with site(db_url) as (nodes, nginx):
+    await audience.sign_in(postgresql, redis_url)
+    with site(db_url, redis_url) as (nodes, nginx):
         listeners = audience.listeners(nginx.port)
         speaker, is_over, room = Speaker(nginx.port, audience), asyncio.Event(), asyncio.Semaphore(AT_ONCE)
         async with running(*(listener.run(room) for listener in listeners)):

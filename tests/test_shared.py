@@ -113,7 +113,6 @@ async def test_password_changed(nodes, ann):
 @pytest.mark.parametrize("change", ["DELETE FROM users WHERE login = 'ann'", "UPDATE users SET active = false"])
 async def test_gone_by_sql(nodes, ann, sql, change, monkeypatch):
     """Whoever is deleted or disabled by SQL is announced, signed out on every node, and their sockets are closed."""
-
     monkeypatch.setattr("att.session_cache.SessionCache.living", _all_of_them)  # which would end them, too
     sockets = [await at(node, ann).listen() for node in nodes]
     sql(change)
