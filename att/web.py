@@ -90,9 +90,11 @@ def read_query(request: web.Request, shape: type[QueryShape]) -> QueryShape:
 
 def read_idempotency_key(request: web.Request) -> str | None:
     """The key by which a repeated request is known; None when there is none. Raises InvalidInput."""
-    key = request.headers.get(IDEMPOTENCY_KEY)
+    keys = request.headers.getall(IDEMPOTENCY_KEY, [])
+    if len(keys) > 1:
+        raise errors.InvalidInput([errors.FieldError(IDEMPOTENCY_KEY, "must not be given twice")])
     try:
-        return None if key is None else check_key(key)
+        return check_key(keys[0]) if keys else None
     except ValueError as error:
         raise errors.InvalidInput([errors.FieldError(IDEMPOTENCY_KEY, str(error))]) from error
 
