@@ -16,6 +16,7 @@ import pytest
 import uvloop
 from aiohttp import ClientResponse, ClientWebSocketResponse
 from aiohttp.test_utils import TestClient
+from feeding import append, feed, feeding, hub, listen, living, watched  # noqa: F401 - fixtures of many
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from pytest_postgresql import factories

@@ -157,6 +157,16 @@ class LivingSessions:
         return self.ids.intersection(owners)
 
 
+class Clock:
+    """Shows what it is set to, in seconds."""
+
+    def __init__(self, now=0.0):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
 def bodies(*numbers):
     return [b'{"n":%d}' % number for number in numbers]
 

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 from buses import PIE, TEA, Ears
+from parts import Clock
 
 from att.errors import DatabaseUnavailable
 from att.realtime import bus as module
@@ -167,19 +168,9 @@ async def test_the_end_does_not_wait_for_ever(slow, db_url, ears, monkeypatch):
 # Echoes
 
 
-class Clock:
-    """One that is set by hand."""
-
-    def __init__(self):
-        self.now = 10.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(10.0)
 
 
 @pytest.fixture

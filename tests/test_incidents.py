@@ -3,18 +3,10 @@
 import logging
 
 import pytest
+from parts import Clock
 
 from att import incidents
 from att.incidents import Outage, Seldom
-
-
-class Clock:
-    """Shows what it is set to, in seconds."""
-
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from parts import Clock
 
 from att import session_cache as module
 from att.errors import NoSuchSession
@@ -51,15 +52,6 @@ class Audience:
         self.told.append(("user uncertain", user_id, len(self.cache._seen)))
 
 
-class Clock:
-    """Stands still until it is moved."""
-
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def store(db):
     return Counting(db, timedelta(days=10))
@@ -72,7 +64,7 @@ def audience():
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1_000.0)
 
 
 @pytest.fixture

@@ -1,70 +1,11 @@
 """The sweep: what no ring has told is found by looking."""
 
-from uuid import uuid4
-
 import pytest
-from parts import LivingSessions, Recording, Watched, bodies, closed, frames, given
+from parts import closed, frames, given
 
 from att.errors import DatabaseUnavailable
 from att.realtime import feed as module
-from att.realtime.feed import Feed
 from att.realtime.frames import CloseCode
-from att.realtime.hub import Hub
-from att.realtime.log import Draft
-from att.realtime.registry import Listener, Registry
-
-
-@pytest.fixture
-def log(db):
-    return Watched(db)
-
-
-@pytest.fixture
-def hub():
-    return Hub(Registry())
-
-
-@pytest.fixture
-def sessions():
-    return LivingSessions()
-
-
-@pytest.fixture
-def feed(log, hub, sessions):
-    return Feed(log, hub, sessions)
-
-
-@pytest.fixture
-async def running(feed, monkeypatch):
-    """It runs, and sweeps only when it is told to."""
-    monkeypatch.setattr(module, "SWEEP_INTERVAL", 3600)
-    async with feed.running():
-        yield feed
-
-
-@pytest.fixture
-def listen(log, hub, sessions, ann_id):
-    """Let somebody listen: from now on, or from what follows the seqs that they have."""
-
-    async def go(user_id=ann_id, resume=None):
-        listener = Listener(user_id, uuid4(), Recording())
-        sessions.ids.add(listener.session_id)
-        hub.attach(listener)
-        hub.settle(listener, await log.positions(user_id), resume or {})
-        return listener
-
-    return go
-
-
-@pytest.fixture
-def append(log, ann_id):
-    """Append messages of Ann's, of which nobody here is told; their seqs."""
-
-    async def go(group, *numbers):
-        outcomes = await log.append([Draft(group, ann_id, body) for body in bodies(*numbers)])
-        return [outcome.event.seq for outcome in outcomes]
-
-    return go
 
 
 @pytest.fixture(params=[module.CHUNK, 1], ids=["at once", "one by one"])
@@ -85,17 +26,17 @@ def bob_id(add_user):
     return add_user("bob").user_id
 
 
-async def test_events(*, chunk, running, listen, append, tea, add_group, ann_id):
+async def test_events(*, chunk, feeding, listen, append, tea, add_group, ann_id):
     """Messages are delivered, in each group that somebody hears here."""
     mate = add_group("mate", ann_id)
     ann = await listen()
     await append(tea, 1)
     await append(mate, 2)
-    await running.sweep()
+    await feeding.sweep()
     assert sorted(await given(ann.connection, 2)) == frames(1, 2)
 
 
-async def test_joinings(*, chunk, running, listen, append, join, tea, add_group, ann_id, bob_id):
+async def test_joinings(*, chunk, feeding, listen, append, join, tea, add_group, ann_id, bob_id):
     """Whoever has joined hears what came after it; whether or not others hear the group here."""
     mate = add_group("mate", ann_id)
     bob, zoe = await listen(bob_id), await listen(ann_id)
@@ -104,57 +45,57 @@ async def test_joinings(*, chunk, running, listen, append, join, tea, add_group,
         join(group, bob_id)
     await append(tea, 2)
     await append(mate, 3)
-    await running.sweep()
+    await feeding.sweep()
     assert sorted(await given(bob.connection, 2)) == frames(2, 3)
     assert sorted(await given(zoe.connection, 3)) == frames(1, 2, 3)
 
 
-async def test_a_joining_elsewhere(running, hub, listen, append, join, bob_id, tea):
+async def test_a_joining_elsewhere(feeding, hub, listen, append, join, bob_id, tea):
     """In a group that nobody heard here before."""
     bob = await listen(bob_id)
     assert hub.heads() == {}
     join(tea, bob_id)
     await append(tea, 1)
-    await running.sweep()
+    await feeding.sweep()
     assert await given(bob.connection) == frames(1)
 
 
-async def test_a_joining_that_is_held_no_more(running, listen, sql, append, join, bob_id, tea):
+async def test_a_joining_that_is_held_no_more(feeding, listen, sql, append, join, bob_id, tea):
     """Retention has taken it: the user is to connect again; nobody else is."""
     bob = await listen(bob_id)
     join(tea, bob_id)
     sql("DELETE FROM events WHERE actor_id = %s", bob_id)
     ann = await listen()
-    await running.sweep()
+    await feeding.sweep()
     assert await closed(bob.connection) == [CloseCode.RESYNC]
     assert ann.connection.codes == []
 
 
-async def test_sessions_that_have_ended(chunk, running, listen, sessions, tea, ann_id, bob_id):
+async def test_sessions_that_have_ended(chunk, feeding, listen, living, tea, ann_id, bob_id):
     """Their sockets are closed, and no others; it is said whose they are."""
     first, second, other = await listen(), await listen(), await listen(bob_id)
-    sessions.ids -= {first.session_id, second.session_id}
-    await running.sweep()
+    living.ids -= {first.session_id, second.session_id}
+    await feeding.sweep()
     assert [each.connection.codes for each in (first, second, other)] == [[CloseCode.SESSION_ENDED]] * 2 + [[]]
-    assert sessions.owners == {first.session_id: ann_id, second.session_id: ann_id, other.session_id: bob_id}
+    assert living.owners == {first.session_id: ann_id, second.session_id: ann_id, other.session_id: bob_id}
 
 
-async def test_nothing_to_find(running, log, listen, tea):
+async def test_nothing_to_find(feeding, watched, listen, tea):
     """Nothing is read, nor is anybody sent away, when everything was told."""
     ann = await listen()
-    await running.sweep()
-    assert (ann.connection.codes, log.reads) == ([], [])
+    await feeding.sweep()
+    assert (ann.connection.codes, watched.reads) == ([], [])
 
 
-async def test_a_database_that_went_back_in_time(running, hub, log, listen, append, sql, tea):
+async def test_a_database_that_went_back_in_time(feeding, hub, watched, listen, append, sql, tea):
     """It was restored from a backup: those who have heard more than it holds are to connect again."""
     ann = await listen()
     await append(tea, 1)
-    await running.sweep()
+    await feeding.sweep()
     await given(ann.connection)
     sql("DELETE FROM events WHERE kind = 'message'")
     sql("UPDATE groups SET seq = 1")
-    await running.sweep()
+    await feeding.sweep()
     assert await closed(ann.connection) == [CloseCode.RESYNC]
 
 
@@ -168,26 +109,26 @@ async def test_now_and_then(feed, listen, append, tea, monkeypatch):
             assert await given(ann.connection, number + 1) == frames(*range(number + 1))
 
 
-async def test_soon(running, log, listen, append, tea):
+async def test_soon(feeding, watched, listen, append, tea):
     """It is done at once when it is asked for, and again until the database answers."""
     ann = await listen()
     for number in range(2):
         await append(tea, number)
-        log.errors = [DatabaseUnavailable(), DatabaseUnavailable()]
-        running.sweep_soon()
+        watched.errors = [DatabaseUnavailable(), DatabaseUnavailable()]
+        feeding.sweep_soon()
         assert await given(ann.connection, number + 1) == frames(*range(number + 1))
 
 
-async def test_sessions_that_cannot_be_looked_up(feed, sessions, listen, append, join, tea, bob_id, monkeypatch):
+async def test_sessions_that_cannot_be_looked_up(feed, living, listen, append, join, tea, bob_id, monkeypatch):
     """They may be kept elsewhere. Events and joinings are found all the same; sessions, when that is back."""
     monkeypatch.setattr(module, "SWEEP_INTERVAL", 0.02)
-    living, looks = sessions.living, []
+    ask, looks = living.living, []
 
     async def away(owners):
         looks.append(owners)
         raise DatabaseUnavailable
 
-    monkeypatch.setattr(sessions, "living", away)
+    monkeypatch.setattr(living, "living", away)
     bob = await listen(bob_id)
     async with feed.running():
         feed.sweep_soon()
@@ -198,6 +139,6 @@ async def test_sessions_that_cannot_be_looked_up(feed, sessions, listen, append,
             await append(tea, number)
             assert await given(bob.connection, number + 1) == frames(*range(number + 1))
         assert looks
-        monkeypatch.setattr(sessions, "living", living)
-        sessions.ids.clear()
+        monkeypatch.setattr(living, "living", ask)
+        living.ids.clear()
         assert await closed(bob.connection) == [CloseCode.SESSION_ENDED]

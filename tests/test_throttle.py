@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 from conftest import eventually
+from parts import Clock
 
 from att import throttle as module
 from att.errors import AuthFailed, Busy, LoginTaken, TooManyAttempts, WrongPassword
@@ -21,15 +22,6 @@ from att.throttle import Throttle, WindowCounts, network_of
 LOGINS, ADDRESSES, SIGNUPS = (Rate(3, timedelta(minutes=5)), Rate(7, timedelta(minutes=5)), Rate(2, timedelta(hours=1)))
 HOME, AWAY = "192.0.2.1", "198.51.100.9"
 LEEWAY = 25  # seconds that a test may take: in Redis they pass
-
-
-class Clock:
-    """Seconds that pass when they are told to."""
-
-    now = 1_000.0
-
-    def __call__(self):
-        return self.now
 
 
 class SharedClock:
@@ -63,7 +55,7 @@ def where(request):
 @pytest.fixture
 def clock(where, request):
     if where == "memory":
-        return Clock()
+        return Clock(1_000.0)
     request.getfixturevalue("valkey_url")
     return SharedClock(request.getfixturevalue("valkey"))
 
@@ -331,7 +323,7 @@ def test_network(one, other, are_one):
 
 async def test_counts_that_have_ended_go():
     """Of windows that have ended nothing is kept, once there is a hit."""
-    clock = Clock()
+    clock = Clock(1_000.0)
     counts = WindowCounts(clock)
     for number in range(100):
         await counts.incr(str(number), 60)
@@ -346,7 +338,7 @@ async def test_counts_that_have_ended_go():
 
 async def test_counts_are_bounded(monkeypatch):
     """However many keys there are, so many are kept: those that came last."""
-    clock = Clock()
+    clock = Clock(1_000.0)
     monkeypatch.setattr(module, "MAX_KEYS", 10)
     counts = WindowCounts(clock)
     for number in range(25):

@@ -5,21 +5,12 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parts import Clock
 
 from att.realtime import tuning as module
 from att.realtime.tuning import LINGER, Change, Tuning
 
 TEA, PIE, NUT = (UUID(int=number) for number in range(1, 4))
-
-
-class Clock:
-    """One that is set by hand."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

@@ -4,27 +4,16 @@ import asyncio
 from uuid import uuid4
 
 import pytest
-from parts import Bell, Recording, Watched, given
+from parts import Bell, Recording, given
 
 from att.errors import Busy, ConnectionLost, InvalidInput, NoSuchGroup, ShuttingDown
 from att.realtime import lanes
 from att.realtime import writer as module
 from att.realtime.fanout import NOBODY, Delivered
 from att.realtime.frames import text_frame
-from att.realtime.hub import Hub
 from att.realtime.log import Draft, Position
-from att.realtime.registry import Listener, Registry
+from att.realtime.registry import Listener
 from att.realtime.writer import Writer
-
-
-@pytest.fixture
-def log(db):
-    return Watched(db)
-
-
-@pytest.fixture
-def hub():
-    return Hub(Registry())
 
 
 @pytest.fixture
@@ -33,8 +22,8 @@ def bell():
 
 
 @pytest.fixture
-def writer(log, hub, bell):
-    return Writer(log, hub, bell)
+def writer(watched, hub, bell):
+    return Writer(watched, hub, bell)
 
 
 @pytest.fixture
@@ -82,39 +71,39 @@ async def test_appended_delivered_and_rung(running, hub, bell, listen, draft, te
     assert bell.sweeps == 0
 
 
-async def test_a_batch_gathers(running, log, draft):
+async def test_a_batch_gathers(running, watched, draft):
     """What comes while a call is under way goes out in the next one, all of it, in the order in which it came."""
-    async with log.held_up():
+    async with watched.held_up():
         first = send(running, [draft(0)])
-        await log.called()
+        await watched.called()
         rest = send(running, [draft(number) for number in range(1, 6)])
         await asyncio.sleep(0)
         assert running.waiting == 5
     appended = await asyncio.gather(*first, *rest)
-    assert log.appends == [bodies(0), bodies(1, 2, 3, 4, 5)]
+    assert watched.appends == [bodies(0), bodies(1, 2, 3, 4, 5)]
     assert (running.waiting, running.appends.batches.sum, running.appends.batches.count) == (0, 6, 2)
     assert [event.seq for event, _ in appended] == [2, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(("limit", "value"), [("BATCH_ITEMS", 3), ("BATCH_BYTES", 3 * len(b'{"n":0}'))])
-async def test_a_batch_is_bounded(writer, log, draft, monkeypatch, limit, value):
+async def test_a_batch_is_bounded(writer, watched, draft, monkeypatch, limit, value):
     """One call has no more drafts, and hardly more bytes, than that."""
     monkeypatch.setattr(lanes, limit, value)
     waiting = send(writer, [draft(number) for number in range(7)])
     await asyncio.sleep(0)
     async with writer.running():
         await asyncio.gather(*waiting)
-    assert log.appends == [bodies(0, 1, 2), bodies(3, 4, 5), bodies(6)]
+    assert watched.appends == [bodies(0, 1, 2), bodies(3, 4, 5), bodies(6)]
 
 
 @pytest.mark.parametrize(("limit", "value"), [("QUEUE_ITEMS", 3), ("QUEUE_BYTES", 3 * len(b'{"n":0}'))])
-async def test_the_queue_is_bounded(running, log, draft, monkeypatch, limit, value):
+async def test_the_queue_is_bounded(running, watched, draft, monkeypatch, limit, value):
     """Who comes when too many drafts wait, or too many bytes, is told so at once; there is room again afterwards."""
     monkeypatch.setattr(module, limit, value)
     for _ in range(2):
-        async with log.held_up():
+        async with watched.held_up():
             under_way = send(running, [draft(0)])
-            await log.called()
+            await watched.called()
             waiting = send(running, [draft(number) for number in range(1, 4)])
             await asyncio.sleep(0)
             with pytest.raises(Busy):
@@ -122,11 +111,11 @@ async def test_the_queue_is_bounded(running, log, draft, monkeypatch, limit, val
         await asyncio.gather(*under_way, *waiting)
 
 
-async def test_one_that_is_bad_fails_alone(running, log, draft, tea, ann_id):
+async def test_one_that_is_bad_fails_alone(running, watched, draft, tea, ann_id):
     """Also when the database does not take its body, which fails the whole call."""
-    async with log.held_up():
+    async with watched.held_up():
         under_way = send(running, [draft(0)])
-        await log.called()
+        await watched.called()
         drafts = [draft(1), Draft(tea, ann_id, b"{"), draft(2), Draft(uuid4(), ann_id, b"{}"), draft(3)]
         waiting = send(running, drafts)
         await asyncio.sleep(0)
@@ -134,13 +123,13 @@ async def test_one_that_is_bad_fails_alone(running, log, draft, tea, ann_id):
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes if isinstance(outcome, Exception)] == [InvalidInput, NoSuchGroup]
     assert [outcome.event.seq for outcome in outcomes if not isinstance(outcome, Exception)] == [3, 4, 5]
-    assert [event.body for event in (await log.read({tea: 1}))[tea].events] == bodies(0, 1, 2, 3)
+    assert [event.body for event in (await watched.read({tea: 1}))[tea].events] == bodies(0, 1, 2, 3)
     figures = running.appends
     assert (figures.messages, figures.repeats) == (4, 0)
     assert figures.waits.count == figures.batches.sum == figures.batches.count == 5  # all but what failed the call
 
 
-async def test_repeats(running, hub, bell, listen, log, draft, tea):
+async def test_repeats(running, hub, bell, listen, watched, draft, tea):
     """A key that was seen gives the seq and the time of the first, and delivers nothing again.
 
     It is rung for all the same: whoever has sent the first may have died before they could.
@@ -157,9 +146,9 @@ async def test_repeats(running, hub, bell, listen, log, draft, tea):
     assert (running.appends.messages, running.appends.repeats) == (2, 1)
 
 
-async def test_a_repeat_that_was_not_heard_of(running, hub, log, listen, draft, tea):
+async def test_a_repeat_that_was_not_heard_of(running, hub, watched, listen, draft, tea):
     """The first was appended elsewhere, and its ring is lost: now the log is to be read, from the first."""
-    await log.append([draft(1, "k")])
+    await watched.append([draft(1, "k")])
     connection = listen()
     assert (await running.append(draft(2, "k"))).is_repeat
     assert hub.wanted() == {tea: 1}
@@ -176,35 +165,35 @@ async def test_publish(running, listen, draft):
     assert (event.seq, is_repeat, delivered) == (3, True, Delivered(2, 0))
 
 
-async def test_publish_over_a_gap(running, log, hub, listen, draft, tea):
+async def test_publish_over_a_gap(running, watched, hub, listen, draft, tea):
     """What comes before it was appended elsewhere, and is read first; then it is counted."""
     connection = listen()
-    await log.append([draft(1), draft(2)])
+    await watched.append([draft(1), draft(2)])
     publishing = asyncio.ensure_future(running.publish(draft(3)))
     wanted = asyncio.Event()
     hub.wake = wanted.set
     await asyncio.wait_for(wanted.wait(), 5)
     assert hub.wanted() == {tea: 1}
     assert not publishing.done()
-    hub.read(tea, 1, (await log.read({tea: 1}))[tea])
+    hub.read(tea, 1, (await watched.read({tea: 1}))[tea])
     assert (await publishing)[1] == Delivered(1, 0)
     assert connection.frames == [text_frame(body) for body in bodies(1, 2, 3)]
 
 
-async def test_publish_does_not_wait_for_ever(running, log, listen, draft, monkeypatch):
+async def test_publish_does_not_wait_for_ever(running, watched, listen, draft, monkeypatch):
     """When what comes before it cannot be read the answer comes all the same: it is in the log."""
     monkeypatch.setattr(module, "DELIVERY_TIMEOUT", 0.01)
     listen()
-    await log.append([draft(1)])
+    await watched.append([draft(1)])
     (event, _), delivered = await running.publish(draft(2))
     assert (event.seq, delivered) == (3, NOBODY)
 
 
-async def test_a_caller_that_is_cancelled(running, log, draft, caplog):
+async def test_a_caller_that_is_cancelled(running, watched, draft, caplog):
     """What it has submitted is appended, and the others of its batch are told."""
-    async with log.held_up():
+    async with watched.held_up():
         tasks = send(running, [draft(0)])
-        await log.called()
+        await watched.called()
         tasks += send(running, [draft(number) for number in range(1, 4)])
         await asyncio.sleep(0)
         tasks[0].cancel()
@@ -215,11 +204,11 @@ async def test_a_caller_that_is_cancelled(running, log, draft, caplog):
     assert not caplog.records
 
 
-async def test_a_caller_that_fails_to_be_told(running, log, draft, caplog):
+async def test_a_caller_that_fails_to_be_told(running, watched, draft, caplog):
     """It fails alone."""
-    async with log.held_up():
+    async with watched.held_up():
         under_way = send(running, [draft(0)])
-        await log.called()
+        await watched.called()
         running.submit(draft(1), lambda _: {}["nobody"])
         waiting = send(running, [draft(2)])
         await asyncio.sleep(0)
@@ -231,7 +220,7 @@ async def test_a_caller_that_fails_to_be_told(running, log, draft, caplog):
 # The end
 
 
-async def test_what_waits_at_the_end_is_appended(writer, log, draft):
+async def test_what_waits_at_the_end_is_appended(writer, watched, draft):
     """Whoever was taken before the end is told; whoever comes then is refused, at once, and so are those after it."""
     ended = asyncio.Event()
 
@@ -239,10 +228,10 @@ async def test_what_waits_at_the_end_is_appended(writer, log, draft):
         async with writer.running():
             await ended.wait()
 
-    async with log.held_up():
+    async with watched.held_up():
         task = asyncio.create_task(run())
         waiting = send(writer, [draft(0)])
-        await log.called()
+        await watched.called()
         waiting += send(writer, [draft(number) for number in (1, 2)])
         await asyncio.sleep(0)
         ended.set()
@@ -256,29 +245,29 @@ async def test_what_waits_at_the_end_is_appended(writer, log, draft):
         await writer.append(draft(4))
 
 
-async def test_what_cannot_be_appended_before_the_end_is_refused(writer, log, bell, draft, monkeypatch):
+async def test_what_cannot_be_appended_before_the_end_is_refused(writer, watched, bell, draft, monkeypatch):
     """Nobody is left without an answer: what was under way may be in the log or not, what waited is not.
 
     The bus is rung for a sweep, since nobody would be told of the former.
     """
     monkeypatch.setattr(module, "STOP_TIMEOUT", 0.01)
     monkeypatch.setattr(lanes, "BATCH_ITEMS", 1)
-    async with log.held_up(), asyncio.timeout(5):
+    async with watched.held_up(), asyncio.timeout(5):
         async with writer.running():
             under_way, waiting = send(writer, [draft(0), draft(1)])
-            await log.called()
+            await watched.called()
         outcomes = await asyncio.gather(under_way, waiting, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [ConnectionLost, ShuttingDown]
     assert bell.sweeps == 1
 
 
-async def test_a_block_that_fails(writer, log, draft):
+async def test_a_block_that_fails(writer, watched, draft):
     """Nobody is left without an answer then, either."""
-    async with log.held_up(), asyncio.timeout(5):
+    async with watched.held_up(), asyncio.timeout(5):
         with pytest.raises(ZeroDivisionError):
             async with writer.running():
                 under_way = send(writer, [draft(0)])
-                await log.called()
+                await watched.called()
                 waiting = send(writer, [draft(1)])
                 await asyncio.sleep(0)
                 raise ZeroDivisionError
