@@ -231,7 +231,7 @@ async def _info(server: Server, section: str) -> dict[str, Any] | None:
 
 
 def _unknown(what: str) -> Verdict:
-    return warn("the user may not read INFO", f"ask an administrator: {what}")
+    return warn("the user may not read INFO", f"grant +info, as {ACL_FILE} does: {what}")
 
 
 async def _memory(server: Server) -> Verdict:
@@ -258,26 +258,19 @@ async def _persistence(server: Server) -> Verdict:
     info = await _info(server, "persistence")
     if info is None:
         return _unknown("appendonly should be yes, or a restart signs everybody out")
-    try:
-        told = await server.ask("CONFIG", "GET", "save")
-        points = told.get("save", "") if isinstance(told, dict) else told[1].decode()
-    except (RedisUnavailable, Complaint):
-        points = None  # not to be known by this user, or by this service
-    return judge_persistence(info, points)
+    return judge_persistence(info)
 
 
-def judge_persistence(info: Mapping[str, Any], points: str | None) -> Verdict:
-    """The verdict on what INFO tells of the disk, and on when snapshots are taken; None when that is not known."""
+def judge_persistence(info: Mapping[str, Any]) -> Verdict:
+    """The verdict on what INFO tells of the disk. Only CONFIG, which is not ours, would tell of ``save``."""
     failed = [name for name in ("aof_last_write_status", "rdb_last_bgsave_status") if info.get(name, "ok") != "ok"]
     if failed:
         return fail(f"{', '.join(failed)}: the last try failed", "see to its disk: it may refuse to be written to")
     if int(info.get("aof_enabled", 0)):
         return ok("appendonly yes")
-    if points:
-        return ok(f"appendonly no, save {points}: a crash signs those out who have signed in since")
-    if points is None:
-        return warn("appendonly no, and whether there are snapshots is not known", "set appendonly yes")
-    return warn("neither appendonly nor save", "set appendonly yes: else a restart signs everybody out")
+    if snapshots := int(info.get("rdb_saves", 0)):
+        return ok(f"appendonly no, {snapshots} snapshots so far: a crash signs those out who have signed in since")
+    return warn("appendonly no, and no snapshot so far", "set appendonly yes: else a restart may sign everybody out")
 
 
 async def _clock(server: Server) -> Verdict:

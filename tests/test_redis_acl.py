@@ -16,6 +16,8 @@ from valkeys import Valkey, ValkeyCluster
 
 from att import redis_backends
 from att.app import create_app, open_shared
+from att.check_redis import check_redis
+from att.checks import Level
 from att.errors import CannotStart
 from att.realtime import tuning
 from att.redis_backends import RedisBus
@@ -107,7 +109,7 @@ async def hear_for_a_moment(link, servers):
 
 
 async def test_all_that_is_needed(settings, tmp_path, monkeypatch):
-    """Two nodes do all that they do with just these rights, and each right is for something that they do."""
+    """Two nodes and ``att-server check`` do all that they do with just these rights, and each is for some of that."""
     monkeypatch.setattr(tuning, "LINGER", 0.0)
     monkeypatch.setattr(redis_backends, "TICK", 0.05)
     used = set()
@@ -121,6 +123,7 @@ async def test_all_that_is_needed(settings, tmp_path, monkeypatch):
             await hear_for_a_moment(link, servers)
             await RedisCounts(link, "login").reset()
             await link.close()
+            assert [found async for found in check_redis(url) if found.level is Level.FAIL] == []
             for server in servers:
                 assert by_operator(server, "ACL", "LOG") == []
                 used |= {name.removeprefix("cmdstat_") for name in by_operator(server, "INFO", "commandstats")}
