@@ -85,8 +85,11 @@ class Drain:
         await self._send_away(start)
         while not self._is_urgent.is_set() and not self._is_over(self._clock() - start):
             await self._pause(TICK)
-        self._hub.send_away(self._hub.stop_admitting(), CloseCode.GOING_AWAY)
+        left = self._hub.stop_admitting()
+        self._hub.send_away(left, CloseCode.GOING_AWAY)
         await self._say_goodbye()
+        cut_off = f"; sockets cut off: {len(left)}" if left else ""
+        log.info("the drain has ended after %.1f s%s", self._clock() - start, cut_off)
 
     def hurry(self) -> None:
         """Wait for nothing any more."""
@@ -94,8 +97,8 @@ class Drain:
 
     async def _send_away(self, start: float) -> None:
         listeners = self._hub.stop_admitting()
-        if len(listeners) > 1:
-            log.info("closing %d sockets within %.0f s; another signal stops at once", len(listeners), self._seconds)
+        count, seconds = len(listeners), self._seconds
+        log.info("the drain begins; sockets to close: %d, within %.0f s; another signal stops at once", count, seconds)
         for due, portion in portions(listeners, self._seconds):
             await self._until(start + due)
             if self._is_urgent.is_set():

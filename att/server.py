@@ -15,6 +15,7 @@ from att.doors import Doors
 from att.drain import Drain
 from att.errors import AttError
 from att.hosted import announce_administrator
+from att.keys import READINESS
 from att.process import collect_less_garbage, room_for_connections
 from att.settings import Settings
 
@@ -66,6 +67,7 @@ async def serve(settings: Settings) -> None:
         await stop.is_asked.wait()
         await app[DRAIN].run()
     except AttError:
+        app[READINESS].draining = True  # nobody has come in, and nobody is to be sent away
         if not stop.is_asked.is_set():  # Ctrl-C reaches the programs that we start as well, and they fail
             raise
     finally:

@@ -346,3 +346,25 @@ async def test_an_application_drains_by_itself(open_client):
     assert (message.type, message.data) == (WSMsgType.CLOSE, 1012)
     await closing
     assert client.app[READINESS].draining
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+async def test_the_log(listen, drain, caplog, count):
+    """However many there are, one line tells that it begins, and one that it has ended; who was cut off is counted."""
+    caplog.set_level("INFO", "att")
+    listen(count)
+    made, task = drain(0)
+    await over(task)
+    await over(asyncio.create_task(made.run()))
+    begins = f"the drain begins; sockets to close: {count}, within 0 s; another signal stops at once"
+    assert [re.sub(r"\d\.\d s", "T", line) for line in caplog.messages] == [begins, "the drain has ended after T"]
+
+
+async def test_the_log_of_a_second_signal(listen, drain, caplog):
+    caplog.set_level("INFO", "att")
+    listen(3)
+    made, task = drain(FOR_EVER)
+    await asyncio.sleep(0)
+    made.hurry()
+    await over(task)
+    assert caplog.messages[-1].endswith(" s; sockets cut off: 2")
