@@ -134,7 +134,7 @@ async def _repeat(watched: Work, work: Callable[[], Awaitable[object]], seconds:
             await work()
         except AttError as error:
             if not is_over.is_set() and watched.fail(error):
-                log.warning("%s: %s", watched.name, error.detail)
+                log.warning("%s: %s", watched.name, error.why)
         except Exception as error:
             if watched.fail(error):
                 log.exception("%s failed", watched.name)

@@ -87,4 +87,4 @@ async def _look(probe: Probe, patience: float) -> tuple[Verdict, bool]:
             f"no answer within {patience:g} s", "look what it is busy with, or whether a firewall is between"
         ), True
     except AttError as error:
-        return fail(error.detail), isinstance(error, Unavailable)
+        return fail(error.why), isinstance(error, Unavailable)

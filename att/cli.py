@@ -72,7 +72,7 @@ def main() -> None:
     except click.ClickException as error:
         _fail(" ".join(error.format_message().split()), error.exit_code)
     except AttError as error:
-        _fail(error.detail, 1)
+        _fail(error.why, 1)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", 130)
 

@@ -58,7 +58,10 @@ CLOSE_REASON_BYTES = 123  # RFC 6455, section 5.5: 125 for a control frame, less
 
 
 class AttError(Exception):
-    """The request cannot be carried out. ``index`` is that of the item which was to blame, when there were many."""
+    """The request cannot be carried out. ``index`` is that of the item which was to blame, when there were many.
+
+    ``why`` is for the operator, in the log and in what their tools ask: it may name what clients are not to know.
+    """
 
     code: ClassVar[str] = "error"
     index: int | None = None
@@ -66,8 +69,9 @@ class AttError(Exception):
     def __init_subclass__(cls, code: str | None = None) -> None:
         cls.code = code or cls.code
 
-    def __init__(self, detail: str | None = None) -> None:
+    def __init__(self, detail: str | None = None, *, why: str | None = None) -> None:
         self.detail = detail or " ".join((getdoc(type(self)) or "").split())
+        self.why = why or self.detail
         super().__init__(self.detail)
 
 
@@ -284,4 +288,4 @@ def saying(detail: str) -> Iterator[None]:
     try:
         yield
     except Unavailable as error:
-        raise type(error)(detail) from error
+        raise type(error)(detail, why=error.why) from error

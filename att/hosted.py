@@ -53,7 +53,7 @@ def failing_in_words(context: Context) -> Context:
         try:
             await inner.__aenter__()
         except AttError as error:
-            _fail(error.detail)
+            _fail(error.why)
         try:
             yield
         finally:

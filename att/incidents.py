@@ -1,6 +1,10 @@
-"""How to log what happens again and again: once."""
+"""How to log what happens again and again: once, and in words."""
 
 import logging
+import os
+import re
+import socket
+import ssl
 import time
 from collections.abc import Callable, Hashable
 
@@ -8,6 +12,36 @@ INTERVAL = 60.0  # seconds between two lines of one kind
 KINDS = 1_000  # of lines that are remembered
 
 log = logging.getLogger("att")
+
+
+def in_words(error: BaseException) -> str:
+    """What went wrong, as the system calls it where it was the system that refused: "connection refused"."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if words := _of_system(cause):
+            return words
+        cause = cause.__cause__ or cause.__context__
+    return " ".join(str(error).split()).rstrip(".") or "no answer"
+
+
+def _of_system(error: BaseException) -> str | None:
+    match error:
+        case TimeoutError():
+            return "timed out"
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted: {error.verify_message}"
+        case ssl.SSLError() if reason := getattr(error, "reason", None):
+            return f"no TLS can be agreed on: {reason.lower().replace('_', ' ')}"
+        case socket.gaierror():
+            return (error.strerror or "the host is unknown").lower()
+    number = (isinstance(error, OSError) and error.errno) or _number_in(str(error))
+    return os.strerror(number).lower() if number else None
+
+
+def _number_in(text: str) -> int:
+    """That of the first of many errors, which asyncio puts into one, or of one that the library redis tells of."""
+    found = re.search(r"\[Errno ([0-9]{1,3})\]|^Error ([0-9]{1,3}) ", text)
+    return int(found[1] or found[2]) if found else 0
 
 
 class Outage:

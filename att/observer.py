@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from att.clients import client_of
+from att.errors import AttError
 from att.incidents import Seldom
 from att.keys import REQUEST_ID, SESSION
 from att.metrics import Requests
@@ -61,11 +62,12 @@ class Observer:
         told = {"status": 101, "ms": _ms(perf_counter() - begun), "close_code": ABNORMAL if code is None else int(code)}
         access_log.info("request", extra=facts | told)
 
-    def unavailable(self, request: web.Request, code: str) -> None:
-        """It is answered with 503 and this code. Of many there is one line in the log."""
-        untold = self._seldom.passes(code)
+    def unavailable(self, request: web.Request, error: AttError) -> None:
+        """It is answered with 503 because of this error. Of many of one kind there is one line in the log."""
+        untold = self._seldom.passes(error.code)
         if untold is not None:
-            log.warning("%s is answered 503 %s%s", _describe(request), code, _and_more(untold))
+            why = "" if error.why == error.detail else f" ({error.why})"
+            log.warning("%s is answered 503 %s%s%s", _describe(request), error.code, why, _and_more(untold))
 
     def failed(self, request: web.Request, error: Exception) -> None:
         """It is answered with 500 because of this error. Of many there is one line in the log, with its traceback."""

@@ -184,7 +184,7 @@ class Beacon:
             await self._tell()
         except Unavailable as error:
             if not self._is_stuck:
-                log.warning("who is connected here cannot be told, until the database takes it: %s", error.detail)
+                log.warning("who is connected here cannot be told, until the database takes it: %s", error.why)
             self._is_stuck = True
         else:
             self._is_stuck = False

@@ -77,7 +77,7 @@ class Readiness:
         except NotReady as error:
             fault = {"error": error.detail, **error.facts}
         except AttError as error:
-            fault = {"error": error.detail}
+            fault = {"error": error.why}
         except Exception:
             fault = {"error": "a fault of ours, which is in the log"}
             if self._seldom.passes(name) is not None:

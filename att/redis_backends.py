@@ -246,7 +246,7 @@ class RedisBus:
                     await hearing.subscribe(ENDED_CHANNEL, self._own, ALL)
                     await together(hearing.run(), self._tune(hearing))
             except Unavailable as error:
-                self._outage.begin(error.detail)
+                self._outage.begin(error.why)
             finally:
                 pause = FIRST_PAUSE if self.is_connected else pause
                 self._is_up.clear()

@@ -112,7 +112,7 @@ class Hearing:
                 parts.setdefault(self._link.server_of(channel), []).append(channel)
             for name, part in parts.items():
                 if name not in self._connections:
-                    raise RedisUnavailable
+                    raise RedisUnavailable(why=f"Redis at {name or self._link.place}: no connection to hear by")
                 connection = self._connections[name]
                 # The sharded channels of one command would have to be in one slot.
                 size = 1 if self._link.is_cluster else CHANNELS
@@ -135,7 +135,7 @@ class Hearing:
     def _left(self, channel: bytes) -> None:
         """A server that gives a channel to another one says so by this: it is to be found anew."""
         if channel not in self._leaving:
-            raise RedisUnavailable
+            raise RedisUnavailable(why=f"Redis at {self._link.place}: a channel has gone to another of its servers")
         self._leaving.discard(channel)
 
     async def _watch(self, name: str) -> None:
@@ -144,4 +144,4 @@ class Hearing:
             await self._connections[name].send_command("PING")
             await asyncio.sleep(SILENCE)
             if self._heard_at[name] < asked_at:
-                raise RedisUnavailable
+                raise RedisUnavailable(why=f"Redis at {name}: no word for {SILENCE:g} s")

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,9 +21,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from att.errors import Busy, CannotStart, RedisUnavailable
+from att.incidents import in_words
 
 TIMEOUT = 2.0  # seconds for a connection, and for an answer
 PATIENCE = 5.0  # seconds for all that is done at once, with the wait for a turn
+PING_TIMEOUT = 1.0  # seconds, which is less than whoever asks for a ping waits
 AT_ONCE = 50  # that are under way; others wait for their turn
 QUEUE = 1_000  # that wait; the next one is told to come back
 SCAN_COUNT = 1_000  # keys that are looked at by one step of a scan
@@ -47,6 +50,7 @@ _UNAVAILABLE = (
     OSError,
 )
 _FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
+_PLACE = re.compile(r"(?:connecting to|reading from|writing to) (\S+:[0-9]+)")  # in the library's complaints
 
 log = logging.getLogger("att")
 
@@ -110,7 +114,7 @@ class RedisLink:
 
     async def ping(self) -> None:
         """Whether it answers, of a cluster each part of it. Raises RedisUnavailable."""
-        async with self.guarded():
+        async with self.guarded(), asyncio.timeout(PING_TIMEOUT):
             if isinstance(self.client, RedisCluster):
                 await self.client.ping(target_nodes=RedisCluster.PRIMARIES)
             else:
@@ -209,7 +213,9 @@ class RedisLink:
             self._complaint = missing
             log.error("Redis at %s refuses: %s", self.place, missing)
         is_ours = not (missing or isinstance(error, _UNAVAILABLE) or str(error).startswith(NOT_NOW))
-        return error if is_ours else RedisUnavailable()
+        place = _PLACE.search(str(error))  # which of a cluster's servers it is
+        why = f"Redis at {place[1] if place else self.place}: {missing or in_words(error)}"
+        return error if is_ours else RedisUnavailable(why=why)
 
 
 async def _run(client: Client, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
@@ -287,7 +293,7 @@ def _why_not(url: str, error: Exception) -> str:
         return f"Redis at {place} refuses: {missing}"
     if isinstance(error, ValueError | TypeError):
         return "the part of --redis-url behind the question mark, or its number of a database, is not understood"
-    reason = " ".join(str(error).split()) or "no answer"
+    reason = in_words(error)
     if password := urlsplit(url).password:
         reason = reason.replace(password, "***").replace(unquote(password), "***")
     return f"cannot use Redis at {place}; is it running, and is --redis-url right? {reason}"

@@ -183,7 +183,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except errors.AttError as error:
         response = problem_of(error)
         if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            observer.unavailable(request, error.code)
+            observer.unavailable(request, error)
     except web.HTTPException as error:
         response = _problem_of_http(error)
     except (ConnectionError, asyncio.CancelledError):

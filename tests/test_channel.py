@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 
 import pytest
@@ -10,6 +11,7 @@ from parts import away
 
 from att.db import channel as module
 from att.db.channel import Channel
+from att.db.dsn import describe
 from att.errors import DatabaseUnavailable
 
 LISTENING = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND application_name = 'att'"
@@ -82,11 +84,14 @@ async def test_a_server_that_is_silent_for_good(db_url, backend, monkeypatch):
         os.kill(pid, signal.SIGCONT)
 
 
-async def test_a_connection_that_is_killed(db_url, sql, backend):
-    with pytest.raises(DatabaseUnavailable):
+async def test_a_connection_that_is_killed(db_url, sql, backend, postgresql):
+    """The operator is told of which database, and what was said in the end."""
+    with pytest.raises(DatabaseUnavailable, match=f"^{re.escape(DatabaseUnavailable().detail)}$") as caught:
         async with asyncio.timeout(4), Channel(db_url, "att").listen() as payloads:
             sql("SELECT pg_terminate_backend(%s)", backend())
             await anext(payloads)
+    assert caught.value.why.startswith(f"the database {postgresql.info.dbname} at ")
+    assert len(caught.value.why) > len(f"the database {describe(db_url)}: ")
 
 
 async def test_no_server(db_url, postgresql):

@@ -334,9 +334,11 @@ async def test_a_restarted_database_is_found_again(tmp_path_factory):
         while True:
             try:
                 await db.fetch_one(one)
-            except errors.DatabaseUnavailable:
+            except errors.DatabaseUnavailable as error:
                 if not (server.data_dir / "postgresql" / "postmaster.pid").exists():
+                    why = error.why
                     break
+    assert why.startswith(f"the database postgres at {server.data_dir}")
     await asyncio.to_thread(server.start)
     assert await db.fetch_one(one) == (1,)
     await db.close()

@@ -116,6 +116,18 @@ def test_detail(kind):
     assert kind("It rains.").detail == str(kind("It rains.")) == "It rains."
 
 
+def test_why():
+    """The operator is told more, if there is more; by who tells it to clients in other words, too."""
+    assert errors.Busy().why == errors.Busy().detail
+    with pytest.raises(errors.Busy) as caught, errors.saying("Come back."):
+        raise errors.Busy(why="the disk is slow")
+    assert (caught.value.detail, str(caught.value), caught.value.why) == (
+        "Come back.",
+        "Come back.",
+        "the disk is slow",
+    )
+
+
 def test_invalid_input():
     """The detail names every field and what is wrong with it."""
     error = InvalidInput([FieldError("login", "is missing"), FieldError("a.b", "unknown member")])

@@ -1,12 +1,15 @@
 """What happens again and again is told once."""
 
+import errno
 import logging
+import socket
+import ssl
 
 import pytest
 from parts import Clock
 
 from att import incidents
-from att.incidents import Outage, Seldom
+from att.incidents import Outage, Seldom, in_words
 
 
 @pytest.fixture
@@ -52,3 +55,43 @@ def test_what_is_remembered_is_bounded(clock, monkeypatch):
         seldom.passes(kind)
     assert len(seldom._told) <= 10
     assert len(seldom._untold) <= 10
+
+
+def caused_by(cause):
+    """An error of a library's, which says it in its own way."""
+    error = RuntimeError("ssl:default [Connect call failed]")
+    error.__cause__ = cause
+    return error
+
+
+REFUSED = "[Errno 111] Connect call failed ('127.0.0.1', 1)".replace("111", str(errno.ECONNREFUSED))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed"), "connection refused"),
+        (caused_by(OSError(errno.EHOSTUNREACH, "x")), "no route to host"),
+        (caused_by(OSError(f"Multiple exceptions: {REFUSED}, {REFUSED}")), "connection refused"),
+        (caused_by(TimeoutError()), "timed out"),
+        (caused_by(socket.gaierror(socket.EAI_NONAME, "Name or service not known")), "name or service not known"),
+        (RuntimeError("Error 111 connecting to h:1.".replace("111", str(errno.ECONNREFUSED))), "connection refused"),
+        (RuntimeError("Connection closed\n by server."), "Connection closed by server"),
+        (RuntimeError(), "no answer"),
+    ],
+)
+def test_in_words(error, words):
+    assert in_words(error) == words
+
+
+def test_in_words_of_the_system():
+    """As they come."""
+    with socket.socket() as taken, pytest.raises(ConnectionRefusedError) as refused:
+        taken.bind(("127.0.0.1", 0))
+        socket.create_connection(taken.getsockname())
+    assert in_words(refused.value) == "connection refused"
+    said = ssl.MemoryBIO()
+    said.write(b"HTTP/1.1 400 Bad Request\r\n")
+    with pytest.raises(ssl.SSLError) as no_tls:
+        ssl.create_default_context().wrap_bio(said, ssl.MemoryBIO(), server_hostname="x").do_handshake()
+    assert in_words(no_tls.value) == "no TLS can be agreed on: wrong version number"

@@ -92,6 +92,16 @@ async def test_a_503_is_told_once(raising, caplog):
     ]
 
 
+async def test_a_503_and_why(raising, caplog):
+    """What the operator may know is in the log, and not in the answer."""
+    client = await raising(errors.RedisUnavailable(why="Redis at redis.example:6379: timed out"))
+    response = await client.get("/fail/x", headers={"X-Request-ID": "r0"})
+    assert (await response.json())["detail"] == errors.RedisUnavailable().detail
+    assert [record.getMessage() for record in caplog.records if record.name == "att"] == [
+        "request r0: GET /fail/{what} is answered 503 redis unavailable (Redis at redis.example:6379: timed out)"
+    ]
+
+
 async def test_a_500_is_told_once(raising, caplog):
     """With its traceback, and the id that is in the answer; not with what stands in the path."""
     client = await raising(KeyError("x"))

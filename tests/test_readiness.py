@@ -53,7 +53,7 @@ async def test_each_failure_says_what_is_wrong(readiness, caplog):
     """What the operator may do about it, and nothing of the inside; a fault of ours is in the log, once."""
 
     async def unavailable():
-        raise DatabaseUnavailable
+        raise DatabaseUnavailable(why="the database at db.example:5432: connection refused")
 
     async def wrong():
         raise NotReady("the moon is not up", since="noon")
@@ -72,7 +72,7 @@ async def test_each_failure_says_what_is_wrong(readiness, caplog):
     told = {name: {key: told for key, told in check.items() if key != "ms"} for name, check in report.checks.items()}
     assert told == {
         "fine": {"ok": True},
-        "db": {"ok": False, "error": DatabaseUnavailable().detail},
+        "db": {"ok": False, "error": "the database at db.example:5432: connection refused"},
         "moon": {"ok": False, "error": "the moon is not up", "since": "noon"},
         "broken": {"ok": False, "error": "a fault of ours, which is in the log"},
         "hung": {"ok": False, "error": "no answer within 0.05 s"},

@@ -72,7 +72,7 @@ async def test_why_not(own):
     own.ask("ACL", "SETUSER", "poor", "on", f">{SECRET}", "+get", "~att:*")
     place = f"127.0.0.1:{own.port}"
     for url, says in [
-        ("redis://127.0.0.1:1", "cannot use Redis at 127.0.0.1:1; is it running"),
+        ("redis://127.0.0.1:1", "at 127.0.0.1:1; is it running, and is --redis-url right? connection refused"),
         (f"redis://u:{SECRET}@nowhere.invalid", "cannot use Redis at nowhere.invalid:6379; is it running"),
         ("unix:///no/such/socket", "cannot use Redis at /no/such/socket; is it running"),
         (f"redis://u:{SECRET}@{place}", f"Redis at {place} wants another user or password"),
@@ -273,10 +273,38 @@ async def test_away_and_back(own, link):
     own.kill()
     outcomes = await asyncio.gather(*(link.run(COUNT, ["att:x"]) for _ in range(200)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {RedisUnavailable}
-    with pytest.raises(RedisUnavailable):
+    with pytest.raises(RedisUnavailable) as caught:
         await link.ping()
+    assert caught.value.why == f"Redis at 127.0.0.1:{own.port}: connection refused"
+    assert caught.value.detail == RedisUnavailable().detail  # which clients are told
     own.start()
     assert await link.run(COUNT, ["att:x"]) == 1
+
+
+async def test_the_operator_is_told_why(own, monkeypatch):
+    """Where it is and what is wrong, also when it hangs, and nothing of the password."""
+    own.ask("ACL", "SETUSER", "clerk", "on", f">{SECRET}", "~*", "&*", "+@all")
+    link = await RedisLink.connect(f"redis://clerk:{SECRET}@localhost:{own.port}")
+    place = f"Redis at localhost:{own.port}"
+    own.ask("CONFIG", "SET", "maxmemory", "1")
+    with pytest.raises(RedisUnavailable) as full:
+        await link.run(COUNT, ["att:x"])
+    own.ask("CONFIG", "SET", "maxmemory", "0")
+    own.ask("ACL", "SETUSER", "clerk", "-ping")
+    with pytest.raises(RedisUnavailable) as refused:
+        await link.ping()
+    own.ask("ACL", "SETUSER", "clerk", "+ping")
+    monkeypatch.setattr(module, "PING_TIMEOUT", 0.1)
+    own.ask("CLIENT", "PAUSE", "60000", "ALL")
+    with pytest.raises(RedisUnavailable) as silent:
+        await link.ping()
+    told = [caught.value.why for caught in (full, refused, silent)]
+    assert told[0].startswith(f"{place}: ")
+    assert "maxmemory" in told[0]
+    assert told[1].startswith(f"{place}: User clerk has no permissions to run the 'ping' command; deploy/")
+    assert told[2] == f"{place}: timed out"
+    assert SECRET not in " ".join(told)
+    await link.close()
 
 
 async def test_restarted_meanwhile(own, link):
@@ -324,8 +352,8 @@ async def test_cluster_that_lost_a_part():
     async def is_seen():
         try:
             await link.ping()
-        except RedisUnavailable:
-            return True
+        except RedisUnavailable as error:
+            return error.why == f"Redis at 127.0.0.1:{cluster.servers[1].port}: connection refused"
 
     assert await eventually(is_seen)
     cluster.servers[1].start()

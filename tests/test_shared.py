@@ -12,7 +12,8 @@ from valkeys import Valkey
 
 from att import accounts as module
 from att.app import CACHE, create_app, open_shared
-from att.errors import CannotStart
+from att.errors import CannotStart, RedisUnavailable
+from att.keys import READINESS
 from att.redis_backends import RedisBus
 from att.settings import Rate
 
@@ -170,7 +171,7 @@ async def test_guesses_count_everywhere(start):
 # Redis away
 
 
-async def test_away_and_back(nodes, ann, valkey, sql):
+async def test_away_and_back(nodes, ann, valkey, sql, caplog):
     """Nobody signs in, and the answer says so; open sockets stay, and hear; afterwards all is as it was."""
     await ann.make_group("tea")
     socket = await at(nodes[1], ann).listen()
@@ -179,7 +180,13 @@ async def test_away_and_back(nodes, ann, valkey, sql):
     for method, path, json in [("POST", "/login", ANN), ("POST", "/signup", {"login": "bob", "password": PASSWORD})]:
         response = await nodes[0].request(method, path, json=json)
         assert await problem(response) == AWAY
-        assert "Redis cannot be reached" in (await response.json())["detail"]
+        assert (await response.json())["detail"] == RedisUnavailable().detail
+    report = await nodes[0].app[READINESS].report()
+    why = f"Redis at 127.0.0.1:{valkey.port}: connection refused"
+    assert report.checks["redis"]["error"] == why
+    away = "the bus (redis) is away: Redis at 127.0.0.1:"
+    assert any(line.startswith(away) for line in caplog.messages)
+    assert any(line.endswith(f"is answered 503 redis unavailable ({why})") for line in caplog.messages)
 
     async def is_not_cached():
         return (await ann.request("GET", "/users/me")).status == 503

@@ -45,7 +45,7 @@ class Channel:
             async with contextlib.aclosing(self._payloads(connection)) as payloads:
                 yield payloads
         except (psycopg2.Error, TimeoutError) as error:
-            raise DatabaseUnavailable from error
+            raise server.unavailable(error) from error
         finally:
             if connection is not None:
                 connection.close()
@@ -71,4 +71,4 @@ async def _execute(connection: aiopg.Connection, sql: str) -> None:
     except asyncio.CancelledError as error:
         if is_cancelled():
             raise
-        raise DatabaseUnavailable from error
+        raise DatabaseUnavailable(why="the database has cancelled what it was asked") from error

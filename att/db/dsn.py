@@ -14,7 +14,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 - a class
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from att.errors import DatabaseUnavailable
-from att.incidents import Outage
+from att.incidents import Outage, in_words
 
 CONNECT_TIMEOUT = 5  # seconds for each address; libpq takes whole ones
 FIND_PAUSE = 1.0  # seconds between looks for a server that is away
@@ -65,10 +65,14 @@ def connect_blocking(dsn: str) -> Connection:
 
 def why_no_connection(dsn: str, error: psycopg2.Error) -> str:
     """One line about a failed connection, without the password."""
-    reason = " ".join(str(error).split()) or "no answer"
-    if password := parse_dsn(dsn).get("password"):
-        reason = reason.replace(password, "***")
+    reason = _reason(dsn, error)
     return f"cannot connect to the database {describe(dsn)}; is it running, and is the database URL right? {reason}"
+
+
+def _reason(dsn: str, error: Exception) -> str:
+    password = parse_dsn(dsn).get("password")
+    reason = " ".join(str(error).split()) or in_words(error)
+    return reason.replace(password, "***") if password else reason
 
 
 def locate(dsn: str) -> dict[str, Any]:
@@ -102,6 +106,10 @@ class Server:
     async def find(self) -> None:
         """Raises DatabaseUnavailable that says why there is none."""
         self._place = await asyncio.to_thread(locate, self._dsn)
+
+    def unavailable(self, error: Exception) -> DatabaseUnavailable:
+        """What an error of the driver's means, with where the database is for the operator."""
+        return DatabaseUnavailable(why=f"the database {describe(self._dsn)}: {_reason(self._dsn, error)}")
 
     def find_again(self) -> None:
         """Look for it in the background until it is found, once at a time; log that it is away, and that it is back."""

@@ -283,7 +283,7 @@ class Engine:
                         return await self._pool.acquire()
         except (psycopg2.Error, TimeoutError) as error:
             self._server.find_again()
-            raise errors.DatabaseUnavailable from error
+            raise self._server.unavailable(error) from error
         except asyncio.CancelledError as error:
             if is_cancelled():
                 raise

@@ -224,7 +224,7 @@ class PostgresBus:
                     async for payload in payloads:
                         self._take(payload, ears)
             except DatabaseUnavailable as error:
-                self._outage.begin(error.detail)
+                self._outage.begin(error.why)
             finally:
                 self.is_connected = False
                 ears.disconnected()
