@@ -27,6 +27,7 @@ from pydantic_core import from_json
 from att import errors
 from att.channel import Channel
 from att.heard import Ack, Event, Gap, Joined, Left, Lost, Message, refusal
+from att.incidents import in_words
 from att.names import check_key
 from att.realtime.protocol import RESUME_LIMIT
 
@@ -37,11 +38,11 @@ LONGEST_HINT = 300.0  # seconds
 STABLE = 30.0  # seconds after which a connection counts as good
 REQUEST_TIMEOUT = 30.0  # seconds for one answer over HTTP
 BROADCAST_TIMEOUT = 60.0  # seconds in which a broadcast is tried again
-_TO_TRY_AGAIN = {408, 429, *range(500, 600)}  # statuses
+_TO_TRY_AGAIN = {408, 429, *range(500, 600)} - {501, 505}  # statuses
+_NEVER_OURS = {200, 404, 405, 501, 505}  # statuses that are no answer of att's to what we ask
 _OF_STATUS: dict[int, type[errors.AttError]] = {
     401: errors.NotSignedIn,
     403: errors.Forbidden,
-    404: errors.NotFound,
 }
 
 log = logging.getLogger("att.client")
@@ -87,12 +88,13 @@ class Client:
     async def log_in(cls, url: str, login: str, password: str) -> Self:
         """A client of whoever has this login and password.
 
-        Raises AuthFailed, TooManyAttempts, and Unavailable when the server cannot be reached.
+        Raises AuthFailed, TooManyAttempts, Unavailable when the server cannot be reached, and other AttErrors when it
+        is none of ours.
         """
         async with aiohttp.ClientSession() as session:
             body = json.dumps({"login": login, "password": password}).encode()
             try:
-                answer = await _post(session, _check_url(url) + "/login", body, {})
+                answer = await _post(session, _check_url(url) + "/login", body, {}, {"token"})
             except Lost as lost:
                 if lost.status == 429:
                     raise errors.TooManyAttempts(int(lost.hint)) from lost
@@ -170,7 +172,8 @@ class Client:
 
     async def _post_broadcast(self, group: str, body: bytes, key: str) -> Ack:
         path = f"{self._url}/broadcast/{quote(group, safe='')}"
-        answer = await _post(self._open_session(), path, body, {"Idempotency-Key": key})
+        headers = {"Idempotency-Key": key}
+        answer = await _post(self._open_session(), path, body, headers, {"group", "seq", "at"})
         return Ack(answer["group"], answer["seq"], datetime.fromisoformat(answer["at"]))
 
     async def _connect(self, *, is_fresh: bool) -> Channel:
@@ -178,9 +181,9 @@ class Client:
         try:
             channel = self._channel = await Channel.open(self._open_session(), f"{self._url}/listen/me")
         except aiohttp.WSServerHandshakeError as error:
-            raise _refused(error.status, error.headers or {}, {"detail": error.message}) from error
+            raise _refused(self._url, error.status, error.headers or {}, {"detail": error.message}) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _unreachable(error) from error
+            raise _failure(self._url, error) from error
         for group, seq in channel.groups.items():
             # Of a group that has come while we were away we hear everything from our joining on.
             self.positions.setdefault(group, seq if is_fresh else 0)
@@ -239,34 +242,56 @@ def _encode(data: Mapping[str, Any] | bytes) -> bytes:
     return body
 
 
-async def _post(session: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str]) -> Any:
-    """The JSON that is answered. Raises Lost, or what the server refuses it with."""
+async def _post(
+    session: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str], members: set[str]
+) -> dict[str, Any]:
+    """The JSON object that is answered, which has these members. Raises Lost, or what the server refuses it with."""
     headers = {"Content-Type": "application/json"} | headers
     try:
         async with asyncio.timeout(REQUEST_TIMEOUT), session.post(url, data=body, headers=headers) as response:
-            if response.status == 200:
-                return await response.json()
-            problem = await response.json(content_type=None) if "json" in response.content_type else {}
-            raise _refused(response.status, response.headers, problem)
+            answer = await response.json(content_type=None) if "json" in response.content_type else {}
+            told: dict[str, Any] = answer if isinstance(answer, dict) else {}
+            if response.status == 200 and members <= told.keys():
+                return told
+            raise _refused(url, response.status, response.headers, told)
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise _unreachable(error) from error
+        raise _failure(url, error) from error
 
 
-def _unreachable(error: Exception) -> Exception:
-    reason = str(error) or type(error).__name__
+def _failure(url: str, error: Exception) -> Exception:
+    """What it means that there was no answer, or one that cannot be read."""
     if isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL):
-        return errors.AttError(f"There is no safe way to the server: {reason}.")
-    return Lost(f"the server cannot be reached: {reason}")
+        return errors.AttError(f"There is no safe way to the server at {_origin(url)}: {in_words(error)}.")
+    if isinstance(error, aiohttp.ClientResponseError | ValueError):
+        return errors.AttError(_no_att(url, "something that cannot be read"))
+    return Lost(
+        f"the server at {_origin(url)} cannot be reached: {in_words(error)} (is it running, and is the URL right?)"
+    )
 
 
-def _refused(status: int, headers: Mapping[str, str], problem: dict[str, str]) -> Exception:
+def _refused(url: str, status: int, headers: Mapping[str, str], problem: dict[str, Any]) -> Exception:
     """What an answer means that is not the one hoped for."""
     detail = problem.get("detail", "")
     if status in _TO_TRY_AGAIN:
         hint = headers.get("Retry-After", "")
         return Lost(detail or f"the server answered {status}", float(hint) if hint.isdecimal() else 0.0, status)
+    if status in _NEVER_OURS and problem.get("error", "not found") == "not found":
+        kind = errors.NotFound if status == 404 else errors.AttError
+        return kind(_no_att(url, str(status)))
     if "error" in problem:
         return refusal(problem["error"], detail)
     if status in _OF_STATUS:
         return _OF_STATUS[status]()
-    return errors.AttError(f"The server answered {status}: {detail}.")
+    return errors.AttError(
+        f"The server at {_origin(url)} answered {status}{detail and f': {detail}'}; look at the URL."
+    )
+
+
+def _no_att(url: str, answer: str) -> str:
+    return f"What answers at {_origin(url)} is no att, or not at this path (it answered {answer}); look at the URL."
+
+
+def _origin(url: str) -> str:
+    """The server of a URL, without a password that somebody has put there."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

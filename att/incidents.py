@@ -16,12 +16,11 @@ log = logging.getLogger("att")
 
 def in_words(error: BaseException) -> str:
     """What went wrong, as the system calls it where it was the system that refused: "connection refused"."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if words := _of_system(cause):
-            return words
-        cause = cause.__cause__ or cause.__context__
-    return " ".join(str(error).split()).rstrip(".") or "no answer"
+    causes: list[BaseException] = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    words = filter(None, map(_of_system, reversed(causes)))  # the first of all knows best
+    return next(words, " ".join(str(error).split()).rstrip(".") or "no answer")
 
 
 def _of_system(error: BaseException) -> str | None:

@@ -259,7 +259,8 @@ async def test_not_there(script, someone, pauses, unused_tcp_port, caplog):
     async with asyncio.timeout(PATIENCE):
         assert (await first).seq == 1
     assert pauses[:3] == [0.5, 1, 2]
-    assert "the server cannot be reached" in caplog.text
+    why = "connection refused (is it running, and is the URL right?)"
+    assert f"the server at http://127.0.0.1:{unused_tcp_port} cannot be reached: {why}; trying again in" in caplog.text
 
 
 async def test_another_protocol(aiohttp_server):
@@ -619,7 +620,7 @@ async def test_log_in(script):
         (problem(429, "too many attempts", **{"Retry-After": "90"}), errors.TooManyAttempts),
         (problem(503, "busy", **{"Retry-After": "1"}), errors.Unavailable),
         (None, errors.Unavailable),
-        (web.Response(text="hello"), errors.Unavailable),
+        (web.Response(status=502, text="hello"), errors.Unavailable),
     ],
 )
 async def test_log_in_is_refused(script, answer, kind):
@@ -629,3 +630,37 @@ async def test_log_in_is_refused(script, answer, kind):
         await Client.log_in(script.url, "ann", "hush")
     assert type(caught.value) is kind
     assert getattr(caught.value, "retry_after", 0) in (0, 1, 90)
+
+
+@pytest.mark.parametrize("is_login", [True, False])
+@pytest.mark.parametrize(
+    ("answer", "kind", "says"),
+    [
+        ({"text": "hello"}, errors.AttError, "200"),
+        ({"text": "{", "content_type": "application/json"}, errors.AttError, "something that cannot be read"),
+        ({"text": '["token"]', "content_type": "application/json"}, errors.AttError, "200"),
+        ({"text": '{"access_token": "x"}', "content_type": "application/json"}, errors.AttError, "200"),
+        ({"status": 404}, errors.NotFound, "404"),
+        ({"status": 404, "text": '{"error": "not found"}', "content_type": "application/json"}, errors.NotFound, "404"),
+        ({"status": 405}, errors.AttError, "405"),
+        ({"status": 501}, errors.AttError, "501"),
+    ],
+)
+async def test_no_att(script, someone, pauses, answer, kind, says, is_login):
+    """Whoever answers as att never does is no att; that is told at once, with where it was, and never the password."""
+    script.answers = [web.Response(**answer)]
+    url = script.url.replace("://", "://ann:hush@")
+    with pytest.raises(errors.AttError) as caught:
+        await (Client.log_in(url, "ann", "hush") if is_login else someone.broadcast("tea", {}))
+    assert type(caught.value) is kind
+    where = f"What answers at {script.url} is no att, or not at this path"
+    assert caught.value.detail == f"{where} (it answered {says}); look at the URL."
+    assert pauses == []
+
+
+async def test_no_tls(script, pauses):
+    """What is wrong with it is told in words."""
+    async with Client(script.url.replace("http:", "https:"), token="secret") as client:
+        error = await fails(client.listen())
+    assert error.detail.endswith(": no TLS can be agreed on: wrong version number.")
+    assert "There is no safe way to the server at https://127.0.0.1:" in error.detail
