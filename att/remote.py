@@ -16,6 +16,7 @@ import uvloop
 from att.client import Client, Event, Gap, Message
 from att.commands import read_password
 from att.errors import AttError
+from att.incidents import in_words
 from att.names import check_key
 from att.options import Parsed
 from att.realtime.protocol import timestamp
@@ -150,7 +151,9 @@ def _load(file: Path) -> dict[str, int]:
         positions = json.loads(file.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise AttError(f"{file} cannot be read: {_why(file, error)}") from error
+    except ValueError as error:
         raise AttError(f"{file} cannot be read: {error}") from error
     if not isinstance(positions, dict) or not all(type(seq) is int for seq in positions.values()):
         raise AttError(f"{file} holds no positions; name another file, or remove it to begin anew")
@@ -165,7 +168,11 @@ def _save(file: Path, positions: dict[str, int]) -> None:
             json.dump(positions, new)
         Path(name).replace(file)
     except OSError as error:
-        raise AttError(f"{file} cannot be written: {error}") from error
+        raise AttError(f"{file} cannot be written: {_why(file, error)}") from error
+
+
+def _why(file: Path, error: OSError) -> str:
+    return in_words(error) if file.parent.is_dir() else f"there is no directory {file.parent}"
 
 
 def _read_all() -> bytes:

@@ -160,11 +160,18 @@ def test_bad_positions(run_here, tmp_path, text):
 
 def test_nowhere_to_write(run_here, tmp_path):
     """That the file cannot be written is told before anything is heard."""
-    status, _, err = run_here(
-        "listen", "--login", "ann", "--resume", str(tmp_path / "none" / "positions"), typed=b"hush\n"
-    )
-    assert status == 1
-    assert "cannot be written" in err
+    (tmp_path / "file").touch()
+    (tmp_path / "directory").mkdir()
+    for name, why in [
+        ("none/positions", f"there is no directory {tmp_path}/none"),
+        ("file/positions", f"there is no directory {tmp_path}/file"),
+        (f"directory/{'x' * 300}", "file name too long"),
+    ]:
+        file = tmp_path / name
+        result = run_here("listen", "--login", "ann", "--resume", str(file), typed=b"hush\n")
+        one_line(result, 1, f"{file} cannot be ")
+        assert result[2].endswith(f": {why}\n")
+    assert [*(tmp_path / "directory").iterdir()] == []
 
 
 async def test_listen_goes_on(script, start):
@@ -237,7 +244,12 @@ def one_line(result, status, says):
         (["broadcast", "tea", "{}", "--url", "nonsense"], b"", 2, "is no address"),
         (["listen", "--url", "nonsense"], b"", 2, "is no address"),
         (["listen", "--login", "ann"], b"", 2, "no password on the standard input"),
-        (["listen", "--login", "ann"], b"hush\n", 1, "cannot be reached"),
+        (
+            ["listen", "--login", "ann"],
+            b"hush\n",
+            1,
+            "at http://127.0.0.1:9 cannot be reached: connection refused (is it",
+        ),
     ],
 )
 def test_errors_are_one_line(run_here, arguments, typed, status, says):
