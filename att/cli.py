@@ -12,7 +12,7 @@ import uvloop
 from att import __version__
 from att.check import check
 from att.commands import create_admin, migrate, reset_password
-from att.configuration import PREFIX, make_settings, serving_options
+from att.configuration import PREFIX, check_apart, make_settings, serving_options
 from att.errors import AttError
 from att.logs import set_up_logging
 from att.process import allow_many_files
@@ -45,7 +45,7 @@ def command(context: click.Context, /, **options: Any) -> None:
 
     Every option can also be set in the environment: --db-url as ATT_DB_URL, and so on.
     """
-    context.obj = settings = make_settings(**options)
+    context.obj = settings = check_apart(make_settings(**options))
     set_up_logging(settings.log_format)
     _fill_standard_streams()
     if context.invoked_subcommand is not None:

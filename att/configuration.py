@@ -165,6 +165,16 @@ def make_settings(*, allow_origin: tuple[str, ...], trust_proxy: tuple[Any, ...]
     return Settings(allow_origin=frozenset(allow_origin), trust_proxy=frozenset(trust_proxy), **options)
 
 
+def check_apart(settings: Settings) -> Settings:
+    """The settings, of a server that listens at its own addresses. Raises UsageError when they are one."""
+    if settings.admin_listen is not None and settings.listen.meets(settings.admin_listen):
+        raise click.UsageError(
+            f"--listen {settings.listen} and --admin-listen {settings.admin_listen} are one address;"
+            " choose another port for one of them"
+        )
+    return settings
+
+
 def settings_from_environment() -> Settings:
     """The settings of a server that another program starts, which has no command line. Raises UsageError."""
     reader = click.Command("att-server", params=[], context_settings={"auto_envvar_prefix": PREFIX})
@@ -189,7 +199,7 @@ def _overriding(option: click.Option) -> click.Option:
 def override(settings: Settings, **given: Any) -> Settings:
     """The settings with what ``overriding_options`` were given over them. Raises UsageError as ``make_settings``."""
     chosen = {name: value for name, value in given.items() if value is not None and value != ()}
-    return make_settings(**(vars(settings) | chosen))
+    return check_apart(make_settings(**(vars(settings) | chosen)))
 
 
 def _check_pair(options: dict[str, Any], one: str, other: str) -> None:

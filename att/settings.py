@@ -8,7 +8,7 @@ from enum import StrEnum
 from ipaddress import ip_network
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from platformdirs.unix import Unix
 
@@ -19,6 +19,26 @@ SIZE_UNITS = {"b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 MAX_PORT = 65_535
 REDIS_SCHEMES = ("redis", "rediss", "unix")
+_COUNT, _SECONDS, _TEXT, _FLAG = r"[0-9]{1,5}", r"[0-9]{1,3}(?:\.[0-9]{1,3})?", r".+", "(?i:yes|no|true|false|1|0)"
+REDIS_QUERY = {  # what may stand behind the question mark of a Redis's URL, and how; ssl_… with rediss:// alone
+    "db": _COUNT,
+    "username": _TEXT,
+    "password": _TEXT,
+    "client_name": _TEXT,
+    "health_check_interval": _COUNT,
+    "max_connections": _COUNT,
+    "socket_connect_timeout": _SECONDS,
+    "socket_keepalive": _FLAG,
+    "socket_timeout": _SECONDS,
+    "ssl_ca_certs": _TEXT,
+    "ssl_ca_path": _TEXT,
+    "ssl_cert_reqs": "none|optional|required",
+    "ssl_certfile": _TEXT,
+    "ssl_check_hostname": _FLAG,
+    "ssl_ciphers": _TEXT,
+    "ssl_keyfile": _TEXT,
+    "ssl_password": _TEXT,
+}
 MAX_DURATION = timedelta(days=3650)
 
 
@@ -34,6 +54,13 @@ class Address(NamedTuple):
             return f"unix:{self.path}"
         host = self.host or ""
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    def meets(self, other: "Address") -> bool:
+        """Whether it is known that two cannot listen at both: a host by its name may be any."""
+        if self.path is not None or other.path is not None:
+            return self.path == other.path
+        is_one_host = self.host == other.host or None in (self.host, other.host)
+        return is_one_host and self.port == other.port != 0
 
 
 DEFAULT_LISTEN = Address()
@@ -166,7 +193,22 @@ def parse_redis_url(text: str) -> str:
     has_database = url.scheme == "unix" or re.fullmatch(r"/?|/[0-9]{1,5}", url.path)
     if url.scheme not in REDIS_SCHEMES or not place or not has_database:
         raise ValueError(f"the URL is not understood; {form}")
+    _check_redis_query(url.query, is_tls=url.scheme == "rediss")
     return text
+
+
+def _check_redis_query(query: str, *, is_tls: bool) -> None:
+    """Raises ValueError that names what is wrong, without its value: it may be a password."""
+    if "@" in query:
+        raise ValueError("a '?' in the user or the password must be percent-encoded as %3F, and a '@' as %40")
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        form = REDIS_QUERY.get(name)
+        if form is None:
+            raise ValueError(f"{name!r} behind the question mark is not known; known are {', '.join(REDIS_QUERY)}")
+        if name.startswith("ssl_") and not is_tls:
+            raise ValueError(f"{name!r} behind the question mark is for rediss://")
+        if not re.fullmatch(form, value):
+            raise ValueError(f"the value of {name!r} behind the question mark is not understood")
 
 
 def parse_size(text: str) -> int:

@@ -79,6 +79,7 @@ def one_line(result, *words):
         ("--data-dir", "~nobody-of-this-name/x", "leads nowhere"),
         ("--db-url", "postgresql://me@\udcff/db", "not understood"),
         ("--nonsense", "", "No such option"),
+        ("--redis-url", "redis://me:hush@host/?nope=hush", "'nope' behind the question mark is not known"),
         ("--admin-login", " x", "must not begin or end with a space"),
         ("--admin-password", "hush!", "must have at least 6 characters"),
     ],
@@ -86,6 +87,7 @@ def one_line(result, *words):
 def test_a_malformed_option_is_one_line(run_here, option, value, says):
     result = run_here(option, value)
     one_line(result, option, says)
+    assert result.returncode == 2
     assert "hush" not in result.stderr
 
 
@@ -246,6 +248,22 @@ def test_an_administrator_whose_login_is_taken(db_url, postgresql):
     postgresql.commit()
     one_line(run("--db-url", db_url), "'admin' is somebody's", "att-server create-admin admin")
     one_line(run("--db-url", db_url, **ADMIN), "'root' is somebody's", "att-server create-admin root")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (["--listen", "127.0.0.1:8000", "--admin-listen", "127.0.0.1:8000"], {}),
+        (["--listen", ":8000"], {"ATT_ADMIN_LISTEN": "127.0.0.1:8000"}),
+        (["--admin-listen", "127.0.0.1:8000"], {}),  # the default of the other
+        (["--listen", "127.0.0.1:8000", "check", "--admin-listen", "127.0.0.1:8000"], {}),
+    ],
+)
+def test_one_address_for_two(run_here, arguments, environment):
+    """It is told before anything is begun, with both options."""
+    result = run_here("--db-url", "host=/no/such/dir dbname=db", *arguments, **environment)
+    one_line(result, "--listen ", "and --admin-listen 127.0.0.1:8000 are one address; choose another port")
+    assert result.returncode == 2
 
 
 @pytest.mark.parametrize(

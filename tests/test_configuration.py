@@ -39,6 +39,12 @@ def test_settings_from_the_environment(monkeypatch):
     )
 
 
+def test_another_program_has_its_own_address(monkeypatch):
+    """Ours is not listened at there, and may be that of the figures."""
+    monkeypatch.setenv("ATT_ADMIN_LISTEN", str(Settings().listen))
+    assert settings_from_environment().admin_listen == Settings().listen
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [

@@ -14,6 +14,7 @@ from valkeys import PORTS, Valkey, ValkeyCluster
 from att import redis_link as module
 from att.errors import Busy, CannotStart, RedisUnavailable
 from att.redis_link import RedisLink, Script, describe
+from att.settings import REDIS_QUERY, parse_redis_url
 
 SECRET = "hush-hush"
 COUNT = Script("return redis.call('INCR', KEYS[1])")
@@ -88,6 +89,15 @@ async def test_why_not(own):
         assert says in caught.value.detail, url
         assert "\n" not in caught.value.detail
         assert SECRET not in caught.value.detail
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_what_may_stand_behind_the_question_mark(scheme):
+    """The library takes all of it."""
+    values = {"socket_timeout": "1.5", "ssl_cert_reqs": "none"}
+    names = [name for name in REDIS_QUERY if scheme == "rediss" or not name.startswith("ssl_")]
+    url = parse_redis_url(f"{scheme}://host/?" + "&".join(f"{name}={values.get(name, 1)}" for name in names))
+    module._standalone(url).connection_pool.make_connection()
 
 
 async def test_password_wanted(own):

@@ -1,6 +1,7 @@
 """The settings, and the parsers that read them from text."""
 
 import os
+import re
 from dataclasses import FrozenInstanceError, replace
 from datetime import timedelta
 from ipaddress import ip_network
@@ -310,6 +311,44 @@ def test_no_redis_url(url):
     with pytest.raises(ValueError, match=r"^the URL is not understood; write redis://user:password@host") as caught:
         parse_redis_url(url)
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://host/?nope=hush", "'nope' behind the question mark is not known; known are db, username, "),
+        ("redis://host/0?db=1&nope", "'nope' behind the question mark is not known"),
+        ("redis://host/0?db=hush", "the value of 'db' behind the question mark is not understood"),
+        ("rediss://host/0?ssl_cert_reqs=hush", "the value of 'ssl_cert_reqs' behind"),
+        ("redis://host/0?socket_timeout=", "the value of 'socket_timeout' behind"),
+        ("redis://host/0?ssl_ca_certs=/x", "'ssl_ca_certs' behind the question mark is for rediss://"),
+        ("redis://user:123?hush&hush@host/0", "must be percent-encoded as %3F"),
+    ],
+)
+def test_no_query_of_a_redis_url(url, says):
+    """What stands behind the question mark is looked at; its name is told, and never its value."""
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        parse_redis_url(url)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_so"),
+    [
+        ("127.0.0.1:8000", "127.0.0.1:8000", True),
+        (":8000", "127.0.0.1:8000", True),
+        ("[::1]:8000", ":8000", True),
+        ("unix:/run/s", "unix:/run/s", True),
+        ("127.0.0.1:8000", "127.0.0.1:8001", False),
+        ("127.0.0.1:8000", "127.0.0.2:8000", False),
+        ("127.0.0.1:0", "127.0.0.1:0", False),
+        ("unix:/run/s", "unix:/run/t", False),
+        (":8000", "unix:/run/t", False),
+    ],
+)
+def test_addresses_that_meet(one, other, is_so):
+    assert parse_listen(one).meets(parse_listen(other)) is is_so
+    assert parse_listen(other).meets(parse_listen(one)) is is_so
 
 
 def test_settings_are_frozen():
