@@ -14,7 +14,7 @@ from att.database import open_database
 from att.db.engine import Engine
 from att.explanation import Actor, Explanation, Step, explain
 from att.names import check_name
-from att.options import Parsed, database_options, settings_of
+from att.options import Parsed, database_options, redis_option, settings_of
 from att.presence import Stay
 from att.realtime.protocol import timestamp
 from att.settings import Settings
@@ -27,6 +27,7 @@ SAID = {"joined": "joined as {}", "left": "left", "changed": "became {}"}
 @click.argument("group", type=Parsed("name", check_name))
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object, for programs.")
 @database_options
+@redis_option
 @click.pass_context
 def why(context: click.Context, /, user: str, group: str, *, is_json: bool, **where: object) -> None:
     """Explain why USER hears what is sent to GROUP, or does not.
@@ -75,7 +76,13 @@ def lines_of(found: Explanation) -> Iterator[str]:
     yield f"sockets: {sum(stay.sockets for stay in found.sockets) or 'none'}"
     for stay in found.sockets:
         yield f"  {_stay(stay)}"
-    yield f"sessions: {'kept in Redis' if found.sessions is None else found.sessions or 'none'}"
+    yield f"sessions: {_sessions(found)}"
+
+
+def _sessions(found: Explanation) -> str:
+    if found.sessions is None:
+        return "kept in Redis"
+    return f"{found.sessions or 'none'} in PostgreSQL; if the servers have a --redis-url, give it here too"
 
 
 def _answer(found: Explanation) -> str:

@@ -11,6 +11,7 @@ import pytest
 from att import cli
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
+IN_POSTGRESQL = "in PostgreSQL; if the servers have a --redis-url, give it here too"
 ADD = "INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')"
 
 
@@ -79,7 +80,7 @@ def test_a_member(said, connect, ann_id, tea, add_user, sql):
         "log: ends with seq 2 at T; kept from seq 1 on, of which 1000 events are retained at most",
         "sockets: 2",
         "  2 on one:1 since T",
-        "sessions: 1",
+        f"sessions: 1 {IN_POSTGRESQL}",
     ]
 
 
@@ -95,7 +96,7 @@ def test_a_former_member(said, ann_id, tea, sql):
         "  T became member, by the database role postgres",
         "  T joined as owner, seq 1, by the database role postgres",
     ]
-    assert lines[-2:] == ["sockets: none", "sessions: none"]
+    assert lines[-2:] == ["sockets: none", f"sessions: none {IN_POSTGRESQL}"]
 
 
 def test_a_member_who_is_not_connected(said, tea):
@@ -155,12 +156,18 @@ def test_sessions_in_redis(run, said, tea):
     assert json.loads(run("ann", "tea", "--json", **environment).stdout)["sessions"] is None
 
 
+def test_the_option_for_redis(said, tea):
+    """As of the other commands."""
+    assert said("ann", "tea", "--redis-url", "redis://127.0.0.1:1/0")[-1] == "sessions: kept in Redis"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
         (["nobody", "tea"], 1, "no user with the login or id 'nobody'"),
         (["ann", "coffee"], 1, "no group with the name or id 'coffee'"),
         (["ann", "00000000-0000-4000-8000-000000000009"], 1, "no group with the name or id"),
+        (["ann", "tea", "--redis-url", "http://x"], 2, "the URL is not understood"),
         (["ann"], 2, "Missing argument 'GROUP'"),
         (["ann", "x" * 65], 2, "must have 1 to 64 characters"),
         (["a\nb", "tea"], 2, "must not contain control characters"),
