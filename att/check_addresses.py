@@ -8,7 +8,7 @@ import ssl
 from pathlib import Path
 from typing import NamedTuple
 
-from att.checks import Verdict, fail, ok
+from att.checks import Verdict, fail, ok, warn
 from att.settings import Address
 
 TIMEOUT = 3.0  # seconds in which whoever is there has answered
@@ -42,7 +42,8 @@ async def check_address(option: str, address: Address, sign: Sign, *, is_tls: bo
             reason = os.strerror(error.errno) if error.errno else str(error)
             return fail(f"{address}: {reason.lower()}", f"choose another {option}")
         if sign.word in await _ask(address, sign.path, is_tls=is_tls):
-            return ok(f"{address}: a server of ours answers there")
+            remedy = f"well, if it is the one that you look at; for another one choose another {option}"
+            return warn(f"{address} is taken by a server of ours that runs", remedy)
         return fail(f"{address} is in use by something else", f"stop it, or choose another {option}")
     return ok(f"{address} is free" if address.port or address.path else "a free port is taken")
 
