@@ -124,6 +124,7 @@ def create_app(settings: Settings | None = None) -> web.Application:
         _realtime,
         _sweeper,
         _beacon,
+        _administrator,
         _watch,
     ]
     app.cleanup_ctx.extend([hosted.failing_in_words(context) for context in contexts] if is_hosted else contexts)
@@ -213,7 +214,6 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
     app[FEED] = Feed(app[LOG], hub, sessions, 0.0 if app[SHARED].bus is None else PATIENCE)
     app[WRITER] = Writer(app[LOG], hub, app[BUSES][-1])
     try:
-        app[GENERATED] = await Administrators(db, passwords, sessions).ensure(_wanted_administrator(settings))
         yield
     finally:
         passwords.close()
@@ -250,6 +250,13 @@ async def _sweeper(app: web.Application) -> AsyncIterator[None]:
 async def _beacon(app: web.Application) -> AsyncIterator[None]:
     async with app[BEACON].running():
         yield
+
+
+async def _administrator(app: web.Application) -> AsyncIterator[None]:
+    """After all that may fail, so that no password is made up for a server that does not start."""
+    administrators = Administrators(app[ENGINE], app[PASSWORDS], app[CACHE])
+    app[GENERATED] = await administrators.ensure(_wanted_administrator(app[SETTINGS]))
+    yield
 
 
 async def _watch(app: web.Application) -> AsyncIterator[None]:

@@ -5,16 +5,15 @@ import errno
 import os
 import socket
 import ssl
-from pathlib import Path
 from typing import NamedTuple
 
 from att.checks import Verdict, fail, ok, warn
+from att.listeners import try_address
 from att.settings import Address
 
 TIMEOUT = 3.0  # seconds in which whoever is there has answered
 ENOUGH = 4_096  # bytes of the answer
 LOOPBACK = "127.0.0.1"
-UNIX_PATH = 107  # bytes of the path of a unix socket, on Linux; elsewhere it is less by a few
 
 
 class Sign(NamedTuple):
@@ -31,10 +30,7 @@ HEALTH = Sign("/health/live", b'"alive"')
 async def check_address(option: str, address: Address, sign: Sign, *, is_tls: bool = False) -> Verdict:
     """The verdict on one address. Nothing listens there when it returns that did not before."""
     try:
-        if address.path is None:
-            await _try_port(address)
-        else:
-            _try_path(Path(address.path))
+        await try_address(address)
     except (socket.gaierror, UnicodeError):
         return fail(f"{address}: the host is unknown", f"give an address of this machine in {option}")
     except OSError as error:
@@ -76,35 +72,3 @@ def _any_certificate() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
-
-
-async def _try_port(address: Address) -> None:
-    """Bind to it for an instant, without listening: whoever connects is refused, as before. Raises OSError."""
-    flags = socket.AI_PASSIVE
-    found = await asyncio.get_running_loop().getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=flags
-    )
-    for family, kind, protocol, _, place in found:
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a server does, which may have just ended
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind(place)
-
-
-def _try_path(path: Path) -> None:
-    """Raises OSError when a unix socket cannot be made there; the file of one that has ended is replaced."""
-    if path.exists():
-        if not path.is_socket():
-            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.setblocking(False)
-            # EAGAIN: it is there, and has more callers than it can take.
-            if probe.connect_ex(str(path)) in (0, errno.EAGAIN):
-                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    if len(os.fsencode(path)) > UNIX_PATH:
-        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-    if not path.parent.is_dir():
-        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))

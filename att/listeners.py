@@ -14,7 +14,28 @@ from att.errors import CannotStart
 from att.settings import Address
 
 BACKLOG = 1_024  # connections that wait to be accepted; the system may grant fewer
+UNIX_PATH = 107  # bytes of the path of a unix socket, on Linux; elsewhere it is less by a few
 ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # an address of the host's name that this machine does not have
+
+
+async def check_listeners(address: Address) -> None:
+    """Raises CannotStart when we could not listen there now."""
+    try:
+        await try_address(address)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(address, error, "--listen") from error
+
+
+async def try_address(address: Address) -> None:
+    """Bind to it for an instant, without listening: whoever connects is refused, as before.
+
+    Raises OSError and UnicodeError.
+    """
+    if address.path is not None:
+        _try_path(Path(address.path))
+        return
+    for plug in await _tcp_sockets(address):
+        plug.close()
 
 
 async def open_listeners(address: Address, option: str = "--listen") -> list[socket.socket]:
@@ -41,10 +62,10 @@ async def open_first(addresses: Sequence[Address], option: str) -> tuple[Address
 
 
 async def _listeners(address: Address) -> list[socket.socket]:
-    return await _tcp_listeners(address) if address.path is None else [_unix_listener(address.path)]
+    return await _tcp_sockets(address, BACKLOG) if address.path is None else [_unix_listener(address.path)]
 
 
-async def _tcp_listeners(address: Address) -> list[socket.socket]:
+async def _tcp_sockets(address: Address, backlog: int | None = None) -> list[socket.socket]:
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[socket.socket] = []
@@ -52,7 +73,7 @@ async def _tcp_listeners(address: Address) -> list[socket.socket]:
     try:
         for family, place in dict.fromkeys((family, place) for family, _, _, _, place in found):
             try:
-                listeners.append(_bound(socket.socket(family), place))
+                listeners.append(_bound(socket.socket(family), place, backlog))
             except OSError as error:
                 if error.errno not in ABSENT:
                     raise
@@ -66,12 +87,26 @@ async def _tcp_listeners(address: Address) -> list[socket.socket]:
     return listeners
 
 
+def _try_path(path: Path) -> None:
+    """Raises OSError when a unix socket cannot be made there; the file of one that has ended is replaced."""
+    if path.exists():
+        if not path.is_socket():
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        _check_unclaimed(str(path))
+    if len(os.fsencode(path)) > UNIX_PATH:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    if not path.parent.is_dir():
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def _unix_listener(path: str) -> socket.socket:
     _check_unclaimed(path)
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(Path(path).stat().st_mode):
             Path(path).unlink()  # a server that was killed has left it behind
-    return _bound(socket.socket(socket.AF_UNIX), path)
+    return _bound(socket.socket(socket.AF_UNIX), path, BACKLOG)
 
 
 def _check_unclaimed(path: str) -> None:
@@ -83,8 +118,8 @@ def _check_unclaimed(path: str) -> None:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _bound(listener: socket.socket, place: Any) -> socket.socket:
-    """It, listening there. Raises OSError."""
+def _bound(listener: socket.socket, place: Any, backlog: int | None) -> socket.socket:
+    """It, bound to that place, and listening there if so many may wait. Raises OSError."""
     try:
         if listener.family != socket.AF_UNIX:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -92,7 +127,8 @@ def _bound(listener: socket.socket, place: Any) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.setblocking(False)
         listener.bind(place)
-        listener.listen(BACKLOG)
+        if backlog is not None:
+            listener.listen(backlog)
     except BaseException:
         listener.close()
         raise

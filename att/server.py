@@ -16,6 +16,7 @@ from att.drain import Drain
 from att.errors import AttError
 from att.hosted import announce_administrator
 from att.keys import READINESS
+from att.listeners import check_listeners
 from att.process import collect_less_garbage, room_for_connections
 from att.settings import Settings
 
@@ -51,6 +52,7 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; a second one stops at once. Raises what ``create_app`` says, and CannotStart."""
     stop = Stop()
     certificate = _certificate(settings)
+    await check_listeners(settings.listen)  # before anything is made that a server would need
     app = create_app(settings)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
     try:
@@ -63,7 +65,7 @@ async def serve(settings: Settings) -> None:
                 stop.drain = app[DRAIN]
                 _announce(doors.urls, app[DATABASE].place)
         finally:
-            announce_administrator(app[GENERATED])  # also when we cannot listen: the password is nowhere else
+            announce_administrator(app[GENERATED])  # also if the address was taken meanwhile: it is nowhere else
         await stop.is_asked.wait()
         await app[DRAIN].run()
     except AttError:

@@ -215,12 +215,27 @@ def test_an_address_that_is_not_ours(db_url, address, says):
     one_line(run("--db-url", db_url, "--listen", address, **ADMIN), says)
 
 
+def test_no_password_is_made_up_for_a_server_that_does_not_start(db_url, postgresql):
+    """Nobody is made whose password would have to be told."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for address in (f"127.0.0.1:{taken.getsockname()[1]}", "a..b:80", "unix:/no/such/directory/s"):
+            one_line(run("--db-url", db_url, "--listen", address), "cannot listen on")
+    assert postgresql.execute("SELECT count(*) FROM users").fetchone() == (0,)
+
+
 def test_a_generated_password_is_told_whatever_happens(db_url):
-    """The administrator is there by then, and the password is nowhere else."""
-    result = run("--db-url", db_url, "--listen", "a..b:80")
+    """If the address is taken meanwhile, the administrator is there, and the password is nowhere else."""
+    script = """
+from att import cli, server
+async def is_free(_address):
+    pass
+server.check_listeners = is_free
+cli.main()
+"""
+    result = run("--db-url", db_url, "--listen", "a..b:80", script=script)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert re.fullmatch(r"the administrator is admin with the password \S{20} \(shown once\)\n", result.stdout)
-    one_line(run("--db-url", db_url, "--listen", "a..b:80"), "the host is unknown")
+    one_line(run("--db-url", db_url, "--listen", "a..b:80", script=script), "the host is unknown")
 
 
 @pytest.mark.parametrize(
