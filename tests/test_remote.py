@@ -141,7 +141,9 @@ async def test_resume(script, start, tmp_path):
     await line(process)
     await interrupted(process)
     assert json.loads(file.read_bytes()) == {G1: 6, G2: 0}
-    await line(await start("listen", "--resume", str(file), **TOKEN))
+    process = await start("listen", "--resume", str(file), **TOKEN)
+    await line(process)
+    await interrupted(process)
     assert script.resumes == [{G1: 4}, {G1: 4, G2: 0}, {G1: 6, G2: 0}]
     assert [path.name for path in tmp_path.iterdir()] == ["positions"]
 
