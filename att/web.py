@@ -158,16 +158,17 @@ def problem_of(error: errors.AttError) -> web.Response:
 
 
 def _problem_of_http(error: web.HTTPException) -> web.Response:
+    allow = error.headers.get("Allow", "").replace(",", ", ")
     codes = {413: "body too large"}
     details = {
         404: "There is nothing at this address.",
-        405: f"This address does not know the method; it knows {error.headers.get('Allow', 'none')}.",
+        405: f"This address does not know the method; it knows {allow or 'none'}.",
         413: f"The body is larger than {BODY_LIMIT} bytes.",
     }
     phrase = phrase_of(error.status)
     response = problem(error.status, codes.get(error.status, phrase.lower()), details.get(error.status, error.reason))
-    if "Allow" in error.headers:
-        response.headers["Allow"] = error.headers["Allow"]
+    if allow:
+        response.headers["Allow"] = allow
     return response
 
 

@@ -242,10 +242,13 @@ async def test_other_methods(client):
         for method in set(METHODS) - methods:
             response = await client.request(method, fill(path))
             assert response.status == 405, (method, path)
-            assert {word.strip() for word in response.headers["Allow"].split(",")} == methods, path
+            allow = response.headers["Allow"]
+            assert set(allow.split(", ")) == methods, path
             assert response.content_type == "application/problem+json"
             if method != "HEAD":
-                assert (await response.json())["error"] == "method not allowed"
+                problem = await response.json()
+                assert problem["error"] == "method not allowed"
+                assert problem["detail"] == f"This address does not know the method; it knows {allow}."
 
 
 async def test_head(client, administrator, new_role):
