@@ -9,8 +9,9 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import ERROR
 
 from att import heads
 from att.drain import Traffic
@@ -262,6 +263,8 @@ def _telling(make_request: Callable[..., web.BaseRequest]) -> Callable[..., web.
 
     def make(message: Any, payload: Any, connection: Any, writer: Any, task: Any) -> web.BaseRequest:
         connection.begin()
+        if message is ERROR:  # what cannot be read: it would be answered as HTTP/1.0
+            message = ERROR._replace(version=HttpVersion11)
         return make_request(message, payload, connection, writer, task)
 
     return make

@@ -95,6 +95,7 @@ async def answer(reader):
     async with asyncio.timeout(DEADLINE):
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         first, *lines = head.split("\r\n")[:-2]
+        assert first.startswith("HTTP/1.1 ")
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
         return int(first.split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
 
