@@ -1,5 +1,6 @@
 """The limits of a request's head, and what is answered where no handler is reached: too large, too slow, no HTTP."""
 
+import re
 from secrets import token_hex
 
 from aiohttp import web
@@ -13,6 +14,14 @@ HEAD_LIMIT = 64 * 1024  # bytes of a head
 LINE_LIMIT = 8 * 1024  # bytes of its first line
 FIELD_LIMIT = 16 * 1024  # bytes of a header; another number than LINE_LIMIT, by which the parser's complaint is told
 FIELDS = 100  # headers
+
+# What the parser complains of, by the beginning of its message; the rest may show what was sent.
+_DETAILS = {
+    "Missing 'Host' header": "A request of HTTP/1.1 needs a Host header (RFC 9112, section 3.2).",
+    "Duplicate 'Host' header": "A request may have no more than one Host header (RFC 9112, section 3.2).",
+    "Invalid method": "This begins with none of the methods that the server knows (RFC 9110, section 9).",
+}
+_UNKNOWN_METHOD = re.compile(r"(Bad status line:\s+)?Invalid method .* HTTP/1\.[01]['\"]$", re.DOTALL | re.MULTILINE)
 
 
 def too_many() -> web.Response:
@@ -37,7 +46,10 @@ def unreadable(error: HttpProcessingError) -> web.Response:
         return _last(problem(414, "address too long", f"The first line of a request may have {LINE_LIMIT} bytes."))
     if isinstance(error, LineTooLong) or error.message.startswith("Too many headers"):
         return too_large()
-    return _last(problem(400, "malformed", "This is not HTTP/1.1 (RFC 9112)."))
+    if _UNKNOWN_METHOD.match(error.message):
+        return _last(problem(501, "not implemented", "The server knows no such method (RFC 9110, section 9)."))
+    details = (detail for beginning, detail in _DETAILS.items() if error.message.startswith(beginning))
+    return _last(problem(400, "malformed", next(details, "This is not HTTP/1.1 (RFC 9112).")))
 
 
 def fault() -> web.Response:

@@ -37,6 +37,13 @@ REFUSED = {
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "malformed"),
     "lengths": (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "malformed"),
     "smuggling": (HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "malformed"),
+    "method": (b"BREW /tea?yyy HTTP/1.1\r\nHost: att\r\n\r\n", 501, "not implemented"),
+    "method with a quote": (b"BREW' /yyy HTTP/1.1\r\nHost: att\r\n\r\n", 501, "not implemented"),
+    "method in small letters": (b"get / HTTP/1.1\r\nHost: att\r\n\r\n", 501, "not implemented"),
+    "method of RTSP": (b"DESCRIBE / HTTP/1.1\r\nHost: att\r\n\r\n", 501, "not implemented"),
+    "part of a method": (b"BR", 400, "malformed"),
+    "no Host": (b"GET / HTTP/1.1\r\n\r\n", 400, "malformed"),
+    "two Hosts": (HEAD + b"Host: att\r\n\r\n", 400, "malformed"),
     "control character": (HEAD + b"X: \x00\r\n\r\n", 400, "malformed"),
 }
 
@@ -61,6 +68,24 @@ async def test_refused(data, status, code, caplog):
         writer.close()
         await here.has(open=0)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        ("BREW / HTTP/1.1", "The server knows no such method"),
+        ("BREW", "This begins with none of the methods that the server knows"),
+        ("GET / HTTP/1.1", "A request of HTTP/1.1 needs a Host header"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b", "A request may have no more than one Host header"),
+        ("GET / HTTP/1.1\r\nHost: a\r\n: b", "This is not HTTP/1.1"),
+    ],
+)
+async def test_what_is_wrong_is_said(data, detail):
+    async with house() as here:
+        reader, writer = await here.connect()
+        writer.write(f"{data}\r\n\r\n".encode())
+        assert json.loads((await answer(reader))[2])["detail"].startswith(detail)
+        writer.close()
 
 
 async def test_what_is_allowed():
