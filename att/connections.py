@@ -9,9 +9,8 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Any
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import ERROR
 
 from att import heads
 from att.drain import Traffic
@@ -106,7 +105,9 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """The answer to what is not HTTP, and to what no middleware has answered."""
         if isinstance(exc, HttpProcessingError):
-            return heads.unreadable(exc)
+            refusal = heads.unreadable(exc)
+            self._refuse(refusal)  # aiohttp would answer as HTTP/1.0, and tell its version
+            return refusal
         super().handle_error(request, status, exc, message)
         return heads.fault()
 
@@ -121,7 +122,7 @@ class Connection(web.RequestHandler):
 
     def give_up(self) -> None:
         """Its head has not arrived in time. Whoever has sent nothing at all is not told."""
-        self._refuse(heads.timed_out if self._head else None)
+        self._refuse(heads.timed_out() if self._head else None)
 
     def abort(self) -> None:
         """Close it at once."""
@@ -130,11 +131,11 @@ class Connection(web.RequestHandler):
 
     def _check_head(self) -> None:
         if self.stage == AWAITING:
-            self._refuse(heads.too_large)
+            self._refuse(heads.too_large())
 
-    def _refuse(self, refusal: Callable[[], web.Response] | None) -> None:
+    def _refuse(self, refusal: web.Response | None) -> None:
         if self.transport is not None and refusal is not None:
-            self.transport.write(heads.raw(refusal()))
+            self.transport.write(heads.raw(refusal))
         self.force_close()
 
 
@@ -263,8 +264,6 @@ def _telling(make_request: Callable[..., web.BaseRequest]) -> Callable[..., web.
 
     def make(message: Any, payload: Any, connection: Any, writer: Any, task: Any) -> web.BaseRequest:
         connection.begin()
-        if message is ERROR:  # what cannot be read: it would be answered as HTTP/1.0
-            message = ERROR._replace(version=HttpVersion11)
         return make_request(message, payload, connection, writer, task)
 
     return make

@@ -63,6 +63,7 @@ async def test_refused(data, status, code, caplog):
         assert headers["cache-control"] == "no-store"
         assert re.fullmatch("[0-9a-f]{32}", headers["x-request-id"])
         assert headers["connection"] == "close"
+        assert "server" not in headers  # it would tell versions
         assert "yyy" not in str(problem)
         assert await ends(reader) == b""
         writer.close()
