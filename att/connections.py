@@ -17,6 +17,7 @@ from att.drain import Traffic
 from att.heads import FIELD_LIMIT, FIELDS, HEAD_LIMIT, HEAD_TIMEOUT, LINE_LIMIT
 from att.proxies import Proxy, is_trusted, parse_address
 from att.throttle import network_of
+from att.web import problem_of_http
 
 IDLE_TIMEOUT = 3_630.0  # seconds for which a connection is kept alive: longer than any proxy does
 SWEEP_INTERVAL = 1.0  # seconds between looks for heads that are late
@@ -85,6 +86,13 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._book.forget(self)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Answer. An error that was raised where no middleware is comes as a problem, too."""
+        answer = problem_of_http(resp) if isinstance(resp, web.HTTPException) else resp
+        return await super().finish_response(request, answer, start_time)
 
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
         """A request has been answered."""

@@ -40,13 +40,14 @@ class Doors:
         self._path: Path | None = None
         self._arriving: set[asyncio.Task[None]] = set()
 
-    async def open(self, address: Address) -> None:
-        """Listen. Raises CannotStart."""
-        self._listeners = await open_listeners(address)
-        self._path = None if address.path is None else Path(address.path)
+    async def open(self, *addresses: Address, option: str = "--listen") -> Address:
+        """Listen at the first of the addresses that is free; where. Raises CannotStart, which names the option."""
+        found, self._listeners = await open_listeners(addresses, option)
+        self._path = None if found.path is None else Path(found.path)
         for listener in self._listeners:
             self._loop.add_reader(listener, self._accept, listener)
         self._connections.start()
+        return found if found.path else found._replace(port=self._listeners[0].getsockname()[1])
 
     @property
     def urls(self) -> list[str]:

@@ -38,17 +38,11 @@ async def try_address(address: Address) -> None:
         plug.close()
 
 
-async def open_listeners(address: Address, option: str = "--listen") -> list[socket.socket]:
-    """One for each of the addresses that the host has, or one on a unix socket.
+async def open_listeners(addresses: Sequence[Address], option: str) -> tuple[Address, list[socket.socket]]:
+    """At the first of the addresses that is free; which that is. One for each that the host has, or a unix socket.
 
-    Raises CannotStart, which tells by which option the address was chosen.
+    Raises CannotStart, which tells by which option the addresses were chosen.
     """
-    _, listeners = await open_first([address], option)
-    return listeners
-
-
-async def open_first(addresses: Sequence[Address], option: str) -> tuple[Address, list[socket.socket]]:
-    """At the first of the addresses that is free; which that is. Raises as ``open_listeners``."""
     for address in addresses[:-1]:
         try:
             return address, await _listeners(address)

@@ -157,13 +157,15 @@ def problem_of(error: errors.AttError) -> web.Response:
     return response
 
 
-def _problem_of_http(error: web.HTTPException) -> web.Response:
+def problem_of_http(error: web.HTTPException) -> web.Response:
+    """The answer to an error of aiohttp's."""
     allow = error.headers.get("Allow", "").replace(",", ", ")
     codes = {413: "body too large"}
     details = {
         404: "There is nothing at this address.",
         405: f"This address does not know the method; it knows {allow or 'none'}.",
         413: f"The body is larger than {BODY_LIMIT} bytes.",
+        417: "The server meets no expectation but 100-continue (RFC 9110, section 10.1.1).",
     }
     phrase = phrase_of(error.status)
     response = problem(error.status, codes.get(error.status, phrase.lower()), details.get(error.status, error.reason))
@@ -186,7 +188,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
             observer.unavailable(request, error)
     except web.HTTPException as error:
-        response = _problem_of_http(error)
+        response = problem_of_http(error)
     except (ConnectionError, asyncio.CancelledError):
         observer.answered(request, None, perf_counter() - begun)
         raise  # the client has gone, and nobody is left to answer

@@ -123,6 +123,20 @@ async def test_after_a_good_request():
         writer.close()
 
 
+async def test_an_expectation():
+    """It is refused before any middleware is reached, and shown to nobody."""
+    async with house() as here:
+        reader, writer = await here.connect()
+        writer.write(HEAD + b"Expect: yyy\r\n\r\n")
+        status, headers, body = await answer(reader)
+        assert (status, headers["content-type"]) == (417, "application/problem+json; charset=utf-8")
+        assert json.loads(body)["error"] == "expectation failed"
+        assert b"yyy" not in body
+        writer.write(REQUEST)
+        assert (await answer(reader))[0] == 200
+        writer.close()
+
+
 def test_raw():
     """An answer is written as HTTP has it."""
     head, _, body = heads.raw(heads.too_many()).partition(b"\r\n\r\n")

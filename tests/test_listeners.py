@@ -10,13 +10,18 @@ from att.listeners import open_listeners
 from att.settings import Address
 
 
+async def open_at(*address):
+    """Listeners at this address alone."""
+    return (await open_listeners([Address(*address)], "--listen"))[1]
+
+
 @pytest.fixture
 async def listen():
     """Open listeners, which are closed in the end."""
     opened = []
 
     async def go(*address):
-        opened.extend(found := await open_listeners(Address(*address)))
+        opened.extend(found := await open_at(*address))
         return found
 
     yield go
@@ -56,7 +61,7 @@ async def test_an_address_that_is_in_use(listen):
     port = listener.getsockname()[1]
     for host in ("127.0.0.1", "localhost", None):
         with pytest.raises(CannotStart, match=rf":{port}: the address is in use"):
-            await open_listeners(Address(host, port))
+            await open_at(host, port)
 
 
 async def test_again_at_once(listen):
@@ -73,12 +78,12 @@ async def test_again_at_once(listen):
 @pytest.mark.parametrize(("host", "reason"), [("no.such.host.invalid", "the host is unknown"), ("a" * 70, "unknown")])
 async def test_no_such_host(host, reason):
     with pytest.raises(CannotStart, match=reason):
-        await open_listeners(Address(host, 0))
+        await open_at(host, 0)
 
 
 async def test_an_address_of_somebody_else():
     with pytest.raises(CannotStart, match=r"cannot listen on 192\.0\.2\.1:0: "):
-        await open_listeners(Address("192.0.2.1", 0))
+        await open_at("192.0.2.1", 0)
 
 
 async def test_a_part_of_the_addresses_is_enough(listen, monkeypatch):
@@ -94,7 +99,7 @@ async def test_a_part_of_the_addresses_is_enough(listen, monkeypatch):
     [listener] = await listen(None, 0)
     assert listener.family == socket.AF_INET
     with pytest.raises(CannotStart, match=r"no such family|not supported"):
-        await open_listeners(Address("::1", 0))
+        await open_at("::1", 0)
 
 
 async def test_unix(listen, tmp_path):
@@ -106,9 +111,9 @@ async def test_unix(listen, tmp_path):
         listener.close()
     await listen(None, 0, str(path))
     with pytest.raises(CannotStart, match=r"/s: the address is in use"):
-        await open_listeners(Address(None, 0, str(path)))
+        await open_at(None, 0, str(path))
     file = tmp_path / "file"
     file.write_text("mine")
     with pytest.raises(CannotStart, match="in use"):
-        await open_listeners(Address(None, 0, str(file)))
+        await open_at(None, 0, str(file))
     assert file.read_text() == "mine"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import aiohttp
 import psycopg
 import pytest
 from conftest import dsn_of, eventually
+from doorway import answer, ends
 from parts import away
 from test_exposition import samples
 
@@ -82,6 +84,47 @@ async def test_nothing_of_it_is_at_the_main_address(client, operator):
             assert response.headers["Cache-Control"] == "no-store"
     async with operator.session.get("http://att/users") as response:
         assert response.status == 404
+
+
+async def test_what_it_does_not_know(client, operator):
+    """It is answered as at the main address: by a problem that shows nothing of what was sent."""
+    for method, path, status, code in (
+        ("GET", "/hush", 404, "not found"),
+        ("PUT", "/metrics", 405, "method not allowed"),
+        ("BREW", "/metrics", 501, "not implemented"),
+    ):
+        async with operator.session.request(method, f"http://att{path}") as response:
+            problem = await response.json(content_type="application/problem+json")
+            assert (response.status, problem["status"], problem["error"]) == (status, status, code)
+            assert response.headers["Cache-Control"] == "no-store"
+            assert "Server" not in response.headers
+    reader, writer = await asyncio.open_unix_connection(operator.path)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: att\r\nAuthorization: hush\0\r\n\r\n")
+    status, headers, body = await answer(reader)
+    assert (status, headers["content-type"]) == (400, "application/problem+json; charset=utf-8")
+    assert json.loads(body)["error"] == "malformed"
+    assert b"hush" not in body
+    assert await ends(reader) == b""
+    writer.close()
+
+
+async def test_a_fault(ops, tmp_path, caplog):
+    """It says nothing; the log has the traceback."""
+
+    async def fail(_request):
+        raise KeyError("hush")
+
+    ops.router.add_get("/fail", fail)
+    async with (
+        serving_ops(ops, Address(None, 0, str(tmp_path / "ops"))),
+        asking(tmp_path / "ops") as operator,
+        operator.session.get("http://att/fail") as response,
+    ):
+        problem = await response.json(content_type="application/problem+json")
+    assert (response.status, problem["error"]) == (500, "internal error")
+    assert "hush" not in str(problem)
+    [record] = [record for record in caplog.records if record.name == "aiohttp.server"]
+    assert record.exc_info[0] is KeyError
 
 
 async def test_ready(client, operator):
