@@ -106,7 +106,8 @@ def create_app(settings: Settings | None = None) -> web.Application:
     settings = hosted.read_settings() if settings is None else settings
     # aiohttp would log the subprotocols that a client offers, among which a browser may send its token.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
-    app = web.Application(middlewares=[answer_problems], client_max_size=BODY_LIMIT)
+    make = hosted.Application if is_hosted else web.Application
+    app = make(middlewares=[answer_problems], client_max_size=BODY_LIMIT)
     app[SETTINGS] = settings
     app[OBSERVER] = Observer(logs_requests=settings.access_log)
     app[EXPOSITION] = Exposition()

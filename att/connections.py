@@ -6,7 +6,7 @@ aiohttp waits for ever for the head of a request; here it has ``HEAD_TIMEOUT`` t
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -22,6 +22,10 @@ from att.web import problem_of_http
 IDLE_TIMEOUT = 3_630.0  # seconds for which a connection is kept alive: longer than any proxy does
 SWEEP_INTERVAL = 1.0  # seconds between looks for heads that are late
 COMPLAINT_INTERVAL = 60.0  # seconds between lines in the log about connections that are refused
+
+# Of aiohttp's handler; None is how to have no log of its own.
+LIMITS: Mapping[str, Any] = {"max_line_size": LINE_LIMIT, "max_field_size": FIELD_LIMIT, "max_headers": FIELDS}
+OPTIONS: Mapping[str, Any] = {**LIMITS, "keepalive_timeout": IDLE_TIMEOUT, "access_log": None}
 
 NEW, AWAITING, BUSY, IDLE, GONE = range(5)  # what a connection is at; AWAITING the head of a request
 
@@ -50,17 +54,14 @@ class Connection(web.RequestHandler):
     __slots__ = ("_book", "_head", "caller", "stage")
 
     def __init__(
-        self, book: "Connections", caller: Caller, server: web.Server, loop: asyncio.AbstractEventLoop
+        self,
+        book: "Connections",
+        caller: Caller,
+        server: web.Server,
+        loop: asyncio.AbstractEventLoop,
+        options: Mapping[str, Any],
     ) -> None:
-        super().__init__(
-            server,
-            loop=loop,
-            keepalive_timeout=IDLE_TIMEOUT,
-            access_log=None,  # type: ignore[arg-type]  # which is how to have none
-            max_line_size=LINE_LIMIT,
-            max_field_size=FIELD_LIMIT,
-            max_headers=FIELDS,
-        )
+        super().__init__(server, loop=loop, **options)
         self._book = book
         self._head = 0
         self.caller = caller
@@ -164,9 +165,9 @@ class Connections:
         self._sweeping: asyncio.TimerHandle | None = None
         server.request_factory = _telling(server.request_factory)
 
-    def open(self, caller: Caller) -> Connection:
+    def open(self, caller: Caller, options: Mapping[str, Any] = OPTIONS) -> Connection:
         """A connection of somebody who was admitted: the protocol of a transport."""
-        return Connection(self, caller, self._server, self._loop)
+        return Connection(self, caller, self._server, self._loop, options)
 
     def traffic(self) -> Traffic:
         """How many are open, and on how many there is a request, whole or in part."""

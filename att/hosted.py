@@ -7,15 +7,17 @@ import logging
 import signal
 import sys
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from aiohttp import web
 
 from att.administrators import Credentials
 from att.configuration import settings_from_environment
+from att.connections import LIMITS, Connections
 from att.drain import Drain
 from att.errors import AttError
 from att.logs import set_up_logging
@@ -25,6 +27,35 @@ from att.settings import ADDRESS_CONNECTIONS, DEFAULT_LISTEN, Settings
 BOOT_ERROR = 3  # the status by which gunicorn knows that starting another worker would not help
 PATIENCE = 3.0  # seconds between the first workers that fail, for the others to get that far, and to be stopped
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # who would have connections of their own has no other way
+
+    class Application(web.Application):
+        """One whose connections are ours, whoever has accepted them: they answer what is no HTTP as they always do."""
+
+        def _make_handler(self, **options: Any) -> web.Server:
+            return Server(self._handle, request_factory=self._make_request, **options)
+
+
+class Server(web.Server):
+    """Makes a connection for each that another program has accepted, and limits what is limited without knowing it."""
+
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        super().__init__(*parts, **options)
+        self._book = Connections(self, sys.maxsize, sys.maxsize, ())
+        self._book.start()
+
+    def __call__(self) -> web.RequestHandler:
+        caller = self._book.admit(None)
+        if caller is None:
+            raise RuntimeError("nobody is to be turned away here")
+        return self._book.open(caller, {**self._kwargs, **LIMITS})
+
+    def pre_shutdown(self) -> None:
+        self._book.stop()
+        super().pre_shutdown()
+
 
 Context = Callable[[web.Application], AsyncIterator[None]]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import WSMsgType
+from aiohttp import WSMsgType, web
 from conftest import PASSWORD, eventually
+from doorway import REQUEST, answer, ends
 
-from att import hosted
+from att import connections, hosted
 from att.administrators import Credentials
+from att.heads import FIELD_LIMIT
 from att.settings import Settings
 
 LISTENING = re.compile(rb"Listening at: (http://\S+) ")
@@ -102,13 +105,17 @@ async def enter(client, path, login):
         return answer["user_id"], {"Authorization": f"Bearer {answer['token']}"}
 
 
-async def say_what_is_no_http(url, header):
-    """A request with this header, which is refused."""
+async def say(url, header):
+    """A request with this header, which is refused; how, and what is said of it."""
     port = int(url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /users/me HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\n\r\n")
-    assert b" 400 " in await asyncio.wait_for(reader.readline(), DEADLINE)
+    status, headers, body = await answer(reader)
+    assert headers["content-type"] == "application/problem+json; charset=utf-8"
+    assert b"secret" not in body
+    assert await ends(reader) == b""
     writer.close()
+    return status, json.loads(body)["error"]
 
 
 async def test_two_workers(gunicorn, db_url):
@@ -126,7 +133,8 @@ async def test_two_workers(gunicorn, db_url):
         async with client.post("/broadcast/tea", json={"n": 1}, headers=signed_in) as response:
             assert response.status == 200
         assert [await socket.receive_json(timeout=DEADLINE) for socket in sockets] == [{"n": 1}] * 10
-        await say_what_is_no_http(server.url, b"Authorization: Bearer a secret\0")
+        assert await say(server.url, b"Authorization: Bearer a secret\0") == (400, "malformed")
+        assert await say(server.url, b"Authorization: secret" + b"x" * FIELD_LIMIT) == (431, "headers too large")
         server.process.terminate()
         for socket in sockets:
             message = await socket.receive(timeout=DEADLINE)
@@ -136,6 +144,26 @@ async def test_two_workers(gunicorn, db_url):
     assert b"Traceback" not in server.errors
     assert b"a secret" not in server.errors
     assert server.printed == b"" or re.fullmatch(rb"the administrator is admin .*\n", server.printed)
+
+
+async def test_a_slow_head(monkeypatch):
+    """It is given up; another request of a connection may come later than a head may."""
+    monkeypatch.setattr(connections, "SWEEP_INTERVAL", 0.01)
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.05)
+    runner = web.AppRunner(hosted.Application(), keepalive_timeout=DEADLINE, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        reader, writer = await asyncio.open_connection(*runner.addresses[0])
+        with contextlib.closing(writer):
+            writer.write(REQUEST)
+            assert (await answer(reader))[0] == 404
+            await asyncio.sleep(0.2)
+            writer.write(REQUEST[:-1])
+            assert (await answer(reader))[0] == 408
+            assert await ends(reader) == b""
+    finally:
+        await runner.cleanup()
 
 
 async def test_embedded(gunicorn, tmp_path_factory):
