@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from att import heads
 from att.drain import Traffic
 from att.heads import FIELD_LIMIT, FIELDS, HEAD_LIMIT, HEAD_TIMEOUT, LINE_LIMIT
+from att.observer import Observer
 from att.proxies import Proxy, is_trusted, parse_address
 from att.throttle import network_of
 from att.web import problem_of_http
@@ -92,8 +93,11 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Answer. An error that was raised where no middleware is comes as a problem, too."""
-        answer = problem_of_http(resp) if isinstance(resp, web.HTTPException) else resp
-        return await super().finish_response(request, answer, start_time)
+        if not isinstance(resp, web.HTTPException):
+            return await super().finish_response(request, resp, start_time)
+        finished = await super().finish_response(request, problem_of_http(resp), start_time)
+        self._book.refused(request.remote, finished[0])
+        return finished
 
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
         """A request has been answered."""
@@ -131,7 +135,8 @@ class Connection(web.RequestHandler):
 
     def give_up(self) -> None:
         """Its head has not arrived in time. Whoever has sent nothing at all is not told."""
-        self._refuse(heads.timed_out() if self._head else None)
+        if self.transport is not None:  # else it has been given up, and what it was told is still on its way
+            self._refuse(heads.timed_out() if self._head else None)
 
     def abort(self) -> None:
         """Close it at once."""
@@ -139,23 +144,34 @@ class Connection(web.RequestHandler):
             self.transport.abort()
 
     def _check_head(self) -> None:
-        if self.stage == AWAITING:
+        if self.stage == AWAITING and self.transport is not None:
             self._refuse(heads.too_large())
 
     def _refuse(self, refusal: web.Response | None) -> None:
-        if self.transport is not None and refusal is not None:
-            self.transport.write(heads.raw(refusal))
+        if refusal is not None:
+            peer = self.peername
+            self._book.refused(str(peer[0]) if isinstance(peer, tuple) else None, refusal)
+            if self.transport is not None:
+                self.transport.write(heads.raw(refusal))
         self.force_close()
 
 
 class Connections:
     """All of them: there may be ``total``, and ``of_address`` of one address, unless it is a proxy that is trusted."""
 
-    def __init__(self, server: web.Server, total: int, of_address: int, trusted: Collection[Proxy]) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        total: int,
+        of_address: int,
+        trusted: Collection[Proxy],
+        observer: Observer | None = None,
+    ) -> None:
         self._server = server
         self._total = total
         self._of_address = of_address
         self._trusted = trusted
+        self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._callers: dict[str, Caller] = {}
         self._open = 0
@@ -222,6 +238,11 @@ class Connections:
         if now - self._complained >= COMPLAINT_INTERVAL:
             self._complained = now
             log.warning(reason)
+
+    def refused(self, peer: str | None, response: web.StreamResponse) -> None:
+        """It was answered without being read, or let in."""
+        if self._observer is not None:
+            self._observer.refused(peer, response)
 
     # What they are at
 

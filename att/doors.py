@@ -88,11 +88,14 @@ class Doors:
             self._loop.add_reader(listener, self._accept, listener)
 
     def _admit(self, plug: socket.socket, address: Any) -> None:
-        caller = self._connections.admit(address[0] if plug.family != socket.AF_UNIX else None)
+        peer = address[0] if plug.family != socket.AF_UNIX else None
+        caller = self._connections.admit(peer)
         if caller is None:
+            refusal = heads.too_many()
+            self._connections.refused(peer, refusal)
             with plug, suppress(OSError):
                 if self._certificate is None:
-                    plug.send(heads.raw(heads.too_many()))
+                    plug.send(heads.raw(refusal))
             return
         task = self._loop.create_task(self._welcome(plug, caller))
         self._arriving.add(task)

@@ -65,6 +65,8 @@ class Figures(Collector):
             merged[key] = merged.get(key, Histogram(SECONDS)) + one
         name = "att_http_request_duration_seconds"
         yield _histogram(name, "Time to answer a request.", merged.items(), ("route", "method"))
+        refusals = [((str(status),), count) for status, count in sorted(self.requests.refusals.items())]
+        yield _counter("att_http_refusals", "Requests refused before their route was known.", refusals, ("status",))
 
     def _of_sockets(self) -> Iterator[Metric]:
         registry = self.hub.registry

@@ -21,6 +21,7 @@ from att.connections import LIMITS, Connections
 from att.drain import Drain
 from att.errors import AttError
 from att.logs import set_up_logging
+from att.observer import OBSERVER, Observer
 from att.process import allow_many_files, collect_less_garbage
 from att.settings import ADDRESS_CONNECTIONS, DEFAULT_LISTEN, Settings
 
@@ -35,15 +36,15 @@ with warnings.catch_warnings():
         """One whose connections are ours, whoever has accepted them: they answer what is no HTTP as they always do."""
 
         def _make_handler(self, **options: Any) -> web.Server:
-            return Server(self._handle, request_factory=self._make_request, **options)
+            return Server(self[OBSERVER], self._handle, request_factory=self._make_request, **options)
 
 
 class Server(web.Server):
     """Makes a connection for each that another program has accepted, and limits what is limited without knowing it."""
 
-    def __init__(self, *parts: Any, **options: Any) -> None:
+    def __init__(self, observer: Observer, *parts: Any, **options: Any) -> None:
         super().__init__(*parts, **options)
-        self._book = Connections(self, sys.maxsize, sys.maxsize, ())
+        self._book = Connections(self, sys.maxsize, sys.maxsize, (), observer)
         self._book.start()
 
     def __call__(self) -> web.RequestHandler:

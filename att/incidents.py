@@ -65,6 +65,28 @@ class Outage:
             self._since = None
 
 
+class Ration:
+    """Lets so many lines pass in a second, and counts those that it holds back."""
+
+    def __init__(self, lines: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lines = lines
+        self._clock = clock
+        self._end = float("-inf")
+        self._left = self._untold = 0
+
+    def passes(self) -> int | None:
+        """How many were held back since the last one that passed; None when this one is held back, too."""
+        now = self._clock()
+        if now >= self._end:
+            self._end, self._left = now + 1, self._lines
+        if not self._left:
+            self._untold += 1
+            return None
+        self._left -= 1
+        untold, self._untold = self._untold, 0
+        return untold
+
+
 class Seldom:
     """Lets one line of each kind pass in a while, and counts those that it holds back."""
 

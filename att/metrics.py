@@ -48,12 +48,15 @@ class Asked(NamedTuple):
 
 
 class Requests:
-    """Requests, and how many seconds they took, by what was asked; and the sockets that were closed, by code."""
+    """Requests, and how many seconds they took, by what was asked; those that were refused before that was known, by
+    status; and the sockets that were closed, by code.
+    """
 
-    __slots__ = ("closes", "times")
+    __slots__ = ("closes", "refusals", "times")
 
     def __init__(self) -> None:
         self.times: dict[tuple[str, str, int], Histogram] = {}
+        self.refusals: dict[int, int] = {}
         self.closes: dict[int, int] = {}
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -63,6 +66,10 @@ class Requests:
         if times is None:
             times = self.times[Asked(*asked)] = Histogram()
         times.observe(seconds)
+
+    def refused(self, status: int) -> None:
+        """One more was refused with this status."""
+        self.refusals[status] = self.refusals.get(status, 0) + 1
 
     def closed(self, code: int) -> None:
         """One more socket was closed with this code."""

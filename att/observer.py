@@ -11,9 +11,10 @@ from aiohttp import web
 
 from att.clients import client_of
 from att.errors import AttError
-from att.incidents import Seldom
+from att.incidents import Ration, Seldom
 from att.keys import REQUEST_ID, SESSION
 from att.metrics import Requests
+from att.proxies import client_address
 from att.realtime.frames import CloseCode
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -22,6 +23,7 @@ CLIENT_GONE = 499  # what is told in the place of a status when nobody was left 
 CLIENTS_CODES = frozenset(range(1000, 1015))
 ABNORMAL = 1006  # it was lost without a word
 OTHER_CODE = 0
+REFUSALS = 10  # lines in a second about requests that are refused unread: a client pays next to nothing for one
 USER_AGENT_LENGTH = 200  # characters in a line
 
 Farewell = Callable[[int | None], None]  # with the close code: a CloseCode if it was ours, the peer's, or None
@@ -37,6 +39,7 @@ class Observer:
         self.requests = Requests()
         self._logs_requests = logs_requests
         self._seldom = Seldom()
+        self._ration = Ration(REFUSALS)
         self._farewell = self._closed  # made once, for all of many sockets
 
     def answered(self, request: web.Request, response: web.StreamResponse | None, seconds: float) -> None:
@@ -46,6 +49,16 @@ class Observer:
         self.requests.observe(route, method if method in METHODS else "other", status, seconds)
         if self._logs_requests and status != HTTPStatus.SWITCHING_PROTOCOLS:
             access_log.info("request", extra=_facts(request) | {"status": status, "ms": _ms(seconds)})
+
+    def refused(self, peer: str | None, response: web.StreamResponse) -> None:
+        """It was answered before its route was known: of it there is no more than the other end of its connection."""
+        self.requests.refused(response.status)
+        untold = self._ration.passes() if self._logs_requests else None
+        if untold is not None:
+            facts = dict.fromkeys(("user_id", "method", "route", "user_agent", "ms"))
+            told = {"request_id": response.headers.get("X-Request-ID"), "status": response.status}
+            more = {"untold": untold} if untold else {}
+            access_log.info("request", extra=facts | told | {"address": client_address(peer, (), ())} | more)
 
     def farewell(self, request: web.Request) -> Farewell:
         """What to call when the WebSocket that this request becomes is closed."""

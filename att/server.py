@@ -17,6 +17,7 @@ from att.errors import AttError
 from att.hosted import announce_administrator
 from att.keys import READINESS
 from att.listeners import check_listeners
+from att.observer import OBSERVER
 from att.process import collect_less_garbage, room_for_connections
 from att.settings import Settings
 
@@ -89,7 +90,8 @@ async def _open_doors(runner: web.AppRunner, settings: Settings, certificate: Ce
     """Raises CannotStart."""
     if runner.server is None:
         raise RuntimeError("the application has not been set up")
-    connections = Connections(runner.server, room_for_connections(), settings.address_connections, settings.trust_proxy)
+    observer, room = runner.app[OBSERVER], room_for_connections()
+    connections = Connections(runner.server, room, settings.address_connections, settings.trust_proxy, observer)
     doors = Doors(connections, certificate)
     await doors.open(settings.listen)
     return doors

@@ -45,7 +45,9 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def house(total=1_000, of_address=1_000, trusted=(), certificate=None, address=ANYWHERE) -> AsyncIterator[House]:
+async def house(
+    total=1_000, of_address=1_000, trusted=(), certificate=None, address=ANYWHERE, observer=None
+) -> AsyncIterator[House]:
     """One that is open until the block ends."""
     go_on = asyncio.Event()
 
@@ -76,7 +78,7 @@ async def house(total=1_000, of_address=1_000, trusted=(), certificate=None, add
     app.router.add_post("/refuse", refuse)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    connections = Connections(runner.server, total, of_address, trusted)
+    connections = Connections(runner.server, total, of_address, trusted, observer)
     doors = Doors(connections, certificate)
     await doors.open(address)
     here = House(doors, connections, go_on)

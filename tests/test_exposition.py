@@ -103,6 +103,16 @@ async def test_a_path_cannot_forge_a_sample(figures, exposed):
     assert "att_forged" not in families
 
 
+async def test_refusals(figures, exposed):
+    """By status, and not among the requests, whose share of errors they would change."""
+    for status in (400, 503, 503):
+        figures.requests.refused(status)
+    found, _ = exposed()
+    assert found["att_http_refusals_total", ("status", "400")] == 1
+    assert found["att_http_refusals_total", ("status", "503")] == 2
+    assert not [key for key in found if key[0] == "att_http_requests_total"]
+
+
 async def test_closes(figures, exposed):
     figures.requests.closed(4000)
     figures.requests.closed(0)

@@ -1,13 +1,18 @@
 """What is answered to a request that no handler sees."""
 
+import asyncio
 import json
+import logging
 import re
 
 import pytest
+from conftest import eventually
 from doorway import REQUEST, answer, ends, house
 
-from att import heads
+from att import connections, heads
 from att.heads import FIELD_LIMIT, FIELDS, HEAD_LIMIT, LINE_LIMIT
+from att.incidents import Ration
+from att.observer import REFUSALS, Observer
 
 HEAD = b"GET / HTTP/1.1\r\nHost: att\r\n"
 
@@ -121,6 +126,107 @@ async def test_after_a_good_request():
         )
         assert (await answer(reader))[0] == 431
         writer.close()
+
+
+ACCESS = "att.access"
+
+
+def lines(caplog):
+    """What is told of requests, beside what stands in every record."""
+    usual = logging.makeLogRecord({}).__dict__.keys() | {"message"}
+    return [
+        {key: value for key, value in record.__dict__.items() if key not in usual}
+        for record in caplog.records
+        if record.name == ACCESS
+    ]
+
+
+@pytest.mark.parametrize("logs_requests", [True, False])
+async def test_refusals_are_told_and_counted(caplog, monkeypatch, logs_requests):
+    """A line each, if the operator wants them, with no word of what was sent; and a count by status."""
+    monkeypatch.setattr(connections, "SWEEP_INTERVAL", 0.01)
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.05)
+    caplog.set_level("INFO", ACCESS)
+    observer = Observer(logs_requests=logs_requests)
+    ids = []
+    async with house(of_address=1, observer=observer) as here:
+        sent = [
+            (HEAD + b"X: hush", 408),
+            (b"GET /?hush=hush HTTP/1.1\r\nAuthorization: hush\r\n\r\n", 400),
+            (b"BREW /hush HTTP/1.1\r\n\r\n", 501),
+            (b"GET /hush" + b"x" * LINE_LIMIT, 414),
+            (HEAD + field(FIELD_LIMIT + 1, b"Hush"), 431),
+            (HEAD + b"Expect: hush\r\nConnection: close\r\n\r\n", 417),
+        ]
+        for data, status in sent:
+            reader, writer = await here.connect()
+            writer.write(data)
+            found, headers, _ = await answer(reader)
+            assert found == status
+            ids.append(headers.get("x-request-id"))
+            writer.close()
+            await here.has(open=0)
+        silent, its = await here.connect()
+        refused, another = await here.connect()
+        found, headers, _ = await answer(refused)
+        ids.append(headers["x-request-id"])
+        assert await ends(silent) == b""  # it has said nothing, and is told nothing
+        its.close()
+        another.close()
+    statuses = [*(status for _, status in sent), 503]
+    assert observer.requests.refusals == dict.fromkeys(statuses, 1)
+    assert observer.requests.times == {}
+    unknown = dict.fromkeys(("user_id", "method", "route", "user_agent", "ms"))
+    told = [
+        {**unknown, "status": status, "request_id": request_id, "address": "127.0.0.1"}
+        for status, request_id in zip(statuses, ids, strict=True)
+    ]
+    assert lines(caplog) == (told if logs_requests else [])
+    assert "hush" not in caplog.text
+
+
+async def test_a_refusal_counts_once(monkeypatch):
+    """Also when whoever is refused is slow to take the answer, so that the connection stays for a while."""
+    monkeypatch.setattr(connections, "SWEEP_INTERVAL", 0.01)
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.05)
+    observer = Observer()
+    async with house(observer=observer) as here:
+        reader, writer = await here.connect()
+        writer.write(HEAD)
+        [connection] = await eventually(lambda: awaiting(here))
+        transport = connection.transport
+        monkeypatch.setattr(type(connection), "connection_lost", lambda *_: None)
+        assert (await answer(reader))[0] == 408
+        await asyncio.sleep(0.2)
+        monkeypatch.undo()
+        assert transport.is_closing()
+        connection.connection_lost(None)
+        writer.close()
+    assert observer.requests.refusals == {408: 1}
+
+
+async def awaiting(here):
+    return [one for one in here.connections._awaiting if one._head]
+
+
+async def test_a_flood_of_refusals(caplog):
+    """Each is counted, and few are told: the next line says how many were not."""
+    caplog.set_level("INFO", ACCESS)
+    observer = Observer(logs_requests=True)
+    clock = iter([0.0] * 100 + [5.0])
+    observer._ration = Ration(REFUSALS, lambda: next(clock))
+    async with house(of_address=1, observer=observer) as here:
+        _, writer = await here.connect()
+        await here.has(open=1)
+        for _ in range(101):
+            refused, its = await here.connect()
+            assert (await answer(refused))[0] == 503
+            its.close()
+        writer.close()
+    assert observer.requests.refusals == {503: 101}
+    told = lines(caplog)
+    assert len(told) == REFUSALS + 1
+    assert [line.get("untold") for line in told] == [None] * REFUSALS + [100 - REFUSALS]
 
 
 async def test_an_expectation():

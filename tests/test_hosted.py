@@ -19,6 +19,7 @@ from doorway import REQUEST, answer, ends
 from att import connections, hosted
 from att.administrators import Credentials
 from att.heads import FIELD_LIMIT
+from att.observer import OBSERVER, Observer
 from att.settings import Settings
 
 LISTENING = re.compile(rb"Listening at: (http://\S+) ")
@@ -120,7 +121,7 @@ async def say(url, header):
 
 async def test_two_workers(gunicorn, db_url):
     """Sign up, make a group, listen on many sockets, broadcast; SIGTERM: each is told when to come back."""
-    server = await gunicorn("--graceful-timeout", "30", DB_URL=db_url, DRAIN_TIME="1s")
+    server = await gunicorn("--graceful-timeout", "30", DB_URL=db_url, DRAIN_TIME="1s", ACCESS_LOG="1")
     await server.listens()
     timeout = aiohttp.ClientTimeout(DEADLINE)
     async with aiohttp.ClientSession(server.url, timeout=timeout) as client, contextlib.AsyncExitStack() as stack:
@@ -143,6 +144,7 @@ async def test_two_workers(gunicorn, db_url):
     assert await server.ends() == 0
     assert b"Traceback" not in server.errors
     assert b"a secret" not in server.errors
+    assert server.errors.count(b'"status": 431') == 1
     assert server.printed == b"" or re.fullmatch(rb"the administrator is admin .*\n", server.printed)
 
 
@@ -150,7 +152,9 @@ async def test_a_slow_head(monkeypatch):
     """It is given up; another request of a connection may come later than a head may."""
     monkeypatch.setattr(connections, "SWEEP_INTERVAL", 0.01)
     monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.05)
-    runner = web.AppRunner(hosted.Application(), keepalive_timeout=DEADLINE, shutdown_timeout=1)
+    app = hosted.Application()
+    app[OBSERVER] = Observer()
+    runner = web.AppRunner(app, keepalive_timeout=DEADLINE, shutdown_timeout=1)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -162,6 +166,7 @@ async def test_a_slow_head(monkeypatch):
             writer.write(REQUEST[:-1])
             assert (await answer(reader))[0] == 408
             assert await ends(reader) == b""
+        assert app[OBSERVER].requests.refusals[408] == 1
     finally:
         await runner.cleanup()
 

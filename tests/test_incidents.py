@@ -9,7 +9,7 @@ import pytest
 from parts import Clock
 
 from att import incidents
-from att.incidents import Outage, Seldom, in_words
+from att.incidents import Outage, Ration, Seldom, in_words
 
 
 @pytest.fixture
@@ -44,6 +44,18 @@ def test_one_of_a_kind_in_a_while(clock):
     assert seldom.passes("a") is None
     clock.now = 180
     assert seldom.passes("b") == 0
+
+
+def test_so_many_in_a_second(clock):
+    """The first one of the next second tells how many were held back."""
+    ration = Ration(2, clock)
+    assert [ration.passes() for _ in range(5)] == [0, 0, None, None, None]
+    clock.now = 0.9
+    assert ration.passes() is None
+    clock.now = 1
+    assert [ration.passes() for _ in range(3)] == [4, 0, None]
+    clock.now = 60
+    assert [ration.passes() for _ in range(2)] == [1, 0]
 
 
 def test_what_is_remembered_is_bounded(clock, monkeypatch):

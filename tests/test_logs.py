@@ -307,6 +307,33 @@ async def test_a_request_is_a_line(serve):
     await server.end()
 
 
+async def test_a_refusal_is_a_line(serve):
+    """With where it came from, and what it was told; of what was sent there is nothing."""
+    server = serve("--access-log", "--log-format", "json")
+    host, port = re.fullmatch(r"http://(.+):(\d+)", await server.url()).groups()
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /whispered HTTP/1.1\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n")
+    async with asyncio.timeout(10):
+        told = (await reader.read()).decode()
+    writer.close()
+    [line] = await lines_of(server, 1)
+    assert line.pop("timestamp")
+    assert line == {
+        "message": "request",
+        "level": "info",
+        "logger": "att.access",
+        "request_id": re.search(r"X-Request-ID: (\w+)", told)[1],
+        "user_id": None,
+        "method": None,
+        "route": None,
+        "status": 400,
+        "ms": None,
+        "address": "127.0.0.1",
+        "user_agent": None,
+    }
+    assert "whispered" not in await server.end()
+
+
 async def test_lines_cannot_be_forged(serve):
     """By what a client sends as its name, its id, its method, its path or its address."""
     server = serve("--access-log", "--log-format", "text")
