@@ -75,11 +75,10 @@ async def verbs(store: SessionStore, meter: Meter, accounts: Sequence[Account]) 
     tokens = [each.token for each in signed_in] * TIMES
     found, find = await meter.measure(store.find, tokens)
     assert all(session is not None for session in found)
-    ids = [each.session.id for each in signed_in]
-    alive, living = await meter.measure(
-        store.living, [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
-    )
-    assert sum(map(len, alive)) == len(ids)
+    owners = [(each.session.id, each.session.user_id) for each in signed_in]
+    parts = [dict(owners[start : start + CHUNK]) for start in range(0, len(owners), CHUNK)]
+    alive, living = await meter.measure(store.living, parts)
+    assert sum(map(len, alive)) == len(owners)
     ended, end_all = await meter.measure(store.end_all, [account.id for account in accounts])
     assert sum(map(len, ended)) == len(users)
     each = Cost(living.a_second * CHUNK, *(cost / CHUNK for cost in living[1:]))

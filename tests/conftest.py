@@ -13,12 +13,13 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-import uvloop
 from aiohttp import ClientResponse, ClientWebSocketResponse
 from aiohttp.test_utils import TestClient
 from feeding import append, feed, feeding, hub, listen, living, watched  # noqa: F401 - fixtures of many
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from in_process import run_here  # noqa: F401 - a fixture of many
+from loops import Loop
 from pytest_postgresql import factories
 from valkeys import Valkey, ValkeyCluster
 
@@ -37,26 +38,6 @@ CHEAPEST = HashingCost(time_cost=1, memory_kib=8, parallelism=1)
 UNBOUNDED = Rate(10**9, timedelta(seconds=1))  # tests sign up and fail to log in as often as they like
 PASSWORD = "correct horse"
 ROOM = 2 * 1024**3  # bytes; a test's database takes some 10 MiB, the log up to 1 GiB
-
-
-class Loop(uvloop.Loop):
-    """The loop that the server runs on; but its end does not wait for ever for what a library has left open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._opened: list[asyncio.BaseTransport] = []
-
-    async def create_connection(self, *args: Any, **options: Any) -> Any:
-        found = await super().create_connection(*args, **options)
-        self._opened.append(found[0])
-        return found
-
-    def close(self) -> None:
-        if not self.is_closed():
-            for transport in self._opened:
-                transport.abort()  # type: ignore[attr-defined]
-            self.run_until_complete(asyncio.sleep(0))
-        super().close()
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

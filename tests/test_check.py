@@ -2,14 +2,12 @@
 
 import json
 import socket
-import subprocess
 import sys
 
 import pytest
 from pairs import EXPIRED_KEY, write_pair
 
 from att import check as module
-from att import cli
 from att.checks import Level
 
 DATABASE = [
@@ -24,20 +22,10 @@ DATABASE = [
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command in this process."""
+def run(monkeypatch, run_here):
+    """Run it, with no database but the one that is given."""
     monkeypatch.delenv("ATT_DB_URL", raising=False)
-
-    def go(*arguments, **environment):
-        monkeypatch.setattr(sys, "argv", ["att-server", *arguments])
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
-
-    return go
+    return run_here
 
 
 @pytest.fixture
@@ -157,9 +145,7 @@ def test_it_tells_as_it_goes(run, db_url, port, monkeypatch):
     assert result.stdout.count("\n") == len(DATABASE)
 
 
-def test_help(run, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["att-server", "check", "--help"])
-    cli.main()
-    printed = capsys.readouterr().out
+def test_help(run):
+    printed = run("check", "--help").stdout
     for word in ("--db-url", "--redis-url", "--tls-cert", "--json", "FAIL", "Nothing is changed"):
         assert word in printed

@@ -28,22 +28,6 @@ def run(*arguments, script=None, **environment):
     )
 
 
-@pytest.fixture
-def run_here(monkeypatch, capsys):
-    """Run the command in this process, when it is to fail before it serves."""
-
-    def go(*arguments, **environment):
-        monkeypatch.setattr(sys, "argv", ["att-server", *arguments])
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
-
-    return go
-
-
 ADMIN = {"ATT_ADMIN_LOGIN": "root", "ATT_ADMIN_PASSWORD": "correct horse"}
 
 

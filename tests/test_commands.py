@@ -1,7 +1,6 @@
 """The sub-commands, as the operator runs them: what they do, what they print, and each error in one line."""
 
 import asyncio
-import io
 import os
 import pty
 import subprocess
@@ -13,33 +12,12 @@ import psycopg
 import pytest
 from sqlalchemy import select
 
-from att import cli
 from att.db.engine import Engine, prepare
 from att.db.schema import users
 from att.redis_keys import SessionKeys
 from att.redis_link import RedisLink
 
 PASSWORD = "correct horse"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command in this process, with a line on its standard input."""
-
-    def go(*arguments, typed=b"", **environment):
-        monkeypatch.setattr(sys, "argv", ["att-server", *arguments])
-        monkeypatch.setattr(sys, "stdin", None if typed is None else io.TextIOWrapper(io.BytesIO(typed)))
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as ended:
-            status = ended.code
-        printed = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, status, printed.out, printed.err)
-
-    return go
 
 
 @pytest.fixture
@@ -58,7 +36,7 @@ WHO = "SELECT login, roles.name FROM users JOIN roles ON role_id = roles.id ORDE
 HASHES = "SELECT password_hash FROM users ORDER BY login"
 
 
-def test_create_admin(run, rows, db_url):
+def test_create_admin(run_here, rows, db_url):
     """Somebody new is made, somebody there is promoted; the options may stand before the command, after it, and in the
     environment, where those nearest to it count.
     """
@@ -73,7 +51,7 @@ def test_create_admin(run, rows, db_url):
     says = ["ann is an administrator\n", *(f"{name} is an administrator now, with" for name in ("ANN", "ann", "ann"))]
     hashes = set()
     for (arguments, environment), expected in zip(ways, says, strict=True):
-        result = run(*arguments, typed=typed, **environment)
+        result = run_here(*arguments, typed=typed, **environment)
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout.startswith(expected)
         assert rows(WHO) == [("ann", "Admin")]
@@ -81,21 +59,21 @@ def test_create_admin(run, rows, db_url):
     assert len(hashes) == 4
 
 
-def test_reset_password(run, rows, db_url):
+def test_reset_password(run_here, rows, db_url):
     """The line is the password, with either end of line, or none, and with its spaces."""
-    run("--db-url", db_url, "create-admin", "ann", typed=b"correct horse")
+    run_here("--db-url", db_url, "create-admin", "ann", typed=b"correct horse")
     hashes = {*rows(HASHES)}
     for typed in (b"another horse\n", b"another horse\r\nnot this\n", b"  another horse  "):
-        result = run("reset-password", "--db-url", db_url, "Ann", typed=typed)
+        result = run_here("reset-password", "--db-url", db_url, "Ann", typed=typed)
         assert (result.returncode, result.stdout, result.stderr) == (0, "Ann has the new password\n", "")
         hashes.add(*rows(HASHES))
     assert len(hashes) == 4
 
 
 @pytest.mark.parametrize("command", ["create-admin", "reset-password"])
-def test_sessions_in_redis_end(run, db_url, valkey, valkey_url, command):
+def test_sessions_in_redis_end(run_here, db_url, valkey, valkey_url, command):
     """Where Redis keeps sessions the command finds it by its option, before it or after it, or the variable."""
-    run("--db-url", db_url, "create-admin", "ann", typed=b"correct horse")
+    run_here("--db-url", db_url, "create-admin", "ann", typed=b"correct horse")
     for before, after, environment in [
         (["--redis-url", valkey_url], [], {}),
         ([], ["--redis-url", valkey_url], {}),
@@ -103,7 +81,7 @@ def test_sessions_in_redis_end(run, db_url, valkey, valkey_url, command):
     ]:
         ours, bobs = asyncio.run(_sign_in(db_url, valkey_url))
         assert valkey.ask("EXISTS", ours, bobs) == 2
-        result = run(*before, command, *after, "ann", "--db-url", db_url, typed=b"another horse", **environment)
+        result = run_here(*before, command, *after, "ann", "--db-url", db_url, typed=b"another horse", **environment)
         assert (result.returncode, result.stderr) == (0, "")
         assert (valkey.ask("EXISTS", ours), valkey.ask("EXISTS", bobs)) == (0, 1)
 
@@ -123,12 +101,12 @@ async def _sign_in(db_url, valkey_url):
     return made
 
 
-def test_without_redis(run, rows, db_url):
+def test_without_redis(run_here, rows, db_url):
     """When sessions cannot be ended nothing is changed, and one line says why."""
-    run("--db-url", db_url, "create-admin", "ann", typed=b"correct horse")
+    run_here("--db-url", db_url, "create-admin", "ann", typed=b"correct horse")
     before = rows(HASHES)
     arguments = ["reset-password", "ann", "--db-url", db_url, "--redis-url", "redis://ann:hush@127.0.0.1:1"]
-    result = run(*arguments, typed=b"another horse")
+    result = run_here(*arguments, typed=b"another horse")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("att-server: cannot use Redis at 127.0.0.1:1; is it running")
     assert result.stderr.count("\n") == 1
@@ -151,9 +129,9 @@ def test_without_redis(run, rows, db_url):
         (b"hush hush\n", "a\nb", "must not contain control characters"),
     ],
 )
-def test_bad_input(run, command, typed, login, says):
+def test_bad_input(run_here, command, typed, login, says):
     """It is told before the database is looked for, in a line that does not repeat the password."""
-    result = run("--db-url", "host=/no/such/dir dbname=db", command, login, typed=typed)
+    result = run_here("--db-url", "host=/no/such/dir dbname=db", command, login, typed=typed)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("att-server: ")
     assert says in result.stderr
@@ -161,7 +139,7 @@ def test_bad_input(run, command, typed, login, says):
     assert "hush" not in result.stderr
 
 
-def test_errors_are_one_line(run, db_url, empty_db_url, postgresql):
+def test_errors_are_one_line(run_here, db_url, empty_db_url, postgresql):
     """Nobody of that login, no database, no schema, no such command, no login."""
     typed = b"correct horse\n"
     for arguments, status, says in [
@@ -176,19 +154,19 @@ def test_errors_are_one_line(run, db_url, empty_db_url, postgresql):
         (["create-admin", "ann", "ben"], 2, "unexpected extra argument"),
         (["destroy"], 2, "No such command 'destroy'"),
     ]:
-        result = run(*arguments, typed=typed)
+        result = run_here(*arguments, typed=typed)
         assert (result.returncode, result.stdout) == (status, ""), arguments
         assert says in result.stderr
         assert result.stderr.startswith("att-server: ")
         assert result.stderr.count("\n") == 1, result.stderr
     postgresql.execute("UPDATE alembic_version SET version_num = 'fffffffffff0'")
     postgresql.commit()
-    assert "newer than this program" in run("migrate", "--db-url", db_url).stderr
+    assert "newer than this program" in run_here("migrate", "--db-url", db_url).stderr
 
 
-def test_migrate(run, empty_db_url, empty_postgresql):
+def test_migrate(run_here, empty_db_url, empty_postgresql):
     """It says what it did, the second time that there was nothing to do."""
-    result = run("migrate", "--db-url", empty_db_url)
+    result = run_here("migrate", "--db-url", empty_db_url)
     assert (result.returncode, result.stderr) == (0, "")
     *done, last = result.stdout.splitlines()
     assert done[0] == "done: Added user table"
@@ -196,22 +174,22 @@ def test_migrate(run, empty_db_url, empty_postgresql):
     assert last.endswith(" is now up to date")
     [count] = empty_postgresql.execute("SELECT count(*) FROM roles").fetchone()
     assert count == 2
-    again = run("--db-url", empty_db_url, "migrate")
+    again = run_here("--db-url", empty_db_url, "migrate")
     assert again.stdout.endswith("was already up to date\n")
     assert again.stdout.count("\n") == 1
 
 
-def test_the_embedded_postgres(run, tmp_path):
+def test_the_embedded_postgres(run_here, tmp_path):
     """Made if need be, and stopped in the end; the data is there for the next."""
     for typed, says in [
         (b"correct horse", "ann is an administrator\n"),
         (b"another horse", "ann is an administrator now"),
     ]:
-        result = run("create-admin", "ann", "--data-dir", str(tmp_path), typed=typed)
+        result = run_here("create-admin", "ann", "--data-dir", str(tmp_path), typed=typed)
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout.startswith(says)
     assert not (tmp_path / "postgresql" / "postmaster.pid").exists()
-    assert run("--data-dir", str(tmp_path), "migrate").stdout.endswith("was already up to date\n")
+    assert run_here("--data-dir", str(tmp_path), "migrate").stdout.endswith("was already up to date\n")
 
 
 @pytest.mark.parametrize(("second", "status"), [(PASSWORD, 0), ("other horse", 130)])
@@ -243,9 +221,9 @@ def test_on_a_terminal(db_url, second, status):
 
 
 @pytest.mark.parametrize("command", ["create-admin", "reset-password", "migrate"])
-def test_help(run, command):
+def test_help(run_here, command):
     """Each says what it does, and what becomes of sessions and sockets."""
-    result = run(command, "--help")
+    result = run_here(command, "--help")
     assert result.returncode == 0
     assert "--db-url" in result.stdout
     assert "--data-dir" in result.stdout

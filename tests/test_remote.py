@@ -1,7 +1,6 @@
 """The sub-commands that talk to a server, as people run them: what they print, what they keep, how they end."""
 
 import asyncio
-import io
 import json
 import os
 import signal
@@ -12,7 +11,6 @@ from aiohttp import web
 from conftest import eventually
 from scripted import AT, G1, G2, ME, MOMENT, PATIENCE, Script, accepted, closes, message, problem, sends
 
-from att import cli
 from att.heard import Gap, Joined, Left, Message
 from att.remote import line_of
 
@@ -67,17 +65,12 @@ def run(start):
 
 
 @pytest.fixture
-def run_here(monkeypatch, capsys):
-    """Run one in this process, when it is to fail before it talks to anybody: its status, and what it printed."""
+def fails(run_here):
+    """Run one that is to fail before it talks to anybody: its status, and what it printed."""
 
     def go(*arguments, typed=b""):
-        monkeypatch.setattr(sys, "argv", ["att-server", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed)))
-        monkeypatch.setenv("ATT_TOKEN", "secret")
-        monkeypatch.setenv("ATT_URL", "http://127.0.0.1:9")
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code, *capsys.readouterr()
+        ended = run_here(*arguments, typed=typed, ATT_TOKEN="secret", ATT_URL="http://127.0.0.1:9")
+        return ended.returncode, ended.stdout, ended.stderr
 
     return go
 
@@ -149,18 +142,18 @@ async def test_resume(script, start, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["nonsense", "[]", '{"a": "1"}', '{"a": true}', "\udcff"])
-def test_bad_positions(run_here, tmp_path, text):
+def test_bad_positions(fails, tmp_path, text):
     """A file that holds something else is left alone, and named."""
     file = tmp_path / "positions"
     file.write_text(text, errors="surrogateescape")
-    status, out, err = run_here("listen", "--login", "ann", "--resume", str(file), typed=b"hush\n")
+    status, out, err = fails("listen", "--login", "ann", "--resume", str(file), typed=b"hush\n")
     assert (status, out) == (1, "")
     assert str(file) in err
     assert err.count("\n") == 1
     assert file.read_text(errors="surrogateescape") == text
 
 
-def test_nowhere_to_write(run_here, tmp_path):
+def test_nowhere_to_write(fails, tmp_path):
     """That the file cannot be written is told before anything is heard."""
     (tmp_path / "file").touch()
     (tmp_path / "directory").mkdir()
@@ -170,7 +163,7 @@ def test_nowhere_to_write(run_here, tmp_path):
         (f"directory/{'x' * 300}", "file name too long"),
     ]:
         file = tmp_path / name
-        result = run_here("listen", "--login", "ann", "--resume", str(file), typed=b"hush\n")
+        result = fails("listen", "--login", "ann", "--resume", str(file), typed=b"hush\n")
         one_line(result, 1, f"{file} cannot be ")
         assert result[2].endswith(f": {why}\n")
     assert [*(tmp_path / "directory").iterdir()] == []
@@ -254,9 +247,9 @@ def one_line(result, status, says):
         ),
     ],
 )
-def test_errors_are_one_line(run_here, arguments, typed, status, says):
+def test_errors_are_one_line(fails, arguments, typed, status, says):
     """Whatever is wrong is told before anything is sent."""
-    one_line(run_here(*arguments, typed=typed), status, says)
+    one_line(fails(*arguments, typed=typed), status, says)
 
 
 async def test_refusals_are_one_line(script, run):

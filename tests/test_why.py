@@ -2,13 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
+from functools import partial
 from uuid import uuid4
 
 import pytest
-
-from att import cli
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 IN_POSTGRESQL = "in PostgreSQL; if the servers have a --redis-url, give it here too"
@@ -16,22 +13,9 @@ ADD = "INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')"
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, db_url):
-    """Run the command in this process."""
-
-    def go(*arguments, **environment):
-        monkeypatch.setattr(sys, "argv", ["att-server", "--db-url", db_url, "why", *arguments])
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as ended:
-            status = ended.code
-        printed = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, status, printed.out, printed.err)
-
-    return go
+def run(run_here, db_url):
+    """Run it on the test's database."""
+    return partial(run_here, "--db-url", db_url, "why")
 
 
 @pytest.fixture
