@@ -25,11 +25,23 @@ class Outbox(asyncio.Protocol):
     """A protocol, and a ``Connection`` of the registry.
 
     As long as nothing waits in the transport frames are sent past it, which costs half: by a plug on its socket. There
-    is one in use from when it is open to when it is closed or lost, except while something waits, or over TLS.
+    is one in use from when it is open to when it is closed or lost, except while something waits, or over TLS. What
+    comes while the transport has enough waits here: a frame is one object for all who wait for it, and in the transport
+    each would cost memory and a system call.
     """
 
     # By name, and those of a first class before others: what a fan-out looks at in each lies beside its type.
-    __slots__ = ("_a_plug", "_close_code", "_deadline", "_limit", "_reason", "_spare_plug", "_transport")
+    __slots__ = (
+        "_a_plug",
+        "_close_code",
+        "_deadline",
+        "_limit",
+        "_reason",
+        "_spare_plug",
+        "_transport",
+        "_waiting",
+        "_waiting_size",
+    )
 
     def __init__(self, limit: int) -> None:
         self._a_plug: Plug | None = None
@@ -39,6 +51,8 @@ class Outbox(asyncio.Protocol):
         self._close_code: int | None = None
         self._reason = b""
         self._deadline: asyncio.TimerHandle | None = None
+        self._waiting: list[bytes] | None = None  # while the transport has enough
+        self._waiting_size = 0  # bytes
 
     def send(self, frame: bytes) -> bool:
         if self._a_plug is None:
@@ -91,16 +105,19 @@ class Outbox(asyncio.Protocol):
     # What the transport tells
 
     def pause_writing(self) -> None:
-        self._a_plug = None
+        self._a_plug, self._waiting = None, []
 
     def resume_writing(self) -> None:
-        self._a_plug = self._spare_plug if self._is_open else None
+        self._hand_over()
+        if self._waiting is None:  # else that was enough again
+            self._a_plug = self._spare_plug if self._is_open else None
 
     def eof_received(self) -> None:
         self._a_plug = None  # the transport closes it now
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._transport = self._a_plug = self._spare_plug = None
+        self._transport = self._a_plug = self._spare_plug = self._waiting = None
+        self._waiting_size = 0
         if self._deadline is not None:
             self._deadline.cancel()
 
@@ -109,12 +126,13 @@ class Outbox(asyncio.Protocol):
     def _open(self, transport: asyncio.Transport) -> None:
         """It is this transport's protocol, and frames can be sent."""
         self._transport = transport
-        plug = transport.get_extra_info("socket")
+        plug, is_tls = transport.get_extra_info("socket"), transport.get_extra_info("sslcontext") is not None
         if plug is not None:
             _limit_kernel(plug)
-            if transport.get_extra_info("sslcontext") is None:
+            if not is_tls:
                 self._spare_plug = Plug(plug.family, plug.type, plug.proto, plug.fileno())
-        transport.set_write_buffer_limits(high=0)  # so that we are told as soon as anything waits
+        # So that we are told as soon as anything waits: over TLS that is when so much does, else when more does.
+        transport.set_write_buffer_limits(high=int(is_tls), low=0)
         if not self._pending:
             self.resume_writing()
 
@@ -128,6 +146,7 @@ class Outbox(asyncio.Protocol):
         """Send the close frame if there is one to be sent."""
         transport = self._transport
         if transport is not None and self._close_code is not None and not transport.is_closing():
+            self._hand_over()
             transport.write(close_frame(self._close_code, self._reason))
             # Whoever has not taken its close frame by then never will; what waits for it must not stay.
             self._deadline = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, transport.abort)
@@ -138,11 +157,20 @@ class Outbox(asyncio.Protocol):
 
     @property
     def _pending(self) -> int:
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return 0 if self._transport is None else self._transport.get_write_buffer_size() + self._waiting_size
 
     def _write(self, frame: bytes) -> None:
-        if self._transport is not None:
+        if self._waiting is not None:
+            self._waiting.append(frame)
+            self._waiting_size += len(frame)
+        elif self._transport is not None:
             self._transport.write(frame)
+
+    def _hand_over(self) -> None:
+        """Give the transport what waits here."""
+        waiting, self._waiting, self._waiting_size = self._waiting, None, 0
+        if waiting and self._transport is not None:
+            self._transport.writelines(waiting)
 
 
 def _limit_kernel(plug: socket.socket) -> None:

@@ -153,6 +153,39 @@ async def test_back_to_the_direct_way(way):
         assert await peer.has_heard(len(expected) + 1) == expected + b"d"
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_waits(way):
+    """It is not given to the transport before that can take it, and counts; the close frame comes behind it."""
+    async with pair(way, limit=10**9) as (out, peer):
+        while out._waiting is None:
+            assert out.send(LARGE[:100_000])
+        held, before = out._transport.get_write_buffer_size(), out._pending
+        for frame in (frames := numbered(1_000)):
+            assert out.send(frame)
+        assert out._transport.get_write_buffer_size() == held
+        assert out._pending == before + sum(map(len, frames))
+        out.close(CloseCode.RESYNC, b"why")
+        assert out._waiting is None
+        peer.transport.resume_reading()
+        end = b"".join(frames) + close_frame(CloseCode.RESYNC, b"why")
+        await _until(lambda: peer.heard.endswith(end))
+        assert len(peer.heard) == peer.heard.count(b"L") + len(end)
+
+
+@pytest.mark.parametrize("way", ["tcp", "unix"])
+async def test_what_waits_for_whoever_has_said_their_last(way):
+    """They may still read on to the end."""
+    async with pair(way, limit=10**9) as (out, peer):
+        frames = [LARGE, *numbered(1_000)]
+        for frame in frames:
+            assert out.send(frame)
+        peer.transport.write_eof()
+        await _until(lambda: out._transport is None or out._transport.is_closing())
+        peer.transport.resume_reading()
+        expected = b"".join(frames)
+        assert await peer.has_heard(len(expected)) == expected
+
+
 async def test_not_past_what_the_transport_holds():
     """What was written to the transport before it was ours goes first."""
     ours, theirs = socket.socketpair()
