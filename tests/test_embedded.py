@@ -12,6 +12,7 @@ import psutil
 import psycopg
 import pytest
 
+from att.db import embedded
 from att.db.embedded import EmbeddedPostgres
 from att.errors import CannotStart
 
@@ -220,3 +221,18 @@ def test_a_server_that_is_being_stopped_is_waited_for_with_a_bound(server, monke
         fcntl.flock(stopping, fcntl.LOCK_EX)
         with pytest.raises(CannotStart, match="is locked"):
             server.start()
+
+
+@pytest.mark.parametrize("deaf_to", [[], ["SIGINT"], ["SIGINT", "SIGQUIT"]])
+def test_a_postgresql_that_does_not_end_is_ended(monkeypatch, deaf_to):
+    """One signal after the other, with a bound for each."""
+    monkeypatch.setattr(embedded, "ENDINGS", tuple((number, min(seconds, 1)) for number, seconds in embedded.ENDINGS))
+    ignore = "".join(f"signal.signal(signal.{name}, signal.SIG_IGN);" for name in deaf_to)
+    command = (
+        f"import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); {ignore} print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        embedded.end(psutil.Process(process.pid))
+        assert not psutil.pid_exists(process.pid)
+    embedded.end(None)

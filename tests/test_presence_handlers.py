@@ -1,6 +1,7 @@
 """Presence over HTTP: who is told of whom, and how soon, on one server and on two of which one is killed."""
 
 import asyncio
+import contextlib
 import os
 import signal
 
@@ -161,10 +162,16 @@ async def test_a_crash_of_the_database(servers):
                 [pid] = await fetch(other, "SELECT pid FROM pg_stat_activity WHERE application_name = 'att' LIMIT 1")
                 os.kill(pid, signal.SIGKILL)
             await eventually(lambda: equals({"ann": 2}, here, ann), 30)
-            async with await psycopg.AsyncConnection.connect(first.dsn, autocommit=True) as other:
+            async with await eventually(lambda: connect(first.dsn), 30) as other:
                 await eventually(lambda: fetch(other, "SELECT 1 FROM nodes WHERE name <> 'marker'"))
                 assert await fetch(other, "SELECT count(*) FROM nodes WHERE name = 'marker'") == (0,)
             await eventually(lambda: equals({"ann": 2}, here, ann), SOON)
+
+
+async def connect(dsn):
+    """A connection, or None while the database recovers."""
+    with contextlib.suppress(psycopg.OperationalError):
+        return await psycopg.AsyncConnection.connect(dsn, autocommit=True)
 
 
 async def equals(expected, client, signed_in):

