@@ -171,6 +171,8 @@ class Client:
             await self._pause(delay)
 
     async def _post_broadcast(self, group: str, body: bytes, key: str) -> Ack:
+        if group in {"", ".", ".."}:
+            raise errors.NoSuchGroup  # nor would a URL hold it
         path = f"{self._url}/broadcast/{quote(group, safe='')}"
         headers = {"Idempotency-Key": key}
         answer = await _post(self._open_session(), path, body, headers, {"group", "seq", "at"})

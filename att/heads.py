@@ -19,6 +19,7 @@ FIELDS = 100  # headers
 _DETAILS = {
     "Missing 'Host' header": "A request of HTTP/1.1 needs a Host header (RFC 9112, section 3.2).",
     "Duplicate 'Host' header": "A request may have no more than one Host header (RFC 9112, section 3.2).",
+    "Can not decode content-encoding": "Send the body with no Content-Encoding but gzip, deflate or identity.",
     "Invalid method": "This begins with none of the methods that the server knows (RFC 9110, section 9).",
 }
 _UNKNOWN_METHOD = re.compile(r"(Bad status line:\s+)?Invalid method .* HTTP/1\.[01]['\"]$", re.DOTALL | re.MULTILINE)

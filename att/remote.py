@@ -64,7 +64,10 @@ def listen(resume: Path | None, **who: str) -> None:
 @click.argument("group")
 @click.argument("data", metavar="[JSON]", default="-")
 def broadcast(group: str, data: str, key: str | None, **who: str) -> None:
-    """Broadcast a JSON object to the GROUP of this id or name; without JSON, or with -, the standard input is read."""
+    """Broadcast a JSON object to the GROUP of this id or name; without JSON, or with -, the standard input is read.
+
+    It is tried again for a minute when the server cannot be reached; with a key of one's own also by the next command.
+    """
     connector = _connector(**who)
     body = _read_all() if data == "-" else data.encode(errors="surrogateescape")
     ack = _run(_broadcast(connector, group, body, key))
@@ -153,9 +156,9 @@ def _load(file: Path) -> dict[str, int]:
         return {}
     except OSError as error:
         raise AttError(f"{file} cannot be read: {_why(file, error)}") from error
-    except ValueError as error:
-        raise AttError(f"{file} cannot be read: {error}") from error
-    if not isinstance(positions, dict) or not all(type(seq) is int for seq in positions.values()):
+    except ValueError:
+        positions = None
+    if not isinstance(positions, dict) or not all(type(seq) is int and seq >= 0 for seq in positions.values()):
         raise AttError(f"{file} holds no positions; name another file, or remove it to begin anew")
     return positions
 

@@ -30,6 +30,11 @@ from att.statuses import phrase_of, status_of
 IDEMPOTENCY_KEY = "Idempotency-Key"
 BODY_LIMIT = 1024 * 1024  # bytes of one request body: of one broadcast, or of a thousand users with all that they have
 BODY_TIMEOUT = 30.0  # seconds for a body to arrive
+ENCODINGS = (
+    "gzip",
+    "deflate",
+    "identity",
+)  # of a body; aiohttp leaves as it is what it does not know
 
 _REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.!#$&^_-]+\+json)")
@@ -42,7 +47,11 @@ QueryShape = TypeVar("QueryShape", bound=Query)
 
 
 async def load_body(request: web.Request) -> bytes:
-    """Wait for the body, whatever it is. One over the limit is a 413. Raises Malformed, BodyTimeout."""
+    """Wait for the body, whatever it is. One over the limit is a 413. Raises Malformed, WrongMediaType, BodyTimeout."""
+    if request.headers.get("Content-Encoding", "identity").lower() not in ENCODINGS:
+        raise errors.WrongMediaType(f"Send the body with no Content-Encoding but {' or '.join(ENCODINGS)}.")
+    if (request.content_length or 0) > BODY_LIMIT:
+        raise web.HTTPRequestEntityTooLarge(BODY_LIMIT, request.content_length or 0)
     try:
         if request.content.is_eof():  # it has come along with the headers, as most do
             return await request.read()

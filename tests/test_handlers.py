@@ -1,8 +1,10 @@
 """The HTTP interface, as its table promises it: every success with its exact shape, every error with its phrase."""
 
 import asyncio
+import gzip
 import io
 import json
+import zlib
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -529,6 +531,34 @@ async def test_broadcast_refused(client, ann, bob, tea):
     assert await ann.broadcast("tea", {"a": "first"}) == 1
     assert await socket.receive_json(timeout=5) == {"a": "first"}
     await socket.close()
+
+
+async def test_broadcast_compressed(ann, tea):
+    """It is unpacked before it is sent on; what cannot be is refused, and not taken for something else."""
+    socket = await ann.listen()
+    headers = {"Content-Type": "application/json"}
+    for encoding, body, expected in [
+        ("gzip", gzip.compress(b'{"a": 1}'), 200),
+        ("deflate", zlib.compress(b'{"a": 2}'), 200),
+        ("identity", b'{"a": 3}', 200),
+        ("lzma", b'{"a": 4}', 415),
+        ("gzip, gzip", b'{"a": 5}', 415),
+        ("gzip", b'{"a": 6}', 400),
+    ]:
+        given = headers | {"Content-Encoding": encoding}
+        response = await ann.request("POST", "/broadcast/tea", data=io.BytesIO(body), headers=given)
+        assert response.status == expected, encoding
+    assert [await socket.receive_json(timeout=5) for _ in range(3)] == [{"a": 1}, {"a": 2}, {"a": 3}]
+    await socket.close()
+
+
+async def test_a_body_that_is_too_large(client, ann, tea):
+    """Whoever says that it will be is not waited for."""
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    head = f"POST /broadcast/tea HTTP/1.1\r\nHost: att\r\nAuthorization: Bearer {ann.token}\r\n"
+    writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 9999999999\r\n\r\n{{".encode())
+    assert b" 413 " in await asyncio.wait_for(reader.readline(), 10)
+    writer.close()
 
 
 # Listening

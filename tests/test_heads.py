@@ -82,6 +82,10 @@ async def test_refused(data, status, code, caplog):
         ("BREW / HTTP/1.1", "The server knows no such method"),
         ("BREW", "This begins with none of the methods that the server knows"),
         ("GET / HTTP/1.1", "A request of HTTP/1.1 needs a Host header"),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nContent-Encoding: br",
+            "Send the body with no",
+        ),
         ("GET / HTTP/1.1\r\nHost: a\r\nHost: b", "A request may have no more than one Host header"),
         ("GET / HTTP/1.1\r\nHost: a\r\n: b", "This is not HTTP/1.1"),
     ],
