@@ -1,6 +1,7 @@
 """Where a database is: what a DSN may be, how it is told, which server it means."""
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -122,6 +123,24 @@ async def test_a_server_that_refuses_is_said_to_each_who_asks(tcp_port, db_url):
     await db._server._finding
     assert await asyncio.gather(*(db.fetch_one(ONE) for _ in range(5))) == [(1,)] * 5
     await db.close()
+
+
+async def test_a_server_that_refuses_spoils_no_descriptor(tcp_port, db_url):
+    """When all is closed, whoever gets that of a connection that was refused can use it."""
+    name, loop = db_url.split("/")[3].partition("?")[0], asyncio.get_running_loop()
+    db = await Engine.connect(f"postgresql://postgres@127.0.0.1:{tcp_port}/{name}")
+    await db._pool.clear()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        db._server._place["port"] = closed.getsockname()[1]
+        with pytest.raises(errors.DatabaseUnavailable):
+            await db.fetch_one(ONE)
+    await db.close()
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            for plug in socket.socketpair():
+                loop.add_reader(stack.enter_context(plug), print)
+                loop.remove_reader(plug)
 
 
 async def test_names_are_resolved_off_the_loop(tcp_port, db_url, monkeypatch):

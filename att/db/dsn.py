@@ -4,10 +4,12 @@ https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
 from typing import Any
+from weakref import ref
 
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever the driver calls it
@@ -94,6 +96,16 @@ def locate(dsn: str) -> dict[str, Any]:
     return place if family == socket.AF_UNIX else place | {"hostaddr": peer[0]}
 
 
+_connections: dict[int, ref[Connection]] = {}  # the last one that had this descriptor
+
+
+def _forget(descriptor: int) -> None:
+    """The closed poll handle of a refused connection, which uvloop keeps, and so refuses who gets the descriptor."""
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(descriptor)
+    loop.remove_writer(descriptor)
+
+
 class Server:
     """Which server the pool connects to: found off the loop, and looked for anew when it cannot be reached."""
 
@@ -119,18 +131,20 @@ class Server:
     def connection_factory(self, dsn: str, async_: int = 0) -> Connection:
         """What psycopg2 calls for each new connection: one to the server that was found."""
         connection = Connection(make_dsn(dsn, **self._place), async_)  # type: ignore[call-arg]
-        # uvloop keeps the closed poll handle of a connection that was refused, and then refuses the next one that gets
-        # the same descriptor.
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(connection.fileno())
-        loop.remove_writer(connection.fileno())
+        _forget(connection.fileno())
+        _connections[connection.fileno()] = ref(connection)
         return connection
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop looking. Whoever uses the loop from now on may have any descriptor."""
         if self._finding is not None:
             self._finding.cancel()
             await asyncio.wait([self._finding])
+        for descriptor, made in _connections.items():
+            connection = made()
+            if connection is None or connection.closed:
+                with contextlib.suppress(RuntimeError):  # it is a transport's by now
+                    _forget(descriptor)
 
     async def _find_patiently(self) -> None:
         while True:
