@@ -551,6 +551,8 @@ async def test_a_restarted_database(server):
                 assert (await response.json())["delivered"] == 1
             assert await socket.receive_str(timeout=5) == '{"back": true}'
             await asyncio.to_thread(postgres.stop)
+    assert (await server.end(signal.SIGTERM))[0] == 0
+    assert not pid_file.exists()
 
 
 async def gone(path):

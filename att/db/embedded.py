@@ -76,7 +76,7 @@ class EmbeddedPostgres:
             return
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            end(self._server.get_postmaster_info().process)
+            end(self._postmaster())  # it may have been started anew, by another process
         self._server = None
         self._leave()
 
@@ -152,11 +152,15 @@ class EmbeddedPostgres:
 
     def _forget_dead_postmaster(self) -> None:
         """Drop the pid file of a server that is gone, for its pid may by now be another process's."""
-        pid_file = self._pgdata / "postmaster.pid"
-        with contextlib.suppress(FileNotFoundError):
-            first_line = pid_file.read_text().partition("\n")[0].strip()
-            if not (first_line.isdigit() and self._is_postmaster(int(first_line))):
-                pid_file.unlink()
+        if self._postmaster() is None:
+            (self._pgdata / "postmaster.pid").unlink(missing_ok=True)
+
+    def _postmaster(self) -> psutil.Process | None:
+        with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):
+            first_line = (self._pgdata / "postmaster.pid").read_text().partition("\n")[0].strip()
+            if first_line.isdigit() and self._is_postmaster(int(first_line)):
+                return psutil.Process(int(first_line))
+        return None
 
     def _is_postmaster(self, pid: int) -> bool:
         try:
