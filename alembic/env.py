@@ -19,7 +19,10 @@ LOCK_TIMEOUT = "30s"
 
 
 def db_url() -> str:
-    url = context.get_x_argument(as_dictionary=True).get("db-url") or os.environ.get("ATT_DB_URL") or DEFAULT_DB_URL
+    given = context.get_x_argument(as_dictionary=True)
+    for unknown in given.keys() - {"db-url"}:
+        sys.exit(f"alembic: -x {unknown} is not known; write -x db-url=postgresql://user:password@host:port/database")
+    url = given.get("db-url") or os.environ.get("ATT_DB_URL") or DEFAULT_DB_URL
     try:
         return check_dsn(url)
     except ValueError as error:

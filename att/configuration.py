@@ -12,6 +12,7 @@ from att.settings import (
     LogFormat,
     Settings,
     default_data_dir,
+    parse_count,
     parse_drain_time,
     parse_duration,
     parse_listen,
@@ -136,7 +137,7 @@ OPTIONS = (
     click.option("--access-log", is_flag=True, help="Log one line for each request."),
     click.option(
         "--address-connections",
-        type=click.IntRange(min=1),
+        type=Parsed("number", parse_count),
         default=1_000,
         help="How many connections one address (of IPv6: one /64) may have open, unless it is a --trust-proxy.",
     ),

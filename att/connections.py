@@ -176,8 +176,8 @@ class Connections:
         self._callers: dict[str, Caller] = {}
         self._open = 0
         self._awaiting: dict[Connection, float] = {}  # since when, the longest first
-        self._idle: dict[Connection, float] = {}
-        self._now = self._complained = float("-inf")
+        self._idle: dict[Connection, None] = {}  # the longest first
+        self._complained = float("-inf")
         self._sweeping: asyncio.TimerHandle | None = None
         server.request_factory = _telling(server.request_factory)
 
@@ -249,12 +249,12 @@ class Connections:
     def await_head(self, connection: Connection) -> None:
         """The head of a request is to arrive from now on."""
         self._idle.pop(connection, None)
-        self._awaiting[connection] = self._now
+        self._awaiting[connection] = self._loop.time()
         connection.stage = AWAITING
 
     def rest(self, connection: Connection) -> None:
         """A request has been answered, and no other has come."""
-        self._idle[connection] = self._now
+        self._idle[connection] = None
         connection.stage = IDLE
 
     def begin(self, connection: Connection) -> None:
@@ -278,8 +278,7 @@ class Connections:
     def start(self) -> None:
         """Look from now on for heads that are late."""
         self._sweeping = self._loop.call_later(SWEEP_INTERVAL, self.start)
-        self._now = self._loop.time()
-        before = self._now - HEAD_TIMEOUT
+        before = self._loop.time() - HEAD_TIMEOUT
         for connection in [*itertools.takewhile(lambda one: self._awaiting[one] <= before, self._awaiting)]:
             connection.give_up()
 

@@ -167,7 +167,7 @@ class Conflict(AttError, code="conflict"):
 
 
 class LoginTaken(Conflict, code="login taken"):
-    """Somebody else has this login; logins are compared without regard to case."""
+    """Another user has this login; logins are compared without regard to case."""
 
 
 class RoleNameTaken(Conflict, code="role name taken"):

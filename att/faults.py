@@ -1,5 +1,6 @@
 """What is wrong with an input, in words for people."""
 
+import re
 from typing import Any
 
 from pydantic import ValidationError
@@ -8,6 +9,8 @@ from pydantic_core import ErrorDetails
 from att.errors import FieldError, InvalidInput
 
 FAULTS_TOLD = 100
+
+_WORDING = re.compile(r"^\w+ should ")  # of pydantic: "Input should be a valid list", "String should have at most …"
 
 
 def explain(error: ValidationError) -> InvalidInput:
@@ -27,9 +30,9 @@ def _explain_one(fault: ErrorDetails) -> FieldError:
     if fault["type"] == "value_error":
         return FieldError(field, str(context["error"]))
     if fault["type"] == "extra_forbidden":
-        return FieldError(field, "unknown member")
+        return FieldError(field, "is not known")
     if fault["type"] == "missing":
         return FieldError(field, "is missing")
     if fault["type"] == "model_type":
         return FieldError(field, "must be a JSON object")
-    return FieldError(field, fault["msg"][:1].lower() + fault["msg"][1:])
+    return FieldError(field, _WORDING.sub("must ", fault["msg"]))

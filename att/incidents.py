@@ -28,7 +28,7 @@ def _of_system(error: BaseException) -> str | None:
         case TimeoutError():
             return "timed out"
         case ssl.SSLCertVerificationError():
-            return f"its certificate is not trusted: {error.verify_message}"
+            return f"its certificate is not trusted: {error.verify_message} (SSL_CERT_FILE may name others to trust)"
         case ssl.SSLError() if reason := getattr(error, "reason", None):
             return f"no TLS can be agreed on: {reason.lower().replace('_', ' ')}"
         case socket.gaierror():

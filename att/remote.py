@@ -15,7 +15,7 @@ import uvloop
 
 from att.client import Client, Event, Gap, Message
 from att.commands import read_password
-from att.errors import AttError
+from att.errors import AttError, NotSignedIn, SessionEnded
 from att.incidents import in_words
 from att.names import check_key
 from att.options import Parsed
@@ -99,8 +99,11 @@ def _ready(client: Client) -> Connector:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work)
+    except (NotSignedIn, SessionEnded) as error:
+        raise AttError("the token is not good (any more): give another, in ATT_TOKEN, or use --login") from error
 
 
 async def _broadcast(connector: Connector, group: str, body: bytes, key: str | None) -> Any:

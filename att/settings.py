@@ -211,6 +211,13 @@ def _check_redis_query(query: str, *, is_tls: bool) -> None:
             raise ValueError(f"the value of {name!r} behind the question mark is not understood")
 
 
+def parse_count(text: str) -> int:
+    """Read a number of at least one. Raises ValueError that says what is wrong."""
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise ValueError(f"{text!r} is no number from 1 to 999999999")
+    return int(text)
+
+
 def parse_size(text: str) -> int:
     """Read a number of bytes: ``65536``, ``64KiB``, ``1MiB``. Raises ValueError that says what is wrong."""
     match = re.fullmatch(r"([0-9]{1,12})(?: ?([kmg]ib|b))?", text.lower())

@@ -93,8 +93,10 @@ async def read_some(request: web.Request, one: type[Shape], many: type[RootModel
 def read_query(request: web.Request, shape: type[QueryShape]) -> QueryShape:
     """The query in this shape. Raises InvalidInput."""
     given = {name: request.query.getall(name) for name in request.query}
-    once = {name: values[0] for name, values in given.items() if len(values) == 1 and name not in shape.repeatable}
-    return _fit(shape, given | once)
+    singular = shape.model_fields.keys() - shape.repeatable
+    if twice := [name for name in given if name in singular and len(given[name]) > 1]:
+        raise errors.InvalidInput([errors.FieldError(name, "must not be given twice") for name in twice])
+    return _fit(shape, {name: values[0] if name in singular else values for name, values in given.items()})
 
 
 def read_idempotency_key(request: web.Request) -> str | None:

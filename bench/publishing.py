@@ -171,6 +171,7 @@ async def main() -> None:
         groups = [db.group(f"group {number}", [account]) for number in range(GROUPS)]
 
         async def go(case: str) -> None:
+            db.clear_log()  # a server that starts would trim what the cases before have left
             if case in PGBENCH_CASES:
                 appends[case].append(by_pgbench(db, account, groups[0], *PGBENCH_CASES[case]))
                 return

@@ -51,10 +51,6 @@ def book(total=100, of_address=2, trusted=()):
     return Connections(Server(), total, of_address, trusted)
 
 
-async def is_after(here, moment):
-    return here.connections._now > moment
-
-
 async def no_head(here):
     return here.doors.traffic().busy == 3 and not here.connections._awaiting
 
@@ -204,6 +200,16 @@ async def test_a_connection_without_a_word(opened, impatient):
         assert await ends(reader) == b""
 
 
+async def test_a_head_has_all_of_its_time(opened, monkeypatch):
+    """It is counted from when the connection came, whenever we look."""
+    monkeypatch.setattr(connections, "SWEEP_INTERVAL", 3600)
+    async with house() as here:
+        came = asyncio.get_running_loop().time()
+        await opened(here, data=REQUEST[:-1])
+        await here.has(busy=1)
+        assert min(here.connections._awaiting.values()) >= came
+
+
 async def test_a_later_head_is_slow_as_well(opened, monkeypatch):
     """A connection that is kept alive may be silent, but once a head has begun it must arrive."""
     monkeypatch.setattr(connections, "SWEEP_INTERVAL", 0.01)
@@ -212,8 +218,8 @@ async def test_a_later_head_is_slow_as_well(opened, monkeypatch):
         assert (await answer(reader))[0] == 200
         monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.0)
         await here.has(open=1, busy=0)
-        swept = here.connections._now
-        await eventually(lambda: is_after(here, swept + 0.05))
+        silent, _ = await opened(here)
+        assert await ends(silent) == b""
         writer.write(REQUEST)
         assert (await answer(reader))[0] == 200
         writer.write(REQUEST[:-1])

@@ -94,48 +94,47 @@ async def test_the_first_server_that_answers_is_used(tcp_port, db_url):
         await db.close()
 
 
-async def test_a_server_that_moved_is_found_again(tcp_port, db_url):
-    """When no connection can be made, the addresses are looked up anew; until then it is said that there is none."""
+@pytest.fixture
+async def astray(tcp_port, db_url):
+    """An engine, and how to send it where nobody listens."""
     name = db_url.split("/")[3].partition("?")[0]
     db = await Engine.connect(f"postgresql://postgres@127.0.0.1:{tcp_port}/{name}")
     await db._pool.clear()
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        db._server._place["port"] = closed.getsockname()[1]
-        with pytest.raises(errors.DatabaseUnavailable):
-            await db.fetch_one(ONE)
-        await db._server._finding
-    assert await db.fetch_one(ONE) == (1,)
+        yield db, lambda: db._server._place.update(port=closed.getsockname()[1])
     await db.close()
 
 
-async def test_a_server_that_refuses_is_said_to_each_who_asks(tcp_port, db_url):
+async def test_a_server_that_moved_is_found_again(astray):
+    """When no connection can be made, the addresses are looked up anew; until then it is said that there is none."""
+    db, go_astray = astray
+    go_astray()
+    with pytest.raises(errors.DatabaseUnavailable):
+        await db.fetch_one(ONE)
+    await db._server._finding
+    assert await db.fetch_one(ONE) == (1,)
+
+
+async def test_a_server_that_refuses_is_said_to_each_who_asks(astray):
     """Time after time: a refused connection spoils nothing for the next one."""
-    name = db_url.split("/")[3].partition("?")[0]
-    db = await Engine.connect(f"postgresql://postgres@127.0.0.1:{tcp_port}/{name}")
-    await db._pool.clear()
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        for _ in range(10):
-            db._server._place["port"] = closed.getsockname()[1]
-            with pytest.raises(errors.DatabaseUnavailable):
-                await db.fetch_one(ONE)
+    db, go_astray = astray
+    for _ in range(10):
+        go_astray()
+        with pytest.raises(errors.DatabaseUnavailable):
+            await db.fetch_one(ONE)
     await db._server._finding
     assert await asyncio.gather(*(db.fetch_one(ONE) for _ in range(5))) == [(1,)] * 5
-    await db.close()
 
 
-async def test_a_server_that_refuses_spoils_no_descriptor(tcp_port, db_url):
+async def test_a_server_that_refuses_spoils_no_descriptor(astray):
     """When all is closed, whoever gets that of a connection that was refused can use it."""
-    name, loop = db_url.split("/")[3].partition("?")[0], asyncio.get_running_loop()
-    db = await Engine.connect(f"postgresql://postgres@127.0.0.1:{tcp_port}/{name}")
-    await db._pool.clear()
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        db._server._place["port"] = closed.getsockname()[1]
-        with pytest.raises(errors.DatabaseUnavailable):
-            await db.fetch_one(ONE)
+    db, go_astray = astray
+    go_astray()
+    with pytest.raises(errors.DatabaseUnavailable):
+        await db.fetch_one(ONE)
     await db.close()
+    loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
         for _ in range(20):
             for plug in socket.socketpair():

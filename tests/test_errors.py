@@ -130,9 +130,9 @@ def test_why():
 
 def test_invalid_input():
     """The detail names every field and what is wrong with it."""
-    error = InvalidInput([FieldError("login", "is missing"), FieldError("a.b", "unknown member")])
-    assert error.detail == str(error) == "login: is missing; a.b: unknown member"
-    assert error.fields == [("login", "is missing"), ("a.b", "unknown member")]
+    error = InvalidInput([FieldError("login", "is missing"), FieldError("a.b", "is not known")])
+    assert error.detail == str(error) == "login: is missing; a.b: is not known"
+    assert error.fields == [("login", "is missing"), ("a.b", "is not known")]
     assert InvalidInput.__doc__
 
 

@@ -10,7 +10,7 @@ from att.errors import InvalidInput
 from att.faults import FAULTS_TOLD, explain
 
 ID = "0f2a7c1e-5b3d-4c8f-9a6e-1d2b3c4d5e6f"
-NO_STRING = "input should be a valid string"
+NO_STRING = "must be a valid string"
 SECRET = "hunter2"
 
 
@@ -31,15 +31,15 @@ def faults(shape, value):
             {
                 "login": "must not begin or end with a space",
                 "password": "must have at least 6 characters",
-                "admin": "unknown member",
-                "extra": "unknown member",
+                "admin": "is not known",
+                "extra": "is not known",
             },
         ),
         (payloads.NewAccount, {"login": 1, "password": None}, {"login": NO_STRING, "password": NO_STRING}),
         (
             payloads.Credentials,
             {"password": "a" * 1025, "Login": "ann"},
-            {"login": "is missing", "password": "must have at most 1024 bytes", "Login": "unknown member"},
+            {"login": "is missing", "password": "must have at most 1024 bytes", "Login": "is not known"},
         ),
         (payloads.NewGroup, {"name": "a/b"}, {"name": "must not contain '/', or be '.' or '..'"}),
         (payloads.NewGroup, {"name": ID}, {"name": "must not be a UUID"}),
@@ -49,13 +49,13 @@ def faults(shape, value):
             {"name": ["tea"], "join": "closed", "post": None, "retention": 1_000_001},
             {
                 "name": NO_STRING,
-                "join": "input should be 'invite' or 'open'",
-                "post": "input should be 'members' or 'owners'",
-                "retention": "input should be less than or equal to 1000000",
+                "join": "must be 'invite' or 'open'",
+                "post": "must be 'members' or 'owners'",
+                "retention": "must be less than or equal to 1000000",
             },
         ),
         (payloads.GroupChange, {"name": None, "join": 1, "role": "owner"}, {"name": ..., "join": ..., "role": ...}),
-        (payloads.MemberChange, {"role": "admin"}, {"role": "input should be 'owner' or 'member'"}),
+        (payloads.MemberChange, {"role": "admin"}, {"role": "must be 'owner' or 'member'"}),
         (payloads.MemberChange, {"role": None}, {"role": ...}),
         (
             payloads.NewMembers,
@@ -69,7 +69,7 @@ def faults(shape, value):
     ],
 )
 def test_every_fault_is_told(shape, value, expected):
-    """All faults come at once, each under the name of its member; unknown members are named."""
+    """All faults come at once, each under the name of its member; is not knowns are named."""
     found = faults(shape, value)
     assert found.keys() == expected.keys()
     assert all(found[field] == message for field, message in expected.items() if message is not ...)

@@ -117,6 +117,14 @@ def test_constraints_bear_the_names_of_the_schema(postgresql):
     assert {name for (name,) in rows} - {"alembic_version_pkc"} == declared
 
 
+def test_the_command_knows_its_arguments(empty_db_url):
+    """A misspelt one must not lead to another database."""
+    result = run_alembic("-x", f"dburl={empty_db_url}", "upgrade", "head", ATT_DB_URL=empty_db_url)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("alembic: -x dburl is not known; write -x db-url=postgresql://")
+    assert result.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
 def test_the_command_takes_the_url_from_the_environment(empty_db_url, empty_postgresql, scheme):
     result = run_alembic("upgrade", "head", ATT_DB_URL=empty_db_url.replace("postgresql:", f"{scheme}:"))

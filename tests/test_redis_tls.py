@@ -60,14 +60,23 @@ async def test_encrypted(door):
     await link.close()
 
 
+async def test_trusted_by_the_environment(door, monkeypatch):
+    """What the error advises helps."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "ca.pem"))
+    link = await RedisLink.connect(f"rediss://localhost:{door}")
+    await link.ping()
+    await link.close()
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("rediss://localhost:{}", "its certificate is not trusted"),
+        ("rediss://localhost:{}", "its certificate is not trusted: "),
+        ("rediss://localhost:{}", "SSL_CERT_FILE may name others to trust"),
         ("rediss://localhost:{}?ssl_ca_certs=/no/such.pem", "no such file"),
         ("redis://localhost:{}", "cannot use Redis"),
     ],
-    ids=["authority", "file", "no TLS"],
+    ids=["authority", "remedy", "file", "no TLS"],
 )
 async def test_not_trusted(door, url, says):
     """Nobody is believed to be Redis who cannot show it; one line says why."""

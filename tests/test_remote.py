@@ -234,6 +234,7 @@ def one_line(result, status, says):
         (["broadcast", "tea", "[]"], b"", 1, "must be a JSON object"),
         (["broadcast", "tea"], b"", 1, "is not JSON"),
         (["broadcast", "tea"], b" " * (2 * 1024**2 + 1), 2, "more than"),
+        *((["broadcast", name, "{}"], b"", 1, "There is no group with this id or name") for name in ("", ".", "..")),
         (["broadcast"], b"", 2, "Missing argument 'GROUP'"),
         (["broadcast", "tea", "{}", "--key", " "], b"", 2, "1 to 200 printable"),
         (["broadcast", "tea", "{}", "--url", "nonsense"], b"", 2, "is no address"),
@@ -258,8 +259,8 @@ async def test_refusals_are_one_line(script, run):
     script.parts = [problem(401, "not signed in"), sends(then=closes(4500))]
     one_line(await run("broadcast", "tea", "{}", **TOKEN), 1, "It rains.")
     one_line(await run("listen", "--login", "ann", typed=b"hush\n"), 1, "It rains.")
-    one_line(await run("listen", **TOKEN), 1, "Sign in at /login")
-    one_line(await run("listen", **TOKEN), 1, "The session has ended")
+    for _ in range(2):
+        one_line(await run("listen", **TOKEN), 1, "the token is not good (any more): give another, in ATT_TOKEN")
 
 
 async def test_who(run):

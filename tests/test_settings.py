@@ -18,6 +18,7 @@ from att.settings import (
     Rate,
     Settings,
     default_data_dir,
+    parse_count,
     parse_duration,
     parse_listen,
     parse_origin,
@@ -151,6 +152,18 @@ def test_no_size(text):
     """Anything else is refused; decimal multiples, too, which might be meant as either."""
     with pytest.raises(ValueError, match="is no size"):
         parse_size(text)
+
+
+def test_count():
+    """A number of at least one."""
+    assert [parse_count(text) for text in ("1", "100000", "999999999")] == [1, 100_000, 999_999_999]
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "01", "x", "1.5", "1k", " 1", "1\n", "\u0661", "1" * 10])
+def test_no_count(text):
+    """Anything else is refused."""
+    with pytest.raises(ValueError, match="is no number from 1 to 999999999"):
+        parse_count(text)
 
 
 @pytest.mark.parametrize(
