@@ -41,7 +41,9 @@ async def door(valkey_url):
     server = await asyncio.start_server(let_in, "127.0.0.1", 0, ssl=context)
     yield server.sockets[0].getsockname()[1]
     server.close()
-    await asyncio.gather(*open_ones)
+    for task in open_ones:
+        task.cancel()
+    await asyncio.gather(*open_ones, return_exceptions=True)
 
 
 async def test_encrypted(door):
