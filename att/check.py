@@ -20,6 +20,7 @@ from att.check_tls import check_tls
 from att.checks import Finding, Level, Probe, Verdict, fail, look, ok
 from att.configuration import override, overriding_options
 from att.errors import CannotStart
+from att.output import say
 from att.settings import Settings
 
 EPILOG = """\b
@@ -36,12 +37,12 @@ def check(context: click.Context, /, *, as_json: bool, **given: Any) -> None:
     Nothing is changed, neither a database nor a server that runs.
     """
     settings = override(context.find_object(Settings) or Settings(), **given)
-    tell: Callable[[Finding], None] = (lambda _finding: None) if as_json else (lambda finding: click.echo(str(finding)))
+    tell: Callable[[Finding], None] = (lambda _finding: None) if as_json else (lambda finding: say(str(finding)))
     with _unheard("att"), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         findings = runner.run(_look_at_all(settings, tell))
     has_failed = any(finding.level is Level.FAIL for finding in findings)
     if as_json:
-        click.echo(json.dumps({"ok": not has_failed, "checks": [finding._asdict() for finding in findings]}, indent=2))
+        say(json.dumps({"ok": not has_failed, "checks": [finding._asdict() for finding in findings]}, indent=2))
     sys.exit(1 if has_failed else 0)
 
 

@@ -124,8 +124,8 @@ class Client:
         """
         if self._is_listening:
             raise RuntimeError("this client listens already")
-        self._is_listening = True
         self.positions = dict(positions or {})
+        self._is_listening = True
         backoff, is_fresh = Backoff(), not positions
         try:
             while True:
@@ -234,10 +234,11 @@ def _check_token(token: str) -> str:
 
 def _encode(data: Mapping[str, Any] | bytes) -> bytes:
     """An object as the server takes it. Raises NotJson, NotAnObject."""
+    given = dict(data) if isinstance(data, Mapping) else data
     try:
-        body = data if isinstance(data, bytes) else json.dumps(dict(data)).encode()
+        body = given if isinstance(given, bytes) else json.dumps(given).encode()
         value = from_json(body, allow_inf_nan=False, cache_strings=False)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise errors.NotJson(f"What is to be broadcast is not JSON (RFC 8259) in UTF-8: {error}.") from error
     if not isinstance(value, dict):
         raise errors.NotAnObject("What is to be broadcast must be a JSON object: {...}.")

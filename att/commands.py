@@ -15,6 +15,7 @@ from att.database import Database, open_database
 from att.db.engine import Engine
 from att.names import RAW_LENGTH, check_name, check_password
 from att.options import Parsed, database_options, redis_option, settings_of
+from att.output import say
 from att.passwords import Passwords
 from att.settings import Settings
 
@@ -41,7 +42,7 @@ def create_admin(context: click.Context, /, login: str, **where: object) -> None
     """
     wanted = Credentials(login, _ask_password())
     is_new = _run(settings_of(context, **where), lambda administrators: administrators.create(wanted))
-    click.echo(f"{login} is an administrator" if is_new else f"{login} is an administrator now, with the new password")
+    say(f"{login} is an administrator" if is_new else f"{login} is an administrator now, with the new password")
 
 
 @click.command("reset-password", epilog=ENDED)
@@ -56,7 +57,7 @@ def reset_password(context: click.Context, /, login: str, **where: object) -> No
     """
     wanted = Credentials(login, _ask_password())
     _run(settings_of(context, **where), lambda administrators: administrators.reset_password(wanted))
-    click.echo(f"{login} has the new password")
+    say(f"{login} has the new password")
 
 
 @click.command("migrate")
@@ -66,8 +67,8 @@ def migrate(context: click.Context, /, **where: object) -> None:
     """Bring the schema of the database up to date, and say what was done."""
     database = asyncio.run(_open_and_close(replace(settings_of(context, **where), migrate=True)))
     for name in database.migrated:
-        click.echo(f"done: {name}")
-    click.echo(f"the schema in {database.place} {'is now' if database.migrated else 'was already'} up to date")
+        say(f"done: {name}")
+    say(f"the schema in {database.place} {'is now' if database.migrated else 'was already'} up to date")
 
 
 async def _open_and_close(settings: Settings) -> Database:

@@ -21,6 +21,7 @@ from att.settings import (
     parse_proxy,
     parse_rate,
     parse_redis_url,
+    parse_retention_age,
     parse_size,
 )
 
@@ -67,9 +68,10 @@ OPTIONS = (
     ),
     click.option(
         "--retention-age",
-        type=Parsed("duration", parse_duration),
+        type=Parsed("duration", parse_retention_age),
         default="30d",
-        help="How long what was sent to a group is kept, if the group does not keep less: 12h, 30d; 1m at least.",
+        help="How long what was sent to a group is kept, if the group does not keep less: 12h, 30d; 1m at least."
+        " The shortest of all servers on a database counts.",
     ),
     click.option(
         "--allow-origin",

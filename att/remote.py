@@ -19,6 +19,7 @@ from att.errors import AttError, NotSignedIn, SessionEnded
 from att.incidents import in_words
 from att.names import check_key
 from att.options import Parsed
+from att.output import drop_output, say
 from att.realtime.protocol import timestamp
 
 T = TypeVar("T")
@@ -51,11 +52,11 @@ def listen(resume: Path | None, **who: str) -> None:
     except BrokenPipeError:
         pass
     except OSError as error:
+        drop_output()
         raise AttError(f"the output cannot be written: {error.strerror}") from error
     else:
         return
-    # Whoever read our lines has enough; nothing is left to be flushed when the process ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    drop_output()  # whoever read our lines has enough
 
 
 @click.command("broadcast", context_settings={"auto_envvar_prefix": None})
@@ -71,7 +72,10 @@ def broadcast(group: str, data: str, key: str | None, **who: str) -> None:
     connector = _connector(**who)
     body = _read_all() if data == "-" else data.encode(errors="surrogateescape")
     ack = _run(_broadcast(connector, group, body, key))
-    click.echo(json.dumps({"group": ack.group, "seq": ack.seq, "at": timestamp(ack.at)}))
+    try:
+        say(json.dumps({"group": ack.group, "seq": ack.seq, "at": timestamp(ack.at)}))
+    except AttError as error:
+        raise AttError(f"it was broadcast, and is in the log as seq {ack.seq}, but {error}") from error
 
 
 Connector = Callable[[], Coroutine[Any, Any, Client]]

@@ -90,6 +90,7 @@ ADDRESS_FAILURES = Rate(50, timedelta(minutes=5))
 SIGNUPS = Rate(30, timedelta(hours=1))
 DRAIN_TIME = timedelta(seconds=20)
 MAX_DRAIN_TIME = timedelta(hours=1)
+MIN_RETENTION_AGE = timedelta(minutes=1)  # in this time every server has read what is new
 ADDRESS_CONNECTIONS = 1_000
 
 
@@ -170,6 +171,14 @@ def parse_duration(text: str) -> timedelta:
     duration = timedelta(**{DURATION_UNITS[match[2]]: int(match[1])})
     if not timedelta(0) < duration <= MAX_DURATION:
         raise ValueError(f"{text!r} is out of range; from 1s to {MAX_DURATION.days}d")
+    return duration
+
+
+def parse_retention_age(text: str) -> timedelta:
+    """Read a duration of a minute at least. Raises ValueError that says what is wrong."""
+    duration = parse_duration(text)
+    if duration < MIN_RETENTION_AGE:
+        raise ValueError(f"{text!r} is too short; a minute at least, as in 1m, 12h or 30d")
     return duration
 
 

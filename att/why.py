@@ -15,6 +15,7 @@ from att.db.engine import Engine
 from att.explanation import Actor, Explanation, Step, explain
 from att.names import check_name
 from att.options import Parsed, database_options, redis_option, settings_of
+from att.output import say
 from att.presence import Stay
 from att.realtime.protocol import timestamp
 from att.settings import Settings
@@ -38,7 +39,7 @@ def why(context: click.Context, /, user: str, group: str, *, is_json: bool, **wh
     settings = settings_of(context, **where)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(_explain(settings, user, group))
-    click.echo(_as_json(found) if is_json else "\n".join(lines_of(found)))
+    say(_as_json(found) if is_json else "\n".join(lines_of(found)))
 
 
 async def _explain(settings: Settings, user: str, group: str) -> Explanation:

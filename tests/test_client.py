@@ -361,6 +361,8 @@ async def test_one_at_a_time(script, someone):
     with pytest.raises(RuntimeError, match="listens already"):
         await take(someone.listen(), 1)
     await stream.aclose()
+    with pytest.raises(TypeError):
+        await take(someone.listen([1]), 1)
     assert not someone.connected.is_set()
     async with asyncio.timeout(PATIENCE):
         await gone.wait()
@@ -570,7 +572,10 @@ async def test_broadcast_is_given_up(script, someone, monkeypatch):
         (b"nonsense", errors.NotJson),
         (b'{"a":"\xff"}', errors.NotJson),
         ({"a": float("nan")}, errors.NotJson),
+        ({"a": {1}}, errors.NotJson),
         (b"[]", errors.NotAnObject),
+        ([1], errors.NotAnObject),
+        ('{"a": 1}', errors.NotAnObject),
     ],
 )
 async def test_no_object(script, someone, data, kind):

@@ -137,6 +137,7 @@ FLOORS = {
         "att.node",
         "att.options",
         "att.ops",
+        "att.output",
         "att.remote",
         "att.server",
         "att.why",

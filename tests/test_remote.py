@@ -30,7 +30,7 @@ async def start(script):
     """Start a command that talks to the script; it is killed in the end."""
     begun = []
 
-    async def go(*arguments, **environment):
+    async def go(*arguments, stdout=asyncio.subprocess.PIPE, **environment):
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -38,7 +38,7 @@ async def start(script):
             *arguments,
             env=os.environ | {"ATT_URL": script.url} | environment,
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
         )
         begun.append(process)
@@ -261,6 +261,19 @@ async def test_refusals_are_one_line(script, run):
     one_line(await run("listen", "--login", "ann", typed=b"hush\n"), 1, "It rains.")
     for _ in range(2):
         one_line(await run("listen", **TOKEN), 1, "the token is not good (any more): give another, in ATT_TOKEN")
+
+
+async def test_a_broadcast_that_cannot_be_told_of(script, start):
+    """Whoever would try again is told that it is in the log."""
+    script.answers = [accepted()]
+    reads, writes = os.pipe()
+    os.close(reads)
+    process = await start("broadcast", "tea", "{}", stdout=writes, **TOKEN)
+    os.close(writes)
+    async with asyncio.timeout(PATIENCE):
+        _, err = await process.communicate()
+    says = "it was broadcast, and is in the log as seq 3, but the output cannot be written: Broken pipe"
+    assert (process.returncode, err.decode()) == (1, f"att-server: {says}\n")
 
 
 async def test_who(run):

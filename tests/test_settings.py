@@ -25,6 +25,7 @@ from att.settings import (
     parse_proxy,
     parse_rate,
     parse_redis_url,
+    parse_retention_age,
     parse_size,
 )
 
@@ -152,6 +153,20 @@ def test_no_size(text):
     """Anything else is refused; decimal multiples, too, which might be meant as either."""
     with pytest.raises(ValueError, match="is no size"):
         parse_size(text)
+
+
+def test_retention_age():
+    """A minute is the least."""
+    assert [parse_retention_age(text) for text in ("1m", "60s", "30d")] == [
+        timedelta(minutes=1),
+        timedelta(minutes=1),
+        timedelta(days=30),
+    ]
+    for text in ("1s", "59s"):
+        with pytest.raises(ValueError, match="a minute at least"):
+            parse_retention_age(text)
+    with pytest.raises(ValueError, match="is no duration"):
+        parse_retention_age("nonsense")
 
 
 def test_count():
