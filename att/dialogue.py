@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -54,11 +54,17 @@ class Dialogue:
     def _settle(self, positions: Sequence[Position], resume: Mapping[UUID, int]) -> None:
         self._hub.settle(self._listener, positions, resume)
         if self._hub.missing(self._listener):
-            self._catching_up = asyncio.create_task(self._catch_up())
+            self._go_on(self._catch_up())
+
+    def _go_on(self, work: Awaitable[None]) -> None:
+        self._catching_up = asyncio.create_task(self._guarded(work))
 
     async def _catch_up(self) -> None:
+        await self._feed.catch_up(self._listener, self._socket.drained, self._socket.page_size)
+
+    async def _guarded(self, work: Awaitable[None]) -> None:
         try:
-            await self._feed.catch_up(self._listener, self._socket.drained, self._socket.page_size)
+            await work
         except Exception:
             log.exception("a listener cannot be given what it has missed")
             self._socket.close(CloseCode.RESYNC)
@@ -115,7 +121,16 @@ class DialogueV1(Dialogue):
         if self._resume_timer is not None:
             self._resume_timer.cancel()
             self._resume_timer = None
-        self._settle(positions, groups)
+        if any(groups.get(position.group_id, 0) > position.seq for position in positions):
+            self._go_on(self._settle_anew(groups))
+        else:
+            self._settle(positions, groups)
+
+    async def _settle_anew(self, groups: Mapping[UUID, int]) -> None:
+        """It has heard more than there was when it was greeted: where its user stands is read once more."""
+        positions = await self._feed.positions(self._listener.user_id)
+        self._hub.settle(self._listener, positions, groups)
+        await self._catch_up()
 
     def _broadcast(self, frame: protocol.Broadcast) -> None:
         self._in_flight += 1

@@ -191,6 +191,30 @@ async def test_gap(ann, ben, tea, talk, sql):
     assert parts([await said.hear() for _ in range(3)], "seq") == [(5,), (6,), (7,)]
 
 
+async def test_resume_beyond_the_greeting(ann, ben, tea, talk):
+    """Whoever has heard more since, elsewhere, is not told it once more; nor is anything passed over."""
+    said, late = await talk(ben), await talk(ben)
+    for number in range(3):
+        await ann.broadcast("tea", {"n": number})
+    await said.say(type="resume", groups={tea: 4})
+    await late.say(type="resume", groups={tea: 10**6})
+    assert parts([await said.hear()], "type", "seq") == [("message", 5)]
+    await ann.broadcast("tea", {"n": 3})
+    for one in (said, late):
+        assert parts([await one.hear()], "type", "seq") == [("message", 6)]
+
+
+async def test_resume_beyond_a_leaving(ann, ben, tea, talk):
+    """What was heard elsewhere does not make a member of somebody who has left since."""
+    said = await talk(ben)
+    await ann.remove("tea", ben)
+    await ann.broadcast("tea", {"n": 1})
+    await said.say(type="resume", groups={tea: 3})
+    await ann.broadcast("tea", {"n": 2})
+    await ann.add("tea", ben)
+    assert parts([await said.hear()], "type", "seq") == [("joined", 6)]
+
+
 async def test_resume_from_the_future(ann, tea, talk):
     """A seq that the log has not reached, or a group that is not there, is as good as none."""
     said = await talk(ann, {tea: 10**6, str(uuid4()): 3})

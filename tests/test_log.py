@@ -400,17 +400,17 @@ async def test_positions_of_what_is_forgotten(log, tea, bob, join, leave, forget
 
 
 async def test_joinings(log, tea, ann, bob, join, leave, forget, add_group):
-    """Who is in which group or was, and by which event they last joined it, as long as that is held."""
+    """Who is in which group or was, and by which events they joined it, as long as those are held."""
     coffee = add_group("coffee", ann)
     join(tea, bob)
     leave(tea, bob)
     join(tea, bob)
-    everything = [(ann, coffee, 1), (ann, tea, 1), (bob, tea, 4)]
+    everything = [(ann, coffee, [1]), (ann, tea, [1]), (bob, tea, [2, 4])]
     assert sorted(await log.joinings([ann, bob])) == sorted(everything)
     leave(tea, bob)
-    assert await log.joinings([bob]) == [(bob, tea, 4)]
+    assert await log.joinings([bob]) == [(bob, tea, [2, 4])]
     join(tea, bob)
     forget(tea, 6)
-    assert await log.joinings([bob]) == [(bob, tea, None)]
+    assert await log.joinings([bob]) == [(bob, tea, [])]
     leave(tea, bob)
     assert await log.joinings([bob]) == await log.joinings([uuid4()]) == await log.joinings([]) == []

@@ -22,6 +22,11 @@ def join(sql):
 
 
 @pytest.fixture
+def leave(sql):
+    return lambda group, user: sql("DELETE FROM members WHERE group_id = %s AND user_id = %s", group, user)
+
+
+@pytest.fixture
 def bob_id(add_user):
     return add_user("bob").user_id
 
@@ -58,6 +63,18 @@ async def test_a_joining_elsewhere(feeding, hub, listen, append, join, bob_id, t
     await append(tea, 1)
     await feeding.sweep()
     assert await given(bob.connection) == frames(1)
+
+
+async def test_joinings_again_and_again(*, feeding, listen, append, join, leave, bob_id, tea):
+    """Whoever has joined, left and joined again since hears what came in each of these times, and nothing else."""
+    bob = await listen(bob_id)
+    for number in range(3):
+        join(tea, bob_id)
+        await append(tea, 2 * number)
+        leave(tea, bob_id)
+        await append(tea, 2 * number + 1)
+    await feeding.sweep()
+    assert await given(bob.connection, 3) == frames(0, 2, 4)
 
 
 async def test_a_joining_that_is_held_no_more(feeding, listen, sql, append, join, bob_id, tea):

@@ -11,7 +11,7 @@ from uuid import UUID
 from att.background import running
 from att.errors import Unavailable
 from att.realtime.hub import READS, Hub
-from att.realtime.log import Log
+from att.realtime.log import Log, Position
 from att.realtime.registry import Listener
 
 SWEEP_INTERVAL = 5.0  # seconds between looks for what no ring has told: how late that can be
@@ -77,6 +77,10 @@ class Feed:
         self._tuned.update(group_ids)
         self._to_look_up.set()
 
+    async def positions(self, user_id: UUID) -> list[Position]:
+        """Where that user stands, as soon as the database answers."""
+        return await _patiently(lambda: self._log.positions(user_id))
+
     async def catch_up(self, listener: Listener, drained: Callable[[], Awaitable[object]], size: int) -> None:
         """Give a listener what it has missed, as fast as it takes it: ``drained`` returns when it can take more.
 
@@ -136,12 +140,12 @@ class Feed:
     async def _look_for_joinings(self, user_ids: Sequence[UUID]) -> None:
         joinings = await self._log.joinings(user_ids)
         known = self._hub.registry.memberships()
-        for user_id, group_id, seq in joinings:
+        for user_id, group_id, seqs in joinings:
             if group_id in known.get(user_id, ()):
                 continue
-            if seq is None:
+            if not seqs:
                 self._hub.user_uncertain(user_id)
-            else:
+            for seq in seqs:  # from the first on of which they do not know they have missed what came
                 self._hub.joined(group_id, seq, user_id)
 
     async def _sweep_now_and_then(self) -> None:

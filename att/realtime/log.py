@@ -153,7 +153,7 @@ HEADS = _reading(f"""
     FROM unnest(CAST(:group_ids AS uuid[])) AS w (group_id) LEFT JOIN groups AS g ON g.id = w.group_id
 """)  # noqa: S608 - of constants
 JOININGS = _reading("""
-    SELECT j.user_id, j.group_id, max(j.seq) FROM (
+    SELECT j.user_id, j.group_id, array_remove(array_agg(j.seq ORDER BY j.seq), NULL) FROM (
         SELECT m.user_id, m.group_id, NULL AS seq FROM members AS m WHERE m.user_id = ANY (CAST(:user_ids AS uuid[]))
         UNION ALL
         SELECT e.actor_id, e.group_id, e.seq FROM events AS e
@@ -215,10 +215,10 @@ class Log:
         """The seq with which each log ends, 0 when there is none."""
         return dict(await self._db.fetch_all(HEADS, group_ids=_array(group_ids)))
 
-    async def joinings(self, user_ids: Collection[UUID]) -> list[tuple[UUID, UUID, int | None]]:
+    async def joinings(self, user_ids: Collection[UUID]) -> list[tuple[UUID, UUID, list[int]]]:
         """Each of these users with each group that they are a member of, or joined as far as the log is held.
 
-        With them goes the seq with which they last joined it; None when that is no longer held.
+        With them go the seqs with which they joined it, the first one first; none when that is no longer held.
         """
         return await self._db.fetch_all(JOININGS, user_ids=_array(user_ids))
 
