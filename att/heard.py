@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from msgspec import DecodeError, Raw, Struct, field
 from msgspec.json import Decoder
+from msgspec.structs import replace
 
 from att import errors
 from att.realtime.frames import CloseCode
@@ -160,7 +161,16 @@ def read(text: str) -> Frame:
         with contextlib.suppress(DecodeError, RecursionError):
             if (kind := _ANY.decode(text).type) not in _KNOWN:
                 return Frame(kind)
+        with contextlib.suppress(DecodeError, RecursionError, ValueError):
+            if isinstance(told := json.loads(text), dict):
+                return _read_apart(told)
         raise errors.ProtocolError(f"The server sent what is no frame of {SUBPROTOCOL}: {error}.") from error
+
+
+def _read_apart(told: dict[str, Any]) -> Frame:
+    """A frame with data that the decoder refuses: a lone surrogate, which SQL could send before that was refused."""
+    data = told.pop("data", {})
+    return replace(_DECODER.decode(json.dumps(told)), data=Raw(json.dumps(data).encode()))
 
 
 def event_of(frame: Frame) -> Event | None:

@@ -288,6 +288,14 @@ async def test_nonsense(script, someone, text):
     assert type(await fails(someone.listen())) is errors.ProtocolError
 
 
+async def test_half_a_character(script, someone):
+    """What is in the log from before it was refused is heard, like what follows it."""
+    script.parts = [sends(json.dumps(message(1, data={"a": "\ud800"})), message(2))]
+    first, second = await take(someone.listen(), 2)
+    assert (first.seq, first.body, first.data) == (1, b'{"a": "\\ud800"}', {"a": "\ud800"})
+    assert second.seq == 2
+
+
 async def test_silence(script, someone, pauses):
     """A server from which nothing comes is asked; when it does not answer, it is given up."""
     script.heartbeat = 0.05

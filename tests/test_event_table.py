@@ -320,6 +320,11 @@ DEEPEST = '{"a":' + "[" * 199 + '"]"' + "]" * 199 + "}"
     [
         ('{"a":"' + "x" * 2**20 + '"}', None, "1 MiB"),
         ('{"a":' + "[" * 300 + "]" * 300 + "}", None, "deeply"),
+        (r'{"a":"\ud800"}', None, "lone surrogate"),
+        (r'{"\uDC00":1}', None, "lone surrogate"),
+        (r'{"a":"\ude00\ud83d"}', None, "lone surrogate"),
+        (r'{"a":"\ud83d\\\ude00"}', None, "lone surrogate"),
+        ('{"a":[1,-' + "9" * 4301 + "]}", None, "4300 digits"),
         ("{}", "", "key"),
         ("{}", " k", "key"),
         ("{}", "é", "key"),
@@ -334,10 +339,22 @@ def test_att_broadcast_of_what_http_refuses(sql, add_group, written, body, key, 
 
 
 def test_att_broadcast_of_what_is_just_right(sql, add_group):
-    """Deep, but not too deep; brackets in strings are no depth."""
+    """Deep, but not too deep; brackets in strings are no depth, nor digits a number, nor all backslashes escapes."""
     tea = add_group("tea")
-    for seq, body in enumerate((DEEPEST, '{"[[":"[{\\"[\\\\"}', '{"a":[[],{"b":[{}]}]}'), start=1):
+    bodies = [DEEPEST, '{"[[":"[{\\"[\\\\"}', '{"a":[[],{"b":[{}]}]}']
+    bodies += [
+        r'{"\ud83d\ude00":"\\ud800 \uD83D\uDE00\u0000"}',
+        '{"a":"\\"' + "9" * 4301 + '","b":-' + "9" * 4300 + "}",
+    ]
+    for seq, body in enumerate(bodies, start=1):
         assert sql("SELECT att_broadcast(%s, %s, 'k' || %s)", tea, body, seq)[0][0] == seq
+
+
+def test_att_broadcast_whatever_backslashes_mean(sql, add_group):
+    """A session may have strings of old."""
+    tea = add_group("tea")
+    sql("SET standard_conforming_strings = off")
+    assert sql("SELECT att_broadcast(%s, '{\"a\": [1]}')", tea) == [(1,)]
 
 
 @pytest.mark.parametrize("group", [UUID(int=7), None])
