@@ -93,7 +93,7 @@ async def read_some(request: web.Request, one: type[Shape], many: type[RootModel
 def read_query(request: web.Request, shape: type[QueryShape]) -> QueryShape:
     """The query in this shape. Raises InvalidInput."""
     given = {name: request.query.getall(name) for name in request.query}
-    singular = shape.model_fields.keys() - shape.repeatable
+    singular = {field.alias or name for name, field in shape.model_fields.items()} - shape.repeatable
     if twice := [name for name in given if name in singular and len(given[name]) > 1]:
         raise errors.InvalidInput([errors.FieldError(name, "must not be given twice") for name in twice])
     return _fit(shape, {name: values[0] if name in singular else values for name, values in given.items()})
@@ -216,8 +216,10 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     headers = response.headers
     headers["X-Request-ID"] = request.get(REQUEST_ID) or token_hex(16)
     add_security_headers(headers, is_shared=share(request, headers), is_https=is_https(request))
-    if request.app[READINESS].draining and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
-        response.force_close()  # no further request is to come by this connection
+    # The server drains, or the rest of this body stands before the next request.
+    is_last = request.app[READINESS].draining or not request.content.is_eof()
+    if is_last and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+        response.force_close()
         headers["Connection"] = "close"
     session = request.get(SESSION)
     if session is not None and session.slid and COOKIE not in response.cookies and bearer_token(request) is None:

@@ -304,6 +304,14 @@ async def test_body_limit(client, ann, send):
         assert await refusal(response) == (413, "body too large"), path
 
 
+async def test_a_body_that_is_not_read_ends_its_connection(client):
+    """The answer says so, lest the next request is sent after it."""
+    head = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    for size, is_last in [(2, False), (BODY_LIMIT + 1, True)]:
+        answer = await raw(client, head % size + b"{}")
+        assert (b"\r\nConnection: close\r\n" in answer) == is_last, answer
+
+
 async def test_body_limit_after_inflation(client, ann):
     """A compressed body counts as what it becomes."""
     await ann.make_group("tea")
