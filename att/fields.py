@@ -71,13 +71,13 @@ _MOMENT_FORM = re.compile(
 
 def _digits(text: object) -> object:
     if isinstance(text, str) and not re.fullmatch("[0-9]{1,9}", text):
-        raise ValueError("must be a whole number")
+        raise ValueError("must be a whole number of at most 9 digits, without a sign")
     return text
 
 
 def _seq(text: object) -> object:
     if isinstance(text, str) and not re.fullmatch("[0-9]{1,19}", text):
-        raise ValueError("must be a whole number")
+        raise ValueError("must be a whole number of at most 19 digits, without a sign")
     return text
 
 

@@ -24,6 +24,7 @@ from att.realtime.protocol import timestamp
 
 T = TypeVar("T")
 
+NOTHING = "there is nothing on the standard input; give it a JSON object, or write it behind the group"
 STDIN_LIMIT = 2 * 1024**2  # bytes of an object to broadcast; the server takes less
 
 
@@ -121,7 +122,7 @@ async def _listen(connector: Connector, file: Path | None) -> None:
         positions = _load(file)
         _save(file, positions)  # where that does not work it is told at once
     async with await connector() as client:
-        keeper = asyncio.create_task(_keep_first(client, file)) if file is not None else None
+        greeter = asyncio.create_task(_greet(client, file))
         try:
             async with contextlib.aclosing(client.listen(positions)) as events:
                 async for event in events:
@@ -129,14 +130,21 @@ async def _listen(connector: Connector, file: Path | None) -> None:
                     if file is not None:
                         _save(file, client.positions)
         finally:
-            if keeper is not None:
-                keeper.cancel()
+            greeter.cancel()
 
 
-async def _keep_first(client: Client, file: Path) -> None:
-    """Where one begins is kept as well, for it may be that nothing is heard before the end."""
+async def _greet(client: Client, file: Path | None) -> None:
+    """Say that we hear. Where one begins is kept as well, for it may be that nothing is heard before the end."""
     await client.connected.wait()
-    _save(file, client.positions)
+    if file is not None:
+        _save(file, client.positions)
+    _hint(f"listening (groups: {len(client.positions)}); Ctrl-C ends it")
+
+
+def _hint(words: str) -> None:
+    """Tell somebody at a terminal what goes on."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        click.echo(words, err=True)
 
 
 def line_of(event: Event) -> bytes:
@@ -187,8 +195,12 @@ def _why(file: Path, error: OSError) -> str:
 
 def _read_all() -> bytes:
     if sys.stdin is None:  # it was closed before we were started
-        raise click.UsageError("there is nothing on the standard input")
+        raise click.UsageError(NOTHING)
+    if sys.stdin.isatty():
+        _hint("type a JSON object, then Ctrl-D")
     body = sys.stdin.buffer.read(STDIN_LIMIT + 1)
     if len(body) > STDIN_LIMIT:
         raise click.UsageError(f"there are more than {STDIN_LIMIT} bytes on the standard input")
+    if not body.strip():
+        raise click.UsageError(NOTHING)
     return body

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from asyncio.subprocess import PIPE
 
 import pytest
 from aiohttp import web
@@ -30,16 +31,16 @@ async def start(script):
     """Start a command that talks to the script; it is killed in the end."""
     begun = []
 
-    async def go(*arguments, stdout=asyncio.subprocess.PIPE, **environment):
+    async def go(*arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE, **environment):
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "att",
             *arguments,
             env=os.environ | {"ATT_URL": script.url} | environment,
-            stdin=asyncio.subprocess.PIPE,
+            stdin=stdin,
             stdout=stdout,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=stderr,
         )
         begun.append(process)
         return process
@@ -232,7 +233,7 @@ def one_line(result, status, says):
     [
         (["broadcast", "tea", "nonsense"], b"", 1, "is not JSON"),
         (["broadcast", "tea", "[]"], b"", 1, "must be a JSON object"),
-        (["broadcast", "tea"], b"", 1, "is not JSON"),
+        (["broadcast", "tea"], b"", 2, "nothing on the standard input"),
         (["broadcast", "tea"], b" " * (2 * 1024**2 + 1), 2, "more than"),
         *((["broadcast", name, "{}"], b"", 1, "There is no group with this id or name") for name in ("", ".", "..")),
         (["broadcast"], b"", 2, "Missing argument 'GROUP'"),
@@ -274,6 +275,25 @@ async def test_a_broadcast_that_cannot_be_told_of(script, start):
         _, err = await process.communicate()
     says = "it was broadcast, and is in the log as seq 3, but the output cannot be written: Broken pipe"
     assert (process.returncode, err.decode()) == (1, f"att-server: {says}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["listen"], "listening (groups: 1); Ctrl-C ends it"),
+        (["broadcast", "tea"], "type a JSON"),
+    ],
+    ids=["listen", "broadcast"],
+)
+async def test_at_a_terminal(script, start, command, says):
+    """Whoever waits there is told for what."""
+    script.parts = [sends(message(1))]
+    ours, theirs = os.openpty()
+    await start(*command, stdin=theirs, stderr=theirs, **TOKEN)
+    os.close(theirs)
+    async with asyncio.timeout(PATIENCE):
+        assert (await asyncio.to_thread(os.read, ours, 1_000)).decode().startswith(says)
+    os.close(ours)
 
 
 async def test_who(run):
