@@ -75,7 +75,8 @@ class Bell:
 class Watched(Log):
     """A log whose calls are kept, can be held up before they are made, and fail with each of ``errors`` that is one.
 
-    ``page`` is the number of events that a listener is given at once.
+    ``page`` is the number of events that a listener is given at once. With ``blindness``, looks at who holds groups
+    fail.
     """
 
     def __init__(self, db):
@@ -83,7 +84,9 @@ class Watched(Log):
         self.appends = []
         self.reads = []
         self.looks = []
+        self.inspections = []
         self.errors = []
+        self.blindness = None
         self.page = SLICE
         self.begun = asyncio.Event()
         self.gate = asyncio.Event()
@@ -93,6 +96,12 @@ class Watched(Log):
         self.appends.append([draft.body for draft in drafts])
         await self._pass()
         return await super().append(drafts)
+
+    async def holds(self, groups):
+        self.inspections.append([*groups])
+        if self.blindness:
+            raise self.blindness
+        return await super().holds(groups)
 
     async def read(self, positions):
         self.reads.append(dict(positions))
@@ -130,6 +139,21 @@ class Watched(Log):
         """A call has been made since it is held up."""
         async with asyncio.timeout(seconds):
             await self.begun.wait()
+
+
+async def together(writer, watched, first, drafts):
+    """Have ``first`` appended in a call, and meanwhile all the others submitted, which go out in the next one."""
+    async with watched.held_up():
+        tasks = [asyncio.ensure_future(writer.append(first))]
+        await watched.called()
+        tasks += [asyncio.ensure_future(writer.append(each)) for each in drafts]
+        await asyncio.sleep(0)
+    return tasks
+
+
+def seqs_of(outcomes):
+    """The seqs with which drafts were appended."""
+    return [outcome.event.seq for outcome in outcomes]
 
 
 @contextlib.contextmanager

@@ -67,6 +67,7 @@ FLOORS = {
         "att.realtime.fanout",
         "att.realtime.feed",
         "att.realtime.frames",
+        "att.realtime.held",
         "att.realtime.hub",
         "att.realtime.lanes",
         "att.realtime.log",

@@ -268,6 +268,24 @@ async def test_a_group_that_is_held_for_long(log, tea, ann, postgresql):
     assert await seqs(log, tea) == [1]
 
 
+async def test_who_holds_groups(log, tea, ann, add_group, postgresql):
+    """Those of the groups that are locked are told, with one name for each transaction; nothing is waited for."""
+    coffee, milk = add_group("coffee", ann), add_group("milk", ann)
+    assert await log.holds([tea, coffee, "milk", uuid4()]) == []
+    postgresql.execute("SELECT FROM groups WHERE name <> 'milk' FOR NO KEY UPDATE")
+    holds = sorted(await log.holds([tea, "COFFEE", milk, uuid4(), "none", "\0", "\ud800"]), key=lambda hold: hold[1])
+    assert [hold[:2] for hold in holds] == [(coffee, "coffee"), (tea, "tea")]
+    first = {holder for _, _, holder in holds}
+    assert len(first) == 1
+    postgresql.commit()
+    postgresql.execute("DELETE FROM groups WHERE name = 'tea'")
+    [(group_id, _, second)] = await log.holds([tea, coffee, milk])
+    assert group_id == tea
+    assert second not in first
+    postgresql.commit()
+    assert await log.holds([tea, "tea"]) == []
+
+
 async def waits_for(postgresql, seconds=5):
     """Until some backend waits for this connection."""
     query = "SELECT pid FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"

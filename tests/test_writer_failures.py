@@ -5,12 +5,12 @@ import asyncio
 import psycopg
 import pytest
 from conftest import dsn_of, eventually
-from parts import Bell, Recording, away, given
+from parts import Bell, Recording, away, given, seqs_of, together
 
-from att.errors import Busy, ConnectionLost, DatabaseUnavailable, InvalidInput, ShuttingDown, Unavailable
+from att.errors import Busy, ConnectionLost, DatabaseUnavailable, InvalidInput, Unavailable
 from att.realtime import writer as module
 from att.realtime.frames import text_frame
-from att.realtime.log import Draft, Position
+from att.realtime.log import Appended, Draft, Position
 from att.realtime.registry import Listener
 from att.realtime.writer import Writer
 
@@ -39,12 +39,6 @@ def draft(tea, ann_id):
 
 
 @pytest.fixture
-def hurry(sql):
-    """Have the database wait for a group for a moment only."""
-    sql("ALTER FUNCTION att_append SET lock_timeout = '100ms'")
-
-
-@pytest.fixture
 def hold(postgresql):
     """Lock groups by names, until the transaction of ``postgresql`` ends."""
     return lambda *names: postgresql.execute("SELECT FROM groups WHERE name = ANY (%s) FOR UPDATE", (list(names),))
@@ -61,91 +55,6 @@ def kill_the_one_that_waits(postgresql):
     return lambda: eventually(probe)
 
 
-async def together(writer, watched, first, drafts):
-    """Have ``first`` appended in a call, and meanwhile all the others submitted, which go out in the next one."""
-    async with watched.held_up():
-        tasks = [asyncio.ensure_future(writer.append(first))]
-        await watched.called()
-        tasks += [asyncio.ensure_future(writer.append(each)) for each in drafts]
-        await asyncio.sleep(0)
-    return tasks
-
-
-@pytest.fixture
-def mate(add_group, ann_id):
-    """Another group of Ann's, and what she sends to it."""
-    group = add_group("mate", ann_id)
-    return lambda number: Draft(group, ann_id, b'{"mate":%d}' % number)
-
-
-def seqs(outcomes):
-    return [outcome.event.seq for outcome in outcomes]
-
-
-async def test_a_group_that_is_held(*, writer, watched, hurry, hold, postgresql, draft, mate, monkeypatch):
-    """Those who send to it are told to come again after a while; the others have been answered long before."""
-    monkeypatch.setattr(module, "HELD_PATIENCE", 0.3)
-    hold("mate")
-    mates, others = [mate(number) for number in range(3)], [draft(number) for number in range(1, 3)]
-    mixed = [mates[0], others[0], mates[1], others[1], mates[2]]
-    first, *tasks = await together(writer, watched, draft(0), mixed)
-    assert seqs(await asyncio.wait_for(asyncio.gather(first, tasks[1], tasks[3]), 5)) == [2, 3, 4]
-    held = tasks[::2]
-    assert not any(task.done() for task in held)
-    outcomes = await asyncio.wait_for(asyncio.gather(*held, return_exceptions=True), 5)
-    assert [type(outcome) for outcome in outcomes] == [Busy] * 3
-    postgresql.rollback()
-    assert (await writer.append(mates[0])).event.seq == 2
-
-
-async def test_a_group_that_is_held_for_a_moment(*, writer, watched, hurry, hold, postgresql, draft, mate, monkeypatch):
-    """What is sent to it meanwhile waits beside the others, and is appended in its order when it is free."""
-    monkeypatch.setattr(module, "HELD_PAUSE", 0.01)
-    hold("mate")
-    tasks = await together(writer, watched, draft(0), [mate(0), draft(1), mate(1)])
-    assert seqs(await asyncio.wait_for(asyncio.gather(tasks[0], tasks[2]), 5)) == [2, 3]
-    later = [asyncio.ensure_future(writer.append(each)) for each in (mate(2), draft(2), mate(3))]
-    calls = len(watched.appends)
-    assert (await asyncio.wait_for(later[1], 5)).event.seq == 4
-    assert all(call == [draft(2).body] for call in watched.appends[calls:] if draft(2).body in call)  # never with those
-    postgresql.rollback()
-    assert seqs(await asyncio.gather(tasks[1], tasks[3], later[0], later[2])) == [2, 3, 4, 5]
-
-    async def is_over():
-        return not writer._held
-
-    await eventually(is_over)
-    assert seqs(await asyncio.gather(writer.append(mate(4)), writer.append(draft(3)))) == [6, 5]
-
-
-async def test_a_bad_one_for_a_group_that_was_held(*, writer, watched, hurry, hold, postgresql, draft, mate):
-    """It fails alone, and those behind it keep their order."""
-    hold("mate")
-    bad = mate(0)._replace(body=b"{")
-    tasks = await together(writer, watched, draft(0), [mate(0), bad, mate(1)])
-    await asyncio.wait_for(tasks[0], 5)
-
-    async def is_held():
-        return writer._held
-
-    await eventually(is_held)
-    postgresql.rollback()
-    outcomes = await asyncio.gather(*tasks[1:], return_exceptions=True)
-    assert isinstance(outcomes[1], InvalidInput)
-    assert seqs(outcomes[::2]) == [2, 3]
-
-
-async def test_the_order_in_a_group_that_is_held(*, writer, watched, hurry, hold, postgresql, draft, mate, monkeypatch):
-    """What stood behind others in its batch is before what comes later, which waits beside the others as well."""
-    monkeypatch.setattr("att.realtime.lanes.BATCH_ITEMS", 3)
-    hold("mate")
-    tasks = await together(writer, watched, draft(0), [mate(0), draft(1), mate(1), mate(2)])
-    await asyncio.wait_for(asyncio.gather(tasks[0], tasks[2]), 5)
-    postgresql.rollback()
-    assert seqs(await asyncio.wait_for(asyncio.gather(tasks[1], tasks[3], tasks[4]), 5)) == [2, 3, 4]
-    assert all(call[0] == mate(0).body for call in watched.appends if mate(2).body in call)
-
-
 TRAP = """
     CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN RAISE EXCEPTION 'not here'; END $$;
@@ -159,8 +68,27 @@ async def test_what_the_database_refuses_for_reasons_of_its_own(writer, watched,
     tasks = await together(writer, watched, draft(0), [draft(1), draft(2, "trap"), draft(3)])
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert type(outcomes[2]) is Unavailable
-    assert seqs(outcomes[:2] + outcomes[3:]) == [2, 3, 4]
+    assert seqs_of(outcomes[:2] + outcomes[3:]) == [2, 3, 4]
     assert "not here" in caplog.text
+
+
+@pytest.mark.parametrize(("failures", "outcome"), [(module.ATTEMPTS - 1, Appended), (module.ATTEMPTS, Busy)])
+async def test_a_database_that_is_busy(writer, watched, draft, failures, outcome):
+    """Though nobody holds a group a batch fails: it is tried some times, then all of it is refused."""
+    watched.errors = [None, *(Busy() for _ in range(failures))]
+    _, *tasks = await together(writer, watched, draft(0), [draft(1), draft(2)])
+    assert {type(each) for each in await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)} == {
+        outcome
+    }
+
+
+async def test_a_database_that_is_busy_with_one(writer, watched, draft):
+    """Of those that are tried alone, because something is wrong with one, it is refused alone."""
+    watched.errors = [None, Unavailable(), None, Busy()]
+    _, *tasks = await together(writer, watched, draft(0), [draft(1), draft(2), draft(3)])
+    outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+    assert type(outcomes[1]) is Busy
+    assert seqs_of(outcomes[::2]) == [3, 4]
 
 
 async def test_what_has_waited_too_long(writer, watched, draft, monkeypatch):
@@ -173,42 +101,6 @@ async def test_what_has_waited_too_long(writer, watched, draft, monkeypatch):
         watched.errors.append(DatabaseUnavailable())
     outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
     assert [type(outcome) for outcome in outcomes] == [DatabaseUnavailable] * 4
-
-
-async def test_many_groups_that_are_held(
-    *, writer, watched, hurry, hold, postgresql, add_group, ann_id, draft, monkeypatch
-):
-    """The time for which a batch waits is bounded: after so many groups in vain the rest is refused."""
-    monkeypatch.setattr(module, "HELD_PATIENCE", 0.1)
-    names = [f"group {number}" for number in range(module.HELD_GROUPS + 5)]
-    groups = [add_group(name, ann_id) for name in names]
-    hold(*names)
-    drafts = [Draft(group, ann_id, b'{"group":%d}' % number) for number, group in enumerate(groups)]
-    tasks = await together(writer, watched, draft(0), drafts)
-    outcomes = await asyncio.wait_for(asyncio.gather(*tasks[1:], return_exceptions=True), 5)
-    assert {type(outcome) for outcome in outcomes} == {Busy}
-    tried = {call[0] for call in watched.appends if len(call) == 1} - {draft(0).body}
-    assert tried == {each.body for each in drafts[: module.HELD_GROUPS + 1]}
-    assert (await asyncio.wait_for(writer.append(draft(1)), 5)).event.seq == 3
-    postgresql.rollback()
-
-
-async def test_the_end_while_a_group_is_held(*, watched, hub, bell, hold, draft, mate):
-    """Whoever waits for it is told: what was under way may be in the log or not."""
-    writer = Writer(watched, hub, bell)
-    async with writer.running():
-        hold("mate")
-        tasks = await together(writer, watched, draft(0), [mate(0), mate(1)])
-        await asyncio.wait_for(tasks[0], 5)
-
-        async def is_held():
-            return writer._held
-
-        await eventually(is_held)
-        tasks.append(asyncio.ensure_future(writer.append(mate(2))))
-        await asyncio.sleep(0)
-    outcomes = await asyncio.wait_for(asyncio.gather(*tasks[1:], return_exceptions=True), 5)
-    assert {type(outcome) for outcome in outcomes} <= {ConnectionLost, ShuttingDown}
 
 
 async def test_a_connection_that_is_killed_before_the_commit(

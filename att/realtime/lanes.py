@@ -5,7 +5,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from uuid import UUID
 
 from att.errors import AttError
 from att.realtime.log import Appended, Draft
@@ -88,10 +87,11 @@ class Lane:
         self.bytes -= sum(len(item.draft.body) for item in taken)
         return taken
 
-    def take_all(self, group: UUID | str | None = None) -> list[Item]:
-        """All that there are, or all for one group."""
-        taken = [item for item in self._items if group in (None, item.draft.group)]
+    def take_all(self, is_wanted: Callable[[Item], bool] | None = None) -> list[Item]:
+        """All that there are, or all that are wanted."""
+        taken = [item for item in self._items if is_wanted is None or is_wanted(item)]
         if taken:
-            self._items = deque(item for item in self._items if group not in (None, item.draft.group))
+            gone = set(taken)
+            self._items = deque(item for item in self._items if item not in gone)
             self.bytes -= sum(len(item.draft.body) for item in taken)
         return taken

@@ -109,6 +109,12 @@ APPEND = prepare(
     """)
 )
 
+_WANTED = "(g.id = ANY (CAST(:group_ids AS uuid[])) OR g.name_key = ANY (CAST(:name_keys AS text[])))"
+HOLDS = _reading(f"""
+    WITH free AS (SELECT g.id FROM groups AS g WHERE {_WANTED} FOR NO KEY UPDATE SKIP LOCKED)
+    SELECT g.id, g.name_key, CAST(g.xmax AS text) FROM groups AS g WHERE {_WANTED} AND g.id NOT IN (SELECT id FROM free)
+""")  # noqa: S608 - of constants
+
 _HEAD = "coalesce(g.seq, (SELECT max(e.seq) FROM events AS e WHERE e.group_id = w.group_id), 0)"
 # Bodies are stored as they are, so that their size is told without reading them.
 _SLICES = f"""
@@ -183,6 +189,12 @@ class Log:
             results[place] = _outcome(drafts[place], row)
         return results
 
+    async def holds(self, groups: Collection[UUID | str]) -> list[tuple[UUID, str, str]]:
+        """Those of these groups that somebody else has locked now: id, key of the name, and by which transaction."""
+        ids = _array(group for group in groups if isinstance(group, UUID))
+        keys = [key for group in groups if (key := key_of(group))]
+        return await self._db.fetch_all(HOLDS, group_ids=ids, name_keys=keys)
+
     async def read(self, positions: Mapping[UUID, int]) -> dict[UUID, Slice]:
         """The events above each position: of each at most ``SLICE`` of about ``SLICE_BYTES``, of all ``READ_BYTES``."""
         size = min(SLICE_BYTES, READ_BYTES // max(len(positions), 1))
@@ -230,7 +242,7 @@ class Log:
             return await self._db.fetch_all(
                 APPEND,
                 group_ids=_array("NULL" if isinstance(group, str) else group for group in groups),
-                name_keys=[fold(group) if isinstance(group, str) else None for group in groups] if is_named else None,
+                name_keys=[key_of(group) for group in groups] if is_named else None,
                 actor_ids=_array(draft.actor_id for draft in drafts),
                 bodies=[draft.body.decode() for draft in drafts],
                 keys=keys if any(keys) else None,
@@ -239,6 +251,13 @@ class Log:
             if not (error.pgcode or "").startswith(UNACCEPTABLE):
                 raise
             raise _invalid("body", "is not JSON that the database takes") from error
+
+
+def key_of(group: UUID | str) -> str | None:
+    """The key of a group's name; None for an id, and for what can be no name."""
+    if isinstance(group, UUID) or len(group) > RAW_LENGTH or not _is_sendable(group):
+        return None
+    return fold(group)
 
 
 def _array(values: Iterable[object]) -> str:
@@ -261,7 +280,7 @@ def _events(row: Any) -> Iterable[Event]:
 
 def _fault(draft: Draft) -> AttError | None:
     """Why the driver cannot send it: PostgreSQL has no text with a NUL, nor any that is not Unicode."""
-    if isinstance(draft.group, str) and not (len(draft.group) <= RAW_LENGTH and _is_sendable(draft.group)):
+    if isinstance(draft.group, str) and key_of(draft.group) is None:
         return NoSuchGroup()
     if draft.key is not None and not (1 <= len(draft.key) <= KEY_LENGTH and _is_sendable(draft.key)):
         return _invalid("key", f"must have 1 to {KEY_LENGTH} characters")

@@ -5,13 +5,13 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from uuid import UUID
 
 from att.background import running
 from att.errors import AttError, Busy, ConnectionLost, DatabaseUnavailable, ShuttingDown, Unavailable
 from att.metrics import Appends
 from att.realtime.bus import Bus
 from att.realtime.fanout import NOBODY, Delivered
+from att.realtime.held import Held
 from att.realtime.hub import Hub
 from att.realtime.lanes import Item, Lane, Outcome, Tell, tell_all
 from att.realtime.log import Appended, Draft, Log
@@ -22,9 +22,8 @@ PATIENCE = 10.0  # seconds for which an append whose outcome is unknown is tried
 PAUSE = 0.1  # seconds between attempts
 DELIVERY_TIMEOUT = 2.0  # seconds that an answer waits for the fan-out; the event is in the log, and delivered later
 STOP_TIMEOUT = 5.0  # seconds to append what waits when the server stops
-HELD_GROUPS = 3  # groups that are waited for beside the others; those of more are refused, and the rest of their batch
-HELD_PATIENCE = 3.0  # seconds for which what is sent to a held group waits before it is refused
-HELD_PAUSE = 5.0  # seconds after which it is tried again whether the group is held
+HELD_SHARE = 0.5  # of the queue; once as much is in use, what is sent to held groups is refused
+ATTEMPTS = 3  # at appending a batch; then the database has too much to do
 
 log = logging.getLogger("att")
 
@@ -41,8 +40,7 @@ class Writer:
         self._bus = bus
         self.appends = Appends()
         self._lane = Lane()
-        self._held: dict[UUID | str, Lane] = {}
-        self._waiting: set[asyncio.Task[None]] = set()
+        self._held = Held(log, self._lane)
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_closed = False
@@ -51,7 +49,10 @@ class Writer:
     async def running(self) -> AsyncIterator[None]:
         """Append while the block runs, and at its end what still waits; nothing is taken from then on."""
         try:
-            async with running("appending to the log", self._write):
+            async with (
+                running("appending to the log", self._write),
+                running("waiting for held groups", self._held.watch),
+            ):
                 yield
                 self._is_closed = True
                 with contextlib.suppress(TimeoutError):
@@ -59,24 +60,23 @@ class Writer:
                         await self._idle.wait()
         finally:
             self._is_closed = True
-            for task in self._waiting:
-                task.cancel()
-            for lane in (self._lane, *self._held.values()):
+            for lane in (self._lane, self._held.lane):
                 tell_all(lane.take_all(), ShuttingDown())
 
     @property
     def waiting(self) -> int:
         """How many drafts wait."""
-        return sum(map(len, (self._lane, *self._held.values())))
+        return len(self._lane) + len(self._held.lane)
 
     def submit(self, draft: Draft, tell: Tell) -> None:
         """Append it soon, and tell then. Raises Busy when too much waits, and ShuttingDown."""
         if self._is_closed:
             raise ShuttingDown
-        lanes = (self._lane, *self._held.values())
-        if sum(map(len, lanes)) >= QUEUE_ITEMS or sum(lane.bytes for lane in lanes) >= QUEUE_BYTES:
+        lane = self._held.lane_of(draft.group)
+        share = 1 if lane is self._lane else HELD_SHARE
+        size = self._lane.bytes + self._held.lane.bytes
+        if self.waiting >= share * QUEUE_ITEMS or size >= share * QUEUE_BYTES:
             raise Busy
-        lane = self._held.get(draft.group, self._lane)
         if lane is self._lane:
             self._idle.clear()
         lane.put(Item(draft, tell))
@@ -133,12 +133,23 @@ class Writer:
             tell_all(batch, Unavailable())
 
     async def _append(self, batch: Sequence[Item]) -> None:
-        try:
-            await self._append_whole(batch)
-        except DatabaseUnavailable as error:
-            await self._try_again(batch, error)
-        except Exception:  # noqa: BLE001 - what the database has against one is told when that one is tried
-            await self._append_one_by_one(batch)
+        """And have what is for groups that somebody else holds wait beside the others, which do not."""
+        for attempt in range(ATTEMPTS):
+            try:
+                if attempt or self._held:
+                    batch = await self._held.take_from(batch)
+                if batch:
+                    await self._append_whole(batch)
+                return
+            except DatabaseUnavailable as error:
+                await self._try_again(batch, error)
+                return
+            except Busy:
+                continue
+            except Exception:  # noqa: BLE001 - what the database has against one is told when that one is tried
+                await self._append_one_by_one(batch)
+                return
+        tell_all(batch, Busy())
 
     async def _append_whole(self, batch: Sequence[Item]) -> None:
         """Raises what the log raises: then nothing of it was appended, or that is not known."""
@@ -149,68 +160,21 @@ class Writer:
             item.tell(outcome)
 
     async def _append_one_by_one(self, batch: Sequence[Item]) -> None:
-        """So a bad one fails alone, and so do those for a group that somebody else holds."""
-        moved: set[Item] = set()
+        """So a bad one fails alone."""
         for place, item in enumerate(batch):
-            if item in moved:
-                continue
             try:
                 await self._append_alone(item)
             except Busy as error:
-                if len(self._held) >= HELD_GROUPS:
-                    tell_all(batch[place:], error)
-                    return
-                same = [other for other in batch[place:] if other.draft.group == item.draft.group]
-                moved.update(same)
-                self._wait_for(item.draft.group, same)
+                item.tell(error)
+                self._lane.put_back(batch[place + 1 :])
+                return
             except DatabaseUnavailable as error:
                 self._lane.put_back(batch[place + 1 :])
                 await self._try_again([item], error)
                 return
 
-    def _wait_for(self, group: UUID | str, items: list[Item]) -> None:
-        """Have what is sent to a group that is held wait for it beside the others, which do not."""
-        lane = self._held[group] = Lane([*items, *self._lane.take_all(group)])
-        task = asyncio.create_task(self._write_held(group, lane))
-        self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
-
-    async def _write_held(self, group: UUID | str, lane: Lane) -> None:
-        clock = asyncio.get_running_loop().time
-        since, is_held = clock(), True
-        while is_held or lane:
-            batch = lane.take()
-            if not batch:
-                is_held = await _is_set(lane.ready, HELD_PAUSE)
-                continue
-            lane.ready.clear()
-            async with self._answering(batch):
-                try:
-                    await self._append_whole(batch)
-                    since, is_held = clock(), False
-                except DatabaseUnavailable as error:
-                    self._release(group)
-                    await self._try_again(batch, error)
-                    return
-                except Busy as error:
-                    is_held = True
-                    if clock() < since + HELD_PATIENCE:
-                        lane.put_back(batch)
-                        await asyncio.sleep(PAUSE)
-                    else:
-                        tell_all(batch, error)
-                except Exception:  # noqa: BLE001 - as in _append
-                    lane.put_back(batch)
-                    break
-        self._release(group)
-
-    def _release(self, group: UUID | str) -> None:
-        """What waits for it is for the others' lane again."""
-        self._lane.put_back(self._held.pop(group).take_all())
-        self._lane.ready.set()
-
     async def _append_alone(self, item: Item) -> None:
-        """Raises Busy when the group is held, and DatabaseUnavailable."""
+        """Raises Busy, and DatabaseUnavailable."""
         try:
             [outcome] = await self._log.append([item.draft])
         except (Busy, DatabaseUnavailable):
@@ -262,11 +226,3 @@ class Writer:
                 self._hub.offer(event)
         except Exception:
             log.exception("a message is in the log, but could not be delivered at once")
-
-
-async def _is_set(event: asyncio.Event, seconds: float) -> bool:
-    """Whether it is, within that time."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    return event.is_set()
