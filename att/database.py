@@ -3,12 +3,16 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import NamedTuple
 
+from att.background import repeating
 from att.db.dsn import describe
 from att.db.migrate import bring_up_to_date
 from att.errors import CannotStart
 from att.settings import Settings
+
+WATCH_INTERVAL = 1.0  # seconds between looks whether the embedded PostgreSQL still runs
 
 
 class Database(NamedTuple):
@@ -36,6 +40,8 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
     try:
         dsn = await asyncio.to_thread(embedded.start)
         migrated = await asyncio.to_thread(bring_up_to_date, dsn, migrate=True)
-        yield Database(dsn, f"{embedded.data_dir} (embedded PostgreSQL)", migrated)
+        look = partial(asyncio.to_thread, embedded.keep_running)
+        async with repeating("watch over the embedded PostgreSQL", look, WATCH_INTERVAL):
+            yield Database(dsn, f"{embedded.data_dir} (embedded PostgreSQL)", migrated)
     finally:
         await asyncio.to_thread(embedded.stop)
