@@ -447,13 +447,14 @@ async def test_commands_while_it_runs(server):
         async with client.get("/roles", headers=headers) as response:
             return response.status
 
+    place = f"in {server.data_dir} (embedded PostgreSQL)\n"
     async with server.client() as client:
         _, signed_in = await enter(client, "/signup", "ann")
-        assert await run("create-admin", "ann") == "ann is an administrator now, with the new password\n"
+        assert await run("create-admin", "ann") == f"ann is an administrator now, with the new password, {place}"
         assert await status(client, signed_in) == 401
         _, signed_in = await enter(client, "/login", "ann", "another horse")
         assert await status(client, signed_in) == 200
-        assert await run("reset-password", "ann") == "ann has the new password\n"
+        assert await run("reset-password", "ann") == f"ann has the new password, {place}"
         assert await status(client, signed_in) == 401
         assert "was already up to date" in await run("migrate")
 
