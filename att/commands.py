@@ -11,7 +11,7 @@ import uvloop
 
 from att.administrators import Administrators, Credentials
 from att.app import open_shared
-from att.database import Database, open_database
+from att.database import Database, naming, open_database
 from att.db.engine import Engine
 from att.names import RAW_LENGTH, check_name, check_password
 from att.options import Parsed, database_options, redis_option, settings_of
@@ -41,8 +41,9 @@ def create_admin(context: click.Context, /, login: str, **where: object) -> None
     The password is asked for on a terminal, else it is the first line of the standard input.
     """
     wanted = Credentials(login, _ask_password())
-    is_new = _run(settings_of(context, **where), lambda administrators: administrators.create(wanted))
-    say(f"{login} is an administrator" if is_new else f"{login} is an administrator now, with the new password")
+    is_new, place = _run(settings_of(context, **where), lambda administrators: administrators.create(wanted))
+    done = "is an administrator" if is_new else "is an administrator now, with the new password"
+    say(f"{login} {done}, in {place}")
 
 
 @click.command("reset-password", epilog=ENDED)
@@ -56,8 +57,9 @@ def reset_password(context: click.Context, /, login: str, **where: object) -> No
     The password is asked for on a terminal, else it is the first line of the standard input.
     """
     wanted = Credentials(login, _ask_password())
-    _run(settings_of(context, **where), lambda administrators: administrators.reset_password(wanted))
-    say(f"{login} has the new password")
+    settings = settings_of(context, **where)
+    _, place = _run(settings, lambda administrators: administrators.reset_password(wanted), may_make=False)
+    say(f"{login} has the new password, in {place}")
 
 
 @click.command("migrate")
@@ -76,16 +78,18 @@ async def _open_and_close(settings: Settings) -> Database:
         return database
 
 
-def _run(settings: Settings, work: Callable[[Administrators], Awaitable[T]]) -> T:
+def _run(settings: Settings, work: Callable[[Administrators], Awaitable[T]], *, may_make: bool = True) -> tuple[T, str]:
+    """What the work answers, and where the database is that it was done in."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_work(settings, work))
+        return runner.run(_work(settings, work, may_make=may_make))
 
 
-async def _work(settings: Settings, work: Callable[[Administrators], Awaitable[T]]) -> T:
-    async with open_database(settings) as database, open_shared(settings) as shared:
+async def _work(settings: Settings, work: Callable[[Administrators], Awaitable[T]], *, may_make: bool) -> tuple[T, str]:
+    async with open_database(settings, may_make=may_make) as database, open_shared(settings) as shared:
         db, passwords = await Engine.connect(database.dsn), Passwords(settings.hashing)
         try:
-            return await work(Administrators(db, passwords, shared.make_sessions(db)))
+            with naming(database):
+                return await work(Administrators(db, passwords, shared.make_sessions(db))), database.place
         finally:
             passwords.close()
             await db.close()

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import uvloop
 
-from att.database import open_database
+from att.database import naming, open_database
 from att.db.engine import Engine
 from att.explanation import Actor, Explanation, Step, explain
 from att.names import check_name
@@ -43,10 +43,11 @@ def why(context: click.Context, /, user: str, group: str, *, is_json: bool, **wh
 
 
 async def _explain(settings: Settings, user: str, group: str) -> Explanation:
-    async with open_database(settings) as database:
+    async with open_database(settings, may_make=False) as database:
         db = await Engine.connect(database.dsn)
         try:
-            return await explain(db, user, group, has_sessions=settings.redis_url is None)
+            with naming(database):
+                return await explain(db, user, group, has_sessions=settings.redis_url is None)
         finally:
             await db.close()
 

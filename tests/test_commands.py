@@ -10,8 +10,10 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg2.extensions import make_dsn
 from sqlalchemy import select
 
+from att.db.dsn import describe
 from att.db.engine import Engine, prepare
 from att.db.schema import users
 from att.redis_keys import SessionKeys
@@ -48,12 +50,16 @@ def test_create_admin(run_here, rows, db_url):
         (["--db-url", db_url, "create-admin", "ann"], {}),
         (["create-admin", "ann"], {"ATT_DB_URL": db_url}),
     ]
-    says = ["ann is an administrator\n", *(f"{name} is an administrator now, with" for name in ("ANN", "ann", "ann"))]
+    place = describe(db_url)
+    now = "is an administrator now, with the new password"
+    says = [
+        f"ann is an administrator, in {place}\n",
+        *(f"{name} {now}, in {place}\n" for name in ("ANN", "ann", "ann")),
+    ]
     hashes = set()
     for (arguments, environment), expected in zip(ways, says, strict=True):
         result = run_here(*arguments, typed=typed, **environment)
-        assert (result.returncode, result.stderr) == (0, "")
-        assert result.stdout.startswith(expected)
+        assert (result.returncode, result.stdout, result.stderr) == (0, expected, "")
         assert rows(WHO) == [("ann", "Admin")]
         hashes.add(*rows(HASHES))
     assert len(hashes) == 4
@@ -63,9 +69,10 @@ def test_reset_password(run_here, rows, db_url):
     """The line is the password, with either end of line, or none, and with its spaces."""
     run_here("--db-url", db_url, "create-admin", "ann", typed=b"correct horse")
     hashes = {*rows(HASHES)}
+    says = f"Ann has the new password, in {describe(db_url)}\n"
     for typed in (b"another horse\n", b"another horse\r\nnot this\n", b"  another horse  "):
         result = run_here("reset-password", "--db-url", db_url, "Ann", typed=typed)
-        assert (result.returncode, result.stdout, result.stderr) == (0, "Ann has the new password\n", "")
+        assert (result.returncode, result.stdout, result.stderr) == (0, says, "")
         hashes.add(*rows(HASHES))
     assert len(hashes) == 4
 
@@ -143,7 +150,7 @@ def test_errors_are_one_line(run_here, db_url, empty_db_url, postgresql):
     """Nobody of that login, no database, no schema, no such command, no login."""
     typed = b"correct horse\n"
     for arguments, status, says in [
-        (["reset-password", "nobody", "--db-url", db_url], 1, "no user with the login 'nobody'"),
+        (["reset-password", "nobody", "--db-url", db_url], 1, f"no user with the login 'nobody' in {describe(db_url)}"),
         (["create-admin", "ann", "--db-url", "host=/no/such/dir dbname=db"], 1, "cannot connect to the database db"),
         (["create-admin", "ann", "--db-url", empty_db_url], 1, "att-server --migrate"),
         (["migrate", "--db-url", "host=/no/such/dir dbname=db"], 1, "cannot connect to the database db"),
@@ -182,14 +189,52 @@ def test_migrate(run_here, empty_db_url, empty_postgresql):
 def test_the_embedded_postgres(run_here, tmp_path):
     """Made if need be, and stopped in the end; the data is there for the next."""
     for typed, says in [
-        (b"correct horse", "ann is an administrator\n"),
-        (b"another horse", "ann is an administrator now"),
+        (b"correct horse", "ann is an administrator"),
+        (b"another horse", "ann is an administrator now, with the new password"),
     ]:
         result = run_here("create-admin", "ann", "--data-dir", str(tmp_path), typed=typed)
         assert (result.returncode, result.stderr) == (0, "")
-        assert result.stdout.startswith(says)
+        assert result.stdout == f"{says}, in {tmp_path} (embedded PostgreSQL)\n"
     assert not (tmp_path / "postgresql" / "postmaster.pid").exists()
     assert run_here("--data-dir", str(tmp_path), "migrate").stdout.endswith("was already up to date\n")
+
+
+@pytest.mark.parametrize("command", [["reset-password", "ann"], ["why", "ann", "tea"]])
+@pytest.mark.parametrize("holds", ["nothing", "other files", "an unfinished database"])
+def test_no_database_is_made_to_ask_it(run_here, tmp_path, command, holds):
+    """As of a directory that is mistyped: one line says what to give, and the directory stays as it was."""
+    data_dir = tmp_path / "mistyped"
+    if holds != "nothing":
+        (data_dir / "postgresql").mkdir(parents=True)
+    if holds == "an unfinished database":
+        (data_dir / "initialising").touch()
+        (data_dir / "postgresql" / "PG_VERSION").touch()
+    before = sorted(tmp_path.rglob("*"))
+    result = run_here(*command, "--data-dir", str(data_dir), typed=b"another horse")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"att-server: there is no database in {data_dir};"
+        " name its directory with --data-dir, or your own PostgreSQL with --db-url\n"
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", [["reset-password", "ann"], ["why", "ann", "tea"]])
+def test_a_directory_that_cannot_be_looked_into(run_here, tmp_path, command):
+    """It is not said that there is no database."""
+    result = run_here(*command, "--data-dir", str(tmp_path / ("x" * 300)), typed=b"another horse")
+    assert result.returncode == 1
+    assert "cannot write to the data directory" in result.stderr
+
+
+def test_where_it_is_done_without_the_password(run_here, db_url):
+    """The place is told, and not how to get in."""
+    given = make_dsn(db_url, password="hush hush")
+    for arguments in (["create-admin", "ann"], ["reset-password", "ann"], ["reset-password", "nobody"]):
+        result = run_here(*arguments, "--db-url", given, typed=b"another horse")
+        told = result.stdout + result.stderr
+        assert describe(db_url) in told
+        assert "hush" not in told
 
 
 @pytest.mark.parametrize(("second", "status"), [(PASSWORD, 0), ("other horse", 130)])
@@ -213,7 +258,8 @@ def test_on_a_terminal(db_url, second, status):
     shown = os.read(terminal, 4096)
     os.close(terminal)
     os.close(end)
-    assert (process.returncode, printed) == (status, b"" if status else b"ann is an administrator\n")
+    told = "" if status else f"ann is an administrator, in {describe(db_url)}\n"
+    assert (process.returncode, printed.decode()) == (status, told)
     assert shown == b"shown:"
     assert PASSWORD.encode() not in complaint
     with psycopg.connect(db_url) as connection:

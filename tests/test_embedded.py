@@ -3,7 +3,6 @@
 import fcntl
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -47,6 +46,20 @@ def another_process(server):
 def is_running(server):
     """Whether a postmaster answers for the data directory."""
     return (server.data_dir / "postgresql" / "postmaster.pid").exists()
+
+
+def postmaster_of(server):
+    """The process that answers for the data directory of a server."""
+    return psutil.Process(int((server.data_dir / "postgresql" / "postmaster.pid").read_text().split()[0]))
+
+
+def kill_all(server):
+    """Kill -9 of its PostgreSQL."""
+    postmaster = postmaster_of(server)
+    family = [postmaster, *postmaster.children()]
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family, timeout=10)
 
 
 def test_data_outlives_the_server(server):
@@ -123,11 +136,7 @@ def test_a_killed_postgres_is_recovered(server):
     server.start()
     pid_file = server.data_dir / "postgresql" / "postmaster.pid"
     lines = pid_file.read_text().splitlines()
-    postmaster = psutil.Process(int(lines[0]))
-    family = [postmaster, *postmaster.children()]
-    for process in family:
-        os.kill(process.pid, signal.SIGKILL)
-    psutil.wait_procs(family, timeout=10)
+    kill_all(server)
     pid_file.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
     with psycopg.connect(server.start()) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)

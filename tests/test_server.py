@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import fasteners
 import psycopg
 import pytest
 from conftest import eventually
@@ -446,13 +447,14 @@ async def test_commands_while_it_runs(server):
         async with client.get("/roles", headers=headers) as response:
             return response.status
 
+    place = f"in {server.data_dir} (embedded PostgreSQL)\n"
     async with server.client() as client:
         _, signed_in = await enter(client, "/signup", "ann")
-        assert await run("create-admin", "ann") == "ann is an administrator now, with the new password\n"
+        assert await run("create-admin", "ann") == f"ann is an administrator now, with the new password, {place}"
         assert await status(client, signed_in) == 401
         _, signed_in = await enter(client, "/login", "ann", "another horse")
         assert await status(client, signed_in) == 200
-        assert await run("reset-password", "ann") == "ann has the new password\n"
+        assert await run("reset-password", "ann") == f"ann has the new password, {place}"
         assert await status(client, signed_in) == 401
         assert "was already up to date" in await run("migrate")
 
@@ -538,12 +540,13 @@ async def test_a_restarted_database(server):
             assert response.status == 201
         async with client.ws_connect(f"/listen/{user}", headers=signed_in) as socket:
             pid_file = server.data_dir / "postgresql" / "postmaster.pid"
-            os.kill(int(pid_file.read_text().split()[0]), signal.SIGINT)  # PostgreSQL's fast shutdown
-            await eventually(lambda: gone(pid_file), 20)
-            async with client.post("/login", json={"login": "ann", "password": PASSWORD}) as response:
-                assert response.status == 503
-            async with client.post("/broadcast/tea", json={}, headers=signed_in) as response:
-                assert response.status == 503
+            with fasteners.InterProcessLock(server.data_dir / "start.lock"):  # so that nobody starts it again yet
+                os.kill(int(pid_file.read_text().split()[0]), signal.SIGINT)  # PostgreSQL's fast shutdown
+                await eventually(lambda: gone(pid_file), 20)
+                async with client.post("/login", json={"login": "ann", "password": PASSWORD}) as response:
+                    assert response.status == 503
+                async with client.post("/broadcast/tea", json={}, headers=signed_in) as response:
+                    assert response.status == 503
             postgres = EmbeddedPostgres(server.data_dir)
             await asyncio.to_thread(postgres.start)
             await until_ok(client, user, signed_in)

@@ -7,6 +7,8 @@ from uuid import uuid4
 
 import pytest
 
+from att.db.dsn import describe
+
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 IN_POSTGRESQL = "in PostgreSQL; if the servers have a --redis-url, give it here too"
 ADD = "INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')"
@@ -165,3 +167,11 @@ def test_errors(run, tea, arguments, status, says):
     assert says in result.stderr
     assert result.stderr.startswith("att-server: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_user_or_group_that_is_not_there(run, tea, db_url):
+    """The line names the database that was asked, which may be another than was meant."""
+    for arguments, what in ((["ben", "tea"], "user with the login or id 'ben'"), (["ann", "x"], "group with the name")):
+        complaint = run(*arguments).stderr
+        assert what in complaint
+        assert complaint.endswith(f" in {describe(db_url)}\n")

