@@ -173,7 +173,7 @@ def problem_of_http(error: web.HTTPException) -> web.Response:
     allow = error.headers.get("Allow", "").replace(",", ", ")
     codes = {413: "body too large"}
     details = {
-        404: "There is nothing at this address; /docs shows what there is.",
+        404: "There is nothing at this address.",
         405: f"This address does not know the method; it knows {allow or 'none'}.",
         413: f"The body is larger than {BODY_LIMIT} bytes.",
         417: "The server meets no expectation but 100-continue (RFC 9110, section 10.1.1).",
