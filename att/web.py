@@ -30,11 +30,7 @@ from att.statuses import phrase_of, status_of
 IDEMPOTENCY_KEY = "Idempotency-Key"
 BODY_LIMIT = 1024 * 1024  # bytes of one request body: of one broadcast, or of a thousand users with all that they have
 BODY_TIMEOUT = 30.0  # seconds for a body to arrive
-ENCODINGS = (
-    "gzip",
-    "deflate",
-    "identity",
-)  # of a body; aiohttp leaves as it is what it does not know
+ENCODINGS = ("gzip", "deflate", "identity")  # of a body; aiohttp leaves as it is what it does not know
 
 _REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.!#$&^_-]+\+json)")

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from conftest import eventually
 from test_embedded import is_running, kill_all, postmaster_of
-from test_server import Server, enter, fetch, until_ok
+from test_server import Server, enter, fetch, serving, until_ok
 
 from att import database
 from att.database import open_database
@@ -21,12 +21,8 @@ from att.settings import Settings
 
 @pytest.fixture
 async def server(tmp_path_factory):
-    """A server that is stopped in the end, with its PostgreSQL."""
-    server = Server(tmp_path_factory.mktemp("server"))
-    await server.start()
-    yield server
-    if server.process.returncode is None:
-        await server.end(signal.SIGTERM)
+    async with serving(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 async def make_tea(client):

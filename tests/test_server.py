@@ -71,6 +71,16 @@ class Server:
             yield session
 
 
+@contextlib.asynccontextmanager
+async def serving(data_dir):
+    """A server that is stopped in the end, with its PostgreSQL."""
+    server = Server(data_dir)
+    await server.start()
+    yield server
+    if server.process.returncode is None:
+        await server.end(signal.SIGTERM)
+
+
 @pytest.fixture
 async def start(tmp_path_factory, db_url):
     """Start a server on this test's database; it is stopped in the end."""
@@ -90,12 +100,8 @@ async def start(tmp_path_factory, db_url):
 
 @pytest.fixture
 async def server(tmp_path_factory):
-    """A server that is stopped in the end, with its PostgreSQL."""
-    server = Server(tmp_path_factory.mktemp("server"))
-    await server.start()
-    yield server
-    if server.process.returncode is None:
-        await server.end(signal.SIGTERM)
+    async with serving(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 async def enter(client, path, login, password=PASSWORD):

@@ -255,9 +255,7 @@ class Log:
 
 def key_of(group: UUID | str) -> str | None:
     """The key of a group's name; None for an id, and for what can be no name."""
-    if isinstance(group, UUID) or len(group) > RAW_LENGTH or not _is_sendable(group):
-        return None
-    return fold(group)
+    return None if isinstance(group, UUID) or not _is_sendable(group, RAW_LENGTH) else fold(group)
 
 
 def _array(values: Iterable[object]) -> str:
@@ -280,9 +278,9 @@ def _events(row: Any) -> Iterable[Event]:
 
 def _fault(draft: Draft) -> AttError | None:
     """Why the driver cannot send it: PostgreSQL has no text with a NUL, nor any that is not Unicode."""
-    if isinstance(draft.group, str) and key_of(draft.group) is None:
+    if isinstance(draft.group, str) and not _is_sendable(draft.group, RAW_LENGTH):
         return NoSuchGroup()
-    if draft.key is not None and not (1 <= len(draft.key) <= KEY_LENGTH and _is_sendable(draft.key)):
+    if draft.key is not None and not (draft.key and _is_sendable(draft.key, KEY_LENGTH)):
         return _invalid("key", f"must have 1 to {KEY_LENGTH} characters")
     try:
         draft.body.decode()
@@ -291,8 +289,10 @@ def _fault(draft: Draft) -> AttError | None:
     return _invalid("body", "must not contain NUL") if b"\0" in draft.body else None
 
 
-def _is_sendable(words: str) -> bool:
-    return "\0" not in words and not any("\ud800" <= character <= "\udfff" for character in words)
+def _is_sendable(words: str, longest: int) -> bool:
+    if len(words) > longest or "\0" in words:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in words)
 
 
 def _invalid(field: str, message: str) -> InvalidInput:
