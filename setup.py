@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
@@ -28,11 +28,11 @@ setup(
     ],
     python_requires=">=3.11",
     # The migrations lie beside the package in a checkout, where the command `alembic` looks, and inside it in a wheel.
-    packages=["att", "att.db", "att.db.migrations", "att.db.migrations.versions", "att.realtime"],
+    packages=[*find_packages(include=["att", "att.*"]), "att.db.migrations", "att.db.migrations.versions"],
     package_dir={"att.db.migrations": "alembic", "att.db.migrations.versions": "alembic/versions"},
     package_data={"att": ["py.typed", "swagger_ui/*"], "att.db.migrations": ["script.py.mako"]},
     install_requires=[
-        "aiohttp>=3.14,<3.15",  # whose reader of frames att/inbox.py feeds
+        "aiohttp>=3.14,<3.15",  # whose reader of frames att/websocket/frame_reader.py feeds
         "aiopg>=1.4,<2",
         "alembic>=1.20,<2",
         "argon2-cffi>=25.1",

@@ -1,7 +1,7 @@
 """Everything that can be refused, and why.
 
 An error carries a stable lower-case ``code`` that programs may compare, and a ``detail`` for people; the default
-detail is the class's docstring. Nothing here knows HTTP: ``att.statuses`` chooses the status.
+detail is the class's docstring. Nothing here knows HTTP: ``att.http.status_codes`` chooses the status.
 
 AttError
 ├── Malformed
@@ -273,7 +273,7 @@ class ProtocolError(AttError, code="protocol error"):
 
 
 @contextmanager
-def blaming(index: int | None) -> Iterator[None]:
+def at_index(index: int | None) -> Iterator[None]:
     """Mark what is raised inside with the index of the item that is being dealt with."""
     try:
         yield
@@ -283,7 +283,7 @@ def blaming(index: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def saying(detail: str) -> Iterator[None]:
+def with_detail(detail: str) -> Iterator[None]:
     """Tell by this detail what can only be done later, of what is raised inside."""
     try:
         yield

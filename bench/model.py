@@ -88,7 +88,7 @@ class Machines:
     db_disk: float = of(8.0, "TiB", "assumed")
     db_connections: float = of(1_000.0, "connections", "assumed, of which a node has 12")
     group_appends: float = of(21_479.0, "a second", "publishing: over att.v1 into one group")
-    sweep_interval: float = of(5.0, "seconds", "SWEEP_INTERVAL of att/realtime/feed.py")
+    sweep_interval: float = of(5.0, "seconds", "_SWEEP_INTERVAL of att/realtime/log_reader.py")
 
 
 CONNECTIONS = 12  # that a node has with PostgreSQL

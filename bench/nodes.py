@@ -20,9 +20,9 @@ from harness import REPEATS, Account, Database, Valkey, att, database, figure, r
 from load import Arrivals, Speaker, att_request, json_body, open_ear, open_many
 from report import Report
 
-from att.redis_keys import SessionKeys
-from att.redis_link import RedisLink
-from att.sessions import Client, hash_token, slack_of
+from att.redis.client import RedisLink
+from att.sessions.redis_keys import SessionKeys
+from att.sessions.store import ClientInfo, hash_token, slack_of
 
 SOCKETS = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
 FEW = 2
@@ -188,7 +188,7 @@ async def sign_in(redis: Valkey, accounts: Sequence[Account]) -> None:
         for account in accounts:
             digest, session_id = hash_token(account.token).hex(), uuid4()
             await keys.point(digest, account.id, session_id)
-            await keys.begin(digest, account.id, session_id, Client(None, None))
+            await keys.begin(digest, account.id, session_id, ClientInfo(None, None))
     finally:
         await link.close()
 

@@ -17,17 +17,17 @@ from harness import REPEATS, Account, Database, Valkey, cpu_of, database, figure
 from report import Report
 
 from att.db.engine import Engine
-from att.realtime.feed import CHUNK
-from att.redis_backends import RedisSessions
-from att.redis_link import RedisLink
-from att.sessions import Client, PostgresSessions, SessionStore, Verified
+from att.realtime.log_reader import _CHUNK
+from att.redis.client import RedisLink
+from att.sessions.redis_store import RedisSessions
+from att.sessions.store import ClientInfo, PostgresSessions, SessionStore, Verified
 
 USERS = 400
 EACH = 5  # sessions of each of them: 2 times CHUNK of all
 TIMES = 4  # that each session is looked for
 AT_ONCE = 32  # calls in flight
 HASH = "x"  # of the password that they sign in with
-NOBODY = Client("127.0.0.1", "bench")
+NOBODY = ClientInfo("127.0.0.1", "bench")
 VERBS = ("create", "find", "living", "end_all")
 
 T = TypeVar("T")
@@ -76,12 +76,12 @@ async def verbs(store: SessionStore, meter: Meter, accounts: Sequence[Account]) 
     found, find = await meter.measure(store.find, tokens)
     assert all(session is not None for session in found)
     owners = [(each.session.id, each.session.user_id) for each in signed_in]
-    parts = [dict(owners[start : start + CHUNK]) for start in range(0, len(owners), CHUNK)]
+    parts = [dict(owners[start : start + _CHUNK]) for start in range(0, len(owners), _CHUNK)]
     alive, living = await meter.measure(store.living, parts)
     assert sum(map(len, alive)) == len(owners)
     ended, end_all = await meter.measure(store.end_all, [account.id for account in accounts])
     assert sum(map(len, ended)) == len(users)
-    each = Cost(living.a_second * CHUNK, *(cost / CHUNK for cost in living[1:]))
+    each = Cost(living.a_second * _CHUNK, *(cost / _CHUNK for cost in living[1:]))
     return {"create": create, "find": find, "living": each, "end_all": end_all}
 
 

@@ -1,8 +1,8 @@
 """What is paid when nobody says anything, and what things take on the disk: the inputs of scaling.py that no other
 question measures.
 
-The looks for what no ring has told (att/realtime/feed.py) run in this process, with the statements and the hub of a
-server, so that the server's CPU time is this process's.
+The looks for what no ring has told (att/realtime/log_reader.py) run in this process, with the statements and the hub of
+a server, so that the server's CPU time is this process's.
 """
 
 import gc
@@ -18,9 +18,9 @@ from load import json_body
 from report import Report
 
 from att.db.engine import Engine
-from att.realtime.feed import CHUNK
+from att.realtime.event_log import EventLog, Position, Publish
 from att.realtime.hub import Hub
-from att.realtime.log import Draft, Log, Position
+from att.realtime.log_reader import _CHUNK
 from att.realtime.registry import Dialect, Listener, Registry
 
 USERS = 1_000  # that listen
@@ -85,9 +85,9 @@ def _join(db: Database, groups: Sequence[str], owners: Sequence[str]) -> None:
         db.run(MAKE_MEMBERS, [*some], [*theirs])
 
 
-async def events(db: Database, log: Log, account: Account, group: UUID, report: Report) -> None:
+async def events(db: Database, log: EventLog, account: Account, group: UUID, report: Report) -> None:
     """Messages, and their removal."""
-    drafts = [Draft(group, account.id, BODY)] * BATCH
+    drafts = [Publish(group, account.id, BODY)] * BATCH
     before = sizes(db)
     for _ in range(EVENTS // BATCH):
         await log.append(drafts)
@@ -114,7 +114,7 @@ def hub_of(groups: dict[UUID, list[UUID]], count: int) -> tuple[Hub, float]:
     return hub, used / 1024 / len(groups)
 
 
-async def looks(db: Database, log: Log, groups: dict[UUID, list[UUID]], report: Report) -> None:
+async def looks(db: Database, log: EventLog, groups: dict[UUID, list[UUID]], report: Report) -> None:
     """The look at the heads of all groups that are heard, and the one at the memberships of all who listen."""
     hub, _ = hub_of(groups, GROUPS)
     count = USERS * GROUPS
@@ -153,7 +153,7 @@ async def cost(db: Database, work: Callable[[], Awaitable[None]]) -> tuple[float
 
 
 def _chunks(items: Sequence[T]) -> list[Sequence[T]]:
-    return [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
 
 
 async def main() -> None:
@@ -164,7 +164,7 @@ async def main() -> None:
         db.run("VACUUM ANALYZE")
         engine = await Engine.connect(db.dsn)
         try:
-            log = Log(engine)
+            log = EventLog(engine)
             await looks(db, log, groups, report)
             await events(db, log, accounts[0], db.group("one", accounts[:1]), report)
         finally:

@@ -16,11 +16,11 @@ import psycopg
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 
+from att.accounts.user_search import ORDERS
 from att.app import create_app
+from att.config.settings import HashingCost, Settings
 from att.db.embedded import EmbeddedPostgres
 from att.db.migrate import bring_up_to_date
-from att.directory import ORDERS
-from att.settings import HashingCost, Settings
 
 USERS = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
 REQUESTS = 40

@@ -13,30 +13,30 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from aiohttp import ClientResponse, ClientWebSocketResponse
 from aiohttp.test_utils import TestClient
+from costs import CHEAPEST
+from databases import dsn_of
 from feeding import append, feed, feeding, hub, listen, living, watched  # noqa: F401 - fixtures of many
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from in_process import run_here  # noqa: F401 - a fixture of many
 from loops import Loop
+from people import PASSWORD, Person
 from pytest_postgresql import factories
 from valkeys import Valkey, ValkeyCluster
 
 from att.app import create_app
+from att.config.settings import Rate, Settings
+from att.core.permissions import Actor
 from att.db.embedded import EmbeddedPostgres
 from att.db.engine import Engine
 from att.db.migrate import bring_up_to_date
-from att.permissions import Actor
-from att.settings import HashingCost, Rate, Settings
 
 # How fast a machine is says nothing about the code.
 hypothesis_settings.register_profile("att", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("att")
 
-CHEAPEST = HashingCost(time_cost=1, memory_kib=8, parallelism=1)
 UNBOUNDED = Rate(10**9, timedelta(seconds=1))  # tests sign up and fail to log in as often as they like
-PASSWORD = "correct horse"
 ROOM = 2 * 1024**3  # bytes; a test's database takes some 10 MiB, the log up to 1 GiB
 
 
@@ -90,11 +90,6 @@ postgresql = factories.postgresql("postgres_template")
 # A database without any table of ours.
 empty_template = factories.postgresql_noproc(dbname="empty", depends_on="postgres_server")
 empty_postgresql = factories.postgresql("empty_template")
-
-
-def dsn_of(connection: Any) -> str:
-    """The DSN of the database that a psycopg connection is to."""
-    return f"postgresql://{connection.info.user}@/{connection.info.dbname}?host={connection.info.host}"
 
 
 @pytest.fixture
@@ -170,56 +165,6 @@ def settings(db_url: str) -> Settings:
 async def client(settings: Settings, aiohttp_client: Any) -> TestClient:
     """A client of an application on the test's database."""
     return await aiohttp_client(create_app(settings))
-
-
-async def eventually(probe: Callable[[], Awaitable[Any]], seconds: float = 5) -> Any:
-    """The first true answer of ``probe``, for what announces itself by no event. Raises TimeoutError."""
-    async with asyncio.timeout(seconds):
-        while not (answer := await probe()):  # noqa: ASYNC110 - another process gives us no Event
-            await asyncio.sleep(0.005)
-    return answer
-
-
-class Person:
-    """Somebody who is signed in, by bearer token, and the requests they make."""
-
-    def __init__(self, client: TestClient, login: str, answer: dict[str, str]) -> None:
-        self.client = client
-        self.login = login
-        self.id = UUID(answer["user_id"])
-        self.token = answer["token"]
-        self.headers = {"Authorization": f"Bearer {self.token}"}
-
-    async def request(self, method: str, path: str, **options: Any) -> ClientResponse:
-        """Any request, signed in."""
-        return await self.client.request(method, path, headers=self.headers | options.pop("headers", {}), **options)
-
-    async def make_group(self, name: str) -> dict[str, Any]:
-        """A group of theirs, as the server answers it."""
-        response = await self.request("POST", "/groups", json={"name": name})
-        assert response.status == 201, await response.text()
-        return await response.json()
-
-    async def add(self, group: str, person: "Person") -> None:
-        """Make somebody a member."""
-        response = await self.request("PUT", f"/groups/{group}/members/{person.id}")
-        assert response.status == 201, await response.text()
-
-    async def remove(self, group: str, person: "Person") -> None:
-        """Remove a member."""
-        response = await self.request("DELETE", f"/groups/{group}/members/{person.id}")
-        assert response.status == 204, await response.text()
-
-    async def broadcast(self, group: str, message: object) -> int:
-        """Send to a group; to how many sockets it was written."""
-        response = await self.request("POST", f"/broadcast/{group}", json=message)
-        assert response.status == 200, await response.text()
-        return (await response.json())["delivered"]
-
-    async def listen(self, **options: Any) -> ClientWebSocketResponse:
-        """An open socket of theirs."""
-        headers = self.headers | options.pop("headers", {})
-        return await self.client.ws_connect(f"/listen/{self.id}", headers=headers, **options)
 
 
 @pytest.fixture

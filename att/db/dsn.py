@@ -15,8 +15,9 @@ import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever the driver calls it
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from att.core.error_text import describe_error
+from att.core.log_limits import OutageLog
 from att.errors import DatabaseUnavailable
-from att.incidents import Outage, in_words
 
 CONNECT_TIMEOUT = 5  # seconds for each address; libpq takes whole ones
 FIND_PAUSE = 1.0  # seconds between looks for a server that is away
@@ -73,7 +74,7 @@ def why_no_connection(dsn: str, error: psycopg2.Error) -> str:
 
 def _reason(dsn: str, error: Exception) -> str:
     password = parse_dsn(dsn).get("password")
-    reason = " ".join(str(error).split()) or in_words(error)
+    reason = " ".join(str(error).split()) or describe_error(error)
     return reason.replace(password, "***") if password else reason
 
 
@@ -106,14 +107,14 @@ def _forget(descriptor: int) -> None:
     loop.remove_writer(descriptor)
 
 
-class Server:
+class ServerAddress:
     """Which server the pool connects to: found off the loop, and looked for anew when it cannot be reached."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._place: dict[str, Any] = {}
         self._finding: asyncio.Task[None] | None = None
-        self._outage = Outage("the database")
+        self._outage = OutageLog("the database")
 
     async def find(self) -> None:
         """Raises DatabaseUnavailable that says why there is none."""

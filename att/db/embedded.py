@@ -31,7 +31,7 @@ with warnings.catch_warnings():
 LOCK_TIMEOUT = 15.0  # seconds: longer than a clean stop takes
 # How it is stopped, and seconds for that: fast. One that is just recovering from a crash may not come to an end so, and
 # loses nothing by ending at once. https://www.postgresql.org/docs/current/server-shutdown.html
-ENDINGS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 3.0))
+_ENDINGS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 3.0))
 ORPHAN_TIMEOUT = 5.0  # seconds until killed processes must be gone; what the kernel still writes for them takes a while
 LIBRARY_USER = "pgserver"  # the library, as root, runs PostgreSQL as this user
 OWN_SETTINGS = (
@@ -250,7 +250,7 @@ def end(postmaster: psutil.Process | None) -> None:
     """Stop it, within a bound."""
     if postmaster is None:
         return
-    for number, seconds in ENDINGS:
+    for number, seconds in _ENDINGS:
         try:
             postmaster.send_signal(number)
             postmaster.wait(seconds)

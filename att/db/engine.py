@@ -16,10 +16,10 @@ from sqlalchemy import Executable, Select
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
 from att import errors
-from att.background import is_cancelled
-from att.db.dsn import Server, connect_options, describe, why_no_connection
-from att.metrics import PoolUse
-from att.permissions import Actor
+from att.core.metrics import PoolUse
+from att.core.permissions import Actor
+from att.core.tasks import is_cancelled
+from att.db.dsn import ServerAddress, connect_options, describe, why_no_connection
 
 POOL_SIZE = 10
 POOL_QUEUE = 1_000  # callers waiting for a connection; the next one is told to come back
@@ -156,7 +156,7 @@ class Engine:
     wait for a connection, or the statement takes too long. None takes longer than some 20 seconds.
     """
 
-    def __init__(self, pool: aiopg.Pool, server: Server) -> None:
+    def __init__(self, pool: aiopg.Pool, server: ServerAddress) -> None:
         self._pool = pool
         self._server = server
         self._is_closed = False
@@ -167,7 +167,7 @@ class Engine:
     @classmethod
     async def connect(cls, dsn: str) -> "Engine":
         """Find the server and open the pool, with one connection. Raises DatabaseUnavailable that says why."""
-        server = Server(dsn)
+        server = ServerAddress(dsn)
         try:
             await server.find()
             pool = await aiopg.create_pool(

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 from uuid import UUID
 
-from att.realtime import protocol
-from att.realtime.frames import text_frame
-from att.realtime.log import Event
+from att.protocol import messages
+from att.protocol.frames import text_frame
+from att.realtime.event_log import LogEvent
+from att.realtime.group_streams import StreamPosition
 from att.realtime.registry import Dialect, Listener
-from att.realtime.tracks import Place
 
 COUNTS = 10_000  # events of which it is remembered to how many sockets they were written
 
@@ -22,7 +22,7 @@ class Delivered(NamedTuple):
 
 
 NOBODY = Delivered(0, 0)
-Tell = Callable[[Delivered], None]
+DeliveryCallback = Callable[[Delivered], None]
 
 
 class Counts:
@@ -32,9 +32,9 @@ class Counts:
         self.delivered = 0
         self.dropped = 0
         self._counts: OrderedDict[tuple[UUID, int], Delivered] = OrderedDict()
-        self._waiting: dict[tuple[UUID, int], Tell] = {}
+        self._waiting: dict[tuple[UUID, int], DeliveryCallback] = {}
 
-    def add(self, event: Event, delivered: Delivered) -> None:
+    def add(self, event: LogEvent, delivered: Delivered) -> None:
         """Remember it, and tell whoever waits."""
         if event.kind == "message":
             key = event.group_id, event.seq
@@ -46,20 +46,20 @@ class Counts:
             if tell := self._waiting.pop(key, None):
                 tell(delivered)
 
-    def pass_over(self, event: Event) -> None:
+    def pass_over(self, event: LogEvent) -> None:
         """Nobody is to hear it, unless it was delivered before."""
         if self.of(event) is None:
             self.add(event, NOBODY)
 
-    def of(self, event: Event) -> Delivered | None:
+    def of(self, event: LogEvent) -> Delivered | None:
         """What was delivered; None when nothing was yet, or it was too long ago."""
         return self._counts.get((event.group_id, event.seq))
 
-    def expect(self, event: Event, tell: Tell) -> None:
+    def expect(self, event: LogEvent, tell: DeliveryCallback) -> None:
         """Tell as soon as it is delivered, or nobody hears its group any more."""
         self._waiting[event.group_id, event.seq] = tell
 
-    def forget(self, event: Event) -> None:
+    def forget(self, event: LogEvent) -> None:
         """Nobody waits any more."""
         self._waiting.pop((event.group_id, event.seq), None)
 
@@ -69,14 +69,14 @@ class Counts:
             self._waiting.pop(key)(NOBODY)
 
 
-def encode(event: Event, dialect: Dialect) -> bytes | None:
+def encode(event: LogEvent, dialect: Dialect) -> bytes | None:
     """The frame that tells of it, to be built once for all; None when this dialect does not tell of it."""
     if dialect is Dialect.V1:
-        return text_frame(protocol.event(event))
+        return text_frame(messages.event(event))
     return text_frame(event.body) if event.kind == "message" else None
 
 
-def replay(listener: Listener, place: Place, events: Iterable[Event]) -> Place:
+def replay(listener: Listener, place: StreamPosition, events: Iterable[LogEvent]) -> StreamPosition:
     """Give a listener what its user was a member for. Its place after that."""
     seq, is_member = place
     for event in events:
@@ -89,10 +89,10 @@ def replay(listener: Listener, place: Place, events: Iterable[Event]) -> Place:
             listener.connection.replay(frame)
         is_member = is_member and not (is_own and event.kind == "left")
         seq = event.seq
-    return Place(seq, is_member)
+    return StreamPosition(seq, is_member)
 
 
 def send_gap(listener: Listener, group_id: UUID, name: str, first: int, last: int) -> None:
     """Tell a listener which seqs the log no longer holds."""
     if listener.dialect is Dialect.V1:
-        listener.connection.replay(text_frame(protocol.gap(group_id, name, first, last)))
+        listener.connection.replay(text_frame(messages.gap(group_id, name, first, last)))

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from uuid import UUID
 
 from att.errors import ShuttingDown
+from att.protocol.frames import CloseCode
+from att.realtime.event_log import LogEvent, Position, Replay, Slice
 from att.realtime.fanout import Counts, Delivered, encode, replay, send_gap
-from att.realtime.frames import CloseCode
-from att.realtime.log import Event, Position, Replay, Slice
-from att.realtime.registry import Connection, Dialect, Listener, Registry, Span
-from att.realtime.tracks import Behind, Passed, Place, Track
+from att.realtime.group_streams import GroupStream, LastKnownSeqs, ReadQueue, StreamPosition
+from att.realtime.registry import Dialect, Listener, ListenerConnection, Registry, Span
 
-SLICE = 500  # frames written before others have their turn
+_SLICE = 500  # frames written before others have their turn
 READS = 100  # groups that are read at once
 
 
@@ -33,11 +33,11 @@ class Hub:
         self.tune_in: Callable[[UUID], None] = lambda _: None
         self.tune_out: Callable[[UUID], None] = lambda _: None
         self.registry = registry
-        self._tracks: dict[UUID, Track] = {}
-        self._behind = Behind()
+        self._tracks: dict[UUID, GroupStream] = {}
+        self._behind = ReadQueue()
         self._running: deque[Iterator[None]] = deque()
         self._written = 0
-        self._passed = Passed()
+        self._passed = LastKnownSeqs()
         self.counts = Counts()
         self._is_closing = False
 
@@ -78,7 +78,7 @@ class Hub:
         after = self.caught_up(listener, group_id)
         if after is None:
             return
-        track, place = self._tracks[group_id], Place(after, found.was_member)
+        track, place = self._tracks[group_id], StreamPosition(after, found.was_member)
         end = found.slice.head if found.slice.head > after else track.heard  # nothing is left of a group that is gone
         first = found.slice.events[0].seq if found.slice.events else end + 1
         if first > after + 1:
@@ -106,7 +106,7 @@ class Hub:
 
     # The log
 
-    def offer(self, event: Event) -> None:
+    def offer(self, event: LogEvent) -> None:
         """An event that is in the log. One that nobody hears here, or that was heard before, is dropped."""
         track = self._tracks.get(event.group_id)
         if track is None or (event.seq <= track.seq and not track.is_running):
@@ -199,10 +199,10 @@ class Hub:
 
     # Within
 
-    def _track(self, group_id: UUID, seq: int) -> Track:
+    def _track(self, group_id: UUID, seq: int) -> GroupStream:
         track = self._tracks.get(group_id)
         if track is None:
-            track = self._tracks[group_id] = Track(group_id, seq)
+            track = self._tracks[group_id] = GroupStream(group_id, seq)
             track.hear(self._passed.take(group_id))
             self.tune_in(group_id)
         return track
@@ -218,10 +218,10 @@ class Hub:
         if resumed < seq:
             track.catch_up(listener, resumed)
         else:
-            track.place(listener, Place(seq, is_member))
+            track.place(listener, StreamPosition(seq, is_member))
         self._look(track)
 
-    def _look(self, track: Track) -> None:
+    def _look(self, track: GroupStream) -> None:
         """See to what a track needs after it has changed."""
         if track.wants_read and self._behind.note(track):
             self.wake()
@@ -235,12 +235,12 @@ class Hub:
         elif track.is_idle:
             self._drop(track)
 
-    def _drop(self, track: Track) -> None:
+    def _drop(self, track: GroupStream) -> None:
         if self._tracks.pop(track.group_id, None):
             self.tune_out(track.group_id)
         self.counts.give_up(track.group_id)
 
-    def _run(self, track: Track) -> Iterator[None]:
+    def _run(self, track: GroupStream) -> Iterator[None]:
         """Apply what is in the queue, a slice at a time."""
         try:
             while (event := track.pop()) is not None:
@@ -249,7 +249,7 @@ class Hub:
             track.is_running = False
         self._look(track)
 
-    def _apply(self, track: Track, event: Event) -> Iterator[None]:
+    def _apply(self, track: GroupStream, event: LogEvent) -> Iterator[None]:
         audiences = self._audiences(track, event)
         delivered = total = 0
         for dialect, connections in audiences:
@@ -257,16 +257,16 @@ class Hub:
             if frame is None:
                 continue
             total += len(connections)
-            for start in range(0, len(connections), SLICE):
-                part = connections[start : start + SLICE]
+            for start in range(0, len(connections), _SLICE):
+                part = connections[start : start + _SLICE]
                 delivered += sum([connection.send(frame) for connection in part])
                 self._written += len(part)
-                if self._written >= SLICE:
+                if self._written >= _SLICE:
                     yield
         self._written += 1
         self.counts.add(event, Delivered(delivered, total - delivered))
 
-    def _audiences(self, track: Track, event: Event) -> list[tuple[Dialect, tuple[Connection, ...]]]:
+    def _audiences(self, track: GroupStream, event: LogEvent) -> list[tuple[Dialect, tuple[ListenerConnection, ...]]]:
         """Who hears the event whose turn it is: a user who joins by it, and one who leaves by it, too."""
         whose = self.registry.of_user(event.user_id) if event.user_id and event.kind != "message" else ()
         if event.kind == "joined" and event.user_id:
@@ -278,7 +278,7 @@ class Hub:
         track.promote()
         return [(dialect, connections) for dialect, connections in audiences if connections]
 
-    def _admit(self, track: Track, seq: int, user_id: UUID) -> list[Listener]:
+    def _admit(self, track: GroupStream, seq: int, user_id: UUID) -> list[Listener]:
         """Have a user who joined by this event hear what follows. Those of their listeners who did not before."""
         admitted = []
         for listener in self.registry.of_user(user_id):
@@ -288,7 +288,7 @@ class Hub:
                 admitted.append(listener)
         return admitted
 
-    def _give_up(self, track: Track, seq: int) -> None:
+    def _give_up(self, track: GroupStream, seq: int) -> None:
         """The log holds nothing up to this seq: have its listeners connect again, and so be told what is lost."""
         self._close(track.everyone(), CloseCode.RESYNC)
         track.skip(seq)

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from att.realtime.frames import CloseCode
+from att.protocol.frames import CloseCode
 
 
 class Dialect(IntEnum):
@@ -17,7 +17,7 @@ class Dialect(IntEnum):
     V1 = 1
 
 
-class Connection(Protocol):
+class ListenerConnection(Protocol):
     """What a listener is heard through."""
 
     def send(self, frame: bytes) -> bool:
@@ -52,7 +52,7 @@ class Listener:
     __slots__ = ("connection", "dialect", "groups", "is_settled", "joined", "left", "session_id", "since", "user_id")
 
     def __init__(
-        self, user_id: UUID, session_id: UUID, connection: Connection, dialect: Dialect = Dialect.PLAIN
+        self, user_id: UUID, session_id: UUID, connection: ListenerConnection, dialect: Dialect = Dialect.PLAIN
     ) -> None:
         self.user_id = user_id
         self.session_id = session_id

@@ -13,7 +13,7 @@ from att.db.engine import Engine, Statement, prepare
 GRACE = timedelta(minutes=1)  # however little is retained: in this time every node has read what is new
 AFTERLIFE = timedelta(hours=1)  # how long the log of a group that is gone is kept: its last members read that they left
 BATCH = 1_000  # events that one statement removes
-PAGE = 5_000  # groups that one statement looks at
+_PAGE = 5_000  # groups that one statement looks at
 PAGES = 20  # in one go, the next of which goes on from there: a million groups are looked at in ten
 PAGES_GONE = 4  # likewise, to find those that are gone; this takes longer, and is less urgent
 START = UUID(int=0)
@@ -31,7 +31,7 @@ OVERFULL = prepare(
     """)
 )._replace(is_read=True)
 # From one group to the next by the index, however many events lie between them.
-GONE = prepare(
+_GONE = prepare(
     text("""
     WITH RECURSIVE walk (id) AS (
         (SELECT group_id FROM events WHERE group_id > :after ORDER BY group_id LIMIT 1)
@@ -74,7 +74,7 @@ _OF_GROUPS = "SELECT group_id, seq FROM events WHERE group_id = ANY (CAST(:group
 DELETE_GONE = prepare(text(_DELETE.format(_OF_GROUPS)))
 
 
-class Retention:
+class RetentionTask:
     """Trims the log in the database to events that are no older than ``age``."""
 
     def __init__(self, db: Engine, age: timedelta) -> None:
@@ -90,13 +90,13 @@ class Retention:
             if self._after_overfull == START:
                 break
         for _ in range(PAGES_GONE):
-            self._after_gone = await self._look(GONE, DELETE_GONE, self._after_gone, afterlife=AFTERLIFE)
+            self._after_gone = await self._look(_GONE, DELETE_GONE, self._after_gone, afterlife=AFTERLIFE)
             if self._after_gone == START:
                 break
 
     async def _look(self, find: Statement, delete: Statement, after: UUID, **spared: timedelta) -> UUID:
         """Find groups in a page of them, and delete what they have to give. After which group to go on."""
-        last, group_ids = await self._db.fetch_one(find, after=after, page=PAGE, **spared)
+        last, group_ids = await self._db.fetch_one(find, after=after, page=_PAGE, **spared)
         if group_ids:
             await self._delete(delete, group_ids=group_ids, **spared)
         return last or START

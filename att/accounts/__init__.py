@@ -1,0 +1,1 @@
+"""Users, passwords, roles, rate limits and the history."""

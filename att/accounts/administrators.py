@@ -1,0 +1,129 @@
+"""What the operator of the machine does to accounts: at start, and by the sub-commands.
+
+Nobody who is signed in does this, so the history names the database role alone.
+"""
+
+import contextlib
+import secrets
+import shlex
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+from uuid import UUID, uuid4
+
+from sqlalchemy import any_, bindparam, literal, select, update
+
+from att.accounts.passwords import Passwords
+from att.accounts.roles import ADMIN, ANY_ADMINISTRATOR, ensure_built_in, lock_administrators
+from att.accounts.service import ADD_USER
+from att.accounts.users import NewUser, row_of
+from att.core.names import fold
+from att.core.permissions import Permission
+from att.db.engine import DriverError, Engine, Transaction, prepare
+from att.db.schema import roles, users
+from att.errors import CannotStart, NoSuchUser
+from att.sessions.store import SessionStore
+
+GENERATED_LOGIN = "admin"
+GENERATED_BYTES = 15  # of a generated password: 20 characters
+
+_admin_role = select(roles.c.id).where(roles.c.name_key == fold(ADMIN)).scalar_subquery()
+_is_administrator = (
+    users.c.active
+    & users.c.password_hash.is_not(None)
+    & (literal(Permission.EVERYTHING.value) == any_(roles.c.permissions))
+)
+
+_FIND_USER = prepare(
+    select(users.c.id, users.c.login, _is_administrator).join(roles).where(users.c.login_key == bindparam("login_key"))
+)
+PROMOTE = prepare(update(users).where(users.c.id == bindparam("user_id")).values(role_id=_admin_role, active=True))
+SET_PASSWORD = prepare(
+    update(users).where(users.c.id == bindparam("user_id")).values(password_hash=bindparam("password_hash"))
+)
+
+
+class AdministratorCredentials(NamedTuple):
+    """A login and its password, in the form that ``att.core.names`` gives them."""
+
+    login: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.login!r})"
+
+
+class Administrators:
+    """Those whose role permits everything. Each method raises CannotStart when the database refuses."""
+
+    def __init__(self, db: Engine, passwords: Passwords, sessions: SessionStore) -> None:
+        self._db = db
+        self._passwords = passwords
+        self._sessions = sessions
+
+    async def ensure(self, wanted: AdministratorCredentials | None = None) -> AdministratorCredentials | None:
+        """See to it that the built-in roles are there, and an administrator: the one that is wanted, or else any.
+
+        What was made up, when nothing was wanted and nobody was there. Raises CannotStart when the login is taken.
+        """
+        async with self._change() as transaction:
+            await ensure_built_in(transaction)
+            if wanted is not None:
+                await self._ensure_one(transaction, wanted)
+                return None
+            if await transaction.fetch_one(ANY_ADMINISTRATOR):
+                return None
+            made_up = AdministratorCredentials(GENERATED_LOGIN, secrets.token_urlsafe(GENERATED_BYTES))
+            await self._ensure_one(transaction, made_up)
+            return made_up
+
+    async def create(self, wanted: AdministratorCredentials) -> bool:
+        """Make them an administrator with this password, and end their sessions. Whether they are new."""
+        password_hash = await self._passwords.hash(wanted.password)
+        async with self._change() as transaction:
+            await ensure_built_in(transaction)
+            found = await transaction.fetch_one(_FIND_USER, login_key=fold(wanted.login))
+            if found is None:
+                await _add(transaction, wanted.login, password_hash)
+            else:
+                await transaction.execute(PROMOTE, user_id=found[0])
+                await self._set_password(transaction, found[0], password_hash)
+        return found is None
+
+    async def reset_password(self, wanted: AdministratorCredentials) -> None:
+        """Give the user this password, and end their sessions. Raises NoSuchUser."""
+        password_hash = await self._passwords.hash(wanted.password)
+        async with self._change() as transaction:
+            found = await transaction.fetch_one(_FIND_USER, login_key=fold(wanted.login))
+            if found is None:
+                raise NoSuchUser(f"there is no user with the login {wanted.login!r}")
+            await self._set_password(transaction, found[0], password_hash)
+
+    async def _set_password(self, transaction: Transaction, user_id: UUID, password_hash: str) -> None:
+        await transaction.execute(SET_PASSWORD, user_id=user_id, password_hash=password_hash)
+        await self._sessions.end_all(user_id, transaction=transaction)
+
+    async def _ensure_one(self, transaction: Transaction, wanted: AdministratorCredentials) -> None:
+        found = await transaction.fetch_one(_FIND_USER, login_key=fold(wanted.login))
+        if found is None:
+            await _add(transaction, wanted.login, await self._passwords.hash(wanted.password))
+            return
+        _user_id, login, is_administrator = found
+        if not is_administrator:
+            raise CannotStart(
+                f"the login {login!r} is somebody's who is no active administrator; choose another with --admin-login,"
+                f" or make them one: att-server create-admin {shlex.quote(login)}"
+            )
+
+    @contextlib.asynccontextmanager
+    async def _change(self) -> AsyncIterator[Transaction]:
+        """One process at a time, of all that start at once."""
+        try:
+            async with self._db.transaction() as transaction:
+                await lock_administrators(transaction)
+                yield transaction
+        except DriverError as error:
+            raise CannotStart(f"the database refuses: {error.diag.message_primary or 'it does not say why'}") from error
+
+
+async def _add(transaction: Transaction, login: str, password_hash: str) -> None:
+    await transaction.execute(ADD_USER, user_id=uuid4(), **row_of(NewUser(login, role=ADMIN), password_hash))

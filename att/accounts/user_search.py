@@ -1,0 +1,136 @@
+"""The directory of users: one of them, or pages of those whom filters leave, in an order of choice."""
+
+import functools
+import math
+import time
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Text, bindparam, func, select, text
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from att.accounts.users import USER, User
+from att.core.names import fold
+from att.core.pagination import Order, Page, Window
+from att.db.engine import Engine, prepare
+from att.db.keyset import SIFTED, Listing, Sieve
+from att.db.schema import roles, users
+from att.errors import NoSuchUser
+
+GRAMS = 3  # that are looked up in the index
+SHARES_AGE = 600.0  # seconds after which the database is asked again how common grams are
+
+_KEYS: dict[str, tuple[ColumnElement[Any], ...]] = {
+    "registered_at": (users.c.registered_at, users.c.id),
+    "login": (users.c.login_key,),
+    "last_name": (users.c.last_name_key, users.c.id),
+}
+_KINDS: dict[str, tuple[type, ...]] = {"registered_at": (datetime, UUID), "login": (str,), "last_name": (str, UUID)}
+ORDERS = {
+    sign + sort: Order(f"users by {sign}{sort}", kinds, is_descending=bool(sign))
+    for sort, kinds in _KINDS.items()
+    for sign in ("", "-")
+}
+DEFAULT_ORDER = "registered_at"
+
+# Each is served by an index of its own.
+_CONDITIONS: dict[str, ColumnElement[bool]] = {
+    "login": users.c.login_key == bindparam("login"),
+    "role": users.c.role_id == bindparam("role"),
+    "active": users.c.active == bindparam("active"),
+    "registered_from": users.c.registered_at >= bindparam("registered_from"),
+    "registered_to": users.c.registered_at < bindparam("registered_to"),
+}
+# A text that contains another has all its grams, but they may stand apart in it.
+_PART = Sieve(
+    func.strpos(users.c.search_text, bindparam("q")) > 0,
+    func.att_grams(users.c.search_text, type_=ARRAY(Text)).contains(bindparam("grams")),
+)
+_users = select(*USER)
+
+_FIND_USER = prepare(_users.where(users.c.id == bindparam("user_id")))
+_FIND_ROLE = prepare(select(roles.c.id).where(roles.c.name_key == bindparam("name_key")))
+SHARES = prepare(
+    select(
+        text(
+            "gram, share FROM pg_stats,"
+            " unnest(most_common_elems::text::text[], most_common_elem_freqs) AS elements (gram, share)"
+            " WHERE schemaname = current_schema() AND tablename = 'ix_users_search' AND gram IS NOT NULL"
+        )
+    )
+)
+
+
+class UserFilters(NamedTuple):
+    """Who is looked for; None leaves it open. ``q`` is a part of the login or a name; ``registered_to`` is excluded."""
+
+    login: str | None = None
+    role: str | None = None
+    active: bool | None = None
+    q: str | None = None
+    registered_from: datetime | None = None
+    registered_to: datetime | None = None
+
+
+class UserSearch:
+    """Reads users. Times have a zone; logins, names and parts of them come in the form of ``att.core.names``."""
+
+    def __init__(self, db: Engine) -> None:
+        self._db = db
+        self._shares: dict[str, float] = {}
+        self._shares_good_until = -math.inf
+
+    async def find(self, user_id: UUID) -> User:
+        """The user with this id. Raises NoSuchUser."""
+        row = await self._db.fetch_one(_FIND_USER, user_id=user_id)
+        if row is None:
+            raise NoSuchUser
+        return User(*row)
+
+    async def list(self, filters: UserFilters, order: str, window: Window) -> Page[User]:
+        """Those whom all the filters leave, in one of the ``ORDERS``. A role that there is not is nobody's."""
+        given: dict[str, Any] = {name: value for name, value in filters._asdict().items() if value is not None}
+        if filters.role is not None:
+            # Looked up first: how many hold the role decides how the database reads the page.
+            row = await self._db.fetch_one(_FIND_ROLE, name_key=fold(filters.role))
+            if row is None:
+                return Page([], None)
+            given["role"] = row[0]
+        names = frozenset(given)
+        if filters.login is not None:
+            given["login"] = fold(filters.login)
+        if filters.q is not None:
+            given |= await self._sieve(fold(filters.q), window)
+        page = await listing(order, names).read(self._db, window, **given)
+        return page.map(lambda row: User(*row))
+
+    async def _sieve(self, part: str, window: Window) -> dict[str, Any]:
+        """The parameters of the sieve. Grams that nearly all have tell the index little, and take it long."""
+        shares = await self._shares_of_grams()
+        rarest_first = sorted(grams_of(part), key=lambda gram: shares.get(gram, 0))
+        is_rare = bool(shares) and shares.get(rarest_first[0], 0) * SIFTED <= window.limit
+        return {"q": part, "grams": rarest_first[:GRAMS], "is_rare": is_rare}
+
+    async def _shares_of_grams(self) -> dict[str, float]:
+        """Which share of the users has each of the most common grams, as the database counted last; {} if it has not.
+
+        They decide how a page is read, and not what it holds: old ones do.
+        """
+        if time.monotonic() > self._shares_good_until:
+            self._shares_good_until = time.monotonic() + SHARES_AGE
+            self._shares = dict(await self._db.fetch_all(SHARES))
+        return self._shares
+
+
+@functools.cache
+def listing(order: str, filters: frozenset[str]) -> Listing:
+    """The listing in this order with these filters: prepared when it is first asked for, and there are not many."""
+    query = _users.where(*(_CONDITIONS[name] for name in sorted(filters - {"q"})))
+    sieve = _PART if "q" in filters else None
+    return Listing(query, ORDERS[order], *_KEYS[order.lstrip("-")], sieve=sieve)
+
+
+def grams_of(text: str) -> list[str]:
+    """Which pieces of three characters a text contains that contains this one; it itself when it is shorter."""
+    return [text] if len(text) < 3 else sorted({text[start : start + 3] for start in range(len(text) - 2)})

@@ -1,0 +1,106 @@
+"""Sign-up, log-in and log-out."""
+
+from uuid import UUID
+
+from aiohttp import web
+
+from att import errors
+from att.api import schemas
+from att.api.keys import ACCOUNT_SERVICE, RATE_LIMITS, SESSION_EVENTS, SESSIONS
+from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
+from att.core.permissions import Who
+from att.errors import AuthFailed
+from att.http.client_info import client_of
+from att.http.context import REQUEST_ID, SESSION
+from att.http.credentials import COOKIE, set_session_cookie
+from att.http.problems import problem_of
+from att.http.requests import read
+from att.sessions.store import SignIn, Verified
+
+
+def make_login_response(user_id: UUID | str | None, session: SignIn | None = None) -> web.Response:
+    """The answer to a log-in: 200 with the user's id, and with the token of the session if there is one.
+
+    Without a user it is the 401 that says neither which of login and password was wrong, nor why.
+    """
+    if user_id is None:
+        return problem_of(AuthFailed())
+    body = {"user_id": str(user_id)}
+    if session is not None:
+        body |= {"token": session.token, "expires_at": session.expires_at.isoformat().replace("+00:00", "Z")}
+    return web.json_response(body)
+
+
+async def signup(request: web.Request) -> web.Response:
+    """Make an account, and sign it in."""
+    account = await read(request, schemas.NewAccountIn)
+    async with request.app[RATE_LIMITS].sign_up(client_of(request).address):
+        verified = await request.app[ACCOUNT_SERVICE].sign_up(account.login, account.password, request[REQUEST_ID])
+    with errors.with_detail("The account has been made, but it cannot be signed in now. Log in in a moment."):
+        response = await _sign_in(request, verified)
+    response.set_status(201)
+    return response
+
+
+async def login(request: web.Request) -> web.Response:
+    """Start a session."""
+    credentials = await read(request, schemas.CredentialsIn)
+    async with request.app[RATE_LIMITS].guess(credentials.login, client_of(request).address):
+        verified = await request.app[ACCOUNT_SERVICE].authenticate(credentials.login, credentials.password)
+        return await _sign_in(request, verified)
+
+
+async def logout(request: web.Request) -> web.Response:
+    """End the session, and close its sockets."""
+    session = request[SESSION]
+    try:
+        await request.app[SESSIONS].end(session.id)
+    finally:
+        # Also when it is not known whether the session is gone: whoever logs out wants them closed.
+        request.app[SESSION_EVENTS].session_ended(session.id)
+    response = web.Response(status=204)
+    response.del_cookie(COOKIE)
+    return response
+
+
+async def _sign_in(request: web.Request, verified: Verified) -> web.Response:
+    signed_in = await request.app[SESSIONS].create(verified, client_of(request))
+    response = make_login_response(verified.user_id, signed_in)
+    set_session_cookie(request, response, signed_in.token)
+    return response
+
+
+ACCOUNT_ROUTES = (
+    Route(
+        "POST",
+        "/signup",
+        signup,
+        Who.ANYONE,
+        "Make an account",
+        Shapes(
+            body=schemas.NewAccountIn,
+            answers={201: schemas.SignedInOut},
+            errors=(errors.LoginTaken, errors.TooManyAttempts),
+        ),
+    ),
+    Route(
+        "POST",
+        "/login",
+        login,
+        Who.ANYONE,
+        "Start a session",
+        Shapes(
+            body=schemas.CredentialsIn,
+            answers={200: schemas.SignedInOut},
+            errors=(errors.AuthFailed, errors.TooManyAttempts),
+        ),
+    ),
+    Route("POST", "/logout", logout, Who.SIGNED_IN, "End the session", Shapes(answers={204: None})),
+)
+
+
+ACCOUNT_EXAMPLES: Examples = {
+    schemas.NewAccountIn: {"login": "ann", "password": "correct horse"},
+    schemas.CredentialsIn: {"login": "ann", "password": "correct horse"},
+    schemas.SignedInOut: {"user_id": EXAMPLE_ID, "token": "h2Zt9…", "expires_at": EXAMPLE_TIME},
+}

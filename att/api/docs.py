@@ -1,0 +1,90 @@
+"""The API's documentation: the OpenAPI document, and Swagger UI from files that lie beside this one."""
+
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+
+from aiohttp import web
+
+from att.api.keys import DOCUMENT
+from att.api.route import File, Route, Shapes
+from att.core.permissions import Who
+from att.errors import NotFound
+
+_PAGE = "index.html"
+MEDIA_TYPES = {
+    "start.js": "text/javascript",
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui-bundle.js.LICENSE.txt": "text/plain",
+    "swagger-ui.css": "text/css",
+}
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+async def openapi(request: web.Request) -> web.Response:
+    """The OpenAPI document."""
+    return web.Response(body=request.app[DOCUMENT], content_type="application/json")
+
+
+async def docs(_request: web.Request) -> web.Response:
+    """The page of Swagger UI."""
+    return _file(_PAGE, "text/html")
+
+
+async def docs_file(request: web.Request) -> web.Response:
+    """A file that the page asks for. Raises NotFound."""
+    name = request.match_info["file"]
+    if name not in MEDIA_TYPES:
+        raise NotFound
+    known = request.if_none_match or ()
+    is_known = any(tag.value in (_digest(name), "*") for tag in known)
+    response = web.Response(status=304) if is_known else _file(name, MEDIA_TYPES[name])
+    response.etag = _digest(name)
+    response.headers["Cache-Control"] = "public, max-age=3600"
+    return response
+
+
+def _file(name: str, media_type: str) -> web.Response:
+    headers = {"Content-Security-Policy": _CONTENT_SECURITY_POLICY}
+    return web.Response(body=_content(name), content_type=media_type, charset="utf-8", headers=headers)
+
+
+@cache
+def _digest(name: str) -> str:
+    return sha256(_content(name)).hexdigest()
+
+
+@cache
+def _content(name: str) -> bytes:
+    return files("att").joinpath("swagger_ui", name).read_bytes()
+
+
+DOCS_ROUTES = (
+    Route(
+        "GET",
+        "/openapi.json",
+        openapi,
+        Who.ANYONE,
+        "This document (OpenAPI 3.1)",
+        Shapes(answers={200: File(("application/json",))}),
+    ),
+    Route(
+        "GET",
+        "/docs",
+        docs,
+        Who.ANYONE,
+        "This document, to be read and tried in a browser",
+        Shapes(answers={200: File(("text/html",))}),
+    ),
+    Route(
+        "GET",
+        "/docs/{file}",
+        docs_file,
+        Who.ANYONE,
+        "A file of that page",
+        Shapes(answers={200: File(tuple(sorted({*MEDIA_TYPES.values()}))), 304: None}),
+    ),
+)

@@ -1,0 +1,67 @@
+"""The log of a group over HTTP."""
+
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from att.api import query_schemas, schemas
+from att.api.auth import is_permitted
+from att.api.keys import EVENT_LOG, GROUP
+from att.api.query_schemas import EventsQuery
+from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
+from att.core.permissions import Permission, Who
+from att.http.context import SESSION
+from att.http.requests import read_query
+from att.http.schemas import PageOut
+from att.protocol.messages import timestamp
+from att.realtime.event_log import LogEvent
+
+
+async def group_events(request: web.Request) -> web.Response:
+    """What was sent to a group, and who joined and left it, oldest first; of strangers' times only with groups.read."""
+    query, user_id = read_query(request, EventsQuery), request[SESSION].user_id
+    replay = await request.app[EVENT_LOG].read_from(request[GROUP].id, user_id, query.after, query.limit)
+    events, head = replay.slice
+    may_read_all = await is_permitted(request, Permission.GROUPS_READ)
+    follows = events[-1].seq if events and events[-1].seq < head else None
+    response = _page(events if may_read_all else [*replay.heard_by(user_id)], follows)
+    if follows is not None:
+        response.headers["Link"] = f'<{request.rel_url.update_query(after=follows)}>; rel="next"'
+    return response
+
+
+def _page(events: Sequence[LogEvent], follows: int | None) -> web.Response:
+    """A page as ``att.api.schemas`` describes it, but written here, so that data is, byte for byte, what was sent."""
+    end = "null" if follows is None else f'"{follows}"'
+    body = b'{"items": [%b], "next": %b}' % (b", ".join(map(_item, events)), end.encode())
+    return web.Response(body=body, content_type="application/json", charset="utf-8")
+
+
+def _item(event: LogEvent) -> bytes:
+    user = "null" if event.user_id is None else f'"{event.user_id}"'
+    head = f'{{"seq": {event.seq}, "kind": "{event.kind}", "user_id": {user}, "at": "{timestamp(event.at)}", "data": '
+    return head.encode() + (event.body or b"null") + b"}"
+
+
+EVENT_ROUTES = (
+    Route(
+        "GET",
+        "/groups/{group}/events",
+        group_events,
+        Who.MEMBER,
+        "Read a group's log",
+        Shapes(query=query_schemas.EventsQuery, answers={200: PageOut[schemas.EventOut]}),
+        Permission.GROUPS_READ,
+    ),
+)
+
+
+EVENT_EXAMPLES: Examples = {
+    schemas.EventOut: {
+        "seq": 12,
+        "kind": "message",
+        "user_id": EXAMPLE_ID,
+        "at": EXAMPLE_TIME,
+        "data": {"text": "The tea is ready."},
+    },
+}

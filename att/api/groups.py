@@ -1,0 +1,195 @@
+"""Groups and their members."""
+
+from aiohttp import web
+
+from att import errors
+from att.api import schemas
+from att.api.auth import actor_of, is_permitted, path_user
+from att.api.keys import GROUP, GROUP_SERVICE
+from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, OTHER_EXAMPLE_ID, Examples, Route, Shapes
+from att.core.permissions import Permission, Who
+from att.errors import NotAnOwner
+from att.groups.queries import GROUPS_OF_USER, MEMBERS_OF_GROUP, VISIBLE_GROUPS
+from att.http.context import SESSION
+from att.http.requests import read, read_body, read_query, read_window
+from att.http.responses import answer, answer_page
+from att.http.schemas import PageOut, PageQuery
+
+
+async def user_groups(request: web.Request) -> web.Response:
+    """The groups of a user."""
+    window = read_window(read_query(request, PageQuery), GROUPS_OF_USER.order)
+    page = await request.app[GROUP_SERVICE].of_user(path_user(request), window)
+    return answer_page(request, page, schemas.GroupOut)
+
+
+async def create_group(request: web.Request) -> web.Response:
+    """Make a group, and own it."""
+    new = await read(request, schemas.NewGroupIn)
+    group = await request.app[GROUP_SERVICE].create(actor=actor_of(request), **new.model_dump())
+    return answer(schemas.GroupOut.model_validate(group), status=201)
+
+
+async def list_groups(request: web.Request) -> web.Response:
+    """One's own groups and the open ones; all of them for whoever may read all."""
+    window = read_window(read_query(request, PageQuery), VISIBLE_GROUPS.order)
+    groups, user_id = request.app[GROUP_SERVICE], request[SESSION].user_id
+    may_read_all = await is_permitted(request, Permission.GROUPS_READ)
+    page = await (groups.all if may_read_all else groups.visible_to)(user_id, window)
+    return answer_page(request, page, schemas.GroupOut)
+
+
+async def get_group(request: web.Request) -> web.Response:
+    """A group."""
+    return answer(schemas.GroupOut.model_validate(request[GROUP]))
+
+
+async def change_group(request: web.Request) -> web.Response:
+    """Change a group's name or rules."""
+    change = await read(request, schemas.GroupChangeIn)
+    given = change.model_dump(exclude_unset=True)
+    group = await request.app[GROUP_SERVICE].change(request[GROUP].id, actor_of(request), **given)
+    return answer(schemas.GroupOut.model_validate(group))
+
+
+async def delete_group(request: web.Request) -> web.Response:
+    """Delete a group."""
+    await request.app[GROUP_SERVICE].delete(request[GROUP].id, actor_of(request))
+    return web.Response(status=204)
+
+
+async def group_members(request: web.Request) -> web.Response:
+    """The members of a group."""
+    window = read_window(read_query(request, PageQuery), MEMBERS_OF_GROUP.order)
+    page = await request.app[GROUP_SERVICE].members(request[GROUP].id, window)
+    return answer_page(request, page, schemas.MemberOut)
+
+
+async def put_member(request: web.Request) -> web.Response:
+    """Make a user a member, or give a member a role: 201 for a new one, 200 for one who was there already.
+
+    Whoever lets themselves into an open group becomes a plain member.
+    """
+    change = await read(request, schemas.MemberChangeIn) if await read_body(request) else schemas.MemberChangeIn()
+    role = change.role if "role" in change.model_fields_set else None
+    group, user_id = request[GROUP], path_user(request)
+    if role == "owner" and group.role != "owner" and not await is_permitted(request, Permission.GROUPS_WRITE):
+        raise NotAnOwner
+    member, is_new = await request.app[GROUP_SERVICE].add_member(group.id, user_id, actor_of(request), role)
+    return answer(schemas.MemberOut.model_validate(member), status=201 if is_new else 200)
+
+
+async def add_members(request: web.Request) -> web.Response:
+    """Make users members, all or none."""
+    new = await read(request, schemas.NewMembersIn)
+    members = await request.app[GROUP_SERVICE].add_members(request[GROUP].id, new.user_ids, actor_of(request))
+    return answer(schemas.ItemsOut[schemas.MemberOut].model_validate({"items": members}), status=201)
+
+
+async def delete_member(request: web.Request) -> web.Response:
+    """Remove a member from a group."""
+    await request.app[GROUP_SERVICE].remove_member(request[GROUP].id, path_user(request), actor_of(request))
+    return web.Response(status=204)
+
+
+_GROUP = Shapes(answers={200: schemas.GroupOut})
+GROUP_ROUTES = (
+    Route(
+        "GET",
+        "/users/{user_id}/groups",
+        user_groups,
+        Who.ONESELF,
+        "List a user's groups",
+        Shapes(query=PageQuery, answers={200: PageOut[schemas.GroupOut]}),
+        Permission.GROUPS_READ,
+    ),
+    Route(
+        "GET",
+        "/groups",
+        list_groups,
+        Who.SIGNED_IN,
+        "List one's own groups and the open ones, or all with groups.read",
+        Shapes(query=PageQuery, answers={200: PageOut[schemas.GroupOut]}),
+    ),
+    Route(
+        "POST",
+        "/groups",
+        create_group,
+        Who.SIGNED_IN,
+        "Make a group",
+        Shapes(body=schemas.NewGroupIn, answers={201: schemas.GroupOut}, errors=(errors.GroupNameTaken,)),
+    ),
+    Route("GET", "/groups/{group}", get_group, Who.VISITOR, "Show a group", _GROUP, Permission.GROUPS_READ),
+    Route(
+        "PATCH",
+        "/groups/{group}",
+        change_group,
+        Who.OWNER,
+        "Change a group's name or rules",
+        Shapes(body=schemas.GroupChangeIn, answers={200: schemas.GroupOut}, errors=(errors.GroupNameTaken,)),
+        Permission.GROUPS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/groups/{group}",
+        delete_group,
+        Who.OWNER,
+        "Delete a group",
+        Shapes(answers={204: None}),
+        Permission.GROUPS_WRITE,
+    ),
+    Route(
+        "GET",
+        "/groups/{group}/members",
+        group_members,
+        Who.MEMBER,
+        "List a group's members",
+        Shapes(query=PageQuery, answers={200: PageOut[schemas.MemberOut]}),
+        Permission.GROUPS_READ,
+    ),
+    Route(
+        "POST",
+        "/groups/{group}/members",
+        add_members,
+        Who.OWNER,
+        "Add members, all or none",
+        Shapes(
+            body=schemas.NewMembersIn, answers={201: schemas.ItemsOut[schemas.MemberOut]}, errors=(errors.NoSuchUser,)
+        ),
+        Permission.GROUPS_WRITE,
+    ),
+    Route(
+        "PUT",
+        "/groups/{group}/members/{user_id}",
+        put_member,
+        Who.OWNER_OR_JOINER,
+        "Add a member, join an open group, or change a member's role",
+        Shapes(
+            body=schemas.MemberChangeIn,
+            is_body_required=False,
+            answers={200: schemas.MemberOut, 201: schemas.MemberOut},
+            errors=(errors.NoSuchUser, errors.LastOwner),
+        ),
+        Permission.GROUPS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/groups/{group}/members/{user_id}",
+        delete_member,
+        Who.OWNER_OR_ONESELF,
+        "Remove a member, or leave",
+        Shapes(answers={204: None}, errors=(errors.NoSuchMember, errors.LastOwner)),
+        Permission.GROUPS_WRITE,
+    ),
+)
+
+
+_RULES = {"join": "invite", "post": "members", "retention": 1000}
+GROUP_EXAMPLES: Examples = {
+    schemas.NewGroupIn: {"name": "tea", **_RULES},
+    schemas.GroupChangeIn: {"join": "open"},
+    schemas.MemberChangeIn: {"role": "owner"},
+    schemas.NewMembersIn: {"user_ids": [EXAMPLE_ID, OTHER_EXAMPLE_ID]},
+    schemas.GroupOut: {"id": EXAMPLE_ID, "name": "tea", **_RULES, "created_at": EXAMPLE_TIME, "role": "owner"},
+    schemas.MemberOut: {"user_id": EXAMPLE_ID, "login": "ann", "role": "member", "joined_at": EXAMPLE_TIME},
+}

@@ -1,0 +1,246 @@
+"""The OpenAPI document: a pure function of the route table."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from inspect import getdoc
+from typing import Any
+
+from att import errors
+from att.api.openapi.errors import Refusal, parameters_in, refusals
+from att.api.openapi.json_schema import Json, Schemas, each_of, markdown
+from att.api.route import Route
+from att.api.schemas import SignedInOut, UserOut
+from att.core.names import KEY_PATTERN
+from att.core.permissions import Who
+from att.http.credentials import COOKIE
+from att.http.requests import BODY_LIMIT, IDEMPOTENCY_KEY
+from att.http.schemas import PageOut
+from att.http.status_codes import phrase_of
+
+ABOUT = f"""\
+Accounts, groups and broadcasts.
+
+Sign in at `/login`, here with *Try it out*, and send the token as `Authorization: Bearer <token>`. A browser is
+signed in by the cookie `{COOKIE}` as well; requests that change something must then come from a page of this server,
+or of an origin that it allows.
+
+Bodies are JSON of at most {BODY_LIMIT // 1024} KiB. Errors are problems (RFC 9457): compare `error`, which is stable;
+`detail` is for people. A list is read page by page: give `next` of a page as `after` for the one that follows. Every
+answer bears `X-Request-ID`: your own, if you send one.
+"""
+SECURITY = {
+    "token": {"type": "http", "scheme": "bearer", "description": "The token from sign-up or log-in."},
+    "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "Set by sign-up and log-in."},
+}
+TAGS = {
+    **dict.fromkeys(("signup", "login", "logout"), "accounts"),
+    **dict.fromkeys(("broadcast", "listen"), "realtime"),
+    "openapi.json": "docs",
+}
+
+_ID = {"type": "string", "format": "uuid"}
+_WORD = {"type": "string", "minLength": 1}
+_FAULT = {
+    "type": "object",
+    "properties": {"field": {"type": "string"}, "detail": {"type": "string"}},
+    "required": ["field", "detail"],
+}
+_PROBLEM: Json = {
+    "type": "object",
+    "description": "An error (RFC 9457).",
+    "properties": {
+        "type": {"const": "about:blank"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "For people."},
+        "error": {"type": "string", "description": "For programs: it is stable."},
+        "errors": {"type": "array", "items": _FAULT, "description": "Of invalid input: everything that is wrong."},
+        "index": {"type": "integer", "minimum": 0, "description": "Of many items: which was to blame."},
+    },
+    "required": ["type", "title", "status", "detail", "error"],
+}
+_HEADERS: dict[str, Json] = {
+    "X-Request-ID": {"required": True, "description": "Of the request.", "schema": _WORD},
+    "Link": {"description": 'The page that follows (RFC 8288): `<…>; rel="next"`.', "schema": _WORD},
+    "ETag": {"description": "Of this version, for `If-Match`.", "schema": _WORD},
+    "Set-Cookie": {"description": f"The cookie `{COOKIE}`.", "schema": _WORD},
+    "Retry-After": {"required": True, "description": "In seconds.", "schema": {"type": "integer", "minimum": 1}},
+    "WWW-Authenticate": {"required": True, "description": "How to sign in.", "schema": _WORD},
+    "Upgrade": {"required": True, "description": "What to upgrade to.", "schema": {"const": "websocket"}},
+}
+_ERROR_HEADERS = {401: "WWW-Authenticate", 426: "Upgrade", 429: "Retry-After", 503: "Retry-After"}
+_KEY = {
+    "name": IDEMPOTENCY_KEY,
+    "in": "header",
+    "description": "Whatever is sent again with it is known, and is given the first answer.",
+    "schema": {"type": "string", "pattern": KEY_PATTERN},
+}
+_IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "description": "The `ETag` that was read: changes nothing when it is no longer the current one.",
+    "schema": {"type": "string"},
+}
+
+
+PARAMETERS: dict[str, Json] = {
+    "user_id": {"description": "The id of a user, or `me`.", "schema": {"anyOf": [_ID, {"const": "me"}]}},
+    "group": {"description": "The id or the name of a group.", "schema": _WORD},
+    "role_id": {"description": "The id of a role.", "schema": _ID},
+    "session_id": {"description": "The id of a session.", "schema": _ID},
+    "file": {"description": "The name of a file.", "schema": _WORD},
+}
+
+
+def document(routes: Iterable[Route], version: str) -> Json:
+    """The document (OpenAPI 3.1) of these routes; every schema and every error answer stands in it once."""
+    routes = tuple(routes)
+    schemas = Schemas(routes)
+    paths: defaultdict[str, Json] = defaultdict(dict)
+    problems: dict[str, Json] = {}
+    for route, operation_id in zip(routes, _operation_ids(routes), strict=True):
+        problems |= {_name(found): _problem(found) for found in refusals(route).values()}
+        operation = _operation(route, schemas)
+        paths[route.path][route.method.lower()] = {"operationId": operation_id, **operation}
+    queries = {route.shapes.query.__name__ for route in routes if route.shapes.query}
+    shown = {name: schema for name, schema in schemas.definitions.items() if name not in queries}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "att", "version": version, "description": ABOUT, "license": {"name": "MIT"}},
+        "tags": [{"name": tag} for tag in dict.fromkeys(_tag(route) for route in routes)],
+        "paths": dict(paths),
+        "components": {
+            "schemas": {**shown, "Problem": _PROBLEM},
+            "responses": {name: problems[name] for name in sorted(problems)},
+            "headers": _HEADERS,
+            "securitySchemes": SECURITY,
+        },
+    }
+
+
+# Operations
+
+
+def _operation(route: Route, schemas: Schemas) -> Json:
+    shapes = route.shapes
+    operation: Json = {
+        "tags": [_tag(route)],
+        "summary": route.summary,
+        "description": _describe_who(route),
+        "security": [] if route.who is Who.ANYONE else [{name: []} for name in SECURITY],
+        "parameters": [*_path_parameters(route), *_query_parameters(route, schemas)],
+    }
+    if errors.PreconditionFailed in shapes.errors:
+        operation["parameters"].append(_IF_MATCH)
+    if shapes.takes_key:
+        operation["parameters"].append(_KEY)
+    if shapes.body is not None:
+        content = schemas.content(shapes.body, "validation")
+        operation["requestBody"] = {"required": shapes.is_body_required, "content": content}
+    operation["responses"] = {
+        str(status): _answer(status, answer, schemas) for status, answer in shapes.answers.items()
+    } | {str(status): {"$ref": f"#/components/responses/{_name(found)}"} for status, found in refusals(route).items()}
+    return operation
+
+
+def _operation_ids(routes: Iterable[Route]) -> Iterator[str]:
+    """The names of the handlers. One that serves a second path is told apart by what that path begins with."""
+    taken = set()
+    for route in routes:
+        name = route.handler.__name__
+        if name in taken:
+            name += f"_of_{parameters_in(route.path)[0].removesuffix('_id')}"
+        taken.add(name)
+        yield name
+
+
+def _tag(route: Route) -> str:
+    """What the route is about: the last word of its path that is no parameter."""
+    word = [part for part in route.path.split("/") if part and "{" not in part][-1]
+    return TAGS.get(word, word)
+
+
+def _describe_who(route: Route) -> str:
+    if route.who is Who.PERMITTED:
+        return f"Needs the permission `{route.permission}`."
+    also = f", and to whoever has the permission `{route.permission}`" if route.permission else ""
+    return f"Open to {route.who.value}{also}."
+
+
+def _path_parameters(route: Route) -> Iterator[Json]:
+    for name in parameters_in(route.path):
+        yield {"name": name, "in": "path", "required": True, **PARAMETERS[name]}
+
+
+def _query_parameters(route: Route, schemas: Schemas) -> Iterator[Json]:
+    shape = route.shapes.query
+    if shape is None:
+        return
+    schema = schemas.of_query(shape)
+    for name, member in schema.get("properties", {}).items():
+        is_required = name in schema.get("required", ())
+        yield {"name": name, "in": "query", "required": is_required, **_parameter(member)}
+
+
+def _parameter(member: Json) -> Json:
+    """A member of a query: it is given or left out, never null."""
+    rest = {key: value for key, value in member.items() if key not in ("anyOf", "description", "default")}
+    if member.get("default") is not None:
+        rest["default"] = member["default"]
+    kinds = [kind for kind in member.get("anyOf", ()) if kind != {"type": "null"}]
+    schema = rest | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {})
+    description = {key: member[key] for key in ("description",) if key in member}
+    return {**description, "schema": schema}
+
+
+# Answers
+
+
+def _answer(status: int, answer: Any, schemas: Schemas) -> Json:
+    each = each_of(answer)
+    headers = ["X-Request-ID"]
+    if any(shape.__pydantic_generic_metadata__["origin"] is PageOut for shape in each):
+        headers.append("Link")
+    if UserOut in each:
+        headers.append("ETag")
+    if SignedInOut in each:
+        headers.append("Set-Cookie")
+    said = " Or: ".join(markdown(getdoc(shape) or "") for shape in each)
+    response: Json = {"description": said or f"{phrase_of(status)}.", "headers": _refer(headers)}
+    if answer is not None:
+        response["content"] = schemas.content(answer, "serialization")
+    return response
+
+
+def _refer(headers: Iterable[str]) -> Json:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
+
+
+# Refusals
+
+
+def _name(found: Sequence[Refusal]) -> str:
+    """The same for the same refusals, so that they are described once."""
+    return "-".join([str(found[0].status), *(refusal.code.replace(" ", "_") for refusal in found)])
+
+
+def _problem(found: Sequence[Refusal]) -> Json:
+    status = found[0].status
+    headers = ["X-Request-ID", *([_ERROR_HEADERS[status]] if status in _ERROR_HEADERS else [])]
+    its_own = {"status": {"const": status}, "error": {"enum": [refusal.code for refusal in found]}}
+    schema = {"allOf": [{"$ref": "#/components/schemas/Problem"}, {"properties": its_own}]}
+    examples = {refusal.code: {"value": _problem_example(refusal)} for refusal in found}
+    return {
+        "description": " ".join(f"`{refusal.code}`: {refusal.detail}" for refusal in found),
+        "headers": _refer(headers),
+        "content": {"application/problem+json": {"schema": schema, "examples": examples}},
+    }
+
+
+def _problem_example(refusal: Refusal) -> Json:
+    status, code, detail = refusal
+    problem = {"type": "about:blank", "title": phrase_of(status), "status": status}
+    if code == errors.InvalidInput.code:
+        fault = {"field": "name", "detail": "is missing"}
+        return problem | {"detail": "name: is missing", "error": code, "errors": [fault]}
+    return problem | {"detail": detail, "error": code}

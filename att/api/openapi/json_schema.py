@@ -1,0 +1,86 @@
+"""The shapes in JSON Schema, as the documentation shows them."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
+
+from att.api.openapi.examples import example_of
+from att.api.route import File, Route
+from att.http.schemas import QueryModel
+
+Json = dict[str, Any]
+
+
+class _Generator(GenerateJsonSchema):
+    """JSON Schema without a title for each member; ``PageOut[GroupOut]`` is called GroupPage."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic calls it so
+        return False
+
+    def normalize_name(self, name: str) -> str:
+        return super().normalize_name(re.sub(r"(\w+)\[(\w+)\]", r"\2\1", without_suffix(name)))
+
+
+def without_suffix(name: str) -> str:
+    """Return the name of a class as the document shows it: ``UserOut`` as User."""
+    return re.sub(r"(?<=[a-z])(In|Out)\b", "", name)
+
+
+class Schemas:
+    """Those of all shapes of these routes. ``definitions`` holds each under the name by which others refer to it."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        places = dict.fromkeys(place for route in routes for place in _places(route))
+        references, generated = models_json_schema(
+            [*places], ref_template="#/components/schemas/{model}", schema_generator=_Generator
+        )
+        self._references = {place: references[place] for place in places}
+        self.definitions = {name: _tidy(schema) for name, schema in generated.get("$defs", {}).items()}
+
+    def of_query(self, shape: type[QueryModel]) -> Json:
+        """The whole schema."""
+        schema: Json = self.definitions[self._references[shape, "validation"]["$ref"].rpartition("/")[2]]
+        return schema
+
+    def content(self, shapes: Any, mode: JsonSchemaMode) -> Json:
+        """A body or an answer by media types: a file's, or one or either of two shapes, with examples."""
+        if isinstance(shapes, File):
+            return {
+                media: {"schema": {"type": "object" if "json" in media else "string"}} for media in shapes.media_types
+            }
+        each = each_of(shapes)
+        references = [self._references[shape, mode] for shape in each]
+        if len(each) == 1:
+            return {"application/json": {"schema": references[0], "example": example_of(each[0])}}
+        examples = {without_suffix(shape.__name__): {"value": example_of(shape)} for shape in each}
+        return {"application/json": {"schema": {"oneOf": references}, "examples": examples}}
+
+
+def each_of(shapes: Any) -> tuple[type[BaseModel], ...]:
+    """No shape, one, or either of two."""
+    if shapes is None or isinstance(shapes, File):
+        return ()
+    return shapes if isinstance(shapes, tuple) else (shapes,)
+
+
+def markdown(docstring: str) -> str:
+    """A docstring as a description."""
+    return " ".join(docstring.split()).replace("``", "`")
+
+
+def _places(route: Route) -> Iterator[tuple[type[BaseModel], JsonSchemaMode]]:
+    """Each shape, and whether it comes in or goes out."""
+    for shape in (*each_of(route.shapes.body), *each_of(route.shapes.query)):
+        yield shape, "validation"
+    for answer in route.shapes.answers.values():
+        for shape in each_of(answer):
+            yield shape, "serialization"
+
+
+def _tidy(schema: Json) -> Json:
+    """Described in Markdown; the name under which it stands is title enough."""
+    description = {"description": markdown(schema["description"])} if "description" in schema else {}
+    return {key: value for key, value in schema.items() if key != "title"} | description

@@ -1,0 +1,171 @@
+"""Roles."""
+
+from uuid import UUID
+
+from aiohttp import web
+
+from att import errors
+from att.accounts import roles
+from att.api import query_schemas, schemas
+from att.api.auth import actor_of
+from att.api.keys import ROLE_SERVICE
+from att.api.query_schemas import IdsQuery
+from att.api.route import EXAMPLE_ID, Examples, Route, Shapes
+from att.api.schemas import ItemsOut
+from att.core.names import parse_uuid
+from att.core.permissions import Permission, Who
+from att.errors import NoSuchRole
+from att.http.requests import read, read_query, read_some, read_window
+from att.http.responses import answer, answer_page
+from att.http.schemas import PageOut, PageQuery
+
+
+async def list_roles(request: web.Request) -> web.Response:
+    """The roles, by name."""
+    window = read_window(read_query(request, PageQuery), roles.ROLES.order)
+    return answer_page(request, await request.app[ROLE_SERVICE].page(window), schemas.RoleOut)
+
+
+async def create_roles(request: web.Request) -> web.Response:
+    """Make a role, or many."""
+    body, actor = await read_some(request, schemas.NewRoleIn, schemas.NewRolesIn), actor_of(request)
+    if isinstance(body, list):
+        new = [roles.NewRole(role.name, role.permissions) for role in body]
+        return _answer_roles(await request.app[ROLE_SERVICE].create_many(new, actor), status=201)
+    role = await request.app[ROLE_SERVICE].create(roles.NewRole(body.name, body.permissions), actor)
+    return answer(schemas.RoleOut.model_validate(role), status=201)
+
+
+async def change_roles(request: web.Request) -> web.Response:
+    """Change many roles."""
+    body = await read(request, schemas.RoleChangesIn)
+    changes = [_role_change(change.id, change) for change in body.root]
+    return _answer_roles(await request.app[ROLE_SERVICE].change_many(changes, actor_of(request)))
+
+
+async def delete_roles(request: web.Request) -> web.Response:
+    """Delete many roles."""
+    query = read_query(request, IdsQuery)
+    deleted = await request.app[ROLE_SERVICE].delete_many(query.id, actor_of(request))
+    return answer(schemas.DeletedOut(deleted=deleted))
+
+
+async def get_role(request: web.Request) -> web.Response:
+    """A role."""
+    return answer(schemas.RoleOut.model_validate(await request.app[ROLE_SERVICE].find(_path_role(request))))
+
+
+async def change_role(request: web.Request) -> web.Response:
+    """Change a role."""
+    change = _role_change(_path_role(request), await read(request, schemas.RoleChangeIn))
+    return answer(schemas.RoleOut.model_validate(await request.app[ROLE_SERVICE].change(change, actor_of(request))))
+
+
+async def delete_role(request: web.Request) -> web.Response:
+    """Delete a role."""
+    await request.app[ROLE_SERVICE].delete(_path_role(request), actor_of(request))
+    return web.Response(status=204)
+
+
+def _path_role(request: web.Request) -> UUID:
+    """The role in the path. Raises NoSuchRole when it is no UUID."""
+    role_id = parse_uuid(request.match_info["role_id"])
+    if role_id is None:
+        raise NoSuchRole
+    return role_id
+
+
+def _role_change(role_id: UUID, body: schemas.RoleChangeIn) -> roles.RoleChange:
+    given = body.model_fields_set
+    return roles.RoleChange(
+        role_id, body.name if "name" in given else None, body.permissions if "permissions" in given else None
+    )
+
+
+def _answer_roles(found: list[roles.Role], *, status: int = 200) -> web.Response:
+    items = [schemas.RoleOut.model_validate(role) for role in found]
+    return answer(schemas.ItemsOut[schemas.RoleOut](items=items), status=status)
+
+
+_ROLE_ERRORS = (errors.NoSuchRole, errors.RoleNameTaken, errors.BuiltInRole, errors.LastAdministrator)
+ROLE_ROUTES = (
+    Route(
+        "GET",
+        "/roles",
+        list_roles,
+        Who.PERMITTED,
+        "List the roles, by name",
+        Shapes(query=PageQuery, answers={200: PageOut[schemas.RoleOut]}),
+        Permission.ROLES_READ,
+    ),
+    Route(
+        "POST",
+        "/roles",
+        create_roles,
+        Who.PERMITTED,
+        "Make a role, or up to 1,000",
+        Shapes(
+            body=(schemas.NewRoleIn, schemas.NewRolesIn),
+            answers={201: (schemas.RoleOut, ItemsOut[schemas.RoleOut])},
+            errors=(errors.RoleNameTaken,),
+        ),
+        Permission.ROLES_WRITE,
+    ),
+    Route(
+        "PATCH",
+        "/roles",
+        change_roles,
+        Who.PERMITTED,
+        "Change roles",
+        Shapes(body=schemas.RoleChangesIn, answers={200: ItemsOut[schemas.RoleOut]}, errors=_ROLE_ERRORS),
+        Permission.ROLES_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/roles",
+        delete_roles,
+        Who.PERMITTED,
+        "Delete roles",
+        Shapes(
+            query=query_schemas.IdsQuery,
+            answers={200: schemas.DeletedOut},
+            errors=(errors.NoSuchRole, errors.BuiltInRole, errors.RoleInUse),
+        ),
+        Permission.ROLES_WRITE,
+    ),
+    Route(
+        "GET",
+        "/roles/{role_id}",
+        get_role,
+        Who.PERMITTED,
+        "Show a role",
+        Shapes(answers={200: schemas.RoleOut}, errors=(errors.NoSuchRole,)),
+        Permission.ROLES_READ,
+    ),
+    Route(
+        "PATCH",
+        "/roles/{role_id}",
+        change_role,
+        Who.PERMITTED,
+        "Change a role",
+        Shapes(body=schemas.RoleChangeIn, answers={200: schemas.RoleOut}, errors=_ROLE_ERRORS),
+        Permission.ROLES_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/roles/{role_id}",
+        delete_role,
+        Who.PERMITTED,
+        "Delete a role that nobody has",
+        Shapes(answers={204: None}, errors=(errors.NoSuchRole, errors.BuiltInRole, errors.RoleInUse)),
+        Permission.ROLES_WRITE,
+    ),
+)
+
+
+ROLE_EXAMPLES: Examples = {
+    schemas.NewRoleIn: {"name": "Support", "permissions": ["users.read"]},
+    schemas.RoleChangeIn: {"permissions": ["users.read", "history.read"]},
+    schemas.NamedRoleChangeIn: {"id": EXAMPLE_ID, "name": "Help desk"},
+    schemas.RoleOut: {"id": EXAMPLE_ID, "name": "Support", "permissions": ["users.read"]},
+}

@@ -1,0 +1,67 @@
+"""A route: what it serves, to whom, and how the guard before its handler holds that."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
+from aiohttp import web
+
+from att.api.auth import identify, is_permitted, path_user
+from att.api.keys import GROUP, GROUP_SERVICE
+from att.api.route import Route
+from att.core import permissions
+from att.core.permissions import NO_GROUP, Standing, Who
+from att.errors import Forbidden
+from att.http.context import SESSION
+from att.http.cors import preflight
+from att.http.middleware import Handler
+from att.http.requests import load_body
+
+
+def add_routes(router: web.UrlDispatcher, routes: Iterable[Route]) -> None:
+    """Serve them, each handler behind its guard, and OPTIONS for each path."""
+    methods: defaultdict[str, set[str]] = defaultdict(lambda: {"OPTIONS"})
+    for route in routes:
+        # A name in a path may contain anything but a slash; aiohttp's own pattern leaves out braces.
+        path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", route.path)
+        served = {"GET", "HEAD"} if route.method == "GET" and not route.upgrades else {route.method}
+        methods[path] |= served
+        for method in sorted(served):
+            router.add_route(method, path, guarded(route))
+    for path, known in methods.items():
+        router.add_route("OPTIONS", path, _options(known))
+
+
+def guarded(route: Route) -> Handler:
+    """The handler, run only for those who may."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if route.who is Who.ANYONE:
+            return await route.handler(request)
+        # Before it is asked who and whether: what is found then must still hold when the handler runs.
+        await load_body(request)
+        session = request[SESSION] = await identify(request)
+        if route.settled_by_log:
+            return await route.handler(request)
+        standing = NO_GROUP
+        if "group" in request.match_info:
+            group = request[GROUP] = await request.app[GROUP_SERVICE].find(request.match_info["group"], session.user_id)
+            standing = Standing(group.role, group.join, group.post)
+        target = path_user(request) if "user_id" in request.match_info else None
+        try:
+            permissions.check(route.who, actor=session.user_id, target=target, standing=standing)
+        except Forbidden:
+            if route.permission is None or not await is_permitted(request, route.permission):
+                raise
+        return await route.handler(request)
+
+    return handle
+
+
+def _options(methods: set[str]) -> Handler:
+    allow = ", ".join(sorted(methods))
+
+    async def options(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=204, headers={"Allow": allow, **preflight(request, allow)})
+
+    return options

@@ -1,0 +1,127 @@
+"""Sessions of a user."""
+
+from uuid import UUID
+
+from aiohttp import web
+
+from att import errors
+from att.api import schemas
+from att.api.auth import path_user
+from att.api.keys import HUB, SESSION_EVENTS, SESSIONS
+from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
+from att.core.names import parse_uuid
+from att.core.permissions import Permission, Who
+from att.errors import DatabaseUnavailable, NoSuchSession
+from att.http.context import SESSION
+from att.http.credentials import COOKIE
+from att.http.requests import read_query, read_window
+from att.http.responses import answer, answer_page
+from att.http.schemas import PageOut, PageQuery
+from att.sessions.store import SESSIONS_OF_USER, SessionInfo
+
+
+async def list_sessions(request: web.Request) -> web.Response:
+    """The sessions of a user."""
+    window = read_window(read_query(request, PageQuery), SESSIONS_OF_USER.order)
+    page = await request.app[SESSIONS].of_user(_owner_of_sessions(request), window)
+    own, registry = request[SESSION].id, request.app[HUB].registry
+
+    def show(info: SessionInfo) -> schemas.SessionOut:
+        sockets = len(registry.of_session(info.id))
+        return schemas.SessionOut(**info._asdict(), current=info.id == own, sockets=sockets)
+
+    shown = page.map(show)
+    return answer_page(request, shown, schemas.SessionOut)
+
+
+async def end_sessions(request: web.Request) -> web.Response:
+    """End the sessions of a user, but for the one that asks, and close their sockets."""
+    user_id = _owner_of_sessions(request)
+    try:
+        ended = await request.app[SESSIONS].end_all(user_id, keep=request[SESSION].id)
+    except DatabaseUnavailable:
+        request.app[SESSION_EVENTS].user_uncertain(user_id)
+        raise
+    for session_id in ended:
+        request.app[SESSION_EVENTS].session_ended(session_id)
+    return answer(schemas.DeletedOut(deleted=len(ended)))
+
+
+async def end_session(request: web.Request) -> web.Response:
+    """End a session of a user, and close its sockets."""
+    user_id = _owner_of_sessions(request)
+    session_id = parse_uuid(request.match_info["session_id"])
+    if session_id is None:
+        raise NoSuchSession
+    try:
+        await request.app[SESSIONS].end_one(user_id, session_id)
+    except DatabaseUnavailable:
+        request.app[SESSION_EVENTS].user_uncertain(user_id)
+        raise
+    request.app[SESSION_EVENTS].session_ended(session_id)
+    response = web.Response(status=204)
+    if session_id == request[SESSION].id:
+        response.del_cookie(COOKIE)
+    return response
+
+
+def _owner_of_sessions(request: web.Request) -> UUID:
+    return path_user(request) if "user_id" in request.match_info else request[SESSION].user_id
+
+
+_SESSIONS = Shapes(query=PageQuery, answers={200: PageOut[schemas.SessionOut]})
+_SESSIONS_ENDED = Shapes(answers={200: schemas.DeletedOut})
+_SESSION_ENDED = Shapes(answers={204: None}, errors=(errors.NoSuchSession,))
+SESSION_ROUTES = (
+    Route("GET", "/sessions", list_sessions, Who.SIGNED_IN, "List one's own sessions", _SESSIONS),
+    Route("DELETE", "/sessions", end_sessions, Who.SIGNED_IN, "End one's other sessions", _SESSIONS_ENDED),
+    Route(
+        "DELETE",
+        "/sessions/{session_id}",
+        end_session,
+        Who.SIGNED_IN,
+        "End a session of one's own",
+        _SESSION_ENDED,
+    ),
+    Route(
+        "GET",
+        "/users/{user_id}/sessions",
+        list_sessions,
+        Who.ONESELF,
+        "List a user's sessions",
+        _SESSIONS,
+        Permission.SESSIONS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/users/{user_id}/sessions",
+        end_sessions,
+        Who.ONESELF,
+        "End a user's sessions, but for the one that asks",
+        _SESSIONS_ENDED,
+        Permission.SESSIONS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/users/{user_id}/sessions/{session_id}",
+        end_session,
+        Who.ONESELF,
+        "End a session of a user's",
+        _SESSION_ENDED,
+        Permission.SESSIONS_WRITE,
+    ),
+)
+
+
+SESSION_EXAMPLES: Examples = {
+    schemas.SessionOut: {
+        "id": EXAMPLE_ID,
+        "created_at": EXAMPLE_TIME,
+        "last_seen_at": EXAMPLE_TIME,
+        "expires_at": EXAMPLE_TIME,
+        "address": "192.0.2.7",
+        "user_agent": "Mozilla/5.0",
+        "current": True,
+        "sockets": 1,
+    },
+}

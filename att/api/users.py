@@ -1,0 +1,208 @@
+"""Users."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from aiohttp import web
+
+from att import errors
+from att.accounts.user_search import ORDERS, UserFilters
+from att.accounts.users import NewUser, User, UserChange
+from att.api import query_schemas, schemas
+from att.api.auth import actor_of, path_user
+from att.api.keys import ACCOUNT_SERVICE, RATE_LIMITS, USER_SEARCH
+from att.api.query_schemas import IdsQuery, UsersQuery
+from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
+from att.core.permissions import Permission, Who
+from att.http.client_info import client_of
+from att.http.context import SESSION
+from att.http.requests import read, read_query, read_some, read_window
+from att.http.responses import answer, answer_page
+from att.http.schemas import PageOut
+
+
+async def list_users(request: web.Request) -> web.Response:
+    """The users whom the filters leave."""
+    query = read_query(request, UsersQuery)
+    filters = UserFilters(**query.model_dump(include=set(UserFilters._fields)))
+    page = await request.app[USER_SEARCH].list(filters, query.sort, read_window(query, ORDERS[query.sort]))
+    return answer_page(request, page, schemas.UserOut)
+
+
+async def create_users(request: web.Request) -> web.Response:
+    """Make one user of an object, or many of an array."""
+    new = await read_some(request, schemas.NewUserIn, schemas.NewUsersIn)
+    if not isinstance(new, list):
+        return _answer_user(await request.app[ACCOUNT_SERVICE].create(_new_user(new), actor_of(request)), status=201)
+    users = await request.app[ACCOUNT_SERVICE].create_many([_new_user(one) for one in new], actor_of(request))
+    return answer(schemas.ItemsOut[schemas.UserOut].model_validate({"items": users}, from_attributes=True), status=201)
+
+
+async def get_user(request: web.Request) -> web.Response:
+    """A user."""
+    return _answer_user(await request.app[USER_SEARCH].find(path_user(request)))
+
+
+async def change_user(request: web.Request) -> web.Response:
+    """Change the members of a user that are given."""
+    change = await read(request, schemas.UserChangeIn)
+    values = change.model_dump(exclude_unset=True)
+    versions = _versions_wanted(request)
+    async with _slowly(request, change, path_user(request)):
+        user = await request.app[ACCOUNT_SERVICE].change(path_user(request), values, actor_of(request), versions)
+    return _answer_user(user)
+
+
+async def change_users(request: web.Request) -> web.Response:
+    """Change many users, each as ``change_user`` does."""
+    changes = await read(request, schemas.UserChangesIn)
+    named = [UserChange(one.id, one.model_dump(exclude_unset=True, exclude={"id"})) for one in changes.root]
+    own = next((one for one in changes.root if one.id == request[SESSION].user_id), None)
+    async with _slowly(request, own, own.id) if own else contextlib.nullcontext():
+        users = await request.app[ACCOUNT_SERVICE].change_many(named, actor_of(request))
+    return answer(schemas.ItemsOut[schemas.UserOut].model_validate({"items": users}, from_attributes=True))
+
+
+async def delete_user(request: web.Request) -> web.Response:
+    """Delete a user."""
+    await request.app[ACCOUNT_SERVICE].delete(path_user(request), actor_of(request))
+    return web.Response(status=204)
+
+
+async def delete_users(request: web.Request) -> web.Response:
+    """Delete many users."""
+    query = read_query(request, IdsQuery)
+    deleted = await request.app[ACCOUNT_SERVICE].delete_many(query.id, actor_of(request))
+    return answer(schemas.DeletedOut(deleted=deleted))
+
+
+@contextlib.asynccontextmanager
+async def _slowly(request: web.Request, change: schemas.UserChangeIn, user_id: UUID) -> AsyncIterator[None]:
+    """Around a change: one's own password is not guessed, nor other logins tried out, faster than before one is in."""
+    throttle, address, own = request.app[RATE_LIMITS], client_of(request).address, request[SESSION].user_id
+    async with contextlib.AsyncExitStack() as stack:
+        if "current_password" in change.model_fields_set:
+            await stack.enter_async_context(throttle.guess(str(own), address))
+        if "login" in change.model_fields_set and user_id == own:
+            await stack.enter_async_context(throttle.rename(address))
+        yield
+
+
+def _new_user(new: schemas.NewUserIn) -> NewUser:
+    return NewUser(**new.model_dump())
+
+
+def _answer_user(user: User, *, status: int = 200) -> web.Response:
+    response = answer(schemas.UserOut.model_validate(user), status=status)
+    response.etag = user.version
+    return response
+
+
+def _versions_wanted(request: web.Request) -> set[str] | None:
+    """Those of If-Match (RFC 9110), of which the user must have one; None when any will do."""
+    tags = request.if_match
+    if tags is None or request.headers["If-Match"].strip() == "*":
+        return None
+    return {tag.value for tag in tags if not tag.is_weak}
+
+
+_USER = {200: schemas.UserOut}
+_GIVEN = (errors.NoSuchRole, errors.LoginTaken)
+_CHANGED = (
+    *_GIVEN,
+    errors.NoSuchUser,
+    errors.NotPermitted,
+    errors.WrongPassword,
+    errors.TooManyAttempts,
+    errors.LastAdministrator,
+)
+USER_ROUTES = (
+    Route(
+        "GET",
+        "/users",
+        list_users,
+        Who.PERMITTED,
+        "List users",
+        Shapes(query=query_schemas.UsersQuery, answers={200: PageOut[schemas.UserOut]}),
+        Permission.USERS_READ,
+    ),
+    Route(
+        "POST",
+        "/users",
+        create_users,
+        Who.PERMITTED,
+        "Make a user, or many",
+        Shapes(
+            body=(schemas.NewUserIn, schemas.NewUsersIn),
+            answers={201: (schemas.UserOut, schemas.ItemsOut[schemas.UserOut])},
+            errors=_GIVEN,
+        ),
+        Permission.USERS_WRITE,
+    ),
+    Route(
+        "PATCH",
+        "/users",
+        change_users,
+        Who.PERMITTED,
+        "Change many users",
+        Shapes(body=schemas.UserChangesIn, answers={200: schemas.ItemsOut[schemas.UserOut]}, errors=_CHANGED),
+        Permission.USERS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/users",
+        delete_users,
+        Who.PERMITTED,
+        "Delete many users",
+        Shapes(
+            query=query_schemas.IdsQuery,
+            answers={200: schemas.DeletedOut},
+            errors=(errors.NoSuchUser, errors.LastAdministrator),
+        ),
+        Permission.USERS_WRITE,
+    ),
+    Route(
+        "GET",
+        "/users/{user_id}",
+        get_user,
+        Who.ONESELF,
+        "Show a user",
+        Shapes(answers=_USER, errors=(errors.NoSuchUser,)),
+        Permission.USERS_READ,
+    ),
+    Route(
+        "PATCH",
+        "/users/{user_id}",
+        change_user,
+        Who.ONESELF,
+        "Change a user",
+        Shapes(body=schemas.UserChangeIn, answers=_USER, errors=(*_CHANGED, errors.PreconditionFailed)),
+        Permission.USERS_WRITE,
+    ),
+    Route(
+        "DELETE",
+        "/users/{user_id}",
+        delete_user,
+        Who.ONESELF,
+        "Delete a user",
+        Shapes(answers={204: None}, errors=(errors.NoSuchUser, errors.NotPermitted, errors.LastAdministrator)),
+        Permission.USERS_WRITE,
+    ),
+)
+
+
+_PERSON = {"first_name": "Ann", "last_name": "Lee", "birth_date": "1990-05-17"}
+USER_EXAMPLES: Examples = {
+    schemas.NewUserIn: {"login": "ann", "password": "correct horse", **_PERSON, "role": "User", "active": True},
+    schemas.UserChangeIn: {"first_name": "Anna", "birth_date": None},
+    schemas.NamedUserChangeIn: {"id": EXAMPLE_ID, "active": False},
+    schemas.UserOut: {
+        "id": EXAMPLE_ID,
+        "login": "ann",
+        **_PERSON,
+        "registered_at": EXAMPLE_TIME,
+        "role": "User",
+        "active": True,
+    },
+}

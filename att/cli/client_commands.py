@@ -1,0 +1,207 @@
+"""The sub-commands that talk to a running server, this one's or another's: listen and broadcast."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import uvloop
+
+from att.cli.admin_commands import read_password
+from att.cli.output import drop_output, say
+from att.client.client import Client, Gap, Message
+from att.client.messages import Event
+from att.config.options import Parsed
+from att.core.error_text import describe_error
+from att.core.names import check_key
+from att.errors import AttError, NotSignedIn, SessionEnded
+from att.protocol.messages import timestamp
+
+_T = TypeVar("_T")
+
+NOTHING = "there is nothing on the standard input; give it a JSON object, or write it behind the group"
+STDIN_LIMIT = 2 * 1024**2  # bytes of an object to broadcast; the server takes less
+
+
+def _server_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Let a sub-command take the options that say where the server is, and who asks."""
+    for option in (
+        click.option("--login", help="Whom to sign in as. The password is asked for, or the first line of the input."),
+        click.option("--token", envvar="ATT_TOKEN", help="What /login answered; in ATT_TOKEN it stays out of ps."),
+        click.option("--url", envvar="ATT_URL", default="http://127.0.0.1:8000", help="Where the server is."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command("listen", context_settings={"auto_envvar_prefix": None})
+@_server_options
+@click.option(
+    "--resume",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file that keeps what was heard: after a pause one goes on where one was.",
+)
+def listen(resume: Path | None, **who: str) -> None:
+    """Print everything that is broadcast to one's groups, one JSON object a line. Ctrl-C ends it."""
+    try:
+        _run(_listen(_connector(**who), resume))
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        drop_output()
+        raise AttError(f"the output cannot be written: {error.strerror}") from error
+    else:
+        return
+    drop_output()  # whoever read our lines has enough
+
+
+@click.command("broadcast", context_settings={"auto_envvar_prefix": None})
+@_server_options
+@click.option("--key", type=Parsed("key", check_key), help="The same key in the same group is the same broadcast.")
+@click.argument("group")
+@click.argument("data", metavar="[JSON]", default="-")
+def broadcast(group: str, data: str, key: str | None, **who: str) -> None:
+    """Broadcast a JSON object to the GROUP of this id or name; without JSON, or with -, the standard input is read.
+
+    It is tried again for a minute when the server cannot be reached; with a key of one's own also by the next command.
+    """
+    connector = _connector(**who)
+    body = _read_all() if data == "-" else data.encode(errors="surrogateescape")
+    ack = _run(_broadcast(connector, group, body, key))
+    try:
+        say(json.dumps({"group": ack.group, "seq": ack.seq, "at": timestamp(ack.at)}))
+    except AttError as error:
+        raise AttError(f"it was broadcast, and is in the log as seq {ack.seq}, but {error}") from error
+
+
+Connector = Callable[[], Coroutine[Any, Any, Client]]
+
+
+def _connector(url: str, token: str | None, login: str | None) -> Connector:
+    """How to come to a client. Asks for the password, if there must be one. Raises UsageError."""
+    if token is None and login is None:
+        raise click.UsageError("say who you are: --token (or ATT_TOKEN), or --login")
+    try:
+        client = Client(url, token=token or "")
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if login is None:
+        return _ready(client)
+    password = read_password()
+    return lambda: Client.log_in(url, login, password)
+
+
+def _ready(client: Client) -> Connector:
+    async def connect() -> Client:
+        return client
+
+    return connect
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work)
+    except (NotSignedIn, SessionEnded) as error:
+        raise AttError("the token is not good (any more): give another, in ATT_TOKEN, or use --login") from error
+
+
+async def _broadcast(connector: Connector, group: str, body: bytes, key: str | None) -> Any:
+    async with await connector() as client:
+        return await client.broadcast(group, body, key)
+
+
+async def _listen(connector: Connector, file: Path | None) -> None:
+    positions: dict[str, int] = {}
+    if file is not None:
+        positions = _load(file)
+        _save(file, positions)  # where that does not work it is told at once
+    async with await connector() as client:
+        greeter = asyncio.create_task(_greet(client, file))
+        try:
+            async with contextlib.aclosing(client.listen(positions)) as events:
+                async for event in events:
+                    click.echo(line_of(event))
+                    if file is not None:
+                        _save(file, client.positions)
+        finally:
+            greeter.cancel()
+
+
+async def _greet(client: Client, file: Path | None) -> None:
+    """Say that we hear. Where one begins is kept as well, for it may be that nothing is heard before the end."""
+    await client.connected.wait()
+    if file is not None:
+        _save(file, client.positions)
+    _hint(f"listening (groups: {len(client.positions)}); Ctrl-C ends it")
+
+
+def _hint(words: str) -> None:
+    """Tell somebody at a terminal what goes on."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        click.echo(words, err=True)
+
+
+def line_of(event: Event) -> bytes:
+    """The event as its frame has it, on one line: line breaks can stand only where JSON lets spaces stand."""
+    members: dict[str, Any] = {"type": type(event).__name__.lower(), "group": event.group, "name": event.name}
+    if isinstance(event, Gap):
+        return _dump(members | {"from": event.first, "to": event.seq})
+    members["seq"] = event.seq
+    if not isinstance(event, Message):
+        return _dump(members | {"user": event.user, "at": timestamp(event.at)})
+    head = _dump(members | {"from": event.sender, "at": timestamp(event.at)})[:-1]
+    return head + b', "data": ' + event.body.replace(b"\n", b" ").replace(b"\r", b" ") + b"}"
+
+
+def _dump(members: dict[str, Any]) -> bytes:
+    return json.dumps(members, ensure_ascii=False).encode()
+
+
+def _load(file: Path) -> dict[str, int]:
+    """The positions that were kept. Raises AttError when the file holds something else."""
+    try:
+        positions = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise AttError(f"{file} cannot be read: {_why(file, error)}") from error
+    except ValueError:
+        positions = None
+    if not isinstance(positions, dict) or not all(type(seq) is int and seq >= 0 for seq in positions.values()):
+        raise AttError(f"{file} holds no positions; name another file, or remove it to begin anew")
+    return positions
+
+
+def _save(file: Path, positions: dict[str, int]) -> None:
+    """Replace the file as a whole: whatever happens, it holds the old positions or the new ones."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+        with os.fdopen(descriptor, "w") as new:
+            json.dump(positions, new)
+        Path(name).replace(file)
+    except OSError as error:
+        raise AttError(f"{file} cannot be written: {_why(file, error)}") from error
+
+
+def _why(file: Path, error: OSError) -> str:
+    return describe_error(error) if file.parent.is_dir() else f"there is no directory {file.parent}"
+
+
+def _read_all() -> bytes:
+    if sys.stdin is None:  # it was closed before we were started
+        raise click.UsageError(NOTHING)
+    if sys.stdin.isatty():
+        _hint("type a JSON object, then Ctrl-D")
+    body = sys.stdin.buffer.read(STDIN_LIMIT + 1)
+    if len(body) > STDIN_LIMIT:
+        raise click.UsageError(f"there are more than {STDIN_LIMIT} bytes on the standard input")
+    if not body.strip():
+        raise click.UsageError(NOTHING)
+    return body

@@ -1,0 +1,215 @@
+"""What a server needs of the database: that it answers, keeps what it is told, announces, and lets us do our work."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from uuid import uuid4
+
+from sqlalchemy import bindparam, func, select, text
+
+from att.cli.doctor.checks import Check, Finding, Verdict, compare_clocks, fail, look, ok, warn
+from att.db.dsn import describe
+from att.db.engine import POOL_SIZE, DriverError, Engine, Statement, prepare
+from att.db.migrate import OLDEST_POSTGRES, lacking
+from att.db.notifications import NotificationChannel
+
+_CHANNEL = "attcheck"  # one of our own, so that no server hears it
+_HEARING = 3.0  # seconds until an announcement must have come back
+CONNECTIONS = POOL_SIZE + 2  # of one process: its pool, the bus, and one that looks where the database is
+_CLOCK_WELL, _CLOCK_BEARABLE = 1.0, 60.0  # seconds
+
+# What our statements do beyond what triggers and functions do with the rights of their owner.
+RIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "users": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+        "roles": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+        "sessions": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+        "groups": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+        "members": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+        "events": ("SELECT", "DELETE"),
+        "history": ("SELECT",),
+        "nodes": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+        "presence": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+        "alembic_version": ("SELECT",),
+    }
+)
+FUNCTIONS = ("att_append", "att_grams")
+
+
+def _reading(sql: str) -> Statement:
+    return prepare(text(sql))._replace(is_read=True)
+
+
+_NOTIFY = prepare(select(func.pg_notify(_CHANNEL, bindparam("payload"))))
+SERVER = _reading("""
+    SELECT current_setting('server_version'), CAST(current_setting('server_version_num') AS int) / 10000,
+        current_setting('server_encoding'), pg_is_in_recovery()
+""")
+LACKING_RIGHTS = _reading("""
+    SELECT w.name, w.wanted FROM unnest(CAST(:names AS text[]), CAST(:rights AS text[])) AS w (name, wanted)
+    WHERE NOT has_table_privilege(to_regclass(w.name), w.wanted)
+""")
+LACKING_FUNCTIONS = _reading("""
+    SELECT CAST(CAST(p.oid AS regprocedure) AS text), 'EXECUTE' FROM pg_proc AS p
+    WHERE p.proname = ANY (CAST(:names AS text[])) AND pg_function_is_visible(p.oid)
+        AND NOT has_function_privilege(p.oid, 'EXECUTE')
+""")
+CLOSED_SCHEMAS = _reading("""
+    SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relname = 'alembic_version' AND NOT has_schema_privilege(n.oid, 'USAGE')
+""")
+WHO = _reading("SELECT quote_ident(current_user)")
+HAS_REVISIONS = _reading("SELECT to_regclass('alembic_version') IS NOT NULL")
+REVISIONS = _reading("SELECT version_num FROM alembic_version")
+DURABILITY = _reading("""
+    SELECT current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit')
+""")
+_ROOM = _reading("""
+    SELECT
+        CAST(current_setting('max_connections') AS int) - CAST(current_setting('superuser_reserved_connections') AS int)
+            - CAST(coalesce(current_setting('reserved_connections', true), '0') AS int),
+        (SELECT datconnlimit FROM pg_database WHERE datname = current_database()),
+        (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),
+        count(*) FILTER (WHERE application_name <> 'att'), count(*) FILTER (WHERE application_name = 'att')
+    FROM pg_stat_activity WHERE usesysid IS NOT NULL
+""")
+NOW = _reading("SELECT extract(epoch FROM clock_timestamp())")
+
+
+async def check_database(dsn: str, *, migrate: bool = False) -> AsyncIterator[Finding]:
+    """The checks of the database at this DSN, which is left as it is; ``migrate``: a server will migrate it."""
+    async with contextlib.AsyncExitStack() as stack:
+        opened: list[Engine] = []
+
+        async def connect() -> Verdict:
+            opened.append(await Engine.connect(dsn))
+            stack.push_async_callback(opened[0].close)
+            return judge_server(describe(dsn), *await opened[0].fetch_one(SERVER))
+
+        async for finding in look({"database": connect}):
+            yield finding
+        if opened:
+            async for finding in look(_probes(dsn, opened[0], migrate=migrate)):
+                yield finding
+
+
+def _probes(dsn: str, db: Engine, *, migrate: bool) -> dict[str, Check]:
+    named: dict[str, Callable[[], Awaitable[Verdict]]] = {
+        "database rights": partial(_rights, db),
+        "schema": partial(_schema, db, migrate=migrate),
+        "listen and notify": partial(_announcements, dsn, db),
+        "durability": partial(_durability, db),
+        "connections": partial(_connections, db),
+        "database clock": partial(_clock, db),
+    }
+    return {name: partial(_explained, probe) for name, probe in named.items()}
+
+
+async def _explained(probe: Check) -> Verdict:
+    """A right that is missing for the check itself is told in the database's words."""
+    try:
+        return await probe()
+    except DriverError as error:
+        return fail(" ".join(str(error).split()), "let a superuser or the owner of the tables look into it")
+
+
+def judge_server(place: str, version: str, major: int, encoding: str, is_standby: bool) -> Verdict:  # noqa: FBT001 - a row of SERVER
+    """The verdict on a server that says this of itself."""
+    found = f"PostgreSQL {version}, {encoding}, {place}"
+    if major < OLDEST_POSTGRES:
+        return fail(found, f"PostgreSQL {OLDEST_POSTGRES} or later is needed: upgrade it")
+    if encoding != "UTF8":
+        return fail(found, "make a database with ENCODING 'UTF8' TEMPLATE template0, and move to it")
+    if is_standby:
+        return fail(f"{found}, a standby", "give the primary, which can be written to")
+    return ok(found)
+
+
+async def _rights(db: Engine) -> Verdict:
+    (user,) = await db.fetch_one(WHO)
+    if closed := [name for (name,) in await db.fetch_all(CLOSED_SCHEMAS)]:
+        return fail(f"{user} may not use the schema {', '.join(closed)}", _grants("USAGE", f"SCHEMA {closed[0]}", user))
+    wanted = [(name, right) for name, rights in RIGHTS.items() for right in rights]
+    names, rights = (list(column) for column in zip(*wanted, strict=True))
+    lacking_rights: dict[str, list[str]] = {}
+    for name, right in await db.fetch_all(LACKING_RIGHTS, names=names, rights=rights):
+        lacking_rights.setdefault(name, []).append(right)
+    for name, right in await db.fetch_all(LACKING_FUNCTIONS, names=[*FUNCTIONS]):
+        lacking_rights[f"FUNCTION {name}"] = [right]
+    if lacking_rights:
+        orders = [_grants(", ".join(rights), name, user) for name, rights in lacking_rights.items()]
+        found = f"{user} lacks rights on {', '.join(name.removeprefix('FUNCTION ') for name in lacking_rights)}"
+        return fail(found, " ".join(orders))
+    return ok(f"{user} may do what a server does")
+
+
+def _grants(rights: str, place: str, user: str) -> str:
+    return f"GRANT {rights} ON {place} TO {user};"
+
+
+async def _schema(db: Engine, *, migrate: bool) -> Verdict:
+    (is_there,) = await db.fetch_one(HAS_REVISIONS)
+    found = [revision for (revision,) in await db.fetch_all(REVISIONS)] if is_there else []
+    missing = lacking(found)
+    if missing is None:
+        return fail("newer than this program", "upgrade att to the version that made it")
+    if missing:
+        behind = f"behind by {', '.join(missing)}"
+        if migrate:
+            return warn(behind, "a server brings it up to date when it starts")
+        return fail(behind, "run att-server migrate, or start with --migrate")
+    return ok(f"up to date, at {', '.join(found)}")
+
+
+async def _announcements(dsn: str, db: Engine) -> Verdict:
+    word = uuid4().hex
+    began = time.perf_counter()
+    async with NotificationChannel(dsn, _CHANNEL).listen() as payloads:
+        await db.fetch_one(_NOTIFY, payload=word)
+        if await _hears(payloads, word):
+            return ok(f"heard after {(time.perf_counter() - began) * 1000:.0f} ms")
+    return fail(
+        f"nothing was heard for {_HEARING:g} s",
+        "connect directly, or by a pooler that works by session: not by transaction or statement",
+    )
+
+
+async def _hears(payloads: AsyncIterator[str], word: str) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_HEARING):
+            async for payload in payloads:
+                if payload == word:
+                    return True
+    return False
+
+
+async def _durability(db: Engine) -> Verdict:
+    settings = dict(
+        zip(("fsync", "full_page_writes", "synchronous_commit"), await db.fetch_one(DURABILITY), strict=True)
+    )
+    found = ", ".join(f"{name} {value}" for name, value in settings.items())
+    if off := [name for name, value in settings.items() if value == "off"]:
+        return warn(found, f"what was acknowledged may be lost when the machine stops: set {', '.join(off)} = on")
+    return ok(found)
+
+
+async def _connections(db: Engine) -> Verdict:
+    *limits, others, ours = await db.fetch_one(_ROOM)
+    limit = min(limit for limit in limits if limit is not None and limit >= 0)
+    processes = max(limit - others, 0) // CONNECTIONS
+    found = f"{limit} at most, {others} others', {ours} of att: room for {processes} processes of {CONNECTIONS}"
+    if not processes:
+        return fail(found, "raise max_connections, or the CONNECTION LIMIT of the database or the user")
+    if processes == 1:
+        return warn(found, "a second process, as in a rolling restart, finds no room: raise max_connections")
+    return ok(found)
+
+
+async def _clock(db: Engine) -> Verdict:
+    began = time.time()
+    (there,) = await db.fetch_one(NOW)
+    ahead = float(there) - (began + time.time()) / 2
+    return compare_clocks(ahead, well=_CLOCK_WELL, bearable=_CLOCK_BEARABLE)

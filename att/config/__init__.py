@@ -1,0 +1,1 @@
+"""Configuration: settings, and the options they are read from."""

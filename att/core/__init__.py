@@ -1,0 +1,1 @@
+"""Rules and tools without I/O that any package may use."""

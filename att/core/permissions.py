@@ -1,0 +1,117 @@
+"""Pure rules: may this person do this? No loop, no socket, no database."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Literal
+from uuid import UUID
+
+from att.errors import NotAMember, NotAnOwner, NotPermitted, NotYou
+
+MemberRole = Literal["owner", "member"]
+Join = Literal["invite", "open"]
+Post = Literal["members", "owners"]
+
+
+class Permission(StrEnum):
+    """What a role may permit beyond one's own account and one's own groups."""
+
+    EVERYTHING = "*"
+    USERS_READ = "users.read"
+    USERS_WRITE = "users.write"
+    ROLES_READ = "roles.read"
+    ROLES_WRITE = "roles.write"
+    HISTORY_READ = "history.read"
+    GROUPS_READ = "groups.read"
+    GROUPS_WRITE = "groups.write"
+    BROADCAST_ANY = "broadcast.any"
+    SESSIONS_WRITE = "sessions.write"
+
+
+Permissions = frozenset[str]
+
+
+class Who(Enum):
+    """Who may call a route without any permission. Each value is the sentence that the documentation shows."""
+
+    ANYONE = "anyone"
+    SIGNED_IN = "anyone signed in"
+    PERMITTED = "nobody"
+    ONESELF = "the user in the path"
+    MEMBER = "members of the group"
+    VISITOR = "members of the group, and anyone signed in if it is open"
+    POSTER = "members of the group, or its owners alone if it says so"
+    OWNER = "owners of the group"
+    OWNER_OR_ONESELF = "owners of the group, and the user in the path"
+    OWNER_OR_JOINER = "owners of the group, and the user in the path if it is open"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """On whose behalf a change is made; the database records it with the change."""
+
+    user_id: UUID
+    session_id: UUID | None
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one stands to the group in the path: one's own role in it, None for a stranger, and the group's rules."""
+
+    role: MemberRole | None = None
+    join: Join = "invite"
+    post: Post = "members"
+
+
+NO_GROUP = Standing()
+
+
+def check(who: Who, *, actor: UUID, target: UUID | None = None, standing: Standing = NO_GROUP) -> None:
+    """Pass, or raise a ``Forbidden`` that says what is missing.
+
+    ``actor`` is the user who asks, ``target`` the user in the path.
+    """
+    is_open, is_own = standing.join == "open", actor == target
+    if who is Who.PERMITTED:
+        raise NotPermitted
+    if who is Who.ONESELF and not is_own:
+        raise NotYou
+    if who in (Who.MEMBER, Who.POSTER, Who.OWNER, Who.OWNER_OR_ONESELF) and standing.role is None:
+        raise NotAMember
+    if who is Who.VISITOR and standing.role is None and not is_open:
+        raise NotAMember
+    if who is Who.OWNER_OR_JOINER and standing.role is None and not (is_open and is_own):
+        raise NotAMember
+    if standing.role != "owner" and _is_for_owners(who, is_own=is_own, is_open=is_open, post=standing.post):
+        raise NotAnOwner
+
+
+def _is_for_owners(who: Who, *, is_own: bool, is_open: bool, post: Post) -> bool:
+    return (
+        who is Who.OWNER
+        or (who is Who.POSTER and post == "owners")
+        or (who is Who.OWNER_OR_ONESELF and not is_own)
+        or (who is Who.OWNER_OR_JOINER and not (is_own and is_open))
+    )
+
+
+def permits(held: Collection[str], wanted: Permission) -> bool:
+    """Whether a role with the permissions ``held`` permits this."""
+    return wanted in held or Permission.EVERYTHING in held
+
+
+def check_covers(held: Collection[str], others: Collection[str]) -> None:
+    """Nobody raises themselves: who deals with a role, or with somebody who has it, needs all that it permits.
+
+    Raises NotPermitted that names what is missing.
+    """
+    missing = set() if Permission.EVERYTHING in held else set(others) - set(held)
+    if missing:
+        raise NotPermitted(f"Your role lacks what theirs permits: {', '.join(sorted(missing))}.")
+
+
+def check_permits(held: Collection[str], wanted: Permission) -> None:
+    """Raises NotPermitted that names the permission."""
+    if not permits(held, wanted):
+        raise NotPermitted(f"Your role does not permit {wanted}.")

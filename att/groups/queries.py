@@ -1,0 +1,111 @@
+"""Who is in which group: reading, one by one and in pages."""
+
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import and_, bindparam, select
+
+from att.core.names import fold, parse_uuid
+from att.core.pagination import Order, Page, Window
+from att.core.permissions import Join, MemberRole, Post
+from att.db.engine import Engine, prepare
+from att.db.keyset import Listing, MergedListing
+from att.db.schema import groups, members, users
+from att.errors import NoSuchGroup, NoSuchUser
+
+
+class GroupView(NamedTuple):
+    """A group as one user sees it: ``role`` is theirs, None when they are not a member.
+
+    ``retention`` is how many events of it are kept.
+    """
+
+    id: UUID
+    name: str
+    join: Join
+    post: Post
+    retention: int
+    created_at: datetime
+    role: MemberRole | None
+
+
+class MemberView(NamedTuple):
+    """A member of a group."""
+
+    user_id: UUID
+    login: str
+    role: MemberRole
+    joined_at: datetime
+
+
+GROUP_COLUMNS = tuple(groups.c[name] for name in GroupView._fields if name != "role")
+MEMBER_COLUMNS = (members.c.user_id, users.c.login, members.c.role, members.c.joined_at)
+
+_own = and_(members.c.group_id == groups.c.id, members.c.user_id == bindparam("user_id"))
+_seen = select(*GROUP_COLUMNS, members.c.role).outerjoin(members, _own)
+_joined = select(*GROUP_COLUMNS, members.c.role).join(members, _own)
+
+FIND_BY_ID = prepare(_seen.where(groups.c.id == bindparam("group_id")))
+FIND_BY_NAME = prepare(_seen.where(groups.c.name_key == bindparam("name_key")))
+_FIND_USER = prepare(select(users.c.id).where(users.c.id == bindparam("user_id")))
+
+GROUPS_OF_USER = Listing(_joined, Order("groups of user", (datetime, UUID)), members.c.joined_at, members.c.group_id)
+MEMBERS_OF_GROUP = Listing(
+    select(*MEMBER_COLUMNS).join(users).where(members.c.group_id == bindparam("group_id")),
+    Order("members", (datetime, UUID)),
+    members.c.joined_at,
+    members.c.user_id,
+)
+
+# Materialised, since the planner would rather walk all groups by their age until it has met enough of one's own, and
+# of a million the last may be one's own. So a page costs what one's memberships are, and no more.
+_closed = _joined.where(groups.c.join != "open").cte("closed").prefix_with("MATERIALIZED")
+_age = Order("groups", (datetime, UUID))
+ALL_GROUPS = Listing(_seen, _age, groups.c.created_at, groups.c.id)
+VISIBLE_GROUPS = MergedListing(
+    _age,
+    (select(_closed), (_closed.c.created_at, _closed.c.id)),
+    (_seen.where(groups.c.join == "open"), (groups.c.created_at, groups.c.id)),
+)
+
+
+class GroupDirectory:
+    """Groups and members as they are in the database."""
+
+    def __init__(self, db: Engine) -> None:
+        self._db = db
+
+    async def find(self, reference: str, user_id: UUID) -> GroupView:
+        """The group with this id or name, as that user sees it. Raises NoSuchGroup."""
+        if group_id := parse_uuid(reference):
+            row = await self._db.fetch_one(FIND_BY_ID, group_id=group_id, user_id=user_id)
+        elif "\0" in reference:
+            row = None
+        else:
+            row = await self._db.fetch_one(FIND_BY_NAME, name_key=fold(reference), user_id=user_id)
+        if row is None:
+            raise NoSuchGroup
+        return GroupView(*row)
+
+    async def visible_to(self, user_id: UUID, window: Window) -> Page[GroupView]:
+        """The groups that the user is a member of, and those that are open to all, oldest first."""
+        page = await VISIBLE_GROUPS.read(self._db, window, user_id=user_id)
+        return page.map(lambda row: GroupView(*row))
+
+    async def all(self, user_id: UUID, window: Window) -> Page[GroupView]:
+        """All groups as that user sees them, oldest first."""
+        page = await ALL_GROUPS.read(self._db, window, user_id=user_id)
+        return page.map(lambda row: GroupView(*row))
+
+    async def of_user(self, user_id: UUID, window: Window) -> Page[GroupView]:
+        """The groups that the user is a member of, longest first. Raises NoSuchUser."""
+        page = await GROUPS_OF_USER.read(self._db, window, user_id=user_id)
+        if not page.items and not await self._db.fetch_one(_FIND_USER, user_id=user_id):
+            raise NoSuchUser
+        return page.map(lambda row: GroupView(*row))
+
+    async def members(self, group_id: UUID, window: Window) -> Page[MemberView]:
+        """The members, longest first."""
+        page = await MEMBERS_OF_GROUP.read(self._db, window, group_id=group_id)
+        return page.map(lambda row: MemberView(*row))

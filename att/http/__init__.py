@@ -1,0 +1,1 @@
+"""HTTP, apart from our API: connections, requests, responses, security."""

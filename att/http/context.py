@@ -1,0 +1,12 @@
+"""Keys of the application and the request that any part of HTTP uses."""
+
+from aiohttp import web
+
+from att.config.settings import Settings
+from att.core.readiness import Readiness
+from att.sessions.store import Session
+
+SETTINGS = web.AppKey("settings", Settings)
+READINESS = web.AppKey("readiness", Readiness)
+REQUEST_ID = web.RequestKey("request_id", str)
+SESSION = web.RequestKey("session", Session)

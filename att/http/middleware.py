@@ -1,0 +1,72 @@
+"""HTTP for everything else: reading requests, and answering them, errors as problems (RFC 9457)."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from secrets import token_hex
+from time import perf_counter
+
+from aiohttp import web
+
+from att import errors
+from att.http.access_log import REQUEST_LOG
+from att.http.client_info import is_https
+from att.http.context import READINESS, REQUEST_ID, SESSION
+from att.http.cors import share
+from att.http.credentials import COOKIE, bearer_token, set_session_cookie
+from att.http.problems import problem, problem_of, problem_of_http
+from att.http.security_headers import add_security_headers
+
+_REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+# Reading
+
+
+# Answering
+
+
+@web.middleware
+async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request an id, and turn whatever is raised into an answer that says no more than it should."""
+    begun, observer = perf_counter(), request.app[REQUEST_LOG]
+    given = request.headers.get("X-Request-ID", "")
+    request[REQUEST_ID] = given if _REQUEST_ID_FORM.fullmatch(given) else token_hex(16)
+    response: web.StreamResponse
+    try:
+        response = await handler(request)
+    except errors.AttError as error:
+        response = problem_of(error)
+        if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            observer.unavailable(request, error)
+    except web.HTTPException as error:
+        response = problem_of_http(error)
+    except (ConnectionError, asyncio.CancelledError):
+        observer.answered(request, None, perf_counter() - begun)
+        raise  # the client has gone, and nobody is left to answer
+    except Exception as error:  # noqa: BLE001 - it is told to the operator alone
+        observer.failed(request, error)
+        response = problem(500, "internal error", f"This is a fault of ours. Its id is {request[REQUEST_ID]}.")
+    observer.answered(request, response, perf_counter() - begun)
+    return response
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """What every answer bears."""
+    # An answer that is given before the middleware is reached has no id yet.
+    headers = response.headers
+    headers["X-Request-ID"] = request.get(REQUEST_ID) or token_hex(16)
+    add_security_headers(headers, is_shared=share(request, headers), is_https=is_https(request))
+    # The server drains, or the rest of this body stands before the next request.
+    is_last = request.app[READINESS].draining or not request.content.is_eof()
+    if is_last and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+        response.force_close()
+        headers["Connection"] = "close"
+    session = request.get(SESSION)
+    if session is not None and session.slid and COOKIE not in response.cookies and bearer_token(request) is None:
+        # The browser's copy lives as long as the session, which has just been prolonged. By now the answer's own
+        # cookies are written.
+        set_session_cookie(request, response, request.cookies[COOKIE])
+        response.headers.add("Set-Cookie", response.cookies[COOKIE].OutputString())

@@ -1,0 +1,22 @@
+"""Build JSON responses."""
+
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from att.core.pagination import Page as PageOf
+from att.http.schemas import PageOut, ResponseModel
+
+
+def answer(body: BaseModel, *, status: int = 200) -> web.Response:
+    """A JSON answer."""
+    return web.json_response(body.model_dump(mode="json"), status=status)
+
+
+def answer_page(request: web.Request, page: PageOf[Any], shape: type[ResponseModel]) -> web.Response:
+    """A page of these shapes, with a Link (RFC 8288) to the one that follows."""
+    response = answer(PageOut[shape].model_validate(page, from_attributes=True))  # type: ignore[valid-type]
+    if page.next is not None:
+        response.headers["Link"] = f'<{request.rel_url.update_query(after=page.next)}>; rel="next"'
+    return response

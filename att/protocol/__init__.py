@@ -1,0 +1,1 @@
+"""att.v1 as bytes and messages, for server and client alike."""

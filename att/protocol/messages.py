@@ -1,0 +1,183 @@
+"""The frames of att.v1, as docs/realtime.md has them: the server's are built here, the client's are read here.
+
+The bytes of ``data`` are never changed: what is broadcast is cut out of the client's frame as it is, and put into the
+server's frames as it is.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Annotated, NamedTuple, Protocol, TypeVar, cast
+from uuid import UUID
+
+from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType
+from msgspec.json import Decoder, encode
+from pydantic_core import from_json
+
+from att.core.names import check_key, check_printable, parse_uuid
+from att.errors import AttError, ProtocolError
+
+SUBPROTOCOL = "att.v1"
+BEARER_PREFIX = "att.bearer."  # of the subprotocol that carries a token
+RESUME_LIMIT = 10_000  # groups that one can resume at once
+ID_LENGTH = 200
+GROUP_LENGTH = 256  # a name of 64 characters, each of which may be four before it is put into normal form
+SEQ_LIMIT = 2**63 - 1
+
+PONG = b'{"type":"pong"}'
+
+FrameId = str | int
+_T = TypeVar("_T")
+
+
+# What the server sends
+
+
+class GroupPosition(Protocol):
+    """A group that a listener hears, and where its log stands."""
+
+    @property
+    def group_id(self) -> UUID: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def seq(self) -> int: ...
+
+
+class Entry(GroupPosition, Protocol):
+    """One event of a log."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def user_id(self) -> UUID | None: ...
+    @property
+    def at(self) -> datetime: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+def hello(user_id: UUID, session_id: UUID, heartbeat: float, groups: Iterable[GroupPosition]) -> bytes:
+    """What a listener is greeted with."""
+    standings = [{"id": group.group_id, "name": group.name, "seq": group.seq} for group in groups]
+    return encode(
+        {"type": "hello", "user_id": user_id, "session_id": session_id, "heartbeat": heartbeat, "groups": standings}
+    )
+
+
+def event(event: Entry) -> bytes:
+    """An event of the log, as everybody hears it."""
+    head = f'{{"type":"{event.kind}",{_group(event.group_id, event.name)},"seq":{event.seq}'
+    user = "null" if event.user_id is None else f'"{event.user_id}"'
+    if event.kind != "message":
+        return f'{head},"user":{user},"at":"{timestamp(event.at)}"}}'.encode()
+    head = f'{head},"from":{user},"at":"{timestamp(event.at)}","data":'
+    return b"".join((head.encode(), event.body, b"}"))
+
+
+def gap(group_id: UUID, name: str, first: int, last: int) -> bytes:
+    """What is said in place of events that are no longer kept: the first and the last of them."""
+    return f'{{"type":"gap",{_group(group_id, name)},"from":{first},"to":{last}}}'.encode()
+
+
+def ack(id: FrameId, group_id: UUID, seq: int, at: datetime) -> bytes:  # noqa: A002 - the frame calls it so
+    """A broadcast is in the log."""
+    return encode({"type": "ack", "id": id, "group": group_id, "seq": seq, "at": timestamp(at)})
+
+
+def error(id: FrameId | None, error: AttError) -> bytes:  # noqa: A002 - the frame calls it so
+    """A broadcast is refused."""
+    return encode({"type": "error", "id": id, "error": error.code, "detail": error.detail})
+
+
+def timestamp(at: datetime) -> str:
+    """The moment as RFC 3339 has it: in UTC, to the microsecond."""
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def _group(group_id: UUID, name: str) -> str:
+    return f'"group":"{group_id}","name":{encode(name).decode()}'
+
+
+# What the client sends
+
+
+class _Frame(Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
+    pass
+
+
+class Ping(_Frame, frozen=True, tag="ping"):
+    """Asks for a pong."""
+
+
+class Resume(NamedTuple):
+    """The first frame: up to which seq a group has been heard. Groups that are not named are heard from now on."""
+
+    groups: dict[UUID, int]
+
+
+class Broadcast(NamedTuple):
+    """A message for a group, which is named by its id or its name."""
+
+    id: FrameId
+    group: UUID | str
+    data: bytes
+    key: str | None
+
+
+class _Resume(_Frame, frozen=True, tag="resume"):
+    groups: Annotated[dict[str, Annotated[int, Meta(ge=0, le=SEQ_LIMIT)]], Meta(max_length=RESUME_LIMIT)] = {}
+
+
+class _Broadcast(_Frame, frozen=True, tag="broadcast"):
+    id: Annotated[str, Meta(max_length=ID_LENGTH)] | Annotated[int, Meta(ge=-SEQ_LIMIT, le=SEQ_LIMIT)]
+    group: Annotated[str, Meta(min_length=1, max_length=GROUP_LENGTH)]
+    data: Raw
+    key: str | UnsetType = UNSET
+
+
+_DECODER: Decoder[_Resume | _Broadcast | Ping] = Decoder(_Resume | _Broadcast | Ping)
+
+
+def parse(text: str | bytes) -> Resume | Broadcast | Ping:
+    """The client's frame. Raises ProtocolError when it is not one that att.v1 knows."""
+    try:
+        frame = _DECODER.decode(text)
+    except UnicodeError:
+        raise ProtocolError("the frame is not UTF-8") from None
+    except RecursionError:
+        raise ProtocolError("the frame is nested too deeply") from None
+    except DecodeError as error:
+        raise ProtocolError(str(error)) from None
+    if isinstance(frame, Ping):
+        return frame
+    return _resume(frame) if isinstance(frame, _Resume) else _broadcast(frame)
+
+
+def _resume(frame: _Resume) -> Resume:
+    groups = {parse_uuid(text): seq for text, seq in frame.groups.items()}
+    if None in groups:
+        raise ProtocolError("groups: each is named by its id, a UUID")
+    return Resume(cast("dict[UUID, int]", groups))
+
+
+def _broadcast(frame: _Broadcast) -> Broadcast:
+    data = bytes(frame.data)
+    key = None if frame.key is UNSET else frame.key
+    _named("group", check_printable, frame.group)
+    _named("key", check_key, key)
+    _named("data", _check_object, data)
+    return Broadcast(frame.id, parse_uuid(frame.group) or frame.group, data, key)
+
+
+def _check_object(data: bytes) -> None:
+    # Read as the body of POST /broadcast is, so that both take the same.
+    if not isinstance(from_json(data, allow_inf_nan=False, cache_strings=False), dict):
+        raise ValueError("must be an object")  # noqa: TRY004 - it is told as every other fault of the frame
+
+
+def _named(member: str, check: Callable[[_T], object], value: _T | None) -> None:
+    try:
+        if value is not None:
+            check(value)
+    except ValueError as error:
+        raise ProtocolError(f"{member}: {error}") from None

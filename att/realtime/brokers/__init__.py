@@ -1,0 +1,1 @@
+"""Brokers: how nodes announce events to each other."""

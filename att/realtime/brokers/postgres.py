@@ -1,0 +1,151 @@
+"""The broker on PostgreSQL: LISTEN and NOTIFY."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+from att.core.log_limits import OutageLog
+from att.core.tasks import supervise
+from att.db.engine import Engine
+from att.db.notifications import CHANNEL, NOTIFY, NotificationChannel
+from att.errors import DatabaseUnavailable, Unavailable
+from att.realtime.brokers.base import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    STOP_TIMEOUT,
+    Announcement,
+    BrokerEventHandler,
+    MemberJoined,
+    RoundTrip,
+    log,
+)
+from att.realtime.event_log import LogEvent
+
+_HEADS = 100  # groups in one payload, of which PostgreSQL takes less than 8,000 bytes
+HIGHEST = 2**63 - 1  # of what PostgreSQL counts
+
+
+class PostgresBroker:
+    """A ``Bus`` by LISTEN and NOTIFY, outside of the transaction that it tells of: NOTIFY serialises commits.
+
+    It tells heads alone, for PostgreSQL takes less than 8,000 bytes. If nobody rings it, it hears what triggers tell.
+    """
+
+    name = "postgresql"
+
+    def __init__(self, db: Engine, dsn: str) -> None:
+        self.is_connected = False
+        self.sent = self.heard = 0
+        self._db = db
+        self._channel = NotificationChannel(dsn, CHANNEL)
+        self._id = str(uuid4())
+        self._echo = RoundTrip()
+        self._outage = OutageLog(f"the bus ({self.name})")
+        self._heads: dict[UUID, int] = {}
+        self._sweep = False
+        self._rung = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def lag(self) -> float:
+        return self._echo.seconds
+
+    def ring(self, event: LogEvent) -> None:
+        self.ring_head(event.group_id, event.seq)
+
+    def ring_head(self, group_id: UUID, seq: int) -> None:
+        self._heads[group_id] = max(seq, self._heads.get(group_id, 0))
+        self._wake()
+
+    def ring_for_sweep(self) -> None:
+        self._sweep = True
+        self._wake()
+
+    @contextlib.asynccontextmanager
+    async def running(self, ears: BrokerEventHandler) -> AsyncIterator[None]:
+        async with (
+            supervise("hearing of the bus", lambda: self._hear(ears)),
+            supervise("ringing of the bus", self._ring),
+        ):
+            yield
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_TIMEOUT):
+                    await self._idle.wait()
+
+    def _wake(self) -> None:
+        self._idle.clear()
+        self._rung.set()
+
+    async def _ring(self) -> None:
+        while True:
+            while self._heads or self._sweep:
+                await self._notify()
+            self._idle.set()
+            await self._rung.wait()
+            self._rung.clear()
+
+    async def _notify(self) -> None:
+        taken = {group_id: self._heads.pop(group_id) for group_id in [*self._heads][:_HEADS]}
+        is_sweep, self._sweep = self._sweep, False
+        groups = {str(group_id): seq for group_id, seq in taken.items()}
+        payload = {"groups": groups, "sweep": is_sweep, "from": self._id, "mark": self._echo.sent()}
+        try:
+            await self._db.fetch_one(NOTIFY, payload=json.dumps(payload, separators=(",", ":")))
+            self.sent += 1
+        except Unavailable:
+            for group_id, seq in taken.items():
+                self.ring_head(group_id, seq)
+            self._sweep = self._sweep or is_sweep
+            await asyncio.sleep(FIRST_PAUSE)
+
+    async def _hear(self, ears: BrokerEventHandler) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                async with self._channel.listen() as payloads:
+                    pause = FIRST_PAUSE
+                    self._outage.end()
+                    self.is_connected = True
+                    ears.connected()
+                    async for payload in payloads:
+                        self._take(payload, ears)
+            except DatabaseUnavailable as error:
+                self._outage.begin(error.why)
+            finally:
+                self.is_connected = False
+                ears.disconnected()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _take(self, payload: str, ears: BrokerEventHandler) -> None:
+        try:
+            told: dict[str, Any] = json.loads(payload)
+            ring = _parse(told)
+            if told.get("from") == self._id:
+                self._echo.heard(float(told["mark"]))
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError):
+            log.warning("an announcement on the channel %s is not ours, and is ignored", CHANNEL)
+            return
+        self.heard += 1
+        ears.heard(ring)
+
+
+def _parse(told: dict[str, Any]) -> Announcement:
+    """Raises what comes of anything else: anybody with an account on the database can announce anything."""
+    return Announcement(
+        {UUID(group_id): _seq(seq) for group_id, seq in told.get("groups", {}).items()},
+        [MemberJoined(UUID(group_id), _seq(seq), UUID(user_id)) for group_id, seq, user_id in told.get("joined", ())],
+        [UUID(session_id) for session_id in told.get("sessions", ())],
+        bool(told.get("sweep")),
+        tuple(UUID(user_id) for user_id in told.get("users", ())),
+    )
+
+
+def _seq(told: object) -> int:
+    if not isinstance(told, int) or not 0 < told <= HIGHEST:
+        raise ValueError(told)
+    return told

@@ -1,0 +1,205 @@
+"""The broker on Redis or Valkey: a channel for each group."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+from uuid import UUID, uuid4
+
+from att.core.log_limits import OutageLog
+from att.core.tasks import supervise, together
+from att.errors import Unavailable
+from att.realtime.brokers.base import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    STOP_TIMEOUT,
+    SWEEP_ANNOUNCEMENT,
+    Announcement,
+    BrokerEventHandler,
+    RoundTrip,
+)
+from att.realtime.brokers.buffer import AnnouncementBuffer, PendingAnnouncement
+from att.realtime.brokers.codec import decode, encode
+from att.realtime.brokers.subscriptions import Subscriptions
+from att.realtime.event_log import LogEvent
+from att.redis.client import RedisLink
+from att.redis.pubsub import Channels, Hearing
+from att.sessions.redis_scripts import ENDED_CHANNEL
+from att.sessions.redis_store import log
+
+ALL, GROUP_CHANNEL, NODE = "att:all", "att:group:", "att:node:"  # channels
+_AT_ONCE = 100  # groups that are rung by one pipeline
+TUNED_AT_ONCE = 5_000  # groups that are subscribed to before it is looked what else there is
+_TICK = 2.0  # seconds between echoes, and between looks for channels that nobody needs any more
+
+
+class RedisBroker:
+    """A ``Bus`` by channels, one a group, to which the messages themselves go: who is in step reads nothing.
+
+    It is told by ``tune_in`` and ``tune_out`` which groups are heard here, and subscribes to those. Sessions that end
+    are heard on ``att:sessions``, as a JSON array of their ids; what concerns everybody on ``att:all``.
+    """
+
+    name = "redis"
+
+    def __init__(self, link: RedisLink) -> None:
+        self.sent = self.heard = 0
+        self._id = uuid4()
+        self._own = f"{NODE}{self._id}"
+        self._channels = Channels(link)
+        self._ears: BrokerEventHandler
+        self._echo = RoundTrip()
+        self._outage = OutageLog(f"the bus ({self.name})")
+        self._is_up = asyncio.Event()
+        self._outgoing = AnnouncementBuffer()
+        self._rung = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._tuning = Subscriptions(time.monotonic)
+        self._to_tune = asyncio.Event()
+        self._tuning.wake = self._to_tune.set
+
+    @property
+    def is_connected(self) -> bool:
+        return self._is_up.is_set()
+
+    @property
+    def lag(self) -> float:
+        return self._echo.seconds
+
+    @contextlib.asynccontextmanager
+    async def running(self, ears: BrokerEventHandler) -> AsyncIterator[None]:
+        self._ears = ears
+        async with (
+            supervise("hearing of the bus in Redis", self._hear),
+            supervise("ringing of the bus in Redis", self._ring),
+            supervise("timing of the bus in Redis", self._time),
+        ):
+            yield
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_TIMEOUT):
+                    await self._idle.wait()
+
+    # Which groups are heard here
+
+    def tune_in(self, group_id: UUID) -> None:
+        self._tuning.tune_in(group_id)
+
+    def tune_out(self, group_id: UUID) -> None:
+        self._tuning.tune_out(group_id)
+
+    # Ringing
+
+    def ring(self, event: LogEvent) -> None:
+        self._outgoing.add(event)
+        self._wake()
+
+    def ring_head(self, group_id: UUID, seq: int) -> None:
+        self._outgoing.add_head(group_id, seq)
+        self._wake()
+
+    def ring_for_sweep(self) -> None:
+        self._outgoing.is_sweep = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._idle.clear()
+        self._rung.set()
+
+    async def _ring(self) -> None:
+        while True:
+            while self._outgoing:
+                await self._publish()
+            self._idle.set()
+            await self._rung.wait()
+            self._rung.clear()
+
+    async def _publish(self) -> None:
+        taken = self._outgoing.take(_AT_ONCE)
+        is_sweep, self._outgoing.is_sweep = self._outgoing.is_sweep, False
+        try:
+            if taken:
+                await self._channels.publish_sharded(self._payloads(taken))
+            if is_sweep:
+                await self._channels.publish(ALL, json.dumps({"sweep": True}))
+            self.sent += len(taken) + is_sweep
+        except Unavailable:
+            self._outgoing.put_back(taken)
+            self._outgoing.is_sweep |= is_sweep
+            await asyncio.sleep(FIRST_PAUSE)
+
+    def _payloads(self, taken: Mapping[UUID, PendingAnnouncement]) -> list[tuple[str, bytes]]:
+        return [
+            (f"{GROUP_CHANNEL}{group_id}", encode(self._id, rung.head, rung.events)) for group_id, rung in taken.items()
+        ]
+
+    async def _time(self) -> None:
+        while True:
+            await self._is_up.wait()
+            with contextlib.suppress(Unavailable):
+                await self._channels.publish(self._own, str(self._echo.sent()))
+            await asyncio.sleep(_TICK)
+
+    # Hearing
+
+    async def _hear(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                async with self._channels.hearing(self) as hearing:
+                    self._tuning.begin()
+                    await hearing.subscribe(ENDED_CHANNEL, self._own, ALL)
+                    await together(hearing.run(), self._tune(hearing))
+            except Unavailable as error:
+                self._outage.begin(error.why)
+            finally:
+                pause = FIRST_PAUSE if self.is_connected else pause
+                self._is_up.clear()
+                self._echo.sent()  # so that its lag grows until something is heard again
+                self._ears.disconnected()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _tune(self, hearing: Hearing) -> None:
+        """Subscribe to what is heard here, and what is not, unsubscribe from."""
+        while True:
+            while any(change := self._tuning.take(TUNED_AT_ONCE)):
+                await hearing.subscribe_sharded([f"{GROUP_CHANNEL}{group_id}" for group_id in change.more])
+                await hearing.unsubscribe_sharded([f"{GROUP_CHANNEL}{group_id}" for group_id in change.less])
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK):
+                    await self._to_tune.wait()
+            self._to_tune.clear()
+
+    def subscribed(self, channel: str) -> None:
+        if channel == ALL:  # the last of those that are asked for first
+            self._outage.end()
+            self._is_up.set()
+            self._ears.connected()
+        elif channel.startswith(GROUP_CHANNEL):
+            self._ears.tuned([UUID(channel.removeprefix(GROUP_CHANNEL))])
+
+    def published(self, channel: str, payload: bytes) -> None:
+        self.heard += 1
+        try:
+            if channel == self._own:
+                self._echo.heard(float(payload))
+                return
+            ring = self._read(channel, payload)
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            log.warning("an announcement on the channel %s is not ours, and is ignored", channel)
+            return
+        self._ears.heard(ring)
+
+    def _read(self, channel: str, payload: bytes) -> Announcement:
+        """Raises what comes of anything else: whoever may publish in Redis can announce anything."""
+        if channel.startswith(GROUP_CHANNEL):
+            group_id = UUID(channel.removeprefix(GROUP_CHANNEL))
+            told = decode(group_id, payload, own=self._id)
+            return Announcement({group_id: told.head}, events=told.events)
+        told_of: Any = json.loads(payload)
+        if channel == ENDED_CHANNEL:
+            return Announcement({}, sessions=[UUID(session_id) for session_id in told_of])
+        return SWEEP_ANNOUNCEMENT if told_of.get("sweep") is True else Announcement({})

@@ -1,0 +1,299 @@
+"""The log of each group: what was sent to it, and who joined and left it, in one order. Appending, and reading.
+
+The database writes it (see the migration "Added event table"): ``att_append`` what is sent, triggers on ``members`` and
+``groups`` who joined and left. ``seq`` counts 1, 2, 3 … within a group. What retention no longer holds is missing at
+the beginning, and nowhere else.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import text
+
+from att.core.names import RAW_LENGTH, fold
+from att.db.engine import DriverError, Engine, Statement, prepare
+from att.errors import AttError, FieldError, InvalidInput, NoSuchGroup, NotAMember, NotAnOwner
+
+Kind = Literal["message", "joined", "left"]
+
+_SLICE = 200  # events of one group in an answer
+SLICE_BYTES = 1024**2  # of their bodies; the last of them may go beyond it
+READ_BYTES = 8 * 1024**2  # of all groups that are read at once
+KEY_LENGTH = 200
+UNACCEPTABLE = ("22", "54")  # SQLSTATEs of what is no JSON to the database, or nested too deeply for it
+
+
+class LogEvent(NamedTuple):
+    """An event. ``user_id`` has sent it (None: somebody by SQL), joined or left; ``body`` is what was sent."""
+
+    group_id: UUID
+    name: str
+    seq: int
+    kind: Kind
+    user_id: UUID | None
+    at: datetime
+    body: bytes
+
+
+class Publish(NamedTuple):
+    """A message to the group with this id or name. With a key it is appended once, however often that is tried."""
+
+    group: UUID | str
+    actor_id: UUID
+    body: bytes
+    key: str | None = None
+
+
+class PublishResult(NamedTuple):
+    """What is in the log. A repeat was there before: ``seq`` and ``at`` are those of the first."""
+
+    event: LogEvent
+    is_repeat: bool
+
+
+class Position(NamedTuple):
+    """Where the log of a group ends, and whether the user is a member there."""
+
+    group_id: UUID
+    name: str
+    seq: int
+    is_member: bool
+
+
+class Slice(NamedTuple):
+    """Events in a row, oldest first, and the seq with which the log ends: 0 when there is none."""
+
+    events: list[LogEvent]
+    head: int
+
+
+class Replay(NamedTuple):
+    """A slice, whether the user was a member when it begins, and the group's name."""
+
+    slice: Slice
+    was_member: bool
+    name: str
+
+    def heard_by(self, user_id: UUID) -> Iterator[LogEvent]:
+        """What that user, for whom it was read, may know: what was there while they were in, and their own coming and
+        going.
+        """
+        is_in = self.was_member
+        for event in self.slice.events:
+            is_own = event.kind != "message" and event.user_id == user_id
+            if is_own:
+                is_in = event.kind == "joined"
+            if is_in or is_own:
+                yield event
+
+
+_REFUSALS: Mapping[str, type[AttError]] = MappingProxyType(
+    {error.code: error for error in (NoSuchGroup, NotAMember, NotAnOwner)}
+)
+
+
+def _reading(sql: str) -> Statement:
+    return prepare(text(sql))._replace(is_read=True)
+
+
+# Arrays of ids go as text, which costs the driver less than a value for each.
+APPEND = prepare(
+    text("""
+    SELECT item, refusal, CAST(group_id AS text), name, seq, at, is_repeat FROM att_append(
+        CAST(:group_ids AS uuid[]), CAST(:name_keys AS text[]), CAST(:actor_ids AS uuid[]),
+        CAST(:bodies AS text[]), CAST(:keys AS text[])
+    )
+    """)
+)
+
+_WANTED = "(g.id = ANY (CAST(:group_ids AS uuid[])) OR g.name_key = ANY (CAST(:name_keys AS text[])))"
+HOLDS = _reading(f"""
+    WITH free AS (SELECT g.id FROM groups AS g WHERE {_WANTED} FOR NO KEY UPDATE SKIP LOCKED)
+    SELECT g.id, g.name_key, CAST(g.xmax AS text) FROM groups AS g WHERE {_WANTED} AND g.id NOT IN (SELECT id FROM free)
+""")  # noqa: S608 - of constants
+
+_HEAD = "coalesce(g.seq, (SELECT max(e.seq) FROM events AS e WHERE e.group_id = w.group_id), 0)"
+# Bodies are stored as they are, so that their size is told without reading them.
+_SLICES = f"""
+    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, %s, f.seq, f.kind, f.actor_id, f.at, f.body
+    FROM unnest(CAST(:group_ids AS uuid[]), CAST(:afters AS bigint[])) AS w (group_id, after)
+    LEFT JOIN groups AS g ON g.id = w.group_id
+    LEFT JOIN LATERAL (
+        SELECT s.seq, s.kind, s.actor_id, s.at, CAST(s.body AS text) AS body
+        FROM (
+            SELECT n.*, sum(n.size) OVER (ORDER BY n.seq) - n.size AS size_before
+            FROM (
+                SELECT e.*, coalesce(pg_column_size(e.body), 0) AS size
+                FROM events AS e WHERE e.group_id = w.group_id AND e.seq > w.after ORDER BY e.seq LIMIT :limit
+            ) AS n
+        ) AS s
+        WHERE s.size_before < :size
+    ) AS f ON true
+    ORDER BY w.group_id, f.seq
+"""  # noqa: S608 - of constants
+_THEIRS = "e.group_id = w.group_id AND e.actor_id = :user_id AND e.kind <> 'message'"
+_WAS_MEMBER = f"""coalesce(
+    (SELECT e.kind = 'joined' FROM events AS e WHERE {_THEIRS} AND e.seq <= w.after ORDER BY e.seq DESC LIMIT 1),
+    (SELECT e.kind = 'left' FROM events AS e WHERE {_THEIRS} AND e.seq > w.after ORDER BY e.seq LIMIT 1),
+    EXISTS (SELECT FROM members AS m WHERE m.group_id = w.group_id AND m.user_id = :user_id)
+)"""  # noqa: S608 - of constants
+READ = _reading(_SLICES % "NULL")
+READ_FROM = _reading(_SLICES % _WAS_MEMBER)
+
+POSITIONS = _reading(f"""
+    SELECT m.group_id, g.name, g.seq, true
+    FROM members AS m JOIN groups AS g ON g.id = m.group_id WHERE m.user_id = :user_id
+    UNION ALL
+    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, false
+    FROM (
+        SELECT DISTINCT e.group_id FROM events AS e WHERE e.actor_id = :user_id AND e.kind <> 'message'
+    ) AS w
+    LEFT JOIN groups AS g ON g.id = w.group_id
+    WHERE NOT EXISTS (SELECT FROM members AS m WHERE m.group_id = w.group_id AND m.user_id = :user_id)
+""")  # noqa: S608 - of constants
+_HEADS = _reading(f"""
+    SELECT w.group_id, {_HEAD}
+    FROM unnest(CAST(:group_ids AS uuid[])) AS w (group_id) LEFT JOIN groups AS g ON g.id = w.group_id
+""")  # noqa: S608 - of constants
+JOININGS = _reading("""
+    SELECT j.user_id, j.group_id, array_remove(array_agg(j.seq ORDER BY j.seq), NULL) FROM (
+        SELECT m.user_id, m.group_id, NULL AS seq FROM members AS m WHERE m.user_id = ANY (CAST(:user_ids AS uuid[]))
+        UNION ALL
+        SELECT e.actor_id, e.group_id, e.seq FROM events AS e
+        WHERE e.actor_id = ANY (CAST(:user_ids AS uuid[])) AND e.kind <> 'message' AND e.kind = 'joined'
+    ) AS j
+    GROUP BY j.user_id, j.group_id
+""")
+
+
+class EventLog:
+    """The logs in the database."""
+
+    def __init__(self, db: Engine) -> None:
+        self._db = db
+
+    async def append(self, drafts: Sequence[Publish]) -> list[PublishResult | AttError]:
+        """Append them in this order, in one transaction; for each what came of it, or why it was refused.
+
+        Raises what the engine raises, and InvalidInput when the database does not take a body: then all have failed,
+        and each is to be tried alone.
+        """
+        results: list[Any] = [_fault(draft) for draft in drafts]
+        places = [place for place, fault in enumerate(results) if fault is None]
+        rows = await self._append([drafts[place] for place in places]) if places else []
+        for row in rows:
+            place = places[row[0] - 1]
+            results[place] = _outcome(drafts[place], row)
+        return results
+
+    async def holds(self, groups: Collection[UUID | str]) -> list[tuple[UUID, str, str]]:
+        """Those of these groups that somebody else has locked now: id, key of the name, and by which transaction."""
+        ids = _array(group for group in groups if isinstance(group, UUID))
+        keys = [key for group in groups if (key := key_of(group))]
+        return await self._db.fetch_all(HOLDS, group_ids=ids, name_keys=keys)
+
+    async def read(self, positions: Mapping[UUID, int]) -> dict[UUID, Slice]:
+        """Return events above each position: at most ``_SLICE``, ``SLICE_BYTES`` each, ``READ_BYTES`` in all."""
+        size = min(SLICE_BYTES, READ_BYTES // max(len(positions), 1))
+        rows = await self._db.fetch_all(
+            READ, group_ids=_array(positions), afters=_array(positions.values()), limit=_SLICE, size=size
+        )
+        slices: dict[UUID, Slice] = {}
+        for row in rows:
+            slices.setdefault(row[0], Slice([], row[2])).events.extend(_events(row))
+        return slices
+
+    async def read_from(
+        self, group_id: UUID, user_id: UUID, after: int, limit: int = _SLICE, size: int = SLICE_BYTES
+    ) -> Replay:
+        """As ``read`` does of one group, and whether that user was a member when the event ``after`` had happened.
+
+        The bodies have about ``size`` bytes, of one event always.
+        """
+        where = {"group_ids": _array([group_id]), "afters": _array([after]), "user_id": user_id}
+        rows = await self._db.fetch_all(READ_FROM, **where, limit=limit, size=max(size, 1))
+        _, name, head, was_member, *_ = rows[0]
+        return Replay(Slice([event for row in rows for event in _events(row)], head), was_member, name)
+
+    async def positions(self, user_id: UUID) -> list[Position]:
+        """At one moment: the groups of that user, and those whose log still tells that they joined or left."""
+        rows = await self._db.fetch_all(POSITIONS, user_id=user_id)
+        return [Position(*row) for row in rows]
+
+    async def heads(self, group_ids: Collection[UUID]) -> dict[UUID, int]:
+        """The seq with which each log ends, 0 when there is none."""
+        return dict(await self._db.fetch_all(_HEADS, group_ids=_array(group_ids)))
+
+    async def joinings(self, user_ids: Collection[UUID]) -> list[tuple[UUID, UUID, list[int]]]:
+        """Each of these users with each group that they are a member of, or joined as far as the log is held.
+
+        With them go the seqs with which they joined it, the first one first; none when that is no longer held.
+        """
+        return await self._db.fetch_all(JOININGS, user_ids=_array(user_ids))
+
+    async def _append(self, drafts: Sequence[Publish]) -> list[Any]:
+        groups = [draft.group for draft in drafts]
+        keys = [draft.key for draft in drafts]
+        is_named = any(isinstance(group, str) for group in groups)
+        try:
+            return await self._db.fetch_all(
+                APPEND,
+                group_ids=_array("NULL" if isinstance(group, str) else group for group in groups),
+                name_keys=[key_of(group) for group in groups] if is_named else None,
+                actor_ids=_array(draft.actor_id for draft in drafts),
+                bodies=[draft.body.decode() for draft in drafts],
+                keys=keys if any(keys) else None,
+            )
+        except DriverError as error:
+            if not (error.pgcode or "").startswith(UNACCEPTABLE):
+                raise
+            raise _invalid("body", "is not JSON that the database takes") from error
+
+
+def key_of(group: UUID | str) -> str | None:
+    """The key of a group's name; None for an id, and for what can be no name."""
+    return None if isinstance(group, UUID) or not _is_sendable(group, RAW_LENGTH) else fold(group)
+
+
+def _array(values: Iterable[object]) -> str:
+    return f"{{{','.join(map(str, values))}}}"
+
+
+def _outcome(draft: Publish, row: Any) -> PublishResult | AttError:
+    _, refusal, group_id, name, seq, at, is_repeat = row
+    if refusal:
+        return _REFUSALS[refusal]()
+    group = draft.group if isinstance(draft.group, UUID) else UUID(group_id)
+    return PublishResult(LogEvent(group, name, seq, "message", draft.actor_id, at, draft.body), is_repeat)
+
+
+def _events(row: Any) -> Iterable[LogEvent]:
+    group_id, name, _, _, seq, kind, actor_id, at, body = row
+    if seq is not None:
+        yield LogEvent(group_id, name, seq, kind, actor_id, at, (body or "").encode())
+
+
+def _fault(draft: Publish) -> AttError | None:
+    """Why the driver cannot send it: PostgreSQL has no text with a NUL, nor any that is not Unicode."""
+    if isinstance(draft.group, str) and not _is_sendable(draft.group, RAW_LENGTH):
+        return NoSuchGroup()
+    if draft.key is not None and not (draft.key and _is_sendable(draft.key, KEY_LENGTH)):
+        return _invalid("key", f"must have 1 to {KEY_LENGTH} characters")
+    try:
+        draft.body.decode()
+    except UnicodeDecodeError:
+        return _invalid("body", "must be UTF-8")
+    return _invalid("body", "must not contain NUL") if b"\0" in draft.body else None
+
+
+def _is_sendable(words: str, longest: int) -> bool:
+    if len(words) > longest or "\0" in words:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in words)
+
+
+def _invalid(field: str, message: str) -> InvalidInput:
+    return InvalidInput([FieldError(field, message)])

@@ -1,0 +1,228 @@
+"""Keeps the hub in step with the log: runs its slices, reads what it wants, and looks up what no ring has told."""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol, TypeVar
+from uuid import UUID
+
+from att.core.tasks import supervise
+from att.errors import Unavailable
+from att.realtime.event_log import EventLog, Position
+from att.realtime.hub import READS, Hub
+from att.realtime.registry import Listener
+
+_SWEEP_INTERVAL = 5.0  # seconds between looks for what no ring has told: how late that can be
+WHOLE_SWEEP = 12  # every so many of them, joinings are looked for too, of which the database itself tells
+_CHUNK = 1_000  # groups, users or sessions that are looked up by one statement
+READERS = 4  # listeners that are given what they missed at the same time
+PATIENCE = 0.02  # seconds for which a gap may close by itself, where events come by the bus
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts to read from a database that does not answer
+
+_T = TypeVar("_T")
+
+
+class LiveSessions(Protocol):
+    """Knows which sessions have not ended."""
+
+    async def living(self, owners: Mapping[UUID, UUID]) -> set[UUID]:
+        """Of these sessions, each with its user, those that have not."""
+
+
+class RetentionGap(NamedTuple):
+    """After which seq events are missing, and since when."""
+
+    after: int
+    since: float
+
+
+class LogReader:
+    """The hub's hands. When the database cannot be read deliveries wait; they are never guessed.
+
+    Where a bus brings the events themselves, what is missing before one that is here is mostly under way, from another
+    node. ``patience`` is how many seconds it is waited for before the log is read.
+    """
+
+    def __init__(self, log: EventLog, hub: Hub, sessions: LiveSessions, patience: float = 0.0) -> None:
+        self._log = log
+        self._hub = hub
+        self._sessions = sessions
+        self._to_write, self._to_read, self._to_sweep = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._to_look_up = asyncio.Event()
+        self._tuned: set[UUID] = set()
+        self._readers = asyncio.Semaphore(READERS)
+        self._patience = patience
+        self._gaps: dict[UUID, RetentionGap] = {}
+        hub.wake = self._wake
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Do it while the block runs."""
+        async with (
+            supervise("writing of slices", self._write),
+            supervise("reading of the log", self._read),
+            supervise("looks for what no ring has told", self._sweep_now_and_then),
+            supervise("looks for what groups have missed", self._look_up_tuned),
+        ):
+            yield
+
+    def sweep_soon(self) -> None:
+        """Rings may have been missed."""
+        self._to_sweep.set()
+
+    def look_up_soon(self, group_ids: Iterable[UUID]) -> None:
+        """Rings of these groups may have been missed."""
+        self._tuned.update(group_ids)
+        self._to_look_up.set()
+
+    async def positions(self, user_id: UUID) -> list[Position]:
+        """Where that user stands, as soon as the database answers."""
+        return await _patiently(lambda: self._log.positions(user_id))
+
+    async def catch_up(self, listener: Listener, drained: Callable[[], Awaitable[object]], size: int) -> None:
+        """Give a listener what it has missed, as fast as it takes it: ``drained`` returns when it can take more.
+
+        Of one page the bodies have about ``size`` bytes.
+        """
+        for group_id in self._hub.missing(listener):
+            while self._hub.caught_up(listener, group_id) is not None:
+                await drained()
+                async with self._readers:
+                    await self._serve(listener, group_id, size)
+
+    async def _serve(self, listener: Listener, group_id: UUID, size: int) -> None:
+        after = self._hub.caught_up(listener, group_id)
+        if after is None:
+            return  # it has gone while it was waited for
+        found = await _patiently(lambda: self._log.read_from(group_id, listener.user_id, after, size=size))
+        self._hub.serve(listener, group_id, found)
+
+    async def sweep(self) -> None:
+        """Look up what rings may not have told: new events, joinings, and sessions that have ended."""
+        await self._sweep_groups()
+        await self._sweep_users()
+        await self._sweep_sessions()
+
+    async def _sweep_groups(self) -> None:
+        """What costs little, and is lost when a node dies after it has appended, and before it has rung."""
+        for group_ids in _chunks([*self._hub.heads()]):
+            await self._look_up(group_ids)
+
+    async def _sweep_sessions(self) -> None:
+        owners = self._hub.registry.sessions()
+        for session_ids in _chunks([*owners]):
+            part = {session_id: owners[session_id] for session_id in session_ids}
+            for session_id in part.keys() - await self._sessions.living(part):
+                self._hub.session_ended(session_id)
+
+    async def _sweep_users(self) -> None:
+        for user_ids in _chunks([*self._hub.registry.memberships()]):
+            await self._look_for_joinings(user_ids)
+
+    async def _look_up(self, group_ids: Sequence[UUID]) -> None:
+        """See where their logs end. Of groups that nobody hears here it is noted for whoever is about to."""
+        heard = self._hub.heads(group_ids)
+        found = await self._log.heads(group_ids)
+        for group_id in group_ids:
+            self._hub.compare(group_id, heard.get(group_id, 0), found.get(group_id, 0))
+
+    async def _look_up_tuned(self) -> None:
+        while True:
+            while self._tuned:
+                # Those that are tuned in anew meanwhile are to be looked up once more.
+                group_ids = [self._tuned.pop() for _ in range(min(len(self._tuned), _CHUNK))]
+                await _patiently(partial(self._look_up, group_ids))
+            await self._to_look_up.wait()
+            self._to_look_up.clear()
+
+    async def _look_for_joinings(self, user_ids: Sequence[UUID]) -> None:
+        joinings = await self._log.joinings(user_ids)
+        known = self._hub.registry.memberships()
+        for user_id, group_id, seqs in joinings:
+            if group_id in known.get(user_id, ()):
+                continue
+            if not seqs:
+                self._hub.user_uncertain(user_id)
+            for seq in seqs:  # from the first on of which they do not know they have missed what came
+                self._hub.joined(group_id, seq, user_id)
+
+    async def _sweep_now_and_then(self) -> None:
+        for number in itertools.count(1):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SWEEP_INTERVAL):
+                    await self._to_sweep.wait()
+            is_whole = self._to_sweep.is_set() or number % WHOLE_SWEEP == 0
+            self._to_sweep.clear()
+            await _patiently(self._sweep_groups)
+            if is_whole:
+                await _patiently(self._sweep_users)
+            with contextlib.suppress(Unavailable):  # they may be elsewhere than the log; the next sweep is soon
+                await self._sweep_sessions()
+
+    def _wake(self) -> None:
+        self._to_write.set()
+        self._to_read.set()
+
+    async def _write(self) -> None:
+        while True:
+            while self._hub.step():  # noqa: ASYNC110 - it works, and lets others work
+                await asyncio.sleep(0)
+            await self._to_write.wait()
+            self._to_write.clear()
+
+    async def _read(self) -> None:
+        limit, pause = READS, _FIRST_PAUSE
+        while True:
+            wanted = self._hub.wanted(limit)
+            due = self._due(wanted)
+            if not due:
+                limit, pause = READS, _FIRST_PAUSE
+                await self._woken(self._patience if wanted else None)
+                continue
+            try:
+                found = await self._log.read(due)
+            except Unavailable:  # if it was too much for the time that there is, less may do
+                await asyncio.sleep(pause)
+                limit, pause = max(limit // 2, 1), min(2 * pause, _LONGEST_PAUSE)
+                continue
+            for group_id, after in due.items():
+                self._hub.read(group_id, after, found[group_id])
+
+    def _due(self, wanted: dict[UUID, int]) -> dict[UUID, int]:
+        """What is to be read now: what cannot come by itself, or has not for too long."""
+        if not self._patience:
+            return wanted
+        now, gaps = asyncio.get_running_loop().time(), self._gaps
+        self._gaps = {
+            group_id: gaps[group_id] if group_id in gaps and gaps[group_id].after == after else RetentionGap(after, now)
+            for group_id, after in wanted.items()
+        }
+        return {
+            group_id: after
+            for group_id, after in wanted.items()
+            if now >= self._gaps[group_id].since + self._patience or not self._hub.may_close(group_id)
+        }
+
+    async def _woken(self, seconds: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._to_read.wait()
+        self._to_read.clear()
+
+
+async def _patiently(read: Callable[[], Awaitable[_T]]) -> _T:
+    """What is read, as soon as the database answers."""
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return await read()
+        except Unavailable:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _chunks(items: Sequence[_T]) -> list[list[_T]]:
+    iterator = iter(items)
+    return [*iter(lambda: [*itertools.islice(iterator, _CHUNK)], [])]

@@ -1,0 +1,229 @@
+"""Who is connected, on any node: each node writes down its own users, and reads those of all.
+
+The tables are unlogged. What a node has written goes when it stops, or when it has been silent for a while.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import NamedTuple, Protocol
+from uuid import UUID, uuid4
+
+from sqlalchemy import bindparam, delete, func, literal, select, text, update
+
+from att.core.pagination import Order, Page, Window
+from att.core.tasks import every
+from att.db.engine import Engine, prepare
+from att.db.keyset import Listing
+from att.db.schema import members, nodes, presence, users
+from att.errors import NoSuchUser, Unavailable
+
+_TICK = 1.0  # seconds between looks at who has come and gone
+_BEAT = 2.0  # seconds between signs of life
+_SILENCE = timedelta(seconds=8)  # after which a node is taken for dead
+_CHUNK = 1_000  # users whom one statement writes
+_STOP_TIMEOUT = 2.0  # seconds to say goodbye
+
+log = logging.getLogger("att")
+
+
+class Present(NamedTuple):
+    """A user who is connected: since the earliest of their sockets was opened, and by how many."""
+
+    user_id: UUID
+    login: str
+    since: datetime
+    sockets: int
+
+
+class Stay(NamedTuple):
+    """A user's sockets on one node."""
+
+    node: str
+    since: datetime
+    sockets: int
+
+
+class UserPresence(NamedTuple):
+    """Since when a user is connected, None when they are not, and by how many sockets."""
+
+    user_id: UUID
+    since: datetime | None
+    sockets: int
+
+
+class Roster(Protocol):
+    """Who is connected here."""
+
+    def take_changed(self) -> set[UUID]:
+        """The users who have come or gone since this was asked last, or of whose sockets some have."""
+
+    def users(self) -> list[UUID]:
+        """All who are connected."""
+
+    def connected(self, user_id: UUID) -> tuple[float, int] | None:
+        """Since when, by the clock of ``time.monotonic``, and by how many sockets; None when by none."""
+
+
+_is_alive = nodes.c.seen_at > func.now() - literal(_SILENCE)
+_here = select(presence.c.user_id, presence.c.since, presence.c.sockets).join(nodes).where(_is_alive).subquery("here")
+
+PRESENT_IN_GROUP = Listing(
+    select(presence.c.user_id, users.c.login, func.min(presence.c.since), func.sum(presence.c.sockets))
+    .join(nodes)
+    .join(members, members.c.user_id == presence.c.user_id)
+    .join(users, users.c.id == presence.c.user_id)
+    .where(members.c.group_id == bindparam("group_id"), _is_alive)
+    .group_by(presence.c.user_id, users.c.login),
+    Order("presence", (UUID,)),
+    presence.c.user_id,
+)
+PRESENCE_OF_USER = prepare(
+    select(users.c.id, func.min(_here.c.since), func.coalesce(func.sum(_here.c.sockets), 0))
+    .outerjoin(_here, _here.c.user_id == users.c.id)
+    .where(users.c.id == bindparam("user_id"))
+    .group_by(users.c.id)
+)
+STAYS_OF_USER = prepare(
+    select(nodes.c.name, presence.c.since, presence.c.sockets)
+    .join(presence)
+    .where(presence.c.user_id == bindparam("user_id"), _is_alive)
+    .order_by(presence.c.since, nodes.c.name)
+)
+
+REGISTER = prepare(
+    text("""
+    INSERT INTO nodes (id, name, started_at) VALUES (:node_id, :name, now() - CAST(:age AS interval))
+    ON CONFLICT (id) DO UPDATE SET seen_at = now()
+    RETURNING now()
+    """)
+)
+SIGN_OF_LIFE = prepare(update(nodes).where(nodes.c.id == bindparam("node_id")).values(seen_at=func.now()))
+# Nothing is written for a node that others have taken for dead; while it writes nobody does.
+WRITE = prepare(
+    text("""
+    WITH node AS (SELECT id FROM nodes WHERE id = :node_id FOR KEY SHARE)
+    INSERT INTO presence (node_id, user_id, since, sockets)
+    SELECT node.id, u.user_id, u.since, u.sockets FROM node CROSS JOIN unnest(
+        CAST(:user_ids AS uuid[]), CAST(:since AS timestamp with time zone[]), CAST(:sockets AS integer[])
+    ) AS u (user_id, since, sockets)
+    ON CONFLICT (node_id, user_id) DO UPDATE SET since = excluded.since, sockets = excluded.sockets
+    """)
+)
+REMOVE = prepare(text("DELETE FROM presence WHERE node_id = :node_id AND user_id = ANY (CAST(:user_ids AS uuid[]))"))
+# Of many nodes that find the same one dead, one removes it, and none waits.
+_SWEEP = prepare(
+    delete(nodes).where(
+        nodes.c.id.in_(
+            select(nodes.c.id).where(nodes.c.seen_at < func.now() - literal(_SILENCE)).with_for_update(skip_locked=True)
+        )
+    )
+)
+LEAVE = prepare(delete(nodes).where(nodes.c.id == bindparam("node_id")))
+
+
+class Presence:
+    """Who is connected, on any node. What happened in the last second or two may be missing."""
+
+    def __init__(self, db: Engine) -> None:
+        self._db = db
+
+    async def in_group(self, group_id: UUID, window: Window) -> Page[Present]:
+        """The members who are connected, by their ids."""
+        page = await PRESENT_IN_GROUP.read(self._db, window, group_id=group_id)
+        return page.map(Present._make)
+
+    async def of_user(self, user_id: UUID) -> UserPresence:
+        """One user's. Raises NoSuchUser."""
+        row = await self._db.fetch_one(PRESENCE_OF_USER, user_id=user_id)
+        if row is None:
+            raise NoSuchUser
+        return UserPresence(*row)
+
+    async def stays(self, user_id: UUID) -> list[Stay]:
+        """One user's, node by node, the earliest first."""
+        return [Stay(*row) for row in await self._db.fetch_all(STAYS_OF_USER, user_id=user_id)]
+
+
+class PresenceReporter:
+    """Writes down who is connected to this node, and that it lives.
+
+    Whatever gets lost is written anew: when the database was away, when others took this node for dead, when the
+    database has lost its unlogged tables. Times are the database's.
+    """
+
+    def __init__(self, db: Engine, roster: Roster) -> None:
+        self._db = db
+        self._roster = roster
+        self._started = time.monotonic()
+        self._node_id = uuid4()
+        self._epoch: datetime | None = None  # when the monotonic clock stood at 0; None when we are not registered
+        self._next_beat = 0.0
+        self._pending: set[UUID] = set()
+        self._is_stuck = False
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Do so while the block runs, and take it all back in the end."""
+        self._node_id = uuid4()  # here, since processes that were forked would have the same
+        async with every("telling who is connected", self.tick, _TICK):
+            yield
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(_STOP_TIMEOUT):
+                await self._db.execute(LEAVE, node_id=self._node_id)
+
+    async def tick(self) -> None:
+        """Write what has changed, and now and then a sign of life. What cannot be written is kept for the next time."""
+        try:
+            await self._tell()
+        except Unavailable as error:
+            if not self._is_stuck:
+                log.warning("who is connected here cannot be told, until the database takes it: %s", error.why)
+            self._is_stuck = True
+        else:
+            self._is_stuck = False
+
+    async def _tell(self) -> None:
+        if self._epoch is None or time.monotonic() >= self._next_beat:
+            await self._beat()
+        self._pending |= self._roster.take_changed()
+        while self._pending and self._epoch is not None:
+            chunk = [*islice(self._pending, _CHUNK)]
+            await self._write(chunk, self._epoch)
+            self._pending.difference_update(chunk)
+
+    async def _beat(self) -> None:
+        """Give a sign of life, or begin anew where there is nothing of us any more; and see who else is dead."""
+        beat_at = time.monotonic()
+        if self._epoch is None or not await self._db.execute(SIGN_OF_LIFE, node_id=self._node_id):
+            await self._register()
+        await self._db.execute(_SWEEP)
+        self._next_beat = beat_at + _BEAT
+
+    async def _register(self) -> None:
+        moment = time.monotonic()
+        name, age = f"{socket.gethostname()}:{os.getpid()}", timedelta(seconds=moment - self._started)
+        self._epoch = None
+        (now,) = await self._db.fetch_one(REGISTER, node_id=self._node_id, name=name, age=age)
+        self._epoch = now - timedelta(seconds=moment)
+        self._pending.update(self._roster.users())
+
+    async def _write(self, user_ids: Sequence[UUID], epoch: datetime) -> None:
+        stays = {user_id: stay for user_id in user_ids if (stay := self._roster.connected(user_id)) is not None}
+        gone = [user_id for user_id in user_ids if user_id not in stays]
+        if gone:
+            await self._db.execute(REMOVE, node_id=self._node_id, user_ids=gone)
+        if stays and not await self._db.execute(
+            WRITE,
+            node_id=self._node_id,
+            user_ids=[*stays],
+            since=[epoch + timedelta(seconds=since) for since, _ in stays.values()],
+            sockets=[sockets for _, sockets in stays.values()],
+        ):
+            self._epoch = None  # we have been taken for dead

@@ -1,0 +1,228 @@
+"""The one task that appends to the log. While a batch is under way the next one gathers by itself."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from att.core.metrics import Appends
+from att.core.tasks import supervise
+from att.errors import AttError, Busy, ConnectionLost, DatabaseUnavailable, ShuttingDown, Unavailable
+from att.realtime.brokers.base import Broker
+from att.realtime.event_log import EventLog, Publish, PublishResult
+from att.realtime.fanout import NOBODY, Delivered
+from att.realtime.hub import Hub
+from att.realtime.locked_groups import LockedGroups
+from att.realtime.publish_queue import Outcome, PendingPublish, PublishCallback, PublishQueue, tell_all
+
+QUEUE_ITEMS = 10_000  # drafts that wait; the next one is told to come back
+_QUEUE_BYTES = 64 * 1024**2
+_PATIENCE = 10.0  # seconds for which an append whose outcome is unknown is tried again, if it has a key
+_PAUSE = 0.1  # seconds between attempts
+DELIVERY_TIMEOUT = 2.0  # seconds that an answer waits for the fan-out; the event is in the log, and delivered later
+_STOP_TIMEOUT = 5.0  # seconds to append what waits when the server stops
+HELD_SHARE = 0.5  # of the queue; once as much is in use, what is sent to held groups is refused
+ATTEMPTS = 3  # at appending a batch; then the database has too much to do
+
+log = logging.getLogger("att")
+
+
+class Publisher:
+    """Appends drafts in the order in which they come, gives the events to the hub and rings the bus.
+
+    ``appends`` are its figures.
+    """
+
+    def __init__(self, log: EventLog, hub: Hub, bus: Broker) -> None:
+        self._log = log
+        self._hub = hub
+        self._bus = bus
+        self.appends = Appends()
+        self._lane = PublishQueue()
+        self._held = LockedGroups(log, self._lane)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_closed = False
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Append while the block runs, and at its end what still waits; nothing is taken from then on."""
+        try:
+            async with (
+                supervise("appending to the log", self._write),
+                supervise("waiting for held groups", self._held.watch),
+            ):
+                yield
+                self._is_closed = True
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_STOP_TIMEOUT):
+                        await self._idle.wait()
+        finally:
+            self._is_closed = True
+            for lane in (self._lane, self._held.lane):
+                tell_all(lane.take_all(), ShuttingDown())
+
+    @property
+    def waiting(self) -> int:
+        """How many drafts wait."""
+        return len(self._lane) + len(self._held.lane)
+
+    def submit(self, draft: Publish, tell: PublishCallback) -> None:
+        """Append it soon, and tell then. Raises Busy when too much waits, and ShuttingDown."""
+        if self._is_closed:
+            raise ShuttingDown
+        lane = self._held.lane_of(draft.group)
+        share = 1 if lane is self._lane else HELD_SHARE
+        size = self._lane.bytes + self._held.lane.bytes
+        if self.waiting >= share * QUEUE_ITEMS or size >= share * _QUEUE_BYTES:
+            raise Busy
+        if lane is self._lane:
+            self._idle.clear()
+        lane.put(PendingPublish(draft, tell))
+
+    async def append(self, draft: Publish) -> PublishResult:
+        """Append it. Raises why it cannot be; ConnectionLost when it has no key and may be there or not."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.submit(draft, lambda outcome: None if future.done() else future.set_result(outcome))
+        outcome = await future
+        if isinstance(outcome, AttError):
+            raise outcome
+        return outcome
+
+    async def publish(self, draft: Publish) -> tuple[PublishResult, Delivered]:
+        """Append it, and see to how many sockets of this node it was written. Raises what ``append`` does."""
+        appended = await self.append(draft)
+        return appended, await self._delivered(appended)
+
+    async def _delivered(self, appended: PublishResult) -> Delivered:
+        event = appended.event
+        counted = self._hub.counts.of(event)
+        if counted is not None or appended.is_repeat:
+            return counted or NOBODY
+        future: asyncio.Future[Delivered] = asyncio.get_running_loop().create_future()
+        self._hub.counts.expect(event, lambda delivered: None if future.done() else future.set_result(delivered))
+        try:
+            async with asyncio.timeout(DELIVERY_TIMEOUT):
+                return await future
+        except TimeoutError:
+            return NOBODY
+        finally:
+            self._hub.counts.forget(event)
+
+    async def _write(self) -> None:
+        while True:
+            while batch := self._lane.take():
+                async with self._answering(batch):
+                    await self._append(batch)
+            self._idle.set()
+            await self._lane.ready.wait()
+            self._lane.ready.clear()
+
+    @contextlib.asynccontextmanager
+    async def _answering(self, batch: Sequence[PendingPublish]) -> AsyncIterator[None]:
+        """Whatever happens inside, everybody is told something."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            self._bus.ring_for_sweep()  # it may be in the log or not
+            tell_all(batch, ConnectionLost())
+            raise
+        except Exception:
+            log.exception("a batch could not be appended")
+            tell_all(batch, Unavailable())
+
+    async def _append(self, batch: Sequence[PendingPublish]) -> None:
+        """And have what is for groups that somebody else holds wait beside the others, which do not."""
+        for attempt in range(ATTEMPTS):
+            try:
+                if attempt or self._held:
+                    batch = await self._held.take_from(batch)
+                if batch:
+                    await self._append_whole(batch)
+                return
+            except DatabaseUnavailable as error:
+                await self._try_again(batch, error)
+                return
+            except Busy:
+                continue
+            except Exception:  # noqa: BLE001 - what the database has against one is told when that one is tried
+                await self._append_one_by_one(batch)
+                return
+        tell_all(batch, Busy())
+
+    async def _append_whole(self, batch: Sequence[PendingPublish]) -> None:
+        """Raises what the log raises: then nothing of it was appended, or that is not known."""
+        outcomes = await self._log.append([item.draft for item in batch])
+        self._count(batch)
+        for item, outcome in zip(batch, outcomes, strict=True):
+            self._announce(outcome)
+            item.tell(outcome)
+
+    async def _append_one_by_one(self, batch: Sequence[PendingPublish]) -> None:
+        """So a bad one fails alone."""
+        for place, item in enumerate(batch):
+            try:
+                await self._append_alone(item)
+            except Busy as error:
+                item.tell(error)
+                self._lane.put_back(batch[place + 1 :])
+                return
+            except DatabaseUnavailable as error:
+                self._lane.put_back(batch[place + 1 :])
+                await self._try_again([item], error)
+                return
+
+    async def _append_alone(self, item: PendingPublish) -> None:
+        """Raises Busy, and DatabaseUnavailable."""
+        try:
+            [outcome] = await self._log.append([item.draft])
+        except (Busy, DatabaseUnavailable):
+            raise
+        except AttError as error:
+            item.tell(error)
+        except Exception:
+            log.exception("a message could not be appended")
+            item.tell(Unavailable())
+        else:
+            self._count([item])
+            self._announce(outcome)
+            item.tell(outcome)
+
+    async def _try_again(self, batch: Sequence[PendingPublish], error: DatabaseUnavailable) -> None:
+        """Append again what may be in the log or not, if it has a key by which the log tells; refuse the rest."""
+        now = time.monotonic()
+        if isinstance(error, ConnectionLost):
+            self._bus.ring_for_sweep()  # what has no key may be there, and nobody has been told of it
+            for item in batch:
+                item.unknown_since = item.unknown_since or now
+        again = [
+            item for item in batch if item.draft.key and item.unknown_since and now - item.unknown_since < _PATIENCE
+        ]
+        tell_all([item for item in batch if item not in again], error)
+        tell_all(self._lane.take_older(now - _PATIENCE), error)
+        if again:
+            self._lane.put_back(again)
+            await asyncio.sleep(_PAUSE)
+
+    def _count(self, batch: Sequence[PendingPublish]) -> None:
+        now = time.monotonic()
+        self.appends.batches.observe(len(batch))
+        for item in batch:
+            self.appends.waits.observe(now - item.since)
+
+    def _announce(self, outcome: Outcome) -> None:
+        if isinstance(outcome, AttError):
+            return
+        event = outcome.event
+        self.appends.messages += not outcome.is_repeat
+        self.appends.repeats += outcome.is_repeat
+        try:
+            if outcome.is_repeat:  # what is in the log is what came first, not this
+                self._bus.ring_head(event.group_id, event.seq)
+                self._hub.ring(event.group_id, event.seq)
+            else:
+                self._bus.ring(event)
+                self._hub.offer(event)
+        except Exception:
+            log.exception("a message is in the log, but could not be delivered at once")

@@ -1,0 +1,1 @@
+"""Redis or Valkey: the only importer of its library."""

@@ -1,0 +1,1 @@
+"""Sessions: their stores, their cache and their revocation."""

@@ -1,0 +1,269 @@
+"""Who is signed in: the store of sessions, and the one that keeps them in PostgreSQL."""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Interval, Uuid, bindparam, delete, func, insert, select, update
+
+from att.core.pagination import Order, Page, Window
+from att.db.engine import Engine, Transaction, prepare
+from att.db.keyset import Listing
+from att.db.schema import sessions, users
+from att.errors import AuthFailed, NoSuchSession
+
+TOKEN_BYTES = 32
+_TOKEN_FORM = re.compile(r"[A-Za-z0-9_-]{43}")  # 32 bytes in base64url without padding
+# A session in use is written to at most once a minute, or, if it lives for less than 20, in a part of its lifetime.
+SLIDE_EVERY = timedelta(minutes=1)
+SLIDE_PARTS = 20
+SWEEP_BATCH = 1_000  # sessions removed by one statement
+
+
+class Session(NamedTuple):
+    """A session as it is found: ``slid`` when finding it moved its expiry."""
+
+    id: UUID
+    user_id: UUID
+    expires_at: datetime
+    slid: bool = False
+
+
+class SignIn(NamedTuple):
+    """A new session and its token, which is nowhere else."""
+
+    token: str
+    session: Session
+
+    @property
+    def expires_at(self) -> datetime:
+        return self.session.expires_at
+
+
+class Verified(NamedTuple):
+    """Somebody who has just shown who they are, and the stored hash by which that was told."""
+
+    user_id: UUID
+    password_hash: str
+
+
+class ClientInfo(NamedTuple):
+    """What a session is begun with: an IP address, unless it is not known, and what the program calls itself."""
+
+    address: str | None
+    user_agent: str | None
+
+
+class SessionInfo(NamedTuple):
+    """A session as its user is told of it; ``address`` and ``user_agent`` are those that it was begun with."""
+
+    id: UUID
+    created_at: datetime
+    last_seen_at: datetime
+    expires_at: datetime
+    address: str | None
+    user_agent: str | None
+
+
+class SessionListener(Protocol):
+    """Is told of sessions that are over, after it is committed, and closes their sockets."""
+
+    def session_ended(self, session_id: UUID) -> None:
+        """This session has ended."""
+
+    def user_ended(self, user_id: UUID) -> None:
+        """All sessions of this user have ended."""
+
+    def user_uncertain(self, user_id: UUID) -> None:
+        """The connection was lost at the commit: sessions of this user may have ended, or not."""
+
+
+class SessionStore(Protocol):
+    """Keeps sessions. Knows nothing of how a token travels."""
+
+    async def create(self, verified: Verified, client: ClientInfo) -> SignIn:
+        """A new session. Raises AuthFailed when the user was disabled or has another password since."""
+
+    async def find(self, token: str) -> Session | None:
+        """The live session with this token, its expiry moved on; None when there is none."""
+
+    async def check(self, session_id: UUID) -> Session | None:
+        """The live session with this id, left as it is; None when it has ended."""
+
+    async def living(self, owners: Mapping[UUID, UUID]) -> set[UUID]:
+        """Of these sessions, each with its user, those that are not known to have ended."""
+
+    async def end(self, session_id: UUID) -> None:
+        """End it, now. It does not matter whether it had ended before."""
+
+    async def end_one(self, user_id: UUID, session_id: UUID) -> None:
+        """End it, now, if it is that user's. Raises NoSuchSession when it is not."""
+
+    async def end_all(
+        self, user_id: UUID, *, keep: UUID | None = None, transaction: Transaction | None = None
+    ) -> list[UUID]:
+        """End all of that user's but the one to keep; the ids of those that have ended with it.
+
+        In a transaction it holds when that is committed, if not before. Change the user before, so that nobody signs in
+        meanwhile.
+        """
+
+    async def of_user(self, user_id: UUID, window: Window) -> Page[SessionInfo]:
+        """The live sessions of that user, newest first."""
+
+    async def departed(self, user_ids: Collection[UUID]) -> list[UUID]:
+        """Those of the users who are gone or disabled, and whose sessions the database has not ended with that."""
+
+    async def sweep(self) -> None:
+        """Remove what is left of sessions that have expired, or that ought to have ended."""
+
+
+_expiry = func.now() + bindparam("ttl", type_=Interval)
+_live = sessions.c.expires_at > func.now()
+
+# The lock waits for a change of the user that is under way, and makes the next one wait for us.
+_CREATE = prepare(
+    insert(sessions)
+    .from_select(
+        ["token_hash", "user_id", "expires_at", "address", "user_agent"],
+        select(
+            bindparam("token_hash", type_=sessions.c.token_hash.type),
+            users.c.id,
+            _expiry,
+            bindparam("address", type_=sessions.c.address.type),
+            bindparam("user_agent", type_=sessions.c.user_agent.type),
+        )
+        .where(users.c.id == bindparam("user_id"), users.c.active, users.c.password_hash == bindparam("password_hash"))
+        .with_for_update(read=True),
+    )
+    .returning(sessions.c.id, sessions.c.user_id, sessions.c.expires_at)
+)
+_FIND = prepare(
+    select(
+        sessions.c.id,
+        sessions.c.user_id,
+        sessions.c.expires_at,
+        (sessions.c.last_seen_at < func.now() - bindparam("slack", type_=Interval)).label("is_stale"),
+    ).where(sessions.c.token_hash == bindparam("token_hash"), _live)
+)
+SLIDE = prepare(
+    update(sessions)
+    .where(sessions.c.id == bindparam("session_id"), _live)
+    .values(expires_at=_expiry, last_seen_at=func.now())
+    .returning(sessions.c.id, sessions.c.user_id, sessions.c.expires_at)
+)
+CHECK = prepare(
+    select(sessions.c.id, sessions.c.user_id, sessions.c.expires_at).where(
+        sessions.c.id == bindparam("session_id"), _live
+    )
+)
+LIVING = prepare(select(sessions.c.id).where(sessions.c.id == func.any(bindparam("ids", type_=ARRAY(Uuid))), _live))
+_END = prepare(delete(sessions).where(sessions.c.id == bindparam("session_id")))
+END_ONE = prepare(
+    delete(sessions).where(sessions.c.id == bindparam("session_id"), sessions.c.user_id == bindparam("user_id"))
+)
+_END_ALL = prepare(
+    delete(sessions)
+    .where(sessions.c.user_id == bindparam("user_id"), sessions.c.id.is_distinct_from(bindparam("keep")))
+    .returning(sessions.c.id)
+)
+SESSIONS_OF_USER = Listing(
+    select(*(sessions.c[name] for name in SessionInfo._fields)).where(
+        sessions.c.user_id == bindparam("user_id"), _live
+    ),
+    Order("sessions of user", (datetime, UUID), is_descending=True),
+    sessions.c.created_at,
+    sessions.c.id,
+)
+# Whoever else sweeps takes others; one that is being prolonged at this moment is left alone.
+_SWEEP = prepare(
+    delete(sessions).where(
+        sessions.c.id.in_(
+            select(sessions.c.id)
+            .where(sessions.c.expires_at <= func.now())
+            .order_by(sessions.c.expires_at)
+            .limit(bindparam("batch"))
+            .with_for_update(skip_locked=True)
+        )
+    )
+)
+
+
+class PostgresSessions:
+    """A ``SessionStore`` in the table ``sessions``. Times are the database's."""
+
+    def __init__(self, db: Engine, ttl: timedelta) -> None:
+        self._db = db
+        self._ttl = ttl
+
+    async def create(self, verified: Verified, client: ClientInfo) -> SignIn:
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        details = verified._asdict() | client._asdict()
+        row = await self._db.fetch_one(_CREATE, token_hash=hash_token(token), ttl=self._ttl, **details)
+        if row is None:
+            raise AuthFailed
+        return SignIn(token, Session(*row))
+
+    async def find(self, token: str) -> Session | None:
+        if not is_token(token):
+            return None
+        row = await self._db.fetch_one(_FIND, token_hash=hash_token(token), slack=slack_of(self._ttl))
+        if row is None:
+            return None
+        session_id, user_id, expires_at, is_stale = row
+        return await self._slide(session_id) if is_stale else Session(session_id, user_id, expires_at)
+
+    async def check(self, session_id: UUID) -> Session | None:
+        row = await self._db.fetch_one(CHECK, session_id=session_id)
+        return Session(*row) if row else None
+
+    async def living(self, owners: Mapping[UUID, UUID]) -> set[UUID]:
+        return {row[0] for row in await self._db.fetch_all(LIVING, ids=[*owners])}
+
+    async def end(self, session_id: UUID) -> None:
+        await self._db.execute(_END, session_id=session_id)
+
+    async def end_one(self, user_id: UUID, session_id: UUID) -> None:
+        if not await self._db.execute(END_ONE, user_id=user_id, session_id=session_id):
+            raise NoSuchSession
+
+    async def end_all(
+        self, user_id: UUID, *, keep: UUID | None = None, transaction: Transaction | None = None
+    ) -> list[UUID]:
+        rows = await (transaction or self._db).fetch_all(_END_ALL, user_id=user_id, keep=keep)
+        return [session_id for (session_id,) in rows]
+
+    async def of_user(self, user_id: UUID, window: Window) -> Page[SessionInfo]:
+        page = await SESSIONS_OF_USER.read(self._db, window, user_id=user_id)
+        return page.map(lambda row: SessionInfo(*row))
+
+    async def departed(self, user_ids: Collection[UUID]) -> list[UUID]:  # noqa: ARG002 - whoever they are
+        """None: a trigger and a foreign key have ended their sessions with the change itself."""
+        return []
+
+    async def sweep(self) -> None:
+        while await self._db.execute(_SWEEP, batch=SWEEP_BATCH) == SWEEP_BATCH:
+            pass
+
+    async def _slide(self, session_id: UUID) -> Session | None:
+        row = await self._db.fetch_one(SLIDE, session_id=session_id, ttl=self._ttl)
+        return Session(*row)._replace(slid=True) if row else None
+
+
+def is_token(text: str) -> bool:
+    """Whether it has the form of a token."""
+    return _TOKEN_FORM.fullmatch(text) is not None
+
+
+def hash_token(token: str) -> bytes:
+    """What is kept of a token."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def slack_of(ttl: timedelta) -> timedelta:
+    """For how long after a session was seen it is not written to again."""
+    return min(ttl / SLIDE_PARTS, SLIDE_EVERY)

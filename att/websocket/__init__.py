@@ -1,0 +1,1 @@
+"""WebSockets: the upgrade, frames, connections and subprotocols."""

@@ -1,0 +1,59 @@
+"""How a request becomes a listener: the steps, in their order."""
+
+import contextlib
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from att.errors import NotSignedIn
+from att.http.context import SESSION
+from att.realtime.event_log import EventLog
+from att.realtime.hub import Hub
+from att.realtime.log_reader import LogReader
+from att.realtime.publisher import Publisher
+from att.realtime.registry import Dialect, Listener
+from att.sessions.store import SessionStore
+from att.websocket.connection import WebSocketConnection
+from att.websocket.keepalive import KeepaliveTimer
+from att.websocket.subprotocols import AttV1Protocol, PlainProtocol
+from att.websocket.upgrade import accept, detach_transport, dialect_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenEndpoint:
+    """Upgrades requests to WebSockets, and attaches them to the hub. ``outbox_limit`` is in bytes, for each socket."""
+
+    hub: Hub
+    sessions: SessionStore
+    log: EventLog
+    reader: LogReader
+    publisher: Publisher
+    keepalive: KeepaliveTimer
+    outbox_limit: int
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Upgrade a signed-in request. Raises UpgradeRequired, NotSignedIn, DatabaseUnavailable, ConnectionError."""
+        session, dialect = request[SESSION], dialect_of(request)
+        connection = WebSocketConnection(self.keepalive, self.sessions, self.outbox_limit)
+        listener = Listener(session.user_id, session.id, connection, dialect)
+        protocol = self._protocol_for(listener, connection)
+        with contextlib.ExitStack() as undo:
+            undo.callback(protocol.end)
+            self.hub.attach(listener)
+            # The listener is attached before both are read, so it misses no change made meanwhile.
+            if await self.sessions.check(session.id) is None:
+                raise NotSignedIn
+            positions = await self.log.positions(session.user_id)
+            response = await accept(request, dialect)
+            undo.callback(connection.abort)
+            upgraded = detach_transport(request, connection)
+            connection.open(upgraded, session, protocol, dialect)
+            protocol.begin(positions)
+            connection.listen(upgraded.early)
+            undo.pop_all()
+        return response
+
+    def _protocol_for(self, listener: Listener, connection: WebSocketConnection) -> PlainProtocol:
+        if listener.dialect is Dialect.V1:
+            return AttV1Protocol(listener, connection, self.hub, self.reader, self.publisher)
+        return PlainProtocol(listener, connection, self.hub, self.reader)

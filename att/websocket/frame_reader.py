@@ -1,0 +1,113 @@
+"""What a peer says, taken out of its bytes by aiohttp's reader of frames (RFC 6455), a turn at a time."""
+
+import asyncio
+from typing import Any
+
+from aiohttp import WSMessage
+from aiohttp._websocket.reader import WebSocketDataQueue  # of which nothing public is another kind
+from aiohttp.http import WebSocketReader
+
+from att.websocket.frame_writer import FrameWriter
+
+TURN = 16 * 1024  # bytes of one peer that are looked at in one go; others want their turn
+
+
+class _Found(WebSocketDataQueue):
+    """Where a reader puts what it finds. All readers share one: it is emptied before the next one is fed."""
+
+    def __init__(self, *unused: Any, **options: Any) -> None:
+        super().__init__(*unused, **options)
+        self.messages: list[WSMessage] = []
+        self.error: BaseException | None = None
+
+    def feed_data(self, data: Any, _size: int) -> None:
+        self.messages.append(data)
+
+    def set_exception(self, exc: BaseException, _cause: BaseException | None = None) -> None:
+        self.error = exc
+
+    def take(self) -> tuple[list[WSMessage], BaseException | None]:
+        """The messages that were found, and what is wrong with what follows them."""
+        found = self.messages, self.error
+        self.messages, self.error = [], None
+        return found
+
+
+_found = _Found(None, 0, loop=None)  # a protocol, a limit and a loop are for whoever waits for messages
+
+
+class FrameReader(FrameWriter):
+    """The other half: it hears messages, and can be held up. What is not read yet waits with the peer."""
+
+    __slots__ = ("_is_held", "_reader", "_rest", "_turn")
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self._reader: WebSocketReader | None = None  # none before ``begin``, and when nothing more can be read
+        self._rest = b""
+        self._turn: asyncio.Handle | None = None
+        self._is_held = False
+
+    def _begin(self, limit: int) -> None:
+        """Hear messages of at most ``limit`` bytes."""
+        self._reader = WebSocketReader(_found, limit + 1, compress=False, decode_text=True)
+
+    def _hear(self, message: WSMessage) -> None:
+        """A message, or a control frame."""
+        raise NotImplementedError
+
+    def _give_up(self, error: BaseException) -> None:
+        """What the peer says is no WebSocket, or too much; nothing of it is heard any more."""
+        raise NotImplementedError
+
+    def hold(self) -> None:
+        """Read no more for now. What was read in the same turn is heard."""
+        self._is_held = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def release(self) -> None:
+        """Read on."""
+        if self._is_held:
+            self._is_held = False
+            self._take_turn()
+
+    def data_received(self, data: bytes) -> None:
+        if self._reader is None:
+            return
+        if self._rest or self._is_held or len(data) > TURN:
+            self._rest += data
+            if self._transport is not None:
+                self._transport.pause_reading()
+            self._take_turn()
+        else:
+            self._read(self._reader, data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._reader, self._rest = None, b""
+        if self._turn is not None:
+            self._turn.cancel()
+
+    def _take_turn(self) -> None:
+        if self._turn is None and not self._is_held:
+            self._turn = asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        self._turn = None
+        part, self._rest = self._rest[:TURN], self._rest[TURN:]
+        if part and self._reader is not None:
+            self._read(self._reader, part)
+        if self._rest:
+            self._take_turn()
+        elif not self._is_held and self._transport is not None:
+            self._transport.resume_reading()
+
+    def _read(self, reader: WebSocketReader, data: bytes) -> None:
+        reader.feed_data(data)
+        messages, error = _found.take()
+        for message in messages:
+            self._hear(message)
+        if error is not None:
+            self._reader, self._rest = None, b""
+            self._give_up(error)

@@ -1,0 +1,119 @@
+"""What is kept of requests: counts of few kinds, whatever is sent, and lines in which nothing is secret or forged."""
+
+import pytest
+from waiting import eventually
+
+from att import errors
+from att.api.keys import HUB
+from att.app import create_app
+from att.http.access_log import REQUEST_LOG
+from att.protocol.frames import CloseCode
+
+
+@pytest.fixture
+def counted(client):
+    """How many requests there were of which kind."""
+    requests = client.app[REQUEST_LOG].requests
+    return lambda: {tuple(asked): times.count for asked, times in requests.times.items()}
+
+
+async def test_requests_are_counted_by_route(client, sign_up, counted):
+    """By the route as the table has it, never by the path."""
+    ann = await sign_up("ann")
+    await ann.make_group("tea")
+    for group in ("tea", "coffee", "water"):
+        await ann.request("GET", f"/groups/{group}")
+    await ann.request("PUT", "/groups")
+    assert counted() == {
+        ("/signup", "POST", 201): 1,
+        ("/groups", "POST", 201): 1,
+        ("/groups/{group}", "GET", 200): 1,
+        ("/groups/{group}", "GET", 404): 2,
+        ("", "PUT", 405): 1,
+    }
+
+
+async def test_kinds_are_few_whatever_is_sent(client, counted):
+    """Paths and methods of a client's own making do not make kinds of their own."""
+    for method in ("PROPFIND", "MKCOL", "LOCK", "SEARCH", "REPORT"):
+        await client.request(method, "/pot")
+        await client.request(method, "/groups")
+        await client.get(f"/{method}")
+    assert counted() == {("", "other", 404): 5, ("", "other", 405): 5, ("", "GET", 404): 5}
+
+
+async def closed(client, by_code):
+    """The counts of closed sockets, when they are as expected; handlers end a little later than their clients see."""
+
+    async def is_counted():
+        return client.app[REQUEST_LOG].requests.closes == by_code
+
+    await eventually(is_counted)
+
+
+async def test_sockets_are_counted_by_close_code(client, sign_up, counted):
+    """Ours is told whatever the client answers; of the client's, those of the standard, and the others together."""
+    ann = await sign_up("ann")
+    for code in (1000, 1001, 4999, 4000):
+        socket = await ann.listen()
+        await socket.close(code=code)
+    await closed(client, {1000: 1, 1001: 1, 0: 2})
+    socket = await ann.listen()
+    [listener] = client.app[HUB].registry.everyone()
+    listener.connection.close(CloseCode.TOO_SLOW)
+    assert (await socket.receive()).data == CloseCode.TOO_SLOW
+    await closed(client, {1000: 1, 1001: 1, 0: 2, 4000: 1})
+    assert counted()["/listen/{user_id}", "GET", 101] == 5
+
+
+@pytest.fixture
+def raising(settings, aiohttp_client):
+    """A client of an application with a route that raises what it is told to."""
+
+    async def go(error):
+        async def fail(_request):
+            raise error
+
+        app = create_app(settings)
+        app.router.add_get("/fail/{what}", fail)
+        return await aiohttp_client(app)
+
+    return go
+
+
+async def test_a_503_is_told_once(raising, caplog):
+    """With the id of the first request, and without what stands in the path; how many there were is told later."""
+    client = await raising(errors.Busy())
+    for number in range(3):
+        response = await client.get("/fail/hush", headers={"X-Request-ID": f"r{number}"})
+        assert response.status == 503
+    assert [record.getMessage() for record in caplog.records if record.name == "att"] == [
+        "request r0: GET /fail/{what} is answered 503 busy"
+    ]
+
+
+async def test_a_503_and_why(raising, caplog):
+    """What the operator may know is in the log, and not in the answer."""
+    client = await raising(errors.RedisUnavailable(why="Redis at redis.example:6379: timed out"))
+    response = await client.get("/fail/x", headers={"X-Request-ID": "r0"})
+    assert (await response.json())["detail"] == errors.RedisUnavailable().detail
+    assert [record.getMessage() for record in caplog.records if record.name == "att"] == [
+        "request r0: GET /fail/{what} is answered 503 redis unavailable (Redis at redis.example:6379: timed out)"
+    ]
+
+
+async def test_a_500_is_told_once(raising, caplog):
+    """With its traceback, and the id that is in the answer; not with what stands in the path."""
+    client = await raising(KeyError("x"))
+    responses = [await client.get("/fail/hush") for _ in range(3)]
+    assert {response.status for response in responses} == {500}
+    [record] = [record for record in caplog.records if record.name == "att"]
+    assert record.getMessage() == f"request {responses[0].headers['X-Request-ID']}: GET /fail/{{what}} failed"
+    assert record.exc_info[0] is KeyError
+
+
+async def test_a_client_that_has_gone(raising):
+    """It is counted, as nginx counts it, whatever the library does about it."""
+    client = await raising(ConnectionResetError())
+    await client.get("/fail/x")
+    assert [tuple(asked) for asked in client.app[REQUEST_LOG].requests.times] == [("/fail/{what}", "GET", 499)]

@@ -1,0 +1,374 @@
+"""How a server stops: who is sent away when, with what, and what is waited for."""
+
+import asyncio
+import itertools
+import re
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from aiohttp import WSMsgType
+from costs import CHEAPEST
+from hypothesis import given
+from hypothesis import strategies as st
+from parts import Recording
+from people import PASSWORD, Person
+from waiting import eventually
+
+from att.api.keys import HUB
+from att.app import DRAIN, create_app
+from att.client.messages import ending
+from att.config.settings import Settings
+from att.core.readiness import Readiness
+from att.errors import ShuttingDown
+from att.http.connections import Traffic
+from att.http.context import READINESS
+from att.protocol.frames import CloseCode
+from att.realtime.hub import Hub
+from att.realtime.registry import Listener, Registry
+from att.server.drain import _TICK, REQUEST_TIME, Drain, portions
+
+DEADLINE = 5  # seconds
+FOR_EVER = 3_600.0  # seconds
+
+
+@given(st.integers(0, 5_000), st.floats(0, 100))
+def test_portions(count, seconds):
+    """Everybody is in one of them; they are of nearly one size, at even times, from the start to before the end."""
+    found = list(portions(range(count), seconds))
+    assert [item for _, portion in found for item in portion] == list(range(count))
+    sizes = [len(portion) for _, portion in found]
+    assert max(sizes) - min(sizes) <= 1
+    times = [due for due, _ in found]
+    assert times[0] == 0
+    assert all(due < seconds for due in times[1:])
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert all(pause == pytest.approx(seconds / len(found)) for pause in pauses)
+    assert all(pause > _TICK * 0.6 for pause in pauses)
+
+
+def test_no_time_at_all():
+    """Then all are one portion."""
+    assert list(portions("abc", 0)) == [(0, "abc")]
+
+
+class Entrance:
+    """A ``Door`` that is closed when it was told so, and has the traffic that it was given."""
+
+    def __init__(self, *traffic):
+        self.is_closed = False
+        self.looks = 0
+        self.is_looked_at = asyncio.Event()
+        self.current = Traffic(*traffic)
+
+    def close(self):
+        self.is_closed = True
+
+    def traffic(self):
+        self.looks += 1
+        self.is_looked_at.set()
+        return self.current
+
+    async def looked_at(self, times=2):
+        """The drain has looked that often from now on, and goes on."""
+        until = self.looks + times
+        async with asyncio.timeout(DEADLINE):
+            while self.looks < until:
+                self.is_looked_at.clear()
+                await self.is_looked_at.wait()
+
+
+@pytest.fixture
+def hub():
+    return Hub(Registry())
+
+
+@pytest.fixture
+def listen(hub):
+    """Let somebody in; what they are heard through."""
+
+    def go(count):
+        listeners = [Listener(UUID(int=number), uuid4(), Recording()) for number in range(count)]
+        for listener in listeners:
+            hub.attach(listener)
+        return [listener.connection for listener in listeners]
+
+    return go
+
+
+@pytest.fixture
+async def drain(hub):
+    """Make a drain of that many seconds and that door, and begin it."""
+    tasks = []
+
+    def go(seconds, door=None):
+        made = Drain(hub, (), Readiness(), seconds)
+        if door is not None:
+            made.watch(door)
+        tasks.append(asyncio.create_task(made.run()))
+        return made, tasks[-1]
+
+    yield go
+    for task in tasks:
+        task.cancel()
+
+
+async def over(task):
+    """The drain is over in time."""
+    async with asyncio.timeout(DEADLINE):
+        await task
+
+
+def codes(connections):
+    return [code for connection in connections for code in connection.codes]
+
+
+async def test_nothing_to_wait_for(hub, drain):
+    """With nobody there it is over at once; nobody is let in."""
+    door = Entrance()
+    made, task = drain(FOR_EVER, door)
+    await over(task)
+    assert door.is_closed
+    assert made._readiness.draining
+    with pytest.raises(ShuttingDown):
+        hub.attach(Listener(UUID(int=1), uuid4(), Recording()))
+
+
+async def test_readiness_fails_first(hub, listen, drain):
+    """Before the door is closed, which is before the first socket is."""
+    [connection] = listen(1)
+    seen = []
+
+    class Watching(Entrance):
+        def close(self):
+            seen.append((made._readiness.draining, connection.codes[:]))
+
+    made, task = drain(0, Watching())
+    await over(task)
+    assert seen == [(True, [])]
+    assert connection.codes == [CloseCode.RESTART]
+
+
+async def test_one_after_the_other(listen, drain):
+    """The first is sent away at once, the others not before their time; each is closed with 1012 once."""
+    connections = listen(3)
+    made, task = drain(FOR_EVER)
+    async with asyncio.timeout(DEADLINE):
+        await asyncio.wait(
+            [asyncio.create_task(connection.is_given.wait()) for connection in connections],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+    assert codes(connections) == [CloseCode.RESTART]
+    made.hurry()
+    await over(task)
+
+
+class Timeless(Drain):
+    """One that waits in a time of its own, and keeps when it did and how many were sent away by then."""
+
+    def __init__(self, hub, seconds, sent_away):
+        self.now = 0.0
+        self.seen = []
+        self._sent_away = sent_away
+        super().__init__(hub, (), Readiness(), seconds, lambda: self.now)
+
+    async def _pause(self, seconds):
+        assert seconds > 0
+        self.seen.append((self.now, self._sent_away()))
+        self.now += seconds
+
+
+@pytest.mark.parametrize(("count", "seconds"), [(2, 20), (60, 20), (1_000, 20), (7, 0.5)])
+async def test_spread(hub, listen, count, seconds):
+    """At any time as many have been sent away as there should be, and all of them before the time is over."""
+    connections = listen(count)
+    drain = Timeless(hub, seconds, lambda: len(codes(connections)))
+    await drain.run()
+    assert len(drain.seen) > 1
+    size = len(next(portions(range(count), seconds))[1]) + 1
+    for now, sent_away in drain.seen:
+        assert abs(sent_away - count * now / seconds) <= size
+    assert codes(connections) == [CloseCode.RESTART] * count
+    assert drain.now < seconds
+
+
+async def test_hints(listen, drain):
+    """Each reason asks to wait for a few seconds, not the same for all, in the form that clients read."""
+    connections = listen(100)
+    _, task = drain(0)
+    await over(task)
+    reasons = [reason.decode() for connection in connections for reason in connection.reasons]
+    assert all(re.fullmatch(r"server is restarting; retry in [1-5] s", reason) for reason in reasons)
+    assert {ending(CloseCode.RESTART, reason).hint for reason in reasons} == {1.0, 2.0, 3.0, 4.0, 5.0}
+
+
+async def test_those_who_go_by_themselves(hub, listen, drain):
+    """When nobody is left it ends, however much time there is."""
+    listen(5)
+    _, task = drain(FOR_EVER)
+    for listener in hub.registry.everyone():
+        hub.detach(listener)
+    await over(task)
+
+
+async def test_a_second_signal(listen, drain):
+    """Whoever is left is closed with 1001, and nothing is waited for."""
+    connections = listen(3)
+    door = Entrance(3, 3)
+    made, task = drain(FOR_EVER, door)
+    await asyncio.sleep(0)
+    made.hurry()
+    await over(task)
+    assert sorted(codes(connections)) == [CloseCode.GOING_AWAY] * 2 + [CloseCode.RESTART]
+    assert door.looks == 0
+
+
+async def test_requests_are_waited_for(drain):
+    """As long as a request is in flight it goes on, past the time; then an idle connection is no reason to."""
+    door = Entrance(2, 1)
+    _, task = drain(0, door)
+    await door.looked_at()
+    assert not task.done()
+    door.current = Traffic(2, 0)
+    await over(task)
+
+
+async def test_requests_are_not_waited_for_without_end(monkeypatch, drain):
+    monkeypatch.setattr("att.server.drain.REQUEST_TIME", 0.0)
+    assert REQUEST_TIME > 0
+    _, task = drain(0, Entrance(1, 1))
+    await over(task)
+
+
+async def test_idle_connections_have_a_share(drain):
+    """Those that are kept alive are waited for, until they are closed; and by a second signal no more."""
+    door = Entrance(1, 0)
+    made, task = drain(FOR_EVER, door)
+    await door.looked_at()
+    assert not task.done()
+    door.current = Traffic()
+    await over(task)
+    door = Entrance(1, 0)
+    made, task = drain(FOR_EVER, door)
+    await door.looked_at()
+    made.hurry()
+    await over(task)
+    _, task = drain(_TICK, Entrance(1, 0))
+    await over(task)
+
+
+async def test_the_second_time_nothing_is_done(listen, drain):
+    listen(1)
+    made, task = drain(0)
+    await over(task)
+    door = Entrance(1, 1)
+    made.watch(door)
+    await over(asyncio.create_task(made.run()))
+    assert not door.is_closed
+    assert door.looks == 0
+
+
+# With an application
+
+
+@pytest.fixture
+async def open_client(db_url, aiohttp_client):
+    """A client of an application that drains for so long."""
+
+    async def go(seconds):
+        settings = Settings(db_url=db_url, hashing=CHEAPEST, drain_time=timedelta(seconds=seconds))
+        return await aiohttp_client(create_app(settings))
+
+    return go
+
+
+async def enter(client, login):
+    response = await client.post("/signup", json={"login": login, "password": PASSWORD})
+    return Person(client, login, await response.json())
+
+
+async def test_while_it_drains(open_client):
+    """Sockets that are still open hear what is sent; requests are answered as ever, each as the last of its connection;
+    a new socket is refused with 503.
+    """
+    client = await open_client(FOR_EVER)
+    ann = await enter(client, "ann")
+    await ann.make_group("tea")
+    sockets = [await ann.listen(), await ann.listen()]
+    response = await ann.request("GET", "/groups")
+    assert "Connection" not in response.headers
+    task = asyncio.create_task(client.app[DRAIN].run())
+
+    async def one_is_gone():
+        return len(client.app[HUB].registry) == 1
+
+    await eventually(one_is_gone)
+    response = await ann.request("POST", "/broadcast/tea", json={"n": 1})
+    assert (response.status, response.headers["Connection"]) == (200, "close")
+    assert (await response.json())["delivered"] == 1
+    heard = [await socket.receive(timeout=DEADLINE) for socket in sockets]
+    assert {message.type for message in heard} == {WSMsgType.TEXT, WSMsgType.CLOSE}
+    closing = next(message for message in heard if message.type is WSMsgType.CLOSE)
+    assert (closing.data, closing.extra.partition(";")[0]) == (1012, "server is restarting")
+    response = await client.get(
+        "/listen/me",
+        headers=ann.headers
+        | {
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "A" * 22 + "==",
+        },
+    )
+    assert (response.status, (await response.json())["error"]) == (503, "shutting down")
+    assert int(response.headers["Retry-After"]) > 0
+    assert response.headers["Connection"] == "close"
+    client.app[DRAIN].hurry()
+    await over(task)
+
+
+async def test_connections_are_closed_after_an_answer(open_client):
+    """By the server: the client does not have to."""
+    client = await open_client(FOR_EVER)
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    task = asyncio.create_task(client.app[DRAIN].run())
+    await over(task)
+    writer.write(b"GET /docs HTTP/1.1\r\nHost: att\r\n\r\n")
+    async with asyncio.timeout(DEADLINE):
+        answer = await reader.read()
+    assert b"Connection: close" in answer
+    writer.close()
+
+
+async def test_an_application_drains_by_itself(open_client):
+    """Another program that serves it only has to shut it down."""
+    client = await open_client(0)
+    ann = await enter(client, "ann")
+    socket = await ann.listen()
+    closing = asyncio.create_task(client.app.shutdown())
+    message = await socket.receive(timeout=DEADLINE)
+    assert (message.type, message.data) == (WSMsgType.CLOSE, 1012)
+    await closing
+    assert client.app[READINESS].draining
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+async def test_the_log(listen, drain, caplog, count):
+    """However many there are, one line tells that it begins, and one that it has ended; who was cut off is counted."""
+    caplog.set_level("INFO", "att")
+    listen(count)
+    made, task = drain(0)
+    await over(task)
+    await over(asyncio.create_task(made.run()))
+    begins = f"the drain begins; sockets to close: {count}, within 0 s; another signal stops at once"
+    assert [re.sub(r"\d\.\d s", "T", line) for line in caplog.messages] == [begins, "the drain has ended after T"]
+
+
+async def test_the_log_of_a_second_signal(listen, drain, caplog):
+    caplog.set_level("INFO", "att")
+    listen(3)
+    made, task = drain(FOR_EVER)
+    await asyncio.sleep(0)
+    made.hurry()
+    await over(task)
+    assert caplog.messages[-1].endswith(" s; sockets cut off: 2")

@@ -1,0 +1,264 @@
+"""What is answered to a request that no handler sees."""
+
+import asyncio
+import json
+import logging
+import re
+
+import pytest
+from doorway import REQUEST, answer, ends, house
+from waiting import eventually
+
+from att.core.log_limits import RateLimited
+from att.http import connections, parse_errors
+from att.http.access_log import _REFUSALS, RequestLog
+from att.http.parse_errors import FIELD_LIMIT, FIELDS, HEAD_LIMIT, LINE_LIMIT
+
+HEAD = b"GET / HTTP/1.1\r\nHost: att\r\n"
+
+
+def field(length, name=b"X"):
+    return name + b": " + b"y" * length + b"\r\n"
+
+
+REFUSED = {
+    "line": (b"GET /" + b"x" * LINE_LIMIT + b" HTTP/1.1\r\n\r\n", 414, "address too long"),
+    "line without end": (b"GET /" + b"x" * (LINE_LIMIT + 1), 414, "address too long"),
+    "field": (HEAD + field(FIELD_LIMIT + 1) + b"\r\n", 431, "headers too large"),
+    "field without end": (HEAD + b"X: " + b"y" * (FIELD_LIMIT + 1), 431, "headers too large"),
+    "name": (HEAD + b"x" * (FIELD_LIMIT + 1) + b": y\r\n\r\n", 431, "headers too large"),
+    "fields": (
+        HEAD + b"".join(field(1, b"X%d" % number) for number in range(FIELDS)) + b"\r\n",
+        431,
+        "headers too large",
+    ),
+    "head": (
+        HEAD + b"".join(field(FIELD_LIMIT // 2, b"X%d" % number) for number in range(9)),
+        431,
+        "headers too large",
+    ),
+    "no HTTP": (b"hello\r\n\r\n", 400, "malformed"),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "malformed"),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "malformed"),
+    "lengths": (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "malformed"),
+    "smuggling": (HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "malformed"),
+    "method": (b"BREW /tea?yyy HTTP/1.1\r\nHost: att\r\n\r\n", 501, "not implemented"),
+    "method with a quote": (b"BREW' /yyy HTTP/1.1\r\nHost: att\r\n\r\n", 501, "not implemented"),
+    "method in small letters": (b"get / HTTP/1.1\r\nHost: att\r\n\r\n", 501, "not implemented"),
+    "method of RTSP": (b"DESCRIBE / HTTP/1.1\r\nHost: att\r\n\r\n", 501, "not implemented"),
+    "part of a method": (b"BR", 400, "malformed"),
+    "no Host": (b"GET / HTTP/1.1\r\n\r\n", 400, "malformed"),
+    "two Hosts": (HEAD + b"Host: att\r\n\r\n", 400, "malformed"),
+    "control character": (HEAD + b"X: \x00\r\n\r\n", 400, "malformed"),
+}
+
+
+@pytest.mark.parametrize(("data", "status", "code"), REFUSED.values(), ids=REFUSED)
+async def test_refused(data, status, code, caplog):
+    """A problem as any other, with our headers; then the connection is closed. It shows nothing of what was sent, and
+    nothing of it is in the log.
+    """
+    async with house() as here:
+        reader, writer = await here.connect()
+        writer.write(data)
+        found, headers, body = await answer(reader)
+        problem = json.loads(body)
+        assert (found, problem["status"], problem["error"]) == (status, status, code), problem
+        assert headers["content-type"] == "application/problem+json; charset=utf-8"
+        assert headers["cache-control"] == "no-store"
+        assert re.fullmatch("[0-9a-f]{32}", headers["x-request-id"])
+        assert headers["connection"] == "close"
+        assert "server" not in headers  # it would tell versions
+        assert "yyy" not in str(problem)
+        assert await ends(reader) == b""
+        writer.close()
+        await here.has(open=0)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        ("BREW / HTTP/1.1", "The server knows no such method"),
+        ("BREW", "This begins with none of the methods that the server knows"),
+        ("GET / HTTP/1.1", "A request of HTTP/1.1 needs a Host header"),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nContent-Encoding: br",
+            "Send the body with no",
+        ),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b", "A request may have no more than one Host header"),
+        ("GET / HTTP/1.1\r\nHost: a\r\n: b", "This is not HTTP/1.1"),
+    ],
+)
+async def test_what_is_wrong_is_said(data, detail):
+    async with house() as here:
+        reader, writer = await here.connect()
+        writer.write(f"{data}\r\n\r\n".encode())
+        assert json.loads((await answer(reader))[2])["detail"].startswith(detail)
+        writer.close()
+
+
+async def test_what_is_allowed():
+    """Up to the limits a request is served."""
+    async with house() as here:
+        reader, writer = await here.connect()
+        line = b"GET /?" + b"x" * (LINE_LIMIT - 100) + b" HTTP/1.1\r\nHost: att\r\n"
+        many = b"".join(field(100, b"X%d" % number) for number in range(FIELDS - 10))
+        large = field(FIELD_LIMIT - 100)
+        for head in (line, HEAD + many, HEAD + large, HEAD + large * 3, line + large + many):
+            writer.write(head + b"\r\n")
+            assert (await answer(reader))[0] == 200
+        # Each is measured by itself.
+        writer.write(REQUEST[:9])
+        other, its = await here.connect()
+        its.write(REQUEST)
+        assert (await answer(other))[0] == 200
+        writer.write(REQUEST[9:])
+        assert (await answer(reader))[0] == 200
+        writer.close()
+        its.close()
+
+
+async def test_after_a_good_request():
+    """Also a later request of a connection."""
+    async with house() as here:
+        reader, writer = await here.connect()
+        writer.write(REQUEST)
+        assert (await answer(reader))[0] == 200
+        writer.write(
+            HEAD + b"".join(field(FIELD_LIMIT - 9, b"X%d" % number) for number in range(HEAD_LIMIT // FIELD_LIMIT + 1))
+        )
+        assert (await answer(reader))[0] == 431
+        writer.close()
+
+
+ACCESS = "att.access"
+
+
+def lines(caplog):
+    """What is told of requests, beside what stands in every record."""
+    usual = logging.makeLogRecord({}).__dict__.keys() | {"message"}
+    return [
+        {key: value for key, value in record.__dict__.items() if key not in usual}
+        for record in caplog.records
+        if record.name == ACCESS
+    ]
+
+
+@pytest.mark.parametrize("logs_requests", [True, False])
+async def test_refusals_are_told_and_counted(caplog, monkeypatch, logs_requests):
+    """A line each, if the operator wants them, with no word of what was sent; and a count by status."""
+    monkeypatch.setattr(connections, "_SWEEP_INTERVAL", 0.01)
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.05)
+    caplog.set_level("INFO", ACCESS)
+    observer = RequestLog(logs_requests=logs_requests)
+    ids = []
+    async with house(of_address=1, observer=observer) as here:
+        sent = [
+            (HEAD + b"X: hush", 408),
+            (b"GET /?hush=hush HTTP/1.1\r\nAuthorization: hush\r\n\r\n", 400),
+            (b"BREW /hush HTTP/1.1\r\n\r\n", 501),
+            (b"GET /hush" + b"x" * LINE_LIMIT, 414),
+            (HEAD + field(FIELD_LIMIT + 1, b"Hush"), 431),
+            (HEAD + b"Expect: hush\r\nConnection: close\r\n\r\n", 417),
+        ]
+        for data, status in sent:
+            reader, writer = await here.connect()
+            writer.write(data)
+            found, headers, _ = await answer(reader)
+            assert found == status
+            ids.append(headers.get("x-request-id"))
+            writer.close()
+            await here.has(open=0)
+        silent, its = await here.connect()
+        refused, another = await here.connect()
+        found, headers, _ = await answer(refused)
+        ids.append(headers["x-request-id"])
+        assert await ends(silent) == b""  # it has said nothing, and is told nothing
+        its.close()
+        another.close()
+    statuses = [*(status for _, status in sent), 503]
+    assert observer.requests.refusals == dict.fromkeys(statuses, 1)
+    assert observer.requests.times == {}
+    unknown = dict.fromkeys(("user_id", "method", "route", "user_agent", "ms"))
+    told = [
+        {**unknown, "status": status, "request_id": request_id, "address": "127.0.0.1"}
+        for status, request_id in zip(statuses, ids, strict=True)
+    ]
+    assert lines(caplog) == (told if logs_requests else [])
+    assert "hush" not in caplog.text
+
+
+async def test_a_refusal_counts_once(monkeypatch):
+    """Also when whoever is refused is slow to take the answer, so that the connection stays for a while."""
+    monkeypatch.setattr(connections, "_SWEEP_INTERVAL", 0.01)
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.05)
+    observer = RequestLog()
+    async with house(observer=observer) as here:
+        reader, writer = await here.connect()
+        writer.write(HEAD)
+        [connection] = await eventually(lambda: awaiting(here))
+        transport = connection.transport
+        monkeypatch.setattr(type(connection), "connection_lost", lambda *_: None)
+        assert (await answer(reader))[0] == 408
+        await asyncio.sleep(0.2)
+        monkeypatch.undo()
+        assert transport.is_closing()
+        connection.connection_lost(None)
+        writer.close()
+    assert observer.requests.refusals == {408: 1}
+
+
+async def awaiting(here):
+    return [one for one in here.connections._awaiting if one._head]
+
+
+async def test_a_flood_of_refusals(caplog):
+    """Each is counted, and few are told: the next line says how many were not."""
+    caplog.set_level("INFO", ACCESS)
+    observer = RequestLog(logs_requests=True)
+    clock = iter([0.0] * 100 + [5.0])
+    observer._ration = RateLimited(_REFUSALS, lambda: next(clock))
+    async with house(of_address=1, observer=observer) as here:
+        _, writer = await here.connect()
+        await here.has(open=1)
+        for _ in range(101):
+            refused, its = await here.connect()
+            assert (await answer(refused))[0] == 503
+            its.close()
+        writer.close()
+    assert observer.requests.refusals == {503: 101}
+    told = lines(caplog)
+    assert len(told) == _REFUSALS + 1
+    assert [line.get("untold") for line in told] == [None] * _REFUSALS + [100 - _REFUSALS]
+
+
+async def test_an_expectation():
+    """It is refused before any middleware is reached, and shown to nobody."""
+    async with house() as here:
+        reader, writer = await here.connect()
+        writer.write(HEAD + b"Expect: yyy\r\n\r\n")
+        status, headers, body = await answer(reader)
+        assert (status, headers["content-type"]) == (417, "application/problem+json; charset=utf-8")
+        assert json.loads(body)["error"] == "expectation failed"
+        assert b"yyy" not in body
+        writer.write(REQUEST)
+        assert (await answer(reader))[0] == 200
+        writer.close()
+
+
+def test_raw():
+    """An answer is written as HTTP has it."""
+    head, _, body = parse_errors.raw(parse_errors.too_many()).partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    assert lines[0] == "HTTP/1.1 503 Service Unavailable"
+    assert f"Content-Length: {len(body)}" in lines
+    assert "Connection: close" in lines
+    assert "Retry-After: 1" in lines
+    assert json.loads(body)["error"] == "too many connections"
+
+
+def test_fault():
+    """What else goes wrong is a 500 that says nothing."""
+    response = parse_errors.fault()
+    assert (response.status, json.loads(response.text)["error"]) == (500, "internal error")

@@ -1,0 +1,621 @@
+"""HTTP around the handlers: problems, headers, bodies, and who is asking."""
+
+import asyncio
+import gzip
+import io
+import json
+import re
+import ssl
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientResponse, DummyCookieJar, TCPConnector, WSServerHandshakeError
+from aiohttp.test_utils import TestClient, TestServer
+from certificate_files import CERTIFICATE
+from people import PASSWORD, Person
+
+from att import errors
+from att.accounts.service import Accounts
+from att.api.keys import ACCOUNT_SERVICE
+from att.app import create_app
+from att.config.settings import Settings
+from att.http.credentials import COOKIE
+from att.http.requests import BODY_LIMIT
+from att.http.status_codes import phrase_of
+
+ALLOWED = "https://app.example"
+ACCOUNT = {"login": "ann", "password": PASSWORD}
+JSON = {"Content-Type": "application/json"}
+PROBLEM = {"type", "title", "status", "detail", "error"}
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """One other origin may use the cookie."""
+    return Settings(db_url=settings.db_url, hashing=settings.hashing, allow_origin=frozenset({ALLOWED}))
+
+
+@pytest.fixture
+async def client(settings, aiohttp_client) -> TestClient:
+    """A client that keeps no cookies: who asks is told by each request alone."""
+    return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
+
+
+@pytest.fixture
+async def ann(sign_up) -> Person:
+    return await sign_up("ann")
+
+
+async def refusal(response: ClientResponse) -> tuple[int, str]:
+    """The status and the phrase of an error, which must be a problem as RFC 9457 has it."""
+    assert response.content_type == "application/problem+json", await response.text()
+    body = await response.json()
+    assert set(body) - {"errors"} == PROBLEM
+    assert (body["type"], body["status"], body["title"]) == ("about:blank", response.status, phrase_of(response.status))
+    assert body["detail"].endswith(".") or body["error"] == "invalid input"
+    return response.status, body["error"]
+
+
+async def upgrade(client: TestClient, person: Person, headers: dict[str, str]) -> int:
+    """The status of an attempt to listen."""
+    try:
+        socket = await client.ws_connect(f"/listen/{person.id}", headers=headers)
+    except WSServerHandshakeError as refused:
+        return refused.status
+    await socket.close()
+    return 101
+
+
+async def raw(client: TestClient, request: bytes) -> bytes:
+    """The head of the answer to these bytes."""
+    reader, writer = await asyncio.open_connection(client.server.host, client.server.port)
+    try:
+        writer.write(request)
+        return await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+class FailingAccounts(Accounts):
+    """Accounts that fail in a way of the test's choosing."""
+
+    def __init__(self, failure: Exception) -> None:
+        self._failure = failure
+
+    async def sign_up(self, *_account):
+        raise self._failure
+
+
+@pytest.fixture
+def failing_client(settings, aiohttp_client):
+    """A client of an application whose sign-up fails in this way."""
+
+    async def make(failure: Exception) -> TestClient:
+        async def replace(app):
+            app[ACCOUNT_SERVICE] = FailingAccounts(failure)
+            yield
+
+        app = create_app(settings)
+        app.cleanup_ctx.append(replace)
+        return await aiohttp_client(app)
+
+    return make
+
+
+# Problems
+
+
+async def test_problems(client, ann):
+    """Whatever is refused, by att or by aiohttp, is a problem with its members; 401 alone says how to sign in."""
+    cases = [
+        (await client.get("/nowhere"), (404, "not found")),
+        (await client.put("/signup"), (405, "method not allowed")),
+        (await client.post("/logout"), (401, "not signed in")),
+        (await client.post("/login", json=ACCOUNT | {"password": "wrong horse"}), (401, "auth failed")),
+        (await ann.request("GET", f"/users/{Person.__name__}/groups"), (404, "no such user")),
+        (await ann.request("GET", f"/listen/{ann.id}"), (426, "websocket required")),
+        (await client.post("/signup", json=ACCOUNT), (409, "login taken")),
+        (await client.post("/signup", json={}), (422, "invalid input")),
+        (await client.post("/signup", data=io.BytesIO(b"x" * (BODY_LIMIT + 1)), headers=JSON), (413, "body too large")),
+        (await client.post("/signup", data="x"), (415, "unsupported media type")),
+    ]
+    for response, expected in cases:
+        assert await refusal(response) == expected
+        challenge = 'Bearer realm="att"' if response.status == 401 else None
+        assert response.headers.get("WWW-Authenticate") == challenge
+        assert response.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("failure", [errors.Busy, errors.DatabaseUnavailable, errors.ConnectionLost])
+async def test_unavailable(failing_client, failure):
+    """What may work in a moment is a 503 that says when to try again."""
+    client = await failing_client(failure())
+    response = await client.post("/signup", json=ACCOUNT)
+    assert await refusal(response) == (503, failure.code)
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+async def test_validation_lists_every_field(client):
+    """All faults at once, each with the name of its member and a reason."""
+    response = await client.post("/signup", json={"login": " ", "password": 7, "extra": 1, "more": {}})
+    assert await refusal(response) == (422, "invalid input")
+    body = await response.json()
+    assert sorted(fault["field"] for fault in body["errors"]) == ["extra", "login", "more", "password"]
+    assert all(set(fault) == {"field", "detail"} and fault["detail"] for fault in body["errors"])
+    assert all(f"{fault['field']}: {fault['detail']}" in body["detail"] for fault in body["errors"])
+
+
+async def test_input_is_not_echoed(client, ann):
+    """No answer repeats a value that was sent: it may be a password."""
+    secret = "hunter2 sesame"
+    bodies = [
+        {"login": f" {secret}", "password": secret[:5]},
+        {"login": [secret], "password": {"password": secret}},
+        {"login": "bob", "password": secret * 100},
+        {"login": "bob", "password": PASSWORD, "extra": secret},
+        [secret],
+        secret,
+    ]
+    for body in bodies:
+        for path in ("/signup", "/login"):
+            response = await client.post(path, json=body)
+            assert await refusal(response) == (422, "invalid input")
+            assert secret[:5] not in await response.text()
+    for body in (f"{secret}", f'{{"login": {secret}}}', f'{{"password": "{secret}'):
+        response = await client.post("/login", data=body, headers=JSON)
+        assert await refusal(response) == (400, "not json")
+        assert secret[:5] not in await response.text()
+    for query in ({"limit": secret}, {"after": secret}):
+        response = await ann.request("GET", f"/users/{ann.id}/groups", params=query)
+        assert await refusal(response) == (422, "invalid input")
+        assert secret[:5] not in await response.text()
+
+
+async def test_unexpected_exception(failing_client, caplog):
+    """A fault of ours is a 500 that tells nothing but the id under which the log tells everything."""
+    client = await failing_client(RuntimeError("attempt to open the vault"))
+    response = await client.post("/signup", json=ACCOUNT, headers={"X-Request-ID": "vault-1"})
+    assert await refusal(response) == (500, "internal error")
+    text = await response.text() + str(response.headers)
+    assert not re.search(r"RuntimeError|vault (?!-1)|Traceback|\.py|line \d", text)
+    assert "vault-1" in (await response.json())["detail"]
+    assert "vault-1" in caplog.text
+    assert "RuntimeError: attempt to open the vault" in caplog.text
+    assert (await client.post("/signup", json=ACCOUNT)).status == 500, "the server goes on"
+
+
+# X-Request-ID
+
+
+async def test_every_answer_has_an_id(client, ann, failing_client):
+    """Success or not, each answer bears a request id of its own."""
+    failing = await failing_client(RuntimeError())
+    responses = [
+        await client.post("/login", json=ACCOUNT),
+        await client.options("/login"),
+        await client.get("/nowhere"),
+        await client.put("/login"),
+        await client.post("/logout"),
+        await client.post("/login", data=io.BytesIO(b"x" * (BODY_LIMIT + 1)), headers=JSON),
+        await failing.post("/signup", json=ACCOUNT),
+    ]
+    socket = await ann.listen()
+    await socket.close()
+    assert [response.status for response in responses] == [200, 204, 404, 405, 401, 413, 500]
+    ids = [response.headers["X-Request-ID"] for response in [*responses, socket._response]]
+    assert all(re.fullmatch(r"[0-9a-f]{32}", request_id) for request_id in ids)
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("path", ["/login", "/nowhere"])
+async def test_unmet_expectation(client, path):
+    """An expectation that is not known is ignored or refused, and answered like any other request."""
+    response = await client.post(path, json=ACCOUNT, headers={"Expect": "tea"})
+    assert response.status in (401, 404, 417)
+    assert "X-Request-ID" in response.headers
+
+
+@pytest.mark.parametrize("path", ["/login", "/nowhere"])
+async def test_id_of_the_client(client, path):
+    """A client's own id is kept if it is harmless, and replaced otherwise."""
+    harmless = ["1", "x" * 128, "6f1e9c1e-8f57-4a6c-9b5c-0c8a1f6d2e34", "a.b_c:d/e+f=", "Root=1-67891233-abcdef"]
+    harmful = ["", " ", "x" * 129, "a b", "a,b", "é", "<script>", 'a"b', "a;b", "a\tb", "%0a", "${x}"]
+    for request_id in harmless:
+        response = await client.post(path, json=ACCOUNT, headers={"X-Request-ID": request_id})
+        assert response.headers.getall("X-Request-ID") == [request_id]
+    for request_id in harmful:
+        response = await client.post(path, json=ACCOUNT, headers={"X-Request-ID": request_id})
+        assert re.fullmatch(r"[0-9a-f]{32}", response.headers["X-Request-ID"]), request_id
+
+
+# Bodies
+
+
+async def test_content_types(client, ann):
+    """A body must call itself JSON: what does not may be a form that another site had a browser send."""
+    cases = {
+        None: 415,
+        "application/json": 200,
+        "application/json; charset=utf-8": 200,
+        "Application/JSON": 200,
+        "application/problem+json": 200,
+        "application/vnd.api+json;v=1": 200,
+        "": 415,
+        "json": 415,
+        "text/plain": 415,
+        "text/json": 415,
+        "text/html; application/json": 415,
+        "application/jsonp": 415,
+        "application/x-www-form-urlencoded": 415,
+        "multipart/form-data; boundary=x": 415,
+        "application/octet-stream": 415,
+        "application/json, text/plain": 415,
+    }
+    body = json.dumps(ACCOUNT).encode()
+    answers = {}
+    for content_type in cases:
+        headers = {} if content_type is None else {"Content-Type": content_type}
+        response = await client.post("/login", data=body, headers=headers, skip_auto_headers={"Content-Type"})
+        answers[content_type] = response.status
+        if response.status == 415:
+            assert await refusal(response) == (415, "unsupported media type")
+    assert answers == cases
+
+
+def padded(size: int) -> bytes:
+    """A JSON object of so many bytes."""
+    return b'{"a": "' + b"x" * (size - 9) + b'"}'
+
+
+async def in_chunks(body: bytes):
+    """The body, without saying how long it will be."""
+    for start in range(0, len(body), 10_000):
+        yield body[start : start + 10_000]
+
+
+@pytest.mark.parametrize("send", [io.BytesIO, in_chunks], ids=["Content-Length", "chunked"])
+async def test_body_limit(client, ann, send):
+    """1 MiB to the byte are let through, however the length is told; one more is too large."""
+    await ann.make_group("tea")
+    response = await ann.request("POST", "/broadcast/tea", data=send(padded(BODY_LIMIT)), headers=JSON)
+    assert response.status == 200
+    for path in ("/broadcast/tea", "/groups", "/login"):
+        response = await ann.request("POST", path, data=send(padded(BODY_LIMIT + 1)), headers=JSON)
+        assert await refusal(response) == (413, "body too large"), path
+
+
+async def test_a_body_that_is_not_read_ends_its_connection(client):
+    """The answer says so, lest the next request is sent after it."""
+    head = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    for size, is_last in [(2, False), (BODY_LIMIT + 1, True)]:
+        answer = await raw(client, head % size + b"{}")
+        assert (b"\r\nConnection: close\r\n" in answer) == is_last, answer
+
+
+async def test_body_limit_after_inflation(client, ann):
+    """A compressed body counts as what it becomes."""
+    await ann.make_group("tea")
+    for size, status in [(BODY_LIMIT, 200), (BODY_LIMIT + 1, 413), (50 * 1024**2, 413)]:
+        headers = JSON | {"Content-Encoding": "gzip"}
+        response = await ann.request("POST", "/broadcast/tea", data=gzip.compress(padded(size)), headers=headers)
+        assert response.status == status, size
+
+
+async def test_broken_encoding(client):
+    """A body that is not encoded as it says is the client's fault."""
+    response = await client.post("/login", data=b"no gzip", headers=JSON | {"Content-Encoding": "gzip"})
+    assert response.status == 400
+
+
+async def test_broken_chunks(client):
+    """A body that is not cut as it says is the client's fault."""
+    head = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for chunks in (b"zz\r\n{}\r\n0\r\n\r\n", b"-1\r\n{}\r\n", b"2\r\n{}{}\r\n0\r\n\r\n"):
+        assert b" 400 " in (await raw(client, head + chunks)).partition(b"\r\n")[0], chunks
+
+
+HALF_A_BODY = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+
+
+async def test_a_body_that_does_not_arrive(client, monkeypatch):
+    """Nobody is waited for without a bound."""
+    monkeypatch.setattr("att.http.requests.BODY_TIMEOUT", 0.05)
+    answer = await raw(client, HALF_A_BODY)
+    assert b" 408 " in answer.partition(b"\r\n")[0]
+
+
+async def test_a_client_that_leaves_in_the_middle_is_no_fault_of_ours(client, caplog):
+    """Nothing is logged as failed, and the next one is served."""
+    _, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(HALF_A_BODY)
+    await client.get("/nowhere")
+    writer.transport.abort()
+    await client.get("/nowhere")
+    assert not [record for record in caplog.records if record.name == "att"]
+
+
+NOT_JSON = {
+    "empty": b"",
+    "white space": b" \n",
+    "a letter": b"x",
+    "NaN": b'{"login": NaN}',
+    "Infinity": b'{"login": Infinity}',
+    "-Infinity": b'{"login": -Infinity}',
+    "UTF-16": json.dumps(ACCOUNT).encode("utf-16"),
+    "UTF-16 without a mark": json.dumps(ACCOUNT).encode("utf-16-le"),
+    "UTF-32": json.dumps(ACCOUNT).encode("utf-32"),
+    "byte order mark": b"\xef\xbb\xbf" + json.dumps(ACCOUNT).encode(),
+    "Latin-1": b'{"login": "zo\xeb"}',
+    "overlong UTF-8": b'{"login": "\xc0\xaf"}',
+    "surrogate in UTF-8": b'{"login": "\xed\xa0\x80"}',
+    "beyond Unicode": b'{"login": "\xf4\x90\x80\x80"}',
+    "trailing comma": b'{"login": "ann",}',
+    "two values": b"{} {}",
+    "NUL behind": b"{}\0",
+    "single quotes": b"{'login': 'ann'}",
+    "no quotes": b'{login: "ann"}',
+    "comment": b'{"login": "ann" /* me */}',
+    "leading zero": b'{"login": 01}',
+    "plus sign": b'{"login": +1}',
+    "hexadecimal": b'{"login": 0x1}',
+    "raw line feed": b'{"login": "a\nb"}',
+    "raw NUL": b'{"login": "a\0b"}',
+    "bad escape": b'{"login": "\\x41"}',
+    "half an escape": b'{"login": "\\u12"}',
+    "not closed": b'{"login": "ann"',
+    "string not closed": b'{"login": "ann',
+    "100,000 arrays": b"[" * 100_000 + b"]" * 100_000,
+    "100,000 objects": b'{"a":' * 40_000 + b"1" + b"}" * 40_000,
+    "100,000 arrays not closed": b"[" * 100_000,
+    "form": b"login=ann&password=x",
+    "True": b"True",
+}
+
+
+async def test_not_json(client):
+    """What is no JSON is a 400 that says where it breaks off, on every address alike, and the server goes on."""
+    for case, body in NOT_JSON.items():
+        response = await client.post("/login", data=body, headers=JSON)
+        assert await refusal(response) == (400, "not json"), case
+        assert "not JSON" in (await response.json())["detail"]
+
+
+# The cookie
+
+
+@pytest.mark.parametrize("path", ["/signup", "/login"])
+async def test_cookie(client, ann, settings, path):
+    """The token is out of reach of scripts and other sites, goes to every path, and lives as long as the session."""
+    response = await client.post(path, json=ACCOUNT if path == "/login" else ACCOUNT | {"login": "bob"})
+    assert len(response.headers.getall("Set-Cookie")) == 1
+    cookie = response.cookies[COOKIE]
+    assert cookie.value == (await response.json())["token"]
+    assert cookie["httponly"] is True
+    assert (cookie["samesite"], cookie["path"], cookie["domain"]) == ("Lax", "/", "")
+    assert cookie["max-age"] == str(30 * 24 * 60 * 60)
+    assert not cookie["secure"]
+
+
+async def test_cookie_under_https(settings, aiohttp_client, tmp_path: Path):
+    """Under https the cookie stays under https."""
+    (tmp_path / "pem").write_text(CERTIFICATE)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "pem")
+    server = TestServer(create_app(settings), scheme="https")
+    await server.start_server(ssl=context)
+    client = await aiohttp_client(server, connector=TCPConnector(ssl=False))
+    response = await client.post("/signup", json=ACCOUNT)
+    assert response.status == 201
+    assert response.cookies[COOKIE]["secure"] is True
+
+
+async def test_browser(settings, aiohttp_client):
+    """A browser that keeps the cookie is signed in by it, until it logs out."""
+    client = await aiohttp_client(create_app(settings))
+    own = {"Origin": str(client.make_url("")).rstrip("/")}
+    user_id = (await (await client.post("/signup", json=ACCOUNT, headers=own)).json())["user_id"]
+    assert (await client.get(f"/users/{user_id}/groups")).status == 200
+    assert (await client.post("/logout", headers=own)).status == 204
+    assert not list(client.session.cookie_jar)
+    assert (await client.get(f"/users/{user_id}/groups")).status == 401
+
+
+# Whose page is asking
+
+SITE = "Sec-Fetch-Site"
+ORIGINS = [
+    # (may, headers); {own} is where the server answers
+    (False, {}),
+    (True, {"Origin": "http://{own}"}),
+    (True, {"Origin": ALLOWED}),
+    (False, {"Origin": "https://evil.example"}),
+    (False, {"Origin": "https://app.example.evil.example"}),
+    (False, {"Origin": "https://sub.app.example"}),
+    (False, {"Origin": "http://app.example"}),
+    (False, {"Origin": "https://app.example:8443"}),
+    (False, {"Origin": "http://{own}.evil.example"}),
+    (False, {"Origin": "http://{own}@evil.example"}),
+    (False, {"Origin": "http://evil.example/{own}"}),
+    (False, {"Origin": "http://evil.example?http://{own}"}),
+    (False, {"Origin": "http://127.0.0.1"}),
+    (False, {"Origin": "null"}),
+    (False, {"Origin": ""}),
+    (False, {"Origin": "http://["}),
+    (False, {"Origin": "http://[::1"}),
+    (False, {"Origin": "{own}"}),
+    (False, {"Origin": "é"}),
+    (False, {"Referer": "http://{own}/"}),
+    (True, {SITE: "same-origin"}),
+    (True, {SITE: "none"}),
+    (True, {SITE: "same-origin", "Origin": "http://{own}"}),
+    (False, {SITE: "cross-site"}),
+    (False, {SITE: "same-site"}),
+    (False, {SITE: ""}),
+    (False, {SITE: "cross-site", "Origin": "http://{own}"}),
+    (False, {SITE: "same-site", "Origin": "http://{own}"}),
+    (False, {SITE: "cross-site", "Origin": "https://evil.example"}),
+    (False, {SITE: "cross-site", "Origin": "null"}),
+    (True, {SITE: "cross-site", "Origin": ALLOWED}),
+    (True, {SITE: "same-site", "Origin": ALLOWED}),
+]
+
+
+def with_cookie(person: Person, headers: dict[str, str]) -> dict[str, str]:
+    own = f"{person.client.server.host}:{person.client.server.port}"
+    return {"Cookie": f"{COOKIE}={person.token}"} | {
+        name: value.replace("{own}", own) for name, value in headers.items()
+    }
+
+
+async def test_origin_of_unsafe_requests(client, ann):
+    """With the cookie only our own pages and those allowed may change anything."""
+    for number, (may, headers) in enumerate(ORIGINS):
+        response = await client.post("/groups", json={"name": f"tea {number}"}, headers=with_cookie(ann, headers))
+        assert response.status == (201 if may else 403), headers
+        if not may:
+            assert await refusal(response) == (403, "origin not allowed")
+    groups = await (await ann.request("GET", f"/users/{ann.id}/groups")).json()
+    assert len(groups["items"]) == [may for may, _ in ORIGINS].count(True)
+
+
+async def test_origin_of_sockets(client, ann):
+    """With the cookie only our own pages and those allowed may listen."""
+    for may, headers in ORIGINS:
+        assert await upgrade(client, ann, with_cookie(ann, headers)) == (101 if may else 403), headers
+
+
+async def test_origin_for_every_unsafe_method(client, ann):
+    """PUT and DELETE are no safer than POST."""
+    await ann.make_group("tea")
+    headers = with_cookie(ann, {"Origin": "https://evil.example"})
+    requests = [
+        ("PUT", f"/groups/tea/members/{ann.id}"),
+        ("DELETE", f"/groups/tea/members/{ann.id}"),
+        ("DELETE", "/groups/tea"),
+        ("POST", "/broadcast/tea"),
+        ("POST", "/logout"),
+    ]
+    for method, path in requests:
+        response = await client.request(method, path, headers=headers)
+        assert await refusal(response) == (403, "origin not allowed"), (method, path)
+    assert (await ann.request("GET", "/groups/tea")).status == 200
+
+
+async def test_origin_of_safe_requests(client, ann):
+    """To read with the cookie needs none: a foreign page does not get to see the answer."""
+    for headers in ({}, {"Origin": "https://evil.example"}, {SITE: "cross-site"}):
+        for method in ("GET", "HEAD"):
+            response = await client.request(method, f"/users/{ann.id}/groups", headers=with_cookie(ann, headers))
+            assert response.status == 200
+            assert "Access-Control-Allow-Origin" not in response.headers
+
+
+async def test_origin_of_bearers(client, ann):
+    """Who shows a token needs no origin: no page can make a browser send it."""
+    for number, headers in enumerate(({}, {"Origin": "https://evil.example"}, {SITE: "cross-site"})):
+        signed_in = ann.headers | headers | {"Cookie": f"{COOKIE}=x"}
+        assert (await client.post("/groups", json={"name": f"tea {number}"}, headers=signed_in)).status == 201
+        assert await upgrade(client, ann, signed_in) == 101
+
+
+# Bearer tokens
+
+
+async def test_bearer(client, ann):
+    """The scheme is read in any case (RFC 9110, section 11.1), before the cookie."""
+    for value in (f"Bearer {ann.token}", f"bearer {ann.token}", f"BEARER {ann.token}", f"Bearer  {ann.token} "):
+        response = await client.get(f"/users/{ann.id}/groups", headers={"Authorization": value})
+        assert response.status == 200, value
+        headers = {"Authorization": value, "Cookie": f"{COOKIE}=x"}
+        assert (await client.get(f"/users/{ann.id}/groups", headers=headers)).status == 200
+
+
+async def test_other_credentials(client, ann):
+    """What is no good token is a 401, even beside a good cookie: nobody is taken for another than they say."""
+    token = ann.token
+    values = [
+        "",
+        "Bearer",
+        "Bearer ",
+        f"Basic {token}",
+        "Basic YW5uOmNvcnJlY3QgaG9yc2U=",
+        f"Token {token}",
+        f"Bearer:{token}",
+        f"Bearer,{token}",
+        token,
+        f"Bearer {token[:-1]}",
+        f"Bearer {token}A",
+        f"Bearer {token}=",
+        f"Bearer {token} {token}",
+        f"Bearer {token}, Bearer {token}",
+        f'Bearer "{token}"',
+        f"Bearer {token.swapcase()}",
+        f"Bearer {'é' * 43}",
+        f"Bearer {token[:-1]}é",
+        "Bearer " + "A" * 43,
+        "Bearer " + "A" * 7000,
+        f"Bearer {ann.id}",
+        "Bearer null",
+        "Bearer ' OR 1=1 --",
+    ]
+    for value in values:
+        headers = with_cookie(ann, {SITE: "same-origin"}) | {"Authorization": value}
+        response = await client.get(f"/users/{ann.id}/groups", headers=headers)
+        assert await refusal(response) == (401, "not signed in"), value
+        assert await upgrade(client, ann, headers) == 401, value
+
+
+async def test_malformed_cookies(client, ann):
+    """What is no good token in the cookie is a 401 as well, NUL and bytes that are no UTF-8 among it."""
+    token = ann.token
+    path = f"/users/{ann.id}/groups"
+    for value in ("", '""', token[:-1], token + "A", f'"{token[:-1]}\\000"', f'"{token}\\000"', "é" * 43, "A" * 43):
+        response = await client.get(path, headers={"Cookie": f"{COOKIE}={value}"})
+        assert await refusal(response) == (401, "not signed in"), value
+    for header in (b"Cookie: att_session=", b"Authorization: Bearer "):
+        request = b"GET %s HTTP/1.1\r\nHost: x\r\n%s%s\r\n\r\n" % (path.encode(), header, b"\xff" * 43)
+        assert b" 401 " in (await raw(client, request)).partition(b"\r\n")[0]
+
+
+async def test_bytes_in_path(client, ann):
+    """A path may be any bytes; what names nothing is a 404 or refused as malformed, and never a fault of ours."""
+    for path in (b"/groups/\xff", b"/groups/%FF", b"/groups/%ED%A0%80", b"/groups/%C0%80", b"/users/\xff/groups"):
+        request = b"GET %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n" % (path, ann.token.encode())
+        status = (await raw(client, request)).split()[1]
+        assert status in (b"400", b"404"), path
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_secure"),
+    [
+        ({}, False),
+        ({"X-Forwarded-Proto": "https"}, True),
+        ({"X-Forwarded-Proto": "HTTPS, http"}, True),
+        ({"Origin": "https://app.example"}, True),
+        ({"X-Forwarded-Proto": "http", "Origin": "http://app.example"}, False),
+    ],
+)
+async def test_the_cookie_is_secure_when_the_browser_speaks_https(client, headers, is_secure):
+    """Also when it speaks it to a proxy before us."""
+    response = await client.post("/signup", json={"login": "ben", "password": PASSWORD}, headers=headers)
+    assert response.status == 201
+    assert bool(response.cookies[COOKIE]["secure"]) is is_secure
+
+
+async def test_who_may_is_asked_when_the_body_is_there(client, sign_up):
+    """A member who is removed while their broadcast is on its way is no member when it arrives."""
+    ann, ben = await sign_up("ann"), await sign_up("ben")
+    await ann.make_group("tea")
+    await ann.add("tea", ben)
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    head = (
+        f"POST /broadcast/tea HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ben.token}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    )
+    writer.write(head.encode())
+    assert b"100" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    await ann.remove("tea", ben)
+    writer.write(b"{}")
+    assert b" 403 " in await asyncio.wait_for(reader.readline(), 5)
+    writer.close()

@@ -1,0 +1,173 @@
+"""Security headers: every answer bears them, whoever asks for whatever, and whatever comes of it."""
+
+import dataclasses
+import io
+import ssl
+from ipaddress import ip_network
+
+import pytest
+from aiohttp import DummyCookieJar, TCPConnector
+from aiohttp.test_utils import TestClient, TestServer
+from certificate_files import CERTIFICATE
+from multidict import CIMultiDict
+from people import PASSWORD
+from route_requests import fill, request_for
+
+from att.api.keys import ACCOUNT_SERVICE
+from att.api.routes import ROUTES
+from att.app import create_app
+from att.core.permissions import Who
+from att.http.requests import BODY_LIMIT
+from att.http.security_headers import add_security_headers
+
+EXPECTED = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+STRICT = "default-src 'none'; frame-ancestors 'none'"
+JSON = {"Content-Type": "application/json"}
+HSTS = "Strict-Transport-Security"
+
+
+@pytest.fixture
+async def client(settings, aiohttp_client) -> TestClient:
+    """A client that keeps no cookies."""
+    return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
+
+
+@pytest.fixture
+async def administrator(sign_up, sql):
+    """Somebody who may do everything."""
+    person = await sign_up("administrator")
+    sql("UPDATE users SET role_id = (SELECT id FROM roles WHERE name = 'Admin')")
+    return person
+
+
+def check(response, *, policy=STRICT, cache="no-store"):
+    """It has each header once, and says no more than it should."""
+    expected = {**EXPECTED, "Content-Security-Policy": policy, "Cache-Control": cache}
+    assert {name: response.headers.getall(name, []) for name in expected} == {
+        name: [value] for name, value in expected.items()
+    }, (response.method, response.url)
+    assert HSTS not in response.headers
+    assert not [name for name in response.headers if name.startswith("Access-Control-") or name == "Server"]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+async def test_every_route(*, client, administrator, sign_up, sql, route):
+    """An answer bears them, and a refusal; nothing but the files of the documentation may be kept."""
+    await administrator.make_group("tea")
+    guest = await sign_up("owner")
+    await administrator.add("tea", guest)
+    role_id = sql("INSERT INTO roles (name, name_key) VALUES ('Spare', 'spare') RETURNING id")[0][0]
+    session_id = sql("SELECT id FROM sessions WHERE user_id = %s", administrator.id)[0][0]
+    is_own = route.upgrades or route.path.startswith("/users/{user_id}/sessions")
+    places = {"user_id": administrator.id if is_own else guest.id, "role_id": role_id, "session_id": session_id}
+    path = fill(route.path, **places)
+    docs = {} if not route.path.startswith("/docs") else {"policy": (await client.get("/docs")).headers[POLICY]}
+    cache = {"cache": "public, max-age=3600"} if route.path == "/docs/{file}" else {}
+    if route.upgrades:
+        async with client.ws_connect(path, headers=administrator.headers) as socket:
+            check(socket._response)
+    else:
+        response = await administrator.request(route.method, path, **request_for(route.method, route.path, **places))
+        assert response.status < 300, await response.text()
+        check(response, **docs, **cache)
+    if route.who is not Who.ANYONE:
+        check(await client.request(route.method, path))
+
+
+POLICY = "Content-Security-Policy"
+
+
+async def test_refusals(client, administrator):
+    """Whatever is refused, by us or by aiohttp, and where nothing is."""
+    large = io.BytesIO(b"x" * (BODY_LIMIT + 1))
+    cases = [
+        (404, await client.get("/nowhere")),
+        (404, await client.get("/docs/nowhere")),
+        (405, await client.put("/login")),
+        (204, await client.options("/login")),
+        (401, await client.get("/users")),
+        (400, await client.post("/login", data="{", headers=JSON)),
+        (413, await client.post("/login", data=large, headers=JSON)),
+        (415, await client.post("/login", data="x")),
+        (422, await client.post("/login", json={})),
+        (426, await administrator.request("GET", "/listen/me")),
+        (417, await client.get("/nowhere", headers={"Expect": "tea"})),
+    ]
+    assert [response.status for _, response in cases] == [status for status, _ in cases]
+    for _, response in cases:
+        check(response)
+
+
+async def test_a_fault_of_ours(settings, aiohttp_client):
+    """A 500 as well."""
+
+    async def fail(app):
+        app[ACCOUNT_SERVICE] = None
+        yield
+
+    app = create_app(settings)
+    app.cleanup_ctx.append(fail)
+    client = await aiohttp_client(app)
+    response = await client.post("/login", json={"login": "ann", "password": PASSWORD})
+    assert response.status == 500
+    check(response)
+
+
+# https
+
+
+@pytest.mark.parametrize(
+    ("trusted", "header", "is_told"),
+    [
+        ("127.0.0.0/8", "https", True),
+        ("127.0.0.0/8", "HTTPS, http", True),
+        ("127.0.0.0/8", "http", False),
+        ("127.0.0.0/8", "http, https", False),
+        ("127.0.0.0/8", None, False),
+        ("10.0.0.0/8", "https", False),
+        (None, "https", False),
+    ],
+)
+async def test_https_by_a_proxy(*, settings, aiohttp_client, trusted, header, is_told):
+    """A browser that came by https is told to come by it again, if a proxy says so that is trusted."""
+    proxies = frozenset({ip_network(trusted)} if trusted else ())
+    client = await aiohttp_client(create_app(dataclasses.replace(settings, trust_proxy=proxies)))
+    response = await client.get("/docs", headers={"X-Forwarded-Proto": header} if header else {})
+    assert response.headers.getall(HSTS, []) == (["max-age=31536000"] if is_told else [])
+
+
+async def test_https_of_our_own(settings, tmp_path):
+    """So it is when it has come to us by https."""
+    file = tmp_path / "certificate.pem"
+    file.write_text(CERTIFICATE)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    server = TestServer(create_app(settings), scheme="https")
+    await server.start_server(ssl=context)
+    trusting = ssl.create_default_context(cafile=str(file))
+    trusting.check_hostname = False
+    async with TestClient(server, connector=TCPConnector(ssl=trusting)) as client:
+        for path in ("/docs", "/users", "/nowhere"):
+            assert (await client.get(path)).headers.getall(HSTS) == ["max-age=31536000"]
+
+
+# By themselves
+
+
+def test_they_are_added():
+    """What an answer has is kept, but for what is not its to say."""
+    headers = CIMultiDict({"Content-Type": "text/html", POLICY: "default-src 'self'", "Cache-Control": "public"})
+    add_security_headers(headers, is_shared=True, is_https=True)
+    assert headers == {
+        "Content-Type": "text/html",
+        **EXPECTED,
+        "Cross-Origin-Resource-Policy": "cross-origin",
+        POLICY: "default-src 'self'",
+        "Cache-Control": "public",
+        HSTS: "max-age=31536000",
+    }

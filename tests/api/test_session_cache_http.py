@@ -1,0 +1,53 @@
+"""The cache of sessions in an application: it spares the database, and hears of what is ended in SQL."""
+
+import pytest
+from waiting import eventually
+
+from att.app import CACHE
+from att.sessions.cache import _SECONDS
+from att.sessions.store import PostgresSessions
+
+
+@pytest.fixture
+def finds(monkeypatch):
+    """How often sessions are looked for in the database."""
+    tokens, find = [], PostgresSessions.find
+
+    async def count(self, token):
+        tokens.append(token)
+        return await find(self, token)
+
+    monkeypatch.setattr(PostgresSessions, "find", count)
+    return tokens
+
+
+async def test_requests(finds, client, sign_up, sql):
+    """Requests in a row cost one look; a session that is deleted in SQL is over as soon as that is committed."""
+    ann, bob = await sign_up("ann"), await sign_up("bob")
+    await eventually(lambda: trusted(client))
+    finds.clear()
+    for _ in range(3):
+        assert (await ann.request("GET", f"/users/{ann.id}/groups")).status == 200
+        assert (await bob.request("GET", f"/users/{bob.id}/groups")).status == 200
+    assert sorted(finds) == sorted([ann.token, bob.token])
+    sql("DELETE FROM sessions WHERE user_id = %s", ann.id)
+
+    async def refused():
+        return (await ann.request("GET", f"/users/{ann.id}/groups")).status == 401
+
+    await eventually(refused, _SECONDS / 2)
+    assert (await bob.request("GET", f"/users/{bob.id}/groups")).status == 200
+    assert finds.count(bob.token) == 1
+
+
+async def test_log_out(finds, client, sign_up):
+    """After the answer to a log-out the token is worth nothing."""
+    ann = await sign_up("ann")
+    await eventually(lambda: trusted(client))
+    assert (await ann.request("GET", f"/users/{ann.id}/groups")).status == 200
+    assert (await ann.request("POST", "/logout")).status == 204
+    assert (await ann.request("GET", f"/users/{ann.id}/groups")).status == 401
+
+
+async def trusted(client):
+    return client.app[CACHE]._is_told

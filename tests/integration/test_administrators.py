@@ -1,0 +1,176 @@
+"""What the operator does to accounts: there is an administrator from the start, and never two made up."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from costs import CHEAPEST
+from people import PASSWORD
+
+from att.accounts.administrators import AdministratorCredentials, Administrators
+from att.accounts.passwords import Passwords
+from att.accounts.roles import Roles
+from att.accounts.service import Accounts
+from att.app import GENERATED, create_app
+from att.db.engine import Engine
+from att.errors import AuthFailed, CannotStart, NoSuchUser
+from att.realtime.hub import Hub
+from att.realtime.registry import Registry
+from att.sessions.store import PostgresSessions
+
+ROOT = AdministratorCredentials("Root", PASSWORD)
+
+
+@pytest.fixture
+def passwords():
+    passwords = Passwords(CHEAPEST)
+    yield passwords
+    passwords.close()
+
+
+@pytest.fixture
+def administrators(db, passwords):
+    return Administrators(db, passwords, PostgresSessions(db, timedelta(days=1)))
+
+
+@pytest.fixture
+def accounts(db, passwords):
+    return Accounts(db, passwords, PostgresSessions(db, timedelta(days=1)), Hub(Registry()))
+
+
+@pytest.fixture
+def sql(postgresql):
+    """Run a statement; its rows, if it has any."""
+
+    def run(statement, *params):
+        cursor = postgresql.execute(statement, params)
+        rows = cursor.fetchall() if cursor.description else None
+        postgresql.commit()
+        return rows
+
+    return run
+
+
+async def test_one_is_made_up(administrators, accounts, db, sql):
+    """Of many processes that start at once on an empty database one makes up an administrator; later ones make none."""
+    made_up = await asyncio.gather(*(administrators.ensure() for _ in range(8)))
+    [credentials] = filter(None, made_up)
+    assert credentials.login == "admin"
+    assert len(credentials.password) >= 20
+    assert await Roles(db).permissions_of((await accounts.authenticate(*credentials)).user_id) == {"*"}
+    assert credentials.password not in repr(credentials)
+    assert await administrators.ensure() is None
+    # Somebody else who is an administrator by another role will do as well.
+    sql("INSERT INTO roles (name, name_key, permissions) VALUES ('Chief', 'chief', '{users.read,*}')")
+    sql("UPDATE users SET login = 'x', login_key = 'x', role_id = (SELECT id FROM roles WHERE name = 'Chief')")
+    assert await administrators.ensure() is None
+    sql("UPDATE users SET active = false")
+    again = await administrators.ensure()
+    assert again.password != credentials.password
+    assert sql("SELECT login FROM users ORDER BY login") == [("admin",), ("x",)]
+
+
+async def test_one_is_wanted(administrators, accounts, db, sql):
+    """The one who is asked for is made, once; there they keep their password, whoever else is an administrator."""
+    assert await asyncio.gather(*(administrators.ensure(ROOT) for _ in range(8))) == [None] * 8
+    assert sql("SELECT login, active FROM users") == [("Root", True)]
+    root = (await accounts.authenticate(*ROOT)).user_id
+    assert await Roles(db).permissions_of(root) == {"*"}
+    assert await administrators.ensure(AdministratorCredentials("ROOT", "another horse")) is None
+    assert (await accounts.authenticate(*ROOT)).user_id == root
+    assert await administrators.ensure(AdministratorCredentials("second", PASSWORD)) is None
+    assert await accounts.authenticate("second", PASSWORD)
+
+
+async def test_the_login_is_somebodys(administrators, accounts, sql):
+    """Nobody becomes an administrator by having taken the login first: starting ends, and says what to do."""
+    await accounts.sign_up("it's me", PASSWORD, "test")
+    with pytest.raises(CannotStart, match=r"att-server create-admin 'it'\"'\"'s me'$"):
+        await administrators.ensure(AdministratorCredentials("It's Me", PASSWORD))
+    await accounts.sign_up("Admin", PASSWORD, "test")
+    with pytest.raises(CannotStart, match=r"'Admin' is somebody's .* att-server create-admin Admin$"):
+        await administrators.ensure()
+    await administrators.create(ROOT)
+    sql("UPDATE users SET active = false WHERE login = 'Root'")
+    with pytest.raises(CannotStart, match="no active administrator"):
+        await administrators.ensure(ROOT)
+    assert sql("SELECT 1 FROM users JOIN roles ON role_id = roles.id WHERE name = 'Admin' AND active") == []
+
+
+async def test_the_built_in_roles_come_back(administrators, sql):
+    """Admin permits everything at each start; what User permits is left as it is."""
+    sql("UPDATE roles SET permissions = '{users.read}'")
+    await administrators.ensure()
+    assert sql("SELECT name, permissions FROM roles ORDER BY name") == [("Admin", ["*"]), ("User", ["users.read"])]
+    sql("DELETE FROM users")
+    sql("DELETE FROM roles")
+    await administrators.ensure()
+    assert sql("SELECT name, permissions FROM roles ORDER BY name") == [("Admin", ["*"]), ("User", [])]
+    before = sql("SELECT xmin::text, ctid::text FROM roles ORDER BY name")
+    await administrators.ensure()
+    assert [ctid for _, ctid in sql("SELECT xmin::text, ctid::text FROM roles ORDER BY name")] == [
+        ctid for _, ctid in before
+    ]
+
+
+async def test_create(administrators, accounts, db, sql):
+    """Somebody new is made; somebody there becomes an active administrator, keeps their id, loses their sessions."""
+    assert await administrators.create(ROOT) is True
+    ann, ben = [(await accounts.sign_up(login, PASSWORD, "test")).user_id for login in ("ann", "ben")]
+    for user_id in (ann, ann, ben):
+        sql(
+            "INSERT INTO sessions (token_hash, user_id, expires_at) VALUES (%s, %s, now() + '1 day')",
+            uuid4().bytes,
+            user_id,
+        )
+    sql("UPDATE users SET active = false WHERE id = %s", ann)
+    assert await administrators.create(AdministratorCredentials("ANN", "another horse")) is False
+    assert (await accounts.authenticate("ann", "another horse")).user_id == ann
+    assert await Roles(db).permissions_of(ann) == {"*"}
+    assert sql("SELECT user_id FROM sessions") == [(ben,)]
+    assert sql("SELECT login FROM users ORDER BY login") == [("Root",), ("ann",), ("ben",)]
+
+
+async def test_reset_password(administrators, accounts, sql):
+    """The old password opens nothing any more, and the sessions are gone; an unknown login is told."""
+    ann = (await accounts.sign_up("ann", PASSWORD, "test")).user_id
+    sql("INSERT INTO sessions (token_hash, user_id, expires_at) VALUES ('x', %s, now() + '1 day')", ann)
+    await administrators.reset_password(AdministratorCredentials("Ann", "another horse"))
+    with pytest.raises(AuthFailed):
+        await accounts.authenticate("ann", PASSWORD)
+    assert (await accounts.authenticate("ann", "another horse")).user_id == ann
+    assert sql("SELECT name FROM users JOIN roles ON role_id = roles.id") == [("User",)]
+    assert sql("SELECT 1 FROM sessions") == []
+    with pytest.raises(NoSuchUser, match="'nobody'"):
+        await administrators.reset_password(AdministratorCredentials("nobody", PASSWORD))
+
+
+async def test_a_database_that_refuses(db_url, postgresql, passwords):
+    """A role of the database without the rights is one line, that contains none of what we sent."""
+    postgresql.execute("CREATE ROLE poor LOGIN")
+    postgresql.commit()
+    db = await Engine.connect(db_url.replace("postgres@", "poor@"))
+    poor = Administrators(db, passwords, PostgresSessions(db, timedelta(days=1)))
+    try:
+        for work in (poor.ensure(ROOT), poor.create(ROOT)):
+            with pytest.raises(CannotStart, match=r"^the database refuses: permission denied for table roles$"):
+                await work
+    finally:
+        await db.close()
+        postgresql.execute("DROP ROLE poor")
+        postgresql.commit()
+
+
+async def test_the_application_sees_to_it(settings, aiohttp_client):
+    """When it starts there is an administrator: the one of the settings, else one that it made up."""
+    for wanted, login in [({}, "admin"), ({"admin_login": "root", "admin_password": PASSWORD}, "root")]:
+        app = create_app(replace(settings, **wanted))
+        client = await aiohttp_client(app)
+        password = PASSWORD if wanted else app[GENERATED].password
+        response = await client.post("/login", json={"login": login, "password": password})
+        assert response.status == 200
+        assert (await client.get("/roles")).status == 200  # signed in by the cookie
+    assert app[GENERATED] is None
+    assert PASSWORD not in repr(replace(settings, admin_password=PASSWORD))

@@ -1,0 +1,345 @@
+"""The engine: its verbs, its transaction, and what becomes of a driver's errors."""
+
+import asyncio
+import os
+import signal
+from uuid import uuid4
+
+import psycopg2
+import pytest
+from sqlalchemy import bindparam, insert, literal, select, text, update
+from waiting import eventually
+
+from att import errors
+from att.core.permissions import Actor
+from att.db import engine
+from att.db.engine import Engine, prepare
+from att.db.schema import groups, members, roles, users
+
+USER_ROLE = select(roles.c.id).where(roles.c.name_key == "user").scalar_subquery()
+ADD_USER = prepare(
+    insert(users)
+    .values(login=bindparam("login"), login_key=bindparam("login"), search_text=bindparam("login"), role_id=USER_ROLE)
+    .returning(users.c.id)
+)
+COUNT_USERS = prepare(select(text("count(*) FROM users")))
+BACKEND = prepare(select(text("pg_backend_pid()")))
+SLEEP = prepare(select(text("pg_sleep(:seconds)").bindparams(bindparam("seconds"))))
+ADD_MEMBER = prepare(
+    insert(members).values(group_id=bindparam("group_id"), user_id=bindparam("user_id"), role=bindparam("role"))
+)
+
+
+async def kill(db: Engine, pid: int) -> None:
+    """What `kill` of a backend, or an administrator, does to a connection."""
+    await db.fetch_one(prepare(select(text(f"pg_terminate_backend({pid})"))))
+
+
+def test_prepare_keeps_what_the_query_brings_along():
+    """Values written into a query become parameters that nobody has to give again."""
+    statement = prepare(select(users.c.id).where(users.c.login == "ann", users.c.id == bindparam("user_id")))
+    assert statement.defaults == {"login_1": "ann"}
+    assert "%(user_id)s" in statement.sql
+
+
+@pytest.mark.parametrize(
+    ("query", "is_read"),
+    [
+        (select(literal(1)), True),
+        (insert(users).values(login="a").returning(users.c.id), False),
+        (update(users), False),
+    ],
+)
+def test_only_a_select_may_be_repeated(query, is_read):
+    assert prepare(query).is_read is is_read
+
+
+async def test_verbs(db):
+    """One row, all rows, the count of rows; None and nothing where there are none."""
+    row = await db.fetch_one(ADD_USER, login="ann")
+    assert await db.fetch_all(prepare(select(users.c.id, users.c.login))) == [(row[0], "ann")]
+    assert await db.execute(prepare(update(users).values(login="eve"))) == 1
+    assert await db.fetch_one(prepare(select(users.c.id).where(users.c.login == "ann"))) is None
+    assert await db.fetch_all(prepare(select(users.c.id).where(users.c.login == "ann"))) == []
+
+
+async def test_a_transaction_commits_at_its_end(db):
+    async with db.transaction() as transaction:
+        await transaction.fetch_one(ADD_USER, login="ann")
+        assert (await db.fetch_one(COUNT_USERS))[0] == 0
+    assert (await db.fetch_one(COUNT_USERS))[0] == 1
+
+
+async def test_a_transaction_rolls_back_on_an_error(db):
+    with pytest.raises(RuntimeError, match="stop"):
+        async with db.transaction() as transaction:
+            await transaction.fetch_one(ADD_USER, login="ann")
+            raise RuntimeError("stop")
+    assert (await db.fetch_one(COUNT_USERS))[0] == 0
+
+
+async def test_a_cancelled_transaction_leaves_nothing_and_gives_back_its_connection(db):
+    inside = asyncio.Event()
+
+    async def work() -> None:
+        async with db.transaction() as transaction:
+            await transaction.fetch_one(ADD_USER, login="ann")
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await asyncio.wait_for(inside.wait(), 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await db.fetch_one(COUNT_USERS))[0] == 0
+    assert db._pool.size <= engine.POOL_SIZE
+    assert not db._pool._used
+
+
+async def test_a_connection_that_is_lost_while_another_is_made_is_not_given_out(db):
+    """The pool looks for lost ones before it makes a new one, and not after that."""
+    async with db._connection() as connection, asyncio.timeout(5):
+        asking = asyncio.create_task(db.fetch_one(COUNT_USERS))
+        while not db._pool._acquiring:  # noqa: ASYNC110 - the pool tells of it by no Event
+            await asyncio.sleep(0)
+    connection.close()
+    assert await asking == (0,)
+
+
+async def test_the_actor_is_known_until_the_transaction_ends(db):
+    """``transaction(actor)`` tells the database who acts, for this transaction only."""
+    actor = Actor(uuid4(), uuid4(), "req'1")
+    ask = prepare(
+        select(*(text(f"current_setting('att.{name}', true)") for name in ("actor_id", "session_id", "request_id")))
+    )
+    async with db.transaction(actor) as transaction:
+        assert await transaction.fetch_one(ask) == (str(actor.user_id), str(actor.session_id), "req'1")
+    assert await db.fetch_one(ask) in [("", "", ""), (None, None, None)]
+
+
+@pytest.mark.parametrize(("constraint", "error"), sorted((name, error) for name, error in engine.CONSTRAINTS.items()))
+async def test_a_constraint_has_its_error(db, constraint, error):
+    """Each name in CONSTRAINTS is the name of a real constraint in the migrated database."""
+    found = await db.fetch_one(
+        prepare(select(text("count(*) FROM pg_constraint")).where(text(f"conname = '{constraint}'")))
+    )
+    assert found == (1,)
+    assert issubclass(error, errors.AttError)
+
+
+async def test_errors_are_translated_by_constraint(db):
+    user_id = (await db.fetch_one(ADD_USER, login="ann"))[0]
+    with pytest.raises(errors.LoginTaken):
+        await db.fetch_one(ADD_USER, login="ann")
+    with pytest.raises(errors.NoSuchGroup):
+        await db.execute(ADD_MEMBER, group_id=uuid4(), user_id=user_id, role="member")
+    group_id = (await db.fetch_one(prepare(insert(groups).values(name="g", name_key="g").returning(groups.c.id))))[0]
+    with pytest.raises(errors.NoSuchUser):
+        await db.execute(ADD_MEMBER, group_id=group_id, user_id=uuid4(), role="member")
+
+
+async def test_a_mistake_of_ours_is_not_dressed_up(db):
+    """An unknown role violates a check that is no user's fault; it stays the driver's error."""
+    with pytest.raises(psycopg2.errors.SyntaxError):
+        await db.execute(prepare(text("SELEC 1")))
+
+
+async def test_a_read_survives_the_loss_of_an_idle_connection(db, postgresql):
+    """Whether or not the pool has noticed by then that the connection is dead."""
+    pid = (await db.fetch_one(BACKEND))[0]
+    postgresql.execute("SELECT pg_terminate_backend(%s)", (pid,))
+    assert await db.fetch_one(COUNT_USERS) == (0,)
+
+
+async def test_a_read_is_retried_once_when_its_connection_dies_under_it(db):
+    """The connection is killed while the statement runs; the answer comes from another."""
+    lookup = prepare(
+        select(text("pid FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()"))
+    )
+    reading = asyncio.create_task(db.fetch_one(SLEEP, seconds=0.5))
+    row = await eventually(lambda: db.fetch_one(lookup))
+    await kill(db, row[0])
+    assert await reading == ("",)
+
+
+async def test_a_write_is_never_retried(db):
+    """What was lost with the connection is said, not repeated."""
+    slow_insert = prepare(
+        insert(users)
+        .from_select(
+            ["login", "login_key", "search_text", "role_id"], select(text("'a', 'a', pg_sleep(3)::text"), USER_ROLE)
+        )
+        .returning(users.c.id)
+    )
+    lookup = prepare(
+        select(text("pid FROM pg_stat_activity WHERE query LIKE '%pg_sleep(3)%' AND pid <> pg_backend_pid()"))
+    )
+    writing = asyncio.create_task(db.fetch_one(slow_insert))
+    row = await eventually(lambda: db.fetch_one(lookup))
+    await kill(db, row[0])
+    with pytest.raises(errors.ConnectionLost):
+        await writing
+    assert await db.fetch_one(COUNT_USERS) == (0,)
+
+
+async def test_a_transaction_whose_connection_dies_says_so(db):
+    with pytest.raises(errors.ConnectionLost):
+        async with db.transaction() as transaction:
+            pid = (await transaction.fetch_one(BACKEND))[0]
+            await kill(db, pid)
+            await transaction.fetch_one(ADD_USER, login="ann")
+    assert await db.fetch_one(COUNT_USERS) == (0,)
+
+
+async def test_a_statement_that_the_server_cancels_is_busy_not_a_cancelled_task(db):
+    """An administrator's pg_cancel_backend must not look like the client's going away."""
+    cancel = prepare(
+        select(
+            text(
+                "pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND state = 'active' "
+                "AND pid <> pg_backend_pid()"
+            )
+        )
+    )
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)  # aiopg reports it there as well
+    sleeping = asyncio.create_task(db.fetch_one(SLEEP, seconds=3))
+    await eventually(lambda: db.fetch_one(cancel))
+    with pytest.raises(errors.Busy):
+        await sleeping
+
+
+async def test_a_statement_that_is_not_answered_is_given_up(db_url, monkeypatch):
+    """Nobody waits for the database without a bound, and the connection is not used again."""
+    monkeypatch.setattr(engine, "QUERY_TIMEOUT", 1)
+    db = await Engine.connect(db_url)
+    with pytest.raises(errors.ConnectionLost):
+        await db.fetch_one(SLEEP, seconds=30)
+    assert await db.fetch_one(COUNT_USERS) == (0,)
+    await db.close()
+
+
+async def test_a_statement_that_takes_too_long_is_busy(db_url, monkeypatch):
+    """The server gives it up before we do, so that it is known that nothing was done."""
+    assert engine.STATEMENT_TIMEOUT / 1000 < engine.QUERY_TIMEOUT
+    monkeypatch.setattr(engine, "_INIT_SQL", "SET statement_timeout = 100")
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # aiopg reports it there as well
+    db = await Engine.connect(db_url)
+    with pytest.raises(errors.Busy):
+        await db.fetch_one(SLEEP, seconds=30)
+    await db.close()
+
+
+async def test_the_server_stops_working_for_a_client_that_has_gone(db):
+    shown = await db.fetch_one(prepare(select(text("current_setting('statement_timeout')"))))
+    assert shown == (f"{engine.STATEMENT_TIMEOUT // 1000}s",)
+
+
+async def test_connections_say_who_they_are(db):
+    shown = await db.fetch_one(
+        prepare(select(text("current_setting('application_name'), current_setting('timezone')")))
+    )
+    assert shown == ("att", "UTC")
+
+
+async def test_an_exhausted_pool_is_busy(db, monkeypatch):
+    """Who gets no connection in time is told so, and the pool is whole afterwards."""
+    held, release = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with db.transaction():
+            if len(db._pool._used) == engine.POOL_SIZE:
+                held.set()
+            await release.wait()
+
+    holders = [asyncio.create_task(hold()) for _ in range(engine.POOL_SIZE)]
+    await asyncio.wait_for(held.wait(), 5)
+    monkeypatch.setattr(engine, "ACQUIRE_TIMEOUT", 0.1)
+    with pytest.raises(errors.Busy):
+        await db.fetch_one(COUNT_USERS)
+    monkeypatch.undo()
+    release.set()
+    await asyncio.gather(*holders)
+    assert await db.fetch_one(COUNT_USERS) == (0,)
+
+
+async def all_waiting(db, count):
+    return db._waiting == count
+
+
+async def test_those_who_wait_are_served_when_every_connection_is_lost(db, postgresql):
+    """Ten connections die while others wait for one: the others get new ones, and need not run out of patience."""
+    busy = [asyncio.create_task(db.fetch_one(SLEEP, seconds=30)) for _ in range(engine.POOL_SIZE)]
+    sleeping = "FROM pg_stat_activity WHERE application_name = 'att' AND state = 'active'"
+
+    async def all_asleep():
+        postgresql.rollback()
+        return postgresql.execute(f"SELECT count(*) {sleeping}").fetchone() == (engine.POOL_SIZE,)
+
+    await eventually(all_asleep)
+    waiting = [asyncio.create_task(db.fetch_one(COUNT_USERS)) for _ in range(5)]
+    await eventually(lambda: all_waiting(db, 5))
+    postgresql.execute(f"SELECT pg_terminate_backend(pid) {sleeping}")
+    for task in busy:
+        task.cancel()
+    assert await asyncio.gather(*waiting) == [(0,)] * 5
+    await asyncio.gather(*busy, return_exceptions=True)
+
+
+async def test_a_closed_engine_says_that_it_is_closed(db_url):
+    db = await Engine.connect(db_url)
+    await db.close()
+    with pytest.raises(errors.ShuttingDown):
+        await db.fetch_one(COUNT_USERS)
+
+
+async def test_closing_waits_for_nobody_for_ever(db_url, monkeypatch):
+    """Not even for a connection of which the pool hears no more."""
+    monkeypatch.setattr(engine, "ACQUIRE_TIMEOUT", 0.1)
+    db = await Engine.connect(db_url)
+    async with asyncio.timeout(10):
+        held = await db._pool.acquire()
+        monkeypatch.setattr(db._pool, "terminate", db._pool.close)  # as if it was acquired after that
+        await db.close()
+    held.close()
+    db._pool.release(held)
+
+
+async def test_a_new_connection_whose_first_statement_is_cancelled_is_busy(db, monkeypatch):
+    """It must not look like the client's going away either."""
+    monkeypatch.setattr(engine, "_INIT_SQL", "SET statement_timeout = 50; SELECT pg_sleep(3)")
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # aiopg reports it there as well
+    await db._pool.clear()
+    with pytest.raises(errors.Busy):
+        await db.fetch_one(COUNT_USERS)
+
+
+async def test_the_queue_for_a_connection_is_bounded(db, monkeypatch):
+    monkeypatch.setattr(engine, "POOL_QUEUE", 0)
+    with pytest.raises(errors.Busy):
+        await db.fetch_one(COUNT_USERS)
+
+
+async def test_a_restarted_database_is_found_again(tmp_path_factory):
+    """After a restart the next read succeeds, whatever dead connections the pool held; while it is down it is said."""
+    from att.db.embedded import EmbeddedPostgres
+
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("restart"))
+    db = await Engine.connect(await asyncio.to_thread(server.start))
+    one = prepare(select(literal(1)))
+    await asyncio.gather(*(db.fetch_one(one) for _ in range(5)))
+    os.kill(server._server.get_pid(), signal.SIGINT)  # PostgreSQL's fast shutdown
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await db.fetch_one(one)
+            except errors.DatabaseUnavailable as error:
+                if not (server.data_dir / "postgresql" / "postmaster.pid").exists():
+                    why = error.why
+                    break
+    assert why.startswith(f"the database postgres at {server.data_dir}")
+    await asyncio.to_thread(server.start)
+    assert await db.fetch_one(one) == (1,)
+    await db.close()
+    await asyncio.to_thread(server.stop)

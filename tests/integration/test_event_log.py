@@ -1,0 +1,440 @@
+"""The log, appended to and read: what is refused, what is repeated, and who was a member when."""
+
+import asyncio
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+
+from att.db.engine import Engine
+from att.errors import Busy, InvalidInput, NoSuchGroup, NotAMember, NotAnOwner
+from att.realtime import event_log as module
+from att.realtime.event_log import EventLog, LogEvent, Position, Publish, PublishResult, Slice
+
+STRANGE = '{ "a":1,"a" : 2.50e+3, "b":"\\u0000\\ud800\\/ü\U0001f375%s{}\\\\\'", "c":[1e999,  -0.0]}\t\n'.encode()
+
+
+@pytest.fixture
+def log(db):
+    return EventLog(db)
+
+
+@pytest.fixture
+def ann(add_user):
+    return add_user("ann").user_id
+
+
+@pytest.fixture
+def bob(add_user):
+    return add_user("bob").user_id
+
+
+@pytest.fixture
+def add_group(sql):
+    """Make a group with these owners; its id. Their joining is in its log."""
+
+    def add(name, *owners):
+        group_id = sql("INSERT INTO groups (name, name_key) VALUES (%s, %s) RETURNING id", name, name)[0][0]
+        for owner in owners:
+            sql("INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'owner')", group_id, owner)
+        return group_id
+
+    return add
+
+
+@pytest.fixture
+def tea(add_group, ann):
+    return add_group("tea", ann)
+
+
+@pytest.fixture
+def join(sql):
+    return lambda group, user: sql(
+        "INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')", group, user
+    )
+
+
+@pytest.fixture
+def leave(sql):
+    return lambda group, user: sql("DELETE FROM members WHERE group_id = %s AND user_id = %s", group, user)
+
+
+@pytest.fixture
+def forget(sql):
+    """Have retention take all events of a group up to this one."""
+    return lambda group, seq: sql("DELETE FROM events WHERE group_id = %s AND seq <= %s", group, seq)
+
+
+async def seqs(log, group, after=0):
+    """What the log of a group holds."""
+    return [event.seq for event in (await log.read({group: after}))[group].events]
+
+
+# Appending
+
+
+async def test_append(log, sql, tea, ann):
+    """What is appended comes with its seq, in the order given, and is read as it was sent, byte for byte."""
+    bodies = [STRANGE, b"{}", b'{"n":2}']
+    before = datetime.now(UTC)
+    appended = await log.append([Publish(tea, ann, body) for body in bodies])
+    at = appended[0].event.at
+    assert before <= at <= datetime.now(UTC)
+    expected = [LogEvent(tea, "tea", 2 + place, "message", ann, at, body) for place, body in enumerate(bodies)]
+    assert appended == [PublishResult(event, is_repeat=False) for event in expected]
+    joined, *events = (await log.read({tea: 0}))[tea].events
+    assert events == expected
+    assert joined[:5] == (tea, "tea", 1, "joined", ann)
+    assert joined.body == b""
+    assert joined.at <= at
+    assert sql("SELECT seq FROM groups") == [(4,)]
+
+
+async def test_by_name(log, ann, add_group):
+    """A group is found by its name in any case too; ids and names may come mixed."""
+    tea, cafe = add_group("tea", ann), add_group("café å", ann)
+    drafts = [Publish("CAFE\u0301 \u212b", ann, b"{}"), Publish(tea, ann, b"{}"), Publish("Tea", ann, b"{}")]
+    appended = await log.append(drafts)
+    assert [(one.event.group_id, one.event.name, one.event.seq) for one in appended] == [
+        (cafe, "café å", 2),
+        (tea, "tea", 2),
+        (tea, "tea", 3),
+    ]
+
+
+async def test_refusals(log, sql, tea, ann, bob, join, add_user):
+    """Each draft is judged alone: one that is refused takes no seq and harms no other."""
+    zoe = add_user("zoe").user_id
+    join(tea, bob)
+    outcomes = await log.append(
+        [
+            *(Publish(tea, user, b"{}") for user in (ann, bob, zoe)),
+            *(Publish(group, ann, b"{}") for group in (uuid4(), "coffee", "a\0b", "\ud800", "x" * 5000)),
+            Publish(tea, ann, b"{}"),
+        ]
+    )
+    assert [type(outcome) for outcome in outcomes] == [
+        PublishResult,
+        PublishResult,
+        NotAMember,
+        *[NoSuchGroup] * 5,
+        PublishResult,
+    ]
+    assert outcomes[-1].event.seq == 5
+    sql("UPDATE groups SET post = 'owners'")
+    outcomes = await log.append([Publish("tea", user, b"{}") for user in (ann, bob, zoe)])
+    assert [type(outcome) for outcome in outcomes] == [PublishResult, NotAnOwner, NotAMember]
+    assert await seqs(log, tea) == [1, 2, 3, 4, 5, 6]
+    assert await log.append([]) == []
+
+
+@pytest.mark.parametrize(
+    ("permissions", "active", "refusal"),
+    [
+        ("{*}", True, None),
+        ("{users.read,broadcast.any}", True, None),
+        ("{broadcast.any}", False, NotAMember),
+        ("{users.read,groups.write}", True, NotAMember),
+        ("{}", True, NotAMember),
+    ],
+)
+async def test_whoever_may_broadcast_anywhere(*, log, sql, tea, bob, permissions, active, refusal):
+    """A role that permits it takes the place of membership, and of ownership, while its user is active."""
+    sql("UPDATE groups SET post = 'owners'")
+    sql("INSERT INTO roles (name, name_key, permissions) VALUES ('Aid', 'aid', %s)", permissions)
+    change = "UPDATE users SET active = %s, role_id = (SELECT id FROM roles WHERE name = 'Aid') WHERE id = %s"
+    sql(change, active, bob)
+    (outcome,) = await log.append([Publish(tea, bob, b"{}")])
+    assert type(outcome) is (refusal or PublishResult)
+
+
+async def test_keys(log, tea, ann, bob, join, add_group):
+    """With a key that the group has seen, in this call or an earlier one, the first answer comes again."""
+    join(tea, bob)
+    coffee = add_group("coffee", ann)
+    drafts = [
+        Publish(tea, ann, b'{"n":1}', "k"),
+        Publish(tea, ann, b'{"n":2}'),
+        Publish(tea, bob, b'{"n":3}', "k"),
+        Publish(tea, ann, b'{"n":4}', "l"),
+        Publish(coffee, ann, b'{"n":5}', "k"),
+    ]
+    first = await log.append(drafts)
+    assert [(one.event.seq, one.is_repeat) for one in first] == [
+        *((3, False), (4, False), (3, True), (5, False)),
+        (2, False),
+    ]
+    again = await log.append([drafts[3], drafts[0], Publish(tea, ann, b'{"n":6}')])
+    assert [(one.event.seq, one.is_repeat) for one in again] == [(5, True), (3, True), (6, False)]
+    assert again[1].event.at == first[0].event.at
+    assert [event.body[5:6] for event in (await log.read({tea: 2}))[tea].events] == [b"1", b"2", b"4", b"6"]
+
+
+async def test_a_key_of_a_refused_draft_is_free(log, tea, ann, bob):
+    """Whoever is refused takes no key from those who come after."""
+    refused, appended = await log.append([Publish(tea, bob, b"{}", "k"), Publish(tea, ann, b"{}", "k")])
+    assert type(refused) is NotAMember
+    assert (appended.event.seq, appended.is_repeat) == (2, False)
+
+
+async def test_a_key_and_a_removal(log, tea, bob, join, leave, add_user):
+    """Whoever was removed meanwhile is told what became of their own message, but not of anyone else's."""
+    zoe = add_user("zoe").user_id
+    join(tea, bob)
+    ((first, _),) = await log.append([Publish(tea, bob, b"{}", "k")])
+    leave(tea, bob)
+    own, others, new = await log.append(
+        [Publish(tea, bob, b"{}", "k"), Publish(tea, zoe, b"{}", "k"), Publish(tea, bob, b"{}", "l")]
+    )
+    assert (own.event.seq, own.is_repeat) == (first.seq, True)
+    assert [type(others), type(new)] == [NotAMember, NotAMember]
+
+
+async def test_a_key_is_free_again_when_retention_has_taken_it(log, tea, ann, forget):
+    await log.append([Publish(tea, ann, b"{}", "k"), Publish(tea, ann, b"{}")])
+    forget(tea, 2)
+    (appended,) = await log.append([Publish(tea, ann, b"{}", "k")])
+    assert (appended.event.seq, appended.is_repeat) == (4, False)
+
+
+DEEP = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b'{"a":nan}', DEEP], ids=["cut", "empty", "nan", "deep"])
+async def test_what_the_database_does_not_take(log, tea, ann, body):
+    """It fails the whole call, with an error of ours, and nothing of it is in the log; alone as well."""
+    for drafts in ([Publish(tea, ann, b"{}"), Publish(tea, ann, body)], [Publish(tea, ann, body)]):
+        with pytest.raises(InvalidInput, match="body"):
+            await log.append(drafts)
+    assert await seqs(log, tea) == [1]
+
+
+@pytest.mark.parametrize(
+    ("body", "key", "field"),
+    [
+        (b'{"a":"\0"}', None, "body"),
+        (b'{"a":"\xff"}', None, "body"),
+        (b"{}", "", "key"),
+        (b"{}", "k" * 201, "key"),
+        (b"{}", "\0", "key"),
+        (b"{}", "\udfff", "key"),
+    ],
+)
+async def test_what_cannot_be_sent_to_the_database(log, tea, ann, body, key, field):
+    """It fails alone."""
+    refused, appended = await log.append([Publish(tea, ann, body, key), Publish(tea, ann, b"{}", "k" * 200)])
+    assert [fault.field for fault in refused.fields] == [field]
+    assert appended.event.seq == 2
+
+
+async def test_appended_at_once(log, db_url, tea, ann, add_group):
+    """Those who append to the same groups at once wait for each other, and never on each other: each seq is one's."""
+    coffee = add_group("coffee", ann)
+    other = await Engine.connect(db_url)
+    try:
+        calls = [
+            (log, [Publish(tea, ann, b"{}"), Publish(coffee, ann, b"{}")]),
+            (EventLog(other), [Publish(coffee, ann, b"{}"), Publish("tea", ann, b"{}")]),
+        ]
+        outcomes = await asyncio.gather(*(one.append(drafts) for one, drafts in calls * 40))
+    finally:
+        await other.close()
+    for group in (tea, coffee):
+        taken = [one.event.seq for outcome in outcomes for one in outcome if one.event.group_id == group]
+        assert sorted(taken) == list(range(2, 82))
+        assert await seqs(log, group, 1) == sorted(taken)
+
+
+async def test_a_removal_that_was_waited_for(log, tea, bob, join, postgresql):
+    """Whoever was removed while the append waited for the group is refused: it looks anew once it has the group."""
+    join(tea, bob)
+    postgresql.execute("DELETE FROM members WHERE user_id = %s", (bob,))
+    appending = asyncio.create_task(log.append([Publish(tea, bob, b"{}")]))
+    await waits_for(postgresql)
+    postgresql.commit()
+    (refused,) = await appending
+    assert type(refused) is NotAMember
+
+
+async def test_a_deletion_that_was_waited_for(log, tea, ann, postgresql):
+    """Neither is anything appended to a group that was deleted meanwhile."""
+    postgresql.execute("DELETE FROM groups")
+    appending = asyncio.create_task(log.append([Publish("tea", ann, b"{}"), Publish(tea, ann, b"{}")]))
+    await waits_for(postgresql)
+    postgresql.commit()
+    assert [type(refused) for refused in await appending] == [NoSuchGroup, NoSuchGroup]
+
+
+async def test_a_group_that_is_held_for_long(log, tea, ann, postgresql):
+    """An append waits for two seconds, and then says that it cannot be done now."""
+    postgresql.execute("SELECT FROM groups FOR UPDATE")
+    with pytest.raises(Busy):
+        await log.append([Publish(tea, ann, b"{}")])
+    postgresql.commit()
+    assert await seqs(log, tea) == [1]
+
+
+async def test_who_holds_groups(log, tea, ann, add_group, postgresql):
+    """Those of the groups that are locked are told, with one name for each transaction; nothing is waited for."""
+    coffee, milk = add_group("coffee", ann), add_group("milk", ann)
+    assert await log.holds([tea, coffee, "milk", uuid4()]) == []
+    postgresql.execute("SELECT FROM groups WHERE name <> 'milk' FOR NO KEY UPDATE")
+    holds = sorted(await log.holds([tea, "COFFEE", milk, uuid4(), "none", "\0", "\ud800"]), key=lambda hold: hold[1])
+    assert [hold[:2] for hold in holds] == [(coffee, "coffee"), (tea, "tea")]
+    first = {holder for _, _, holder in holds}
+    assert len(first) == 1
+    postgresql.commit()
+    postgresql.execute("DELETE FROM groups WHERE name = 'tea'")
+    [(group_id, _, second)] = await log.holds([tea, coffee, milk])
+    assert group_id == tea
+    assert second not in first
+    postgresql.commit()
+    assert await log.holds([tea, "tea"]) == []
+
+
+async def waits_for(postgresql, seconds=5):
+    """Until some backend waits for this connection."""
+    query = "SELECT pid FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    async with asyncio.timeout(seconds):
+        while not postgresql.execute(query).fetchall():  # noqa: ASYNC110 - another process gives us no Event
+            await asyncio.sleep(0.005)
+
+
+# Reading
+
+
+async def test_read(log, tea, ann, add_group):
+    """Of each group what is above its position, with where its log ends; a group that never was has nothing."""
+    coffee, none = add_group("coffee", ann), uuid4()
+    await log.append([Publish(tea, ann, b"{}") for _ in range(3)])
+    found = await log.read({tea: 2, coffee: 1, none: 0})
+    assert [(event.name, event.seq) for event in found[tea].events] == [("tea", 3), ("tea", 4)]
+    assert found[tea].head == 4
+    assert found[coffee] == Slice([], 1)
+    assert found[none] == Slice([], 0)
+    assert (await log.read({tea: 9}))[tea] == Slice([], 4)
+    assert await log.read({}) == {}
+
+
+async def test_a_slice_is_short(log, tea, ann, monkeypatch):
+    """It has at most so many events, the oldest ones."""
+    await log.append([Publish(tea, ann, b"{}") for _ in range(module._SLICE + 5)])
+    found = (await log.read({tea: 1}))[tea]
+    assert [event.seq for event in found.events] == list(range(2, module._SLICE + 2))
+    assert found.head == module._SLICE + 6
+    replay = await log.read_from(tea, ann, 1, limit=3)
+    assert [event.seq for event in replay.slice.events] == [2, 3, 4]
+
+
+async def test_a_slice_is_small(log, tea, ann):
+    """It has about a megabyte of bodies, and always an event, so that whoever reads on gets on."""
+    large = b'{"a":"' + b"x" * 700_000 + b'"}'
+    for _ in range(3):
+        await log.append([Publish(tea, ann, large)])
+    assert await seqs(log, tea) == [1, 2, 3]
+    assert await seqs(log, tea, 3) == [4]
+
+
+async def test_what_retention_has_taken(log, tea, ann, forget):
+    """It is missing at the beginning; the head stays, and the next seq is a new one."""
+    await log.append([Publish(tea, ann, b"{}") for _ in range(3)])
+    forget(tea, 3)
+    assert [event.seq for event in (await log.read({tea: 0}))[tea].events] == [4]
+    forget(tea, 4)
+    assert (await log.read({tea: 0}))[tea] == Slice([], 4)
+    (appended,) = await log.append([Publish(tea, ann, b"{}")])
+    assert appended.event.seq == 5
+
+
+async def test_a_group_that_is_gone(log, sql, tea, ann, forget):
+    """Its log can be read until it is trimmed, without a name."""
+    await log.append([Publish(tea, ann, b"{}")])
+    sql("DELETE FROM groups")
+    events, head = (await log.read({tea: 1}))[tea]
+    assert [(event.name, event.seq, event.kind, event.user_id) for event in events] == [
+        ("", 2, "message", ann),
+        ("", 3, "left", ann),
+    ]
+    assert head == 3
+    assert await log.heads([tea]) == {tea: 3}
+    forget(tea, 3)
+    assert await log.heads([tea]) == {tea: 0}
+
+
+async def test_heads(log, tea, ann, add_group):
+    coffee, none = add_group("coffee"), uuid4()
+    await log.append([Publish(tea, ann, b"{}")])
+    assert await log.heads([tea, coffee, none]) == {tea: 2, coffee: 0, none: 0}
+    assert await log.heads([]) == {}
+
+
+# Who was a member
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "expected"),
+    [
+        # after:  0      1      2     3     4      5      6
+        (0, [False, False, True, True, False, False, True]),
+        (2, [True, True, True, True, False, False, True]),  # told by the left that is still held
+        (4, [False, False, False, False, False, False, True]),  # by the joined
+        (7, [True, True, True, True, True, True, True]),  # by the membership there is
+    ],
+)
+async def test_was_member(*, log, tea, ann, bob, join, leave, forget, forgotten, expected):
+    """Bob joins (2), leaves (4) and joins again (6); what tells it may be held no more."""
+    join(tea, bob)
+    await log.append([Publish(tea, ann, b"{}")])
+    leave(tea, bob)
+    await log.append([Publish(tea, ann, b"{}")])
+    join(tea, bob)
+    await log.append([Publish(tea, ann, b"{}")])
+    forget(tea, forgotten)
+    replays = [await log.read_from(tea, bob, after) for after in range(7)]
+    assert [replay.was_member for replay in replays] == expected
+    assert [[event.seq for event in replay.slice.events] for replay in replays] == [
+        list(range(max(after, forgotten) + 1, 8)) for after in range(7)
+    ]
+    assert {(replay.name, replay.slice.head) for replay in replays} == {("tea", 7)}
+
+
+async def test_was_never_a_member(log, tea, bob):
+    """Neither of a group that is there, nor of one that never was; what others did does not count."""
+    assert [(await log.read_from(group, bob, 1)).was_member for group in (tea, uuid4())] == [False, False]
+
+
+async def test_positions(log, sql, tea, ann, bob, join, leave, add_group):
+    """Bob's groups, and those he has left, or that are gone; no others."""
+    coffee, mate, _water = add_group("coffee", ann), add_group("mate", ann), add_group("water", ann)
+    for group in (tea, coffee, mate):
+        join(group, bob)
+    leave(coffee, bob)
+    await log.append([Publish(coffee, ann, b"{}")])
+    sql("DELETE FROM groups WHERE name = 'mate'")
+    expected = [Position(tea, "tea", 2, True), Position(coffee, "coffee", 4, False), Position(mate, "", 4, False)]
+    assert sorted(await log.positions(bob)) == sorted(expected)
+
+
+async def test_positions_of_what_is_forgotten(log, tea, bob, join, leave, forget):
+    """A group whose log tells no more of Bob is not one of his."""
+    join(tea, bob)
+    leave(tea, bob)
+    forget(tea, 3)
+    assert await log.positions(bob) == []
+
+
+async def test_joinings(log, tea, ann, bob, join, leave, forget, add_group):
+    """Who is in which group or was, and by which events they joined it, as long as those are held."""
+    coffee = add_group("coffee", ann)
+    join(tea, bob)
+    leave(tea, bob)
+    join(tea, bob)
+    everything = [(ann, coffee, [1]), (ann, tea, [1]), (bob, tea, [2, 4])]
+    assert sorted(await log.joinings([ann, bob])) == sorted(everything)
+    leave(tea, bob)
+    assert await log.joinings([bob]) == [(bob, tea, [2, 4])]
+    join(tea, bob)
+    forget(tea, 6)
+    assert await log.joinings([bob]) == [(bob, tea, [])]
+    leave(tea, bob)
+    assert await log.joinings([bob]) == await log.joinings([uuid4()]) == await log.joinings([]) == []

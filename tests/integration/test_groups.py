@@ -1,0 +1,482 @@
+"""Groups and their members, and what their audience is told."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import NoneType
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from att.core.pagination import Window
+from att.core.permissions import Actor
+from att.errors import (
+    GroupNameTaken,
+    LastOwner,
+    NoSuchGroup,
+    NoSuchMember,
+    NoSuchUser,
+    NotAMember,
+    NotAnOwner,
+)
+from att.groups.service import Groups
+
+DEADLINE = 5.0
+
+
+class Recorder:
+    """An audience that remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def joined(self, group_id: UUID, seq: int, user_id: UUID) -> None:
+        self.told.append(("joined", group_id, seq, user_id))
+
+    def ring(self, group_id: UUID, seq: int) -> None:
+        self.told.append(("ring", group_id, seq))
+
+
+@pytest.fixture
+def audience():
+    return Recorder()
+
+
+@pytest.fixture
+def groups(db, audience):
+    return Groups(db, audience)
+
+
+@pytest.fixture
+def ann(add_user):
+    return add_user("ann")
+
+
+@pytest.fixture
+def bob(add_user):
+    return add_user("bob")
+
+
+@pytest.fixture
+def members(sql):
+    """Who is in the table of members."""
+    return lambda: {row[0] for row in sql("SELECT user_id FROM members")}
+
+
+async def until(condition: Callable[[], Any]) -> Any:
+    """What the condition gives, once it is true."""
+    end = time.monotonic() + DEADLINE
+    while not (result := condition()):
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
+    return result
+
+
+# Groups
+
+
+async def test_create(groups, audience, sql, ann):
+    """A group has its maker as its owner, who is told of at once."""
+    group = await groups.create("Tea", ann)
+    assert (group.name, group.role) == ("Tea", "owner")
+    assert sql('SELECT id, name, "join", post, retention, created_at FROM groups') == [group[:6]]
+    assert (group.join, group.post) == ("invite", "members")
+    assert sql("SELECT group_id, user_id, role FROM members") == [(group.id, ann.user_id, "owner")]
+    assert audience.told == [("joined", group.id, 1, ann.user_id)]
+
+
+async def test_rules(groups, audience, sql, ann, bob):
+    """A group is made with its rules and changed in what is given; nobody's membership is touched by it."""
+    tea = await groups.create("Tea", ann, join="open", post="owners", retention=7)
+    assert (tea.join, tea.post, tea.retention) == ("open", "owners", 7)
+    assert (await groups.create("Coffee", ann))[2:5] == ("invite", "members", 1000)
+    await groups.delete((await groups.find("Coffee", ann.user_id)).id, ann)
+    audience.told.clear()
+    for change, expected in (
+        ({}, tea),
+        ({"post": "members"}, tea._replace(post="members")),
+        ({"name": "TEA"}, tea._replace(name="TEA", post="members")),
+        ({"name": "Straße", "join": "invite"}, tea._replace(name="Straße", join="invite", post="members")),
+        ({"retention": 0}, tea._replace(name="Straße", join="invite", post="members", retention=0)),
+    ):
+        assert await groups.change(tea.id, ann, **change) == expected
+        assert await groups.find(str(tea.id), ann.user_id) == expected
+        assert await groups.find(str(tea.id), bob.user_id) == expected._replace(role=None)
+    assert await groups.find("STRASSE", ann.user_id) == expected
+    with pytest.raises(NoSuchGroup):
+        await groups.find("tea", ann.user_id)
+    assert sql("SELECT count(*) FROM members") == [(1,)]
+    assert audience.told == []
+
+
+async def test_change_refused(groups, ann):
+    """A taken name changes nothing, not even what came with it; a group that is gone cannot be changed."""
+    tea, coffee = await groups.create("tea", ann), await groups.create("coffee", ann)
+    with pytest.raises(GroupNameTaken):
+        await groups.change(coffee.id, ann, name="TEA", join="open")
+    assert await groups.find("coffee", ann.user_id) == coffee
+    await groups.delete(tea.id, ann)
+    for change in ({}, {"name": "tea"}, {"join": "open"}):
+        with pytest.raises(NoSuchGroup):
+            await groups.change(tea.id, ann, **change)
+
+
+async def test_rename_at_once(groups, ann):
+    """Of five groups that take the same name at the same time, one does."""
+    made = [await groups.create(f"group {number}", ann) for number in range(5)]
+    outcomes = await asyncio.gather(*(groups.change(one.id, ann, name="tea") for one in made), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes].count(GroupNameTaken) == 4
+
+
+async def test_create_taken(groups, audience, sql, ann, bob):
+    """A name is taken in any case and normal form; who comes second changes nothing, and nobody is told."""
+    await groups.create("Café", ann)
+    audience.told.clear()
+    for name in ("Café", "CAFÉ", "cafe\u0301"):
+        with pytest.raises(GroupNameTaken):
+            await groups.create(name, bob)
+    assert sql("SELECT count(*) FROM groups") == sql("SELECT count(*) FROM members") == [(1,)]
+    assert audience.told == []
+
+
+async def test_create_at_once(groups, audience, ann):
+    """Of ten who make a group of the same name at the same time, one does."""
+    outcomes = await asyncio.gather(*(groups.create("tea", ann) for _ in range(10)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes].count(GroupNameTaken) == 9
+    assert len(audience.told) == 1
+
+
+async def test_create_by_unknown_user(groups, audience, sql):
+    """A group is made with its owner or not at all."""
+    with pytest.raises(NoSuchUser):
+        await groups.create("tea", Actor(uuid4(), uuid4(), "test"))
+    assert sql("SELECT * FROM groups") == []
+    assert audience.told == []
+
+
+async def test_delete(groups, audience, sql, ann):
+    """With a group go its members, as its log tells; deleting what is not there is refused, and nobody is told."""
+    tea = await groups.create("tea", ann)
+    coffee = await groups.create("coffee", ann)
+    audience.told.clear()
+    await groups.delete(tea.id, ann)
+    assert audience.told == [("ring", tea.id, 2)]
+    with pytest.raises(NoSuchGroup):
+        await groups.delete(tea.id, ann)
+    assert audience.told == [("ring", tea.id, 2)]
+    assert sql("SELECT seq, kind, actor_id FROM events WHERE group_id = %s ORDER BY seq", tea.id) == [
+        (1, "joined", ann.user_id),
+        (2, "left", ann.user_id),
+    ]
+    assert sql("SELECT group_id FROM members") == [(coffee.id,)]
+
+
+# Members
+
+
+async def test_add_and_remove(groups, audience, members, ann, bob):
+    """Who is added is a member until removed; each time the audience is told, after it is so."""
+    tea = await groups.create("tea", ann)
+    audience.told.clear()
+    member, is_new = await groups.add_member(tea.id, bob.user_id, ann)
+    assert (member.user_id, member.login, member.role, is_new) == (bob.user_id, "bob", "member", True)
+    assert await groups.add_member(tea.id, bob.user_id, ann) == (member, False)
+    assert members() == {ann.user_id, bob.user_id}
+    await groups.remove_member(tea.id, bob.user_id, ann)
+    assert members() == {ann.user_id}
+    assert audience.told == [("joined", tea.id, 2, bob.user_id), ("ring", tea.id, 3)]
+
+
+async def test_nobody_there(groups, audience, members, ann, bob):
+    """Unknown users and groups that are gone are told by their foreign keys, and the audience is told nothing."""
+    tea, coffee = await groups.create("tea", ann), await groups.create("coffee", ann)
+    await groups.delete(coffee.id, ann)
+    audience.told.clear()
+    for group_id, user_id, error in [(tea.id, uuid4(), NoSuchUser), (coffee.id, bob.user_id, NoSuchGroup)]:
+        with pytest.raises(error):
+            await groups.add_member(group_id, user_id, ann)
+    for group_id, user_id in [(tea.id, bob.user_id), (tea.id, uuid4()), (coffee.id, ann.user_id)]:
+        with pytest.raises(NoSuchMember):
+            await groups.remove_member(group_id, user_id, ann)
+    assert members() == {ann.user_id}
+    assert audience.told == []
+
+
+async def test_last_owner(groups, audience, sql, ann, bob):
+    """The last owner cannot leave; once there is another owner they can."""
+    tea = await groups.create("tea", ann)
+    await groups.add_member(tea.id, bob.user_id, ann)
+    audience.told.clear()
+    with pytest.raises(LastOwner):
+        await groups.remove_member(tea.id, ann.user_id, ann)
+    assert sql("SELECT count(*) FROM members") == [(2,)]
+    assert audience.told == []
+    sql("UPDATE members SET role = 'owner'")
+    await groups.remove_member(tea.id, ann.user_id, ann)
+    assert sql("SELECT user_id FROM members") == [(bob.user_id,)]
+
+
+async def test_roles(groups, audience, sql, ann, bob):
+    """Who is added gets the role that is given, or is a plain member; who is there keeps theirs without one."""
+    tea = await groups.create("tea", ann)
+    for role, expected in (
+        ("owner", "owner"),
+        (None, "owner"),
+        ("owner", "owner"),
+        ("member", "member"),
+        (None, "member"),
+    ):
+        member, _ = await groups.add_member(tea.id, bob.user_id, ann, role)
+        assert member.role == expected
+    await groups.remove_member(tea.id, bob.user_id, ann)
+    audience.told.clear()
+    for role in (None, "member", "owner"):
+        member, is_new = await groups.add_member(tea.id, bob.user_id, ann, role)
+        assert (member.role, is_new) == (role or "member", True)
+        await groups.remove_member(tea.id, bob.user_id, ann)
+    assert audience.told == [
+        told for seq in (4, 6, 8) for told in (("joined", tea.id, seq, bob.user_id), ("ring", tea.id, seq + 1))
+    ]
+
+
+async def test_last_owner_is_not_demoted(groups, audience, ann, bob):
+    """The last owner stays one, however many members there are; once there is another they can step back."""
+    tea, coffee = await groups.create("tea", ann), await groups.create("coffee", bob)
+    await groups.add_member(tea.id, bob.user_id, ann)
+    await groups.add_member(coffee.id, ann.user_id, bob, "owner")
+    audience.told.clear()
+    with pytest.raises(LastOwner):
+        await groups.add_member(tea.id, ann.user_id, ann, "member")
+    assert audience.told == []
+    assert (await groups.find("tea", ann.user_id)).role == "owner"
+    await groups.add_member(tea.id, bob.user_id, ann, "owner")
+    await groups.add_member(tea.id, ann.user_id, ann, "member")
+    assert [(await groups.find("tea", who.user_id)).role for who in (ann, bob)] == ["member", "owner"]
+    assert (await groups.find("coffee", ann.user_id)).role == "owner"
+
+
+async def test_without_owner(groups, sql, add_user, ann, bob):
+    """When the account of the only owner is deleted the group is left without one, and can be given a new one."""
+    tea = await groups.create("tea", ann)
+    await groups.add_member(tea.id, bob.user_id, ann)
+    sql("DELETE FROM users WHERE id = %s", ann.user_id)
+    admin = add_user("admin")
+    sql("INSERT INTO roles (name, name_key, permissions) VALUES ('Groups', 'groups', '{groups.write}')")
+    sql("UPDATE users SET role_id = (SELECT id FROM roles WHERE name = 'Groups') WHERE id = %s", admin.user_id)
+    member, is_new = await groups.add_member(tea.id, bob.user_id, admin, "owner")
+    assert (member.role, is_new) == ("owner", False)
+    with pytest.raises(LastOwner):
+        await groups.remove_member(tea.id, bob.user_id, admin)
+
+
+async def test_two_owners_demote_each_other(groups, db, sql, ann, bob):
+    """Of two owners who demote each other at the same time one stays owner, on one node and between two."""
+    nodes = (groups, groups), (groups, Groups(db, Recorder()))
+    for number in range(10):
+        tea = await groups.create(f"tea {number}", ann)
+        await groups.add_member(tea.id, bob.user_id, ann, "owner")
+        on_one, on_other = nodes[number % 2]
+        outcomes = await asyncio.gather(
+            on_one.add_member(tea.id, bob.user_id, ann, "member"),
+            on_other.add_member(tea.id, ann.user_id, bob, "member"),
+            return_exceptions=True,
+        )
+        assert [type(outcome) for outcome in outcomes].count(NotAnOwner) == 1
+        assert sql("SELECT count(*) FROM members WHERE group_id = %s AND role = 'owner'", tea.id) == [(1,)]
+
+
+async def test_who_is_removed_while_they_wait(groups, sql, ann, bob):
+    """Whoever may not any more when it is their turn changes nothing, though they might when they asked."""
+    tea = await groups.create("tea", ann)
+    await groups.add_member(tea.id, bob.user_id, ann, "owner")
+    outcomes = await asyncio.gather(
+        groups.remove_member(tea.id, bob.user_id, ann),
+        groups.add_member(tea.id, bob.user_id, bob, "owner"),
+        groups.add_members(tea.id, [bob.user_id], bob),
+        groups.remove_member(tea.id, ann.user_id, bob),
+        groups.change(tea.id, bob, name="mine"),
+        groups.delete(tea.id, bob),
+        return_exceptions=True,
+    )
+    outcomes.pop(4)  # a change of the group itself may well have come first
+    assert [type(outcome) for outcome in outcomes] == [NoneType] + [NotAMember] * 4
+    assert sql("SELECT user_id, role FROM members WHERE group_id = %s", tea.id) == [(ann.user_id, "owner")]
+
+
+async def test_two_owners_leave(groups, sql, ann, bob):
+    """Of two owners who leave at the same time one succeeds, however often it is tried."""
+    for number in range(10):
+        tea = await groups.create(f"tea {number}", ann)
+        await groups.add_member(tea.id, bob.user_id, ann)
+        sql("UPDATE members SET role = 'owner'")
+        outcomes = await asyncio.gather(
+            *(groups.remove_member(tea.id, owner.user_id, owner) for owner in (ann, bob)), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes if outcome] == [LastOwner]
+        assert sql("SELECT count(*) FROM members WHERE group_id = %s", tea.id) == [(1,)]
+
+
+SLOW_CHANGE = """
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN coalesce(NEW, OLD); END';
+    CREATE TRIGGER wait BEFORE UPDATE OR DELETE ON members FOR EACH ROW EXECUTE FUNCTION wait();
+"""
+
+
+def leave(node, group_id, user_id, actor):
+    return node.remove_member(group_id, user_id, actor)
+
+
+def step_back(node, group_id, user_id, actor):
+    return node.add_member(group_id, user_id, actor, "member")
+
+
+@pytest.mark.parametrize(("anns_way", "bobs_way"), [(leave, leave), (step_back, step_back), (leave, step_back)])
+async def test_two_owners_go_on_two_nodes(*, groups, db, postgresql, ann, bob, anns_way, bobs_way):
+    """So it is between two nodes, which know of each other by the database alone, each stopped halfway."""
+    tea = await groups.create("tea", ann)
+    await groups.add_member(tea.id, bob.user_id, ann, "owner")
+    postgresql.execute(SLOW_CHANGE)
+    postgresql.commit()
+    postgresql.execute("SELECT pg_advisory_lock(1)")
+    leaving = [
+        asyncio.create_task(anns_way(groups, tea.id, ann.user_id, ann)),
+        asyncio.create_task(bobs_way(Groups(db, Recorder()), tea.id, bob.user_id, bob)),
+    ]
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()"
+    await until(lambda: postgresql.execute(waiting).fetchone() == (2,))
+    postgresql.execute("SELECT pg_advisory_unlock(1)")
+    outcomes = await asyncio.gather(*leaving, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes].count(LastOwner) == 1
+    assert postgresql.execute("SELECT count(*) FROM members WHERE role = 'owner'").fetchone() == (1,)
+
+
+# Many at once
+
+
+async def test_add_many(groups, audience, add_user, ann, bob):
+    """The answer is in the order asked, each once; who was a member stays what they are; all are told of."""
+    tea = await groups.create("tea", ann)
+    guests = [add_user(f"guest {number}").user_id for number in range(5)]
+    bobs, _ = await groups.add_member(tea.id, bob.user_id, ann)
+    audience.told.clear()
+    asked = [guests[3], ann.user_id, guests[0], guests[3], bob.user_id, guests[4], guests[0]]
+    items = await groups.add_members(tea.id, asked, ann)
+    assert [item.user_id for item in items] == [guests[3], ann.user_id, guests[0], bob.user_id, guests[4]]
+    assert [item.role for item in items] == ["member", "owner", "member", "member", "member"]
+    assert items[3] == bobs
+    assert len({item.joined_at for item in items if item.user_id in guests}) == 1
+    assert audience.told == [("joined", tea.id, 3, item.user_id) for item in items]
+    audience.told.clear()
+    await groups.add_members(tea.id, asked, ann)
+    assert audience.told == []
+    listed = (await groups.members(tea.id, Window())).items
+    assert sorted(listed) == sorted(items)
+    assert listed == sorted(items, key=lambda item: (item.joined_at, item.user_id))
+
+
+async def test_add_very_many(groups, sql, ann):
+    """A thousand are added by one call; another group has none of them."""
+    tea, coffee = await groups.create("tea", ann), await groups.create("coffee", ann)
+    query = (
+        "INSERT INTO users (login, login_key, search_text, role_id)"
+        " SELECT n, n, n, roles.id FROM generate_series(1, 1000) n, roles WHERE name = 'User' RETURNING users.id"
+    )
+    guests = [row[0] for row in sql(query)]
+    assert [item.user_id for item in await groups.add_members(tea.id, guests[::-1], ann)] == guests[::-1]
+    assert sql("SELECT group_id, count(*) FROM members GROUP BY 1 ORDER BY 2") == [(coffee.id, 1), (tea.id, 1001)]
+
+
+async def test_add_many_or_none(groups, audience, members, ann, bob):
+    """One who does not exist keeps all out, and is told by their place; so does a group that is gone."""
+    tea = await groups.create("tea", ann)
+    audience.told.clear()
+    unknown = uuid4()
+    for asked, index in (
+        ([unknown], 0),
+        ([bob.user_id, unknown], 1),
+        ([bob.user_id, ann.user_id, bob.user_id, unknown, uuid4()], 3),
+    ):
+        with pytest.raises(NoSuchUser) as caught:
+            await groups.add_members(tea.id, asked, ann)
+        assert caught.value.index == index
+    with pytest.raises(NoSuchGroup):
+        await groups.add_members(uuid4(), [bob.user_id], ann)
+    assert members() == {ann.user_id}
+    assert audience.told == []
+
+
+async def test_a_user_goes_while_many_are_added(groups, postgresql, members, add_user, ann):
+    """Who is deleted at the same moment is not there when their turn comes: nobody is added, and it is told who."""
+    tea = await groups.create("tea", ann)
+    ben, zoe = add_user("ben").user_id, add_user("zoe").user_id
+    postgresql.execute("DELETE FROM users WHERE id = %s", (zoe,))
+    adding = asyncio.create_task(groups.add_members(tea.id, [ben, zoe], ann))
+    await until(lambda: blocked(postgresql))
+    postgresql.commit()
+    with pytest.raises(NoSuchUser) as caught:
+        await adding
+    assert caught.value.index == 1
+    assert members() == {ann.user_id}
+
+
+# The audience
+
+
+async def test_what_is_told_is_in_the_log(groups, audience, sql, ann, bob):
+    """However many add and remove the same member at once, each is told where the log has what they did."""
+    tea = await groups.create("tea", ann)
+    changes = (groups.remove_member if number % 3 else groups.add_member for number in range(50))
+    outcomes = await asyncio.gather(*(change(tea.id, bob.user_id, ann) for change in changes), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes if isinstance(outcome, Exception)} <= {NoSuchMember}
+    kinds = {"joined": "joined", "ring": "left"}
+    told = sorted((seq, kinds[verb]) for verb, _, seq, *_ in audience.told)
+    assert told == sql("SELECT seq, kind FROM events ORDER BY seq")
+
+
+async def test_told_after_commit(groups, audience, postgresql, ann, bob):
+    """Nothing is told before the change is committed; what is told has been."""
+    tea = await groups.create("tea", ann)
+    audience.told.clear()
+    postgresql.execute("SELECT FROM groups FOR UPDATE")
+    change = asyncio.create_task(groups.add_member(tea.id, bob.user_id, ann))
+    await until(lambda: blocked(postgresql))
+    assert audience.told == []
+    postgresql.commit()
+    await change
+    assert audience.told == [("joined", tea.id, 2, bob.user_id)]
+
+
+async def test_a_change_and_those_who_refer_to_the_group(groups, postgresql, ann, bob):
+    """A change does not wait for SQL that adds members and will want the group's lock itself; a deletion does."""
+    tea = await groups.create("tea", ann)
+    postgresql.execute("SELECT FROM groups FOR KEY SHARE")
+    async with asyncio.timeout(DEADLINE):
+        await groups.change(tea.id, ann, post="owners")
+        await groups.add_member(tea.id, bob.user_id, ann)
+        await groups.remove_member(tea.id, bob.user_id, ann)
+    deletion = asyncio.create_task(groups.delete(tea.id, ann))
+    await until(lambda: blocked(postgresql))
+    postgresql.execute("INSERT INTO members SELECT id, %s, 'member' FROM groups", (bob.user_id,))
+    postgresql.commit()
+    await deletion
+
+
+async def test_groups_do_not_wait_for_each_other(groups, postgresql, ann, bob):
+    """A change that waits in one group holds up none in another."""
+    tea, coffee = await groups.create("tea", ann), await groups.create("coffee", ann)
+    postgresql.execute("SELECT FROM groups WHERE id = %s FOR UPDATE", (tea.id,))
+    change = asyncio.create_task(groups.add_member(tea.id, bob.user_id, ann))
+    await until(lambda: blocked(postgresql))
+    async with asyncio.timeout(DEADLINE):
+        await groups.add_member(coffee.id, bob.user_id, ann)
+    assert not change.done()
+    postgresql.commit()
+    await change
+
+
+def blocked(postgresql) -> list[int]:
+    """The backends that wait for this connection."""
+    query = "SELECT pid FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    return [row[0] for row in postgresql.execute(query)]

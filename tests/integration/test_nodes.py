@@ -1,0 +1,272 @@
+"""Two nodes on one database and one Redis: what is sent on one is heard on the other, and nobody reads it again."""
+
+import asyncio
+import contextlib
+from uuid import uuid4
+
+import pytest
+from parts import LivingSessions, Recording, Watched, bodies, frames, given
+
+from att.db.engine import Engine
+from att.protocol.frames import CloseCode
+from att.realtime import log_reader as feed_module
+from att.realtime.broker_events import BrokerEvents
+from att.realtime.brokers import buffer
+from att.realtime.brokers.postgres import PostgresBroker
+from att.realtime.brokers.redis import GROUP_CHANNEL, RedisBroker
+from att.realtime.event_log import Publish
+from att.realtime.hub import Hub
+from att.realtime.log_reader import LogReader
+from att.realtime.publisher import Publisher
+from att.realtime.registry import Listener, Registry
+from att.redis.client import RedisLink
+from att.sessions.cache import SessionCache
+from att.sessions.revocation import SessionRevoker
+
+PATIENCE = 3.0  # seconds for what is under way between two nodes on a machine that has other things to do
+
+
+class Server:
+    """A node without its HTTP."""
+
+    def __init__(self, db, db_url, link):
+        self.log, self.hub, self.sessions = Watched(db), Hub(Registry()), LivingSessions()
+        self.feed = LogReader(self.log, self.hub, self.sessions, PATIENCE)
+        self.cache = SessionCache(self.sessions, self.hub)
+        self.bus = RedisBroker(link)
+        self.hub.tune_in, self.hub.tune_out = self.bus.tune_in, self.bus.tune_out
+        self.buses = [PostgresBroker(db, db_url), self.bus]
+        self.node = BrokerEvents(self.hub, self.feed, self.cache, SessionRevoker(self.cache, self.cache), self.buses)
+        self.writer = Publisher(self.log, self.hub, self.bus)
+        self.tuned = set()
+        self.is_tuned = asyncio.Event()
+        self._tell, self.node.tuned = self.node.tuned, self._keep
+
+    def _keep(self, group_ids):
+        self._tell(group_ids)
+        self.tuned.update(group_ids)
+        self.is_tuned.set()
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        async with self.feed.running(), self.node.running(), self.writer.running():
+            await until(lambda: all(bus.is_connected for bus in self.buses))
+            yield self
+
+    async def listen(self, user_id):
+        listener = Listener(user_id, uuid4(), Recording())
+        self.sessions.ids.add(listener.session_id)
+        self.hub.attach(listener)
+        self.hub.settle(listener, await self.log.positions(user_id), {})
+        return listener
+
+    async def hears(self, *group_ids):
+        """These groups' channels are heard here, and what was missed before has been looked up."""
+        async with asyncio.timeout(5):
+            while not self.tuned >= {*group_ids}:
+                self.is_tuned.clear()
+                await self.is_tuned.wait()
+        await until(lambda: {*group_ids} <= {group for look in self.log.looks for group in look})
+
+
+async def until(is_so, seconds=5):
+    """Wait for what nobody tells of."""
+    async with asyncio.timeout(seconds):
+        while not is_so():  # noqa: ASYNC110 - nobody does
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture(params=["redis", "cluster"])
+def valkeys(request):
+    return request.getfixturevalue("valkey" if request.param == "redis" else "valkey_cluster")
+
+
+@pytest.fixture(autouse=True)
+def no_sweep(monkeypatch):
+    """Nothing is found by a sweep that is not asked for."""
+    monkeypatch.setattr(feed_module, "_SWEEP_INTERVAL", 3600)
+
+
+@pytest.fixture
+async def servers(db_url, valkeys, tea):
+    """Two of them. There is a group already, so that nobody hears of its making."""
+    async with contextlib.AsyncExitStack() as stack:
+        found = []
+        for _ in range(2):
+            db = await Engine.connect(db_url)
+            stack.push_async_callback(db.close)
+            link = await RedisLink.connect(valkeys.url)
+            stack.push_async_callback(link.close)
+            found.append(await stack.enter_async_context(Server(db, db_url, link).running()))
+        yield found
+
+
+def draft(group, user_id, number):
+    return Publish(group, user_id, bodies(number)[0])
+
+
+@pytest.fixture
+def mate(add_group, ann_id):
+    return add_group("mate", ann_id)
+
+
+async def test_in_step(mate, servers, tea, ann_id):
+    """Broadcasts go from each node to the other, and nobody reads an event from the database.
+
+    Also not when both send to one group at the same time, so that the later may be here before the earlier is.
+    """
+    anns = [await server.listen(ann_id) for server in servers]
+    for server in servers:
+        await server.hears(tea, mate)
+    for number in range(0, 100, 4):
+        await asyncio.gather(
+            servers[0].writer.append(draft(tea, ann_id, number)),
+            servers[1].writer.append(draft(tea, ann_id, number + 1)),
+        )
+        await servers[0].writer.append(draft(mate, ann_id, number + 2))
+        await servers[1].writer.append(draft(mate, ann_id, number + 3))
+        for ann in anns:
+            await given(ann.connection, number + 4)
+    for ann in anns:
+        assert sorted(ann.connection.frames) == sorted(frames(*range(100)))
+    assert [server.log.reads for server in servers] == [[], []]
+
+
+async def test_many_at_once(servers, tea, ann_id):
+    """They come in order, and each comes once."""
+    ann = await servers[1].listen(ann_id)
+    await servers[1].hears(tea)
+    for number in range(2_000):
+        servers[0].writer.submit(draft(tea, ann_id, number), lambda _: None)
+    assert await given(ann.connection, 2_000) == frames(*range(2_000))
+    assert servers[1].log.reads == []
+
+
+async def test_what_is_too_long_to_come_along(servers, tea, ann_id, monkeypatch):
+    """It is read, and comes in its place."""
+    monkeypatch.setattr(buffer, "GROUP_BYTES", 8)
+    ann = await servers[1].listen(ann_id)
+    await servers[1].hears(tea)
+    for number in (1, 10**9, 2):
+        await servers[0].writer.append(draft(tea, ann_id, number))
+    assert await given(ann.connection, 3) == frames(1, 10**9, 2)
+    assert servers[1].log.reads
+
+
+async def test_a_repeat(servers, tea, ann_id):
+    """What came again with a key that was seen, and with another body, is not what the others hear."""
+    ann = await servers[1].listen(ann_id)
+    await servers[1].hears(tea)
+    await servers[0].log.append([Publish(tea, ann_id, bodies(1)[0], "k")])  # and nobody could ring
+    assert (await servers[0].writer.append(Publish(tea, ann_id, bodies(2)[0], "k"))).is_repeat
+    assert await given(ann.connection) == frames(1)
+
+
+async def test_who_does_not_listen_is_not_told(mate, servers, valkeys, tea, ann_id, monkeypatch):
+    """Of a group that nobody hears on a node nothing comes to it."""
+    ann = await servers[1].listen(ann_id)
+    await servers[1].hears(tea, mate)
+    assert _subscribers(valkeys, tea, mate) == {tea: 1, mate: 1}
+    heard, published = [], servers[0].bus.published
+
+    def keep(channel, payload):
+        heard.append(channel)
+        published(channel, payload)
+
+    monkeypatch.setattr(servers[0].bus, "published", keep)
+    await servers[1].writer.append(draft(tea, ann_id, 1))
+    await given(ann.connection)
+    servers[1].bus.ring_for_sweep()
+    await until(lambda: "att:all" in heard)
+    assert not [channel for channel in heard if channel.startswith(GROUP_CHANNEL)]
+    bob = await servers[0].listen(ann_id)
+    await servers[0].hears(tea)
+    assert _subscribers(valkeys, tea, mate) == {tea: 2, mate: 2}
+    await servers[1].writer.append(draft(tea, ann_id, 2))
+    assert await given(bob.connection) == frames(2)
+    assert f"{GROUP_CHANNEL}{tea}" in heard
+
+
+def _subscribers(valkeys, *group_ids):
+    counts = dict.fromkeys(group_ids, 0)
+    for server in getattr(valkeys, "servers", [valkeys]):
+        command = "SHARDNUMSUB" if server is not valkeys else "NUMSUB"
+        said = server.ask("PUBSUB", command, *(f"{GROUP_CHANNEL}{group_id}" for group_id in group_ids))
+        for group_id, count in zip(group_ids, said[1::2], strict=True):
+            counts[group_id] += count
+    return counts
+
+
+async def test_what_was_sent_before_the_channel_was_heard(servers, tea, ann_id, monkeypatch):
+    """A listener whose place was read before it hears it as soon as the channel is, without a sweep."""
+    sent = asyncio.Event()
+    subscribe = servers[1].bus._tuning.take
+    monkeypatch.setattr(servers[1].bus._tuning, "take", lambda limit: subscribe(limit if sent.is_set() else 0))
+    ann = await servers[1].listen(ann_id)
+    await servers[0].writer.append(draft(tea, ann_id, 1))
+    await until(lambda: servers[0].bus.sent == 1)
+    assert ann.connection.frames == []
+    sent.set()
+    servers[1].bus._tuning.wake()
+    assert await given(ann.connection) == frames(1)
+
+
+async def test_sql(servers, tea, ann_id, sql, add_user):
+    """What triggers tell is heard although nobody rings in the database."""
+    bob_id = add_user("bob").user_id
+    bob, ann = await servers[0].listen(bob_id), await servers[1].listen(ann_id)
+    sql("INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')", tea, bob_id)
+    sql("SELECT att_broadcast(%s, %s)", tea, bodies(1)[0].decode())
+    for listener in (bob, ann):
+        assert await given(listener.connection) == frames(1)
+    sql("DELETE FROM members WHERE user_id = %s", bob_id)
+    await servers[1].writer.append(draft(tea, ann_id, 2))
+    assert await given(ann.connection, 2) == frames(1, 2)
+    await until(lambda: not bob.groups)
+    assert bob.connection.frames == frames(1)
+
+
+async def test_a_session_that_was_ended_in_redis(servers, valkeys, ann_id, tea):
+    """Its sockets are closed on each node."""
+    ann = await servers[0].listen(ann_id)
+    other = await servers[1].listen(ann_id)
+    valkeys.publish("att:sessions", f'["{ann.session_id}", "{other.session_id}"]')
+    for listener in (ann, other):
+        await until(lambda listener=listener: listener.connection.codes)
+        assert listener.connection.codes == [CloseCode.SESSION_ENDED]
+
+
+async def test_a_redis_that_is_killed(servers, valkeys, tea, ann_id):
+    """What is sent meanwhile is heard when it is back; and what is sent then, at once."""
+    anns = [await server.listen(ann_id) for server in servers]
+    for server in servers:
+        await server.hears(tea)
+    valkeys.kill()
+    try:
+        for server in servers:
+            await until(lambda server=server: not server.bus.is_connected)
+        for number in range(3):
+            await servers[0].writer.append(draft(tea, ann_id, number))
+        assert anns[0].connection.frames == frames(0, 1, 2)
+        assert anns[1].connection.frames == []
+    finally:
+        await asyncio.to_thread(valkeys.start)
+    for ann in anns:
+        assert await given(ann.connection, 3, 20) == frames(0, 1, 2)
+    await servers[1].writer.append(draft(tea, ann_id, 3))
+    for ann in anns:
+        assert await given(ann.connection, 4, 20) == frames(0, 1, 2, 3)
+
+
+async def test_without_redis_the_sweep_finds_it(servers, valkeys, tea, ann_id, monkeypatch):
+    """However long it is away."""
+    ann = await servers[1].listen(ann_id)
+    await servers[1].hears(tea)
+    valkeys.kill()
+    try:
+        await until(lambda: not servers[1].bus.is_connected)
+        await servers[0].writer.append(draft(tea, ann_id, 1))
+        await servers[1].feed.sweep()
+        assert await given(ann.connection) == frames(1)
+    finally:
+        await asyncio.to_thread(valkeys.start)

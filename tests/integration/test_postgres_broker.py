@@ -1,0 +1,223 @@
+"""The bus in PostgreSQL: what it makes of rings, and what triggers tell. test_bus_contract.py has the rest."""
+
+import asyncio
+import json
+from uuid import uuid4
+
+import pytest
+from buses import PIE, TEA, Ears
+from parts import Clock
+
+from att.errors import DatabaseUnavailable
+from att.realtime.brokers import postgres as module
+from att.realtime.brokers.base import Announcement, MemberJoined, RoundTrip
+from att.realtime.brokers.postgres import PostgresBroker
+from att.sessions import redis_store
+
+
+class Slow:
+    """An engine that holds up, or fails, what it is asked for."""
+
+    def __init__(self, db):
+        self.db = db
+        self.gate = asyncio.Event()
+        self.begun = asyncio.Event()
+        self.payloads = []
+
+    async def fetch_one(self, statement, *, payload):
+        self.payloads.append(json.loads(payload))
+        self.begun.set()
+        await self.gate.wait()
+        return await self.db.fetch_one(statement, payload=payload)
+
+
+@pytest.fixture
+def slow(db):
+    return Slow(db)
+
+
+@pytest.fixture
+def ears():
+    return Ears()
+
+
+@pytest.fixture
+async def bus(db, db_url, ears):
+    bus = PostgresBroker(db, db_url)
+    async with bus.running(ears):
+        await ears.until(lambda: ears.changes)
+        yield bus
+
+
+async def test_rings_gather(slow, db_url, ears):
+    """What is rung while a ring is under way becomes one, with the highest seq of each group."""
+    bus = PostgresBroker(slow, db_url)
+    async with bus.running(ears):
+        await ears.until(lambda: ears.changes)
+        bus.ring_head(TEA, 1)
+        await asyncio.wait_for(slow.begun.wait(), 5)
+        for seq in (2, 9, 5):
+            bus.ring_head(TEA, seq)
+        bus.ring_head(PIE, 3)
+        bus.ring_for_sweep()
+        slow.gate.set()
+        await ears.until(lambda: ears.groups.keys() == {TEA, PIE})
+    assert [(payload["groups"], payload["sweep"]) for payload in slow.payloads] == [
+        ({str(TEA): 1}, False),
+        ({str(TEA): 9, str(PIE): 3}, True),
+    ]
+
+
+async def test_many_groups(bus, ears):
+    """They go in several, none of which is too long for PostgreSQL, whatever their seq."""
+    groups = {uuid4(): 2**63 - 1 - number for number in range(2 * module._HEADS + 1)}
+    for group_id, seq in groups.items():
+        bus.ring_head(group_id, seq)
+    await ears.until(lambda: ears.groups == groups)
+    assert [len(ring.groups) for ring in ears.rings] == [module._HEADS, module._HEADS, 1]
+
+
+async def test_many_endings(db, bus, ears):
+    """So do sessions that end together."""
+    session_ids = [uuid4() for _ in range(2 * redis_store._ENDINGS + 1)]
+    await redis_store.announce_ended_sessions(db, session_ids)
+    await ears.until(lambda: [each for ring in ears.rings for each in ring.sessions] == session_ids)
+    assert [len(ring.sessions) for ring in ears.rings] == [redis_store._ENDINGS, redis_store._ENDINGS, 1]
+
+
+async def test_a_ring_that_fails(slow, db_url, ears, monkeypatch):
+    """It is rung again, with what has come meanwhile."""
+    fetch_one, errors = slow.fetch_one, [DatabaseUnavailable()]
+
+    async def fail_once(statement, *, payload):
+        if errors:
+            raise errors.pop()
+        return await fetch_one(statement, payload=payload)
+
+    monkeypatch.setattr(slow, "fetch_one", fail_once)
+    slow.gate.set()
+    bus = PostgresBroker(slow, db_url)
+    async with bus.running(ears):
+        await ears.until(lambda: ears.changes)
+        bus.ring_head(TEA, 4)
+        bus.ring_for_sweep()
+        await ears.until(lambda: ears.rings)
+    assert ears.rings == [Announcement({TEA: 4}, [], [], sweep=True)]
+
+
+async def test_what_the_triggers_tell(bus, ears, sql, add_user, add_group):
+    """Joinings, leavings, broadcasts by SQL and sessions that are deleted are heard as what they are."""
+    ann, bob = add_user("ann").user_id, add_user("bob").user_id
+    tea = add_group("tea", ann)
+    sql("INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')", tea, bob)
+    sql("DELETE FROM members WHERE user_id = %s", bob)
+    sql("SELECT att_broadcast(%s, '{}')", tea)
+    session = "INSERT INTO sessions (token_hash, user_id, expires_at) VALUES ('x', %s, now() + '1 h') RETURNING id"
+    ((session_id,),) = sql(session, ann)
+    sql("DELETE FROM sessions")
+    sql("UPDATE users SET active = false WHERE id = %s", bob)
+    sql("UPDATE users SET active = true, first_name = 'Ann'")
+    sql("DELETE FROM members")
+    sql("DELETE FROM users WHERE id = %s", bob)
+    await ears.until(lambda: len(ears.rings) == 8)
+    assert ears.rings == [
+        Announcement({tea: 1}, [MemberJoined(tea, 1, ann)], [], sweep=False),
+        Announcement({tea: 2}, [MemberJoined(tea, 2, bob)], [], sweep=False),
+        Announcement({tea: 3}, [], [], sweep=False),
+        Announcement({tea: 4}, [], [], sweep=False),
+        Announcement({}, [], [session_id], sweep=False),
+        Announcement({}, [], [], sweep=False, users=(bob,)),
+        Announcement({tea: 5}, [], [], sweep=False),
+        Announcement({}, [], [], sweep=False, users=(bob,)),
+    ]
+
+
+async def test_very_many_departures(bus, ears, sql):
+    """Each user who is disabled or deleted is told of, in as many rings as it takes."""
+    add = (
+        "INSERT INTO users (login, login_key, search_text, role_id)"
+        " SELECT n::text, n::text, '', (SELECT id FROM roles WHERE name = 'User') FROM generate_series(1, 1001) AS n"
+        " RETURNING id"
+    )
+    everybody = [user_id for (user_id,) in sql(add)]
+    for change in ("UPDATE users SET active = false", "DELETE FROM users"):
+        ears.rings.clear()
+        sql(change)
+        await ears.until(lambda: sum(len(ring.users) for ring in ears.rings) == len(everybody))
+        assert sorted(user_id for ring in ears.rings for user_id in ring.users) == sorted(everybody)
+
+
+async def test_very_many_joinings(bus, ears, sql, add_user):
+    """They are told by a ring that says to look everything up."""
+    ann = add_user("ann").user_id
+    sql("INSERT INTO groups (name, name_key) SELECT n::text, n::text FROM generate_series(1, 1001) AS n")
+    sql("INSERT INTO members (group_id, user_id, role) SELECT id, %s, 'member' FROM groups", ann)
+    await ears.until(lambda: ears.rings)
+    assert ears.rings == [Announcement({}, [], [], sweep=True)]
+
+
+# The end
+
+
+async def test_the_end_does_not_wait_for_ever(slow, db_url, ears, monkeypatch):
+    monkeypatch.setattr(module, "STOP_TIMEOUT", 0.01)
+    bus = PostgresBroker(slow, db_url)
+    async with asyncio.timeout(5), bus.running(ears):
+        bus.ring_head(TEA, 1)
+    assert ears.changes[-1] == "disconnected"
+
+
+# Echoes
+
+
+@pytest.fixture
+def clock():
+    return Clock(10.0)
+
+
+@pytest.fixture
+def echo(clock):
+    return RoundTrip(clock)
+
+
+def test_an_echo(echo, clock):
+    """It took as long as it took, until the next one is heard."""
+    assert echo.seconds == 0
+    mark = echo.sent()
+    clock.now += 0.5
+    echo.heard(mark)
+    clock.now += 9
+    assert echo.seconds == 0.5
+
+
+def test_an_echo_that_is_awaited(echo, clock):
+    """It has taken as long as it has been awaited; one that was sent after it tells that it is lost."""
+    echo.sent()
+    clock.now += 3
+    assert echo.seconds == 3
+    mark = echo.sent()
+    clock.now += 1
+    assert echo.seconds == 4
+    echo.heard(mark)
+    assert echo.seconds == 1
+
+
+def test_an_echo_of_what_was_before(echo, clock):
+    """One that comes late says nothing of the one that is awaited."""
+    first = echo.sent()
+    clock.now += 1
+    echo.heard(first)
+    clock.now += 1
+    echo.sent()
+    clock.now += 1
+    echo.heard(first)
+    clock.now += 2
+    assert echo.seconds == 3
+
+
+@pytest.mark.parametrize("mark", [float("nan"), float("inf"), -float("inf"), 11.0])
+def test_an_echo_that_nobody_sent(echo, mark):
+    """It is refused: anybody can say that it is ours."""
+    with pytest.raises(ValueError, match=r"."):
+        echo.heard(mark)
+    assert echo.seconds == 0

@@ -1,0 +1,275 @@
+"""The writer: what is appended when, in which order, and who is told what of it."""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from parts import Bell, Recording, given
+
+from att.errors import Busy, ConnectionLost, InvalidInput, NoSuchGroup, ShuttingDown
+from att.protocol.frames import text_frame
+from att.realtime import publish_queue
+from att.realtime import publisher as module
+from att.realtime.event_log import Position, Publish
+from att.realtime.fanout import NOBODY, Delivered
+from att.realtime.publisher import Publisher
+from att.realtime.registry import Listener
+
+
+@pytest.fixture
+def bell():
+    return Bell()
+
+
+@pytest.fixture
+def writer(watched, hub, bell):
+    return Publisher(watched, hub, bell)
+
+
+@pytest.fixture
+async def running(writer):
+    async with writer.running():
+        yield writer
+
+
+@pytest.fixture
+def listen(hub, ann_id, tea):
+    """Let Ann listen to her group, from what follows this seq on."""
+
+    def go(seq=1):
+        connection = Recording()
+        listener = Listener(ann_id, uuid4(), connection)
+        hub.attach(listener)
+        hub.settle(listener, [Position(tea, "tea", seq, is_member=True)], {})
+        return connection
+
+    return go
+
+
+@pytest.fixture
+def draft(tea, ann_id):
+    """What Ann sends to her group."""
+    return lambda number, key=None: Publish(tea, ann_id, b'{"n":%d}' % number, key)
+
+
+def bodies(*numbers):
+    return [b'{"n":%d}' % number for number in numbers]
+
+
+def send(writer, drafts):
+    """Have all of them appended; tasks, which have been submitted in this order."""
+    return [asyncio.ensure_future(writer.append(each)) for each in drafts]
+
+
+async def test_appended_delivered_and_rung(running, hub, bell, listen, draft, tea):
+    """What is appended is told to whoever asked for it, heard on this node, and rung on the bus, in order."""
+    connection = listen()
+    appended = await asyncio.gather(*send(running, [draft(number) for number in range(50)]))
+    assert [event.seq for event, _ in appended] == list(range(2, 52))
+    assert await given(connection, 50) == [text_frame(body) for body in bodies(*range(50))]
+    assert bell.rings == [(tea, seq) for seq in range(2, 52)]
+    assert bell.sweeps == 0
+
+
+async def test_a_batch_gathers(running, watched, draft):
+    """What comes while a call is under way goes out in the next one, all of it, in the order in which it came."""
+    async with watched.held_up():
+        first = send(running, [draft(0)])
+        await watched.called()
+        rest = send(running, [draft(number) for number in range(1, 6)])
+        await asyncio.sleep(0)
+        assert running.waiting == 5
+    appended = await asyncio.gather(*first, *rest)
+    assert watched.appends == [bodies(0), bodies(1, 2, 3, 4, 5)]
+    assert (running.waiting, running.appends.batches.sum, running.appends.batches.count) == (0, 6, 2)
+    assert [event.seq for event, _ in appended] == [2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(("limit", "value"), [("BATCH_ITEMS", 3), ("BATCH_BYTES", 3 * len(b'{"n":0}'))])
+async def test_a_batch_is_bounded(writer, watched, draft, monkeypatch, limit, value):
+    """One call has no more drafts, and hardly more bytes, than that."""
+    monkeypatch.setattr(publish_queue, limit, value)
+    waiting = send(writer, [draft(number) for number in range(7)])
+    await asyncio.sleep(0)
+    async with writer.running():
+        await asyncio.gather(*waiting)
+    assert watched.appends == [bodies(0, 1, 2), bodies(3, 4, 5), bodies(6)]
+
+
+@pytest.mark.parametrize(("limit", "value"), [("QUEUE_ITEMS", 3), ("_QUEUE_BYTES", 3 * len(b'{"n":0}'))])
+async def test_the_queue_is_bounded(running, watched, draft, monkeypatch, limit, value):
+    """Who comes when too many drafts wait, or too many bytes, is told so at once; there is room again afterwards."""
+    monkeypatch.setattr(module, limit, value)
+    for _ in range(2):
+        async with watched.held_up():
+            under_way = send(running, [draft(0)])
+            await watched.called()
+            waiting = send(running, [draft(number) for number in range(1, 4)])
+            await asyncio.sleep(0)
+            with pytest.raises(Busy):
+                running.submit(draft(4), pytest.fail)
+        await asyncio.gather(*under_way, *waiting)
+
+
+async def test_one_that_is_bad_fails_alone(running, watched, draft, tea, ann_id):
+    """Also when the database does not take its body, which fails the whole call."""
+    async with watched.held_up():
+        under_way = send(running, [draft(0)])
+        await watched.called()
+        drafts = [draft(1), Publish(tea, ann_id, b"{"), draft(2), Publish(uuid4(), ann_id, b"{}"), draft(3)]
+        waiting = send(running, drafts)
+        await asyncio.sleep(0)
+    await asyncio.gather(*under_way)
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes if isinstance(outcome, Exception)] == [InvalidInput, NoSuchGroup]
+    assert [outcome.event.seq for outcome in outcomes if not isinstance(outcome, Exception)] == [3, 4, 5]
+    assert [event.body for event in (await watched.read({tea: 1}))[tea].events] == bodies(0, 1, 2, 3)
+    figures = running.appends
+    assert (figures.messages, figures.repeats) == (4, 0)
+    assert figures.waits.count == figures.batches.sum == figures.batches.count == 5  # all but what failed the call
+
+
+async def test_repeats(running, hub, bell, listen, watched, draft, tea):
+    """A key that was seen gives the seq and the time of the first, and delivers nothing again.
+
+    It is rung for all the same: whoever has sent the first may have died before they could.
+    """
+    connection = listen()
+    first, again = await running.append(draft(1, "k")), await running.append(draft(2, "k"))
+    assert (first.is_repeat, again.is_repeat) == (False, True)
+    assert (again.event.seq, again.event.at) == (first.event.seq, first.event.at)
+    await running.append(draft(3))
+    assert await given(connection, 2) == [text_frame(body) for body in bodies(1, 3)]
+    assert bell.rings == [(tea, 2), (tea, 2), (tea, 3)]
+    assert [event.body for event in bell.events] == bodies(1, 3)  # what came again may be another message
+    assert hub.wanted() == {}
+    assert (running.appends.messages, running.appends.repeats) == (2, 1)
+
+
+async def test_a_repeat_that_was_not_heard_of(running, hub, watched, listen, draft, tea):
+    """The first was appended elsewhere, and its ring is lost: now the log is to be read, from the first."""
+    await watched.append([draft(1, "k")])
+    connection = listen()
+    assert (await running.append(draft(2, "k"))).is_repeat
+    assert hub.wanted() == {tea: 1}
+    assert connection.frames == []
+
+
+async def test_publish(running, listen, draft):
+    """It is told to how many sockets here it was written; a repeat is told the same."""
+    assert (await running.publish(draft(0)))[1] == NOBODY
+    listen(2), listen(2)
+    (event, is_repeat), delivered = await running.publish(draft(1, "k"))
+    assert (event.seq, is_repeat, delivered) == (3, False, Delivered(2, 0))
+    (event, is_repeat), delivered = await running.publish(draft(1, "k"))
+    assert (event.seq, is_repeat, delivered) == (3, True, Delivered(2, 0))
+
+
+async def test_publish_over_a_gap(running, watched, hub, listen, draft, tea):
+    """What comes before it was appended elsewhere, and is read first; then it is counted."""
+    connection = listen()
+    await watched.append([draft(1), draft(2)])
+    publishing = asyncio.ensure_future(running.publish(draft(3)))
+    wanted = asyncio.Event()
+    hub.wake = wanted.set
+    await asyncio.wait_for(wanted.wait(), 5)
+    assert hub.wanted() == {tea: 1}
+    assert not publishing.done()
+    hub.read(tea, 1, (await watched.read({tea: 1}))[tea])
+    assert (await publishing)[1] == Delivered(1, 0)
+    assert connection.frames == [text_frame(body) for body in bodies(1, 2, 3)]
+
+
+async def test_publish_does_not_wait_for_ever(running, watched, listen, draft, monkeypatch):
+    """When what comes before it cannot be read the answer comes all the same: it is in the log."""
+    monkeypatch.setattr(module, "DELIVERY_TIMEOUT", 0.01)
+    listen()
+    await watched.append([draft(1)])
+    (event, _), delivered = await running.publish(draft(2))
+    assert (event.seq, delivered) == (3, NOBODY)
+
+
+async def test_a_caller_that_is_cancelled(running, watched, draft, caplog):
+    """What it has submitted is appended, and the others of its batch are told."""
+    async with watched.held_up():
+        tasks = send(running, [draft(0)])
+        await watched.called()
+        tasks += send(running, [draft(number) for number in range(1, 4)])
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        tasks[2].cancel()
+        await asyncio.wait([tasks[0], tasks[2]])
+    assert [(await tasks[place]).event.seq for place in (1, 3)] == [3, 5]
+    assert (await running.append(draft(4))).event.seq == 6
+    assert not caplog.records
+
+
+async def test_a_caller_that_fails_to_be_told(running, watched, draft, caplog):
+    """It fails alone."""
+    async with watched.held_up():
+        under_way = send(running, [draft(0)])
+        await watched.called()
+        running.submit(draft(1), lambda _: {}["nobody"])
+        waiting = send(running, [draft(2)])
+        await asyncio.sleep(0)
+    appended = await asyncio.gather(*under_way, *waiting)
+    assert [event.seq for event, _ in appended] == [2, 4]
+    assert [record.exc_info[0] for record in caplog.records] == [KeyError]
+
+
+# The end
+
+
+async def test_what_waits_at_the_end_is_appended(writer, watched, draft):
+    """Whoever was taken before the end is told; whoever comes then is refused, at once, and so are those after it."""
+    ended = asyncio.Event()
+
+    async def run():
+        async with writer.running():
+            await ended.wait()
+
+    async with watched.held_up():
+        task = asyncio.create_task(run())
+        waiting = send(writer, [draft(0)])
+        await watched.called()
+        waiting += send(writer, [draft(number) for number in (1, 2)])
+        await asyncio.sleep(0)
+        ended.set()
+        await asyncio.sleep(0)
+        with pytest.raises(ShuttingDown):
+            writer.submit(draft(3), pytest.fail)
+    appended = await asyncio.gather(*waiting)
+    assert [event.seq for event, _ in appended] == [2, 3, 4]
+    await asyncio.wait_for(task, 5)
+    with pytest.raises(ShuttingDown):
+        await writer.append(draft(4))
+
+
+async def test_what_cannot_be_appended_before_the_end_is_refused(writer, watched, bell, draft, monkeypatch):
+    """Nobody is left without an answer: what was under way may be in the log or not, what waited is not.
+
+    The bus is rung for a sweep, since nobody would be told of the former.
+    """
+    monkeypatch.setattr(module, "_STOP_TIMEOUT", 0.01)
+    monkeypatch.setattr(publish_queue, "BATCH_ITEMS", 1)
+    async with watched.held_up(), asyncio.timeout(5):
+        async with writer.running():
+            under_way, waiting = send(writer, [draft(0), draft(1)])
+            await watched.called()
+        outcomes = await asyncio.gather(under_way, waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ConnectionLost, ShuttingDown]
+    assert bell.sweeps == 1
+
+
+async def test_a_block_that_fails(writer, watched, draft):
+    """Nobody is left without an answer then, either."""
+    async with watched.held_up(), asyncio.timeout(5):
+        with pytest.raises(ZeroDivisionError):
+            async with writer.running():
+                under_way = send(writer, [draft(0)])
+                await watched.called()
+                waiting = send(writer, [draft(1)])
+                await asyncio.sleep(0)
+                raise ZeroDivisionError
+        outcomes = await asyncio.gather(*under_way, *waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ConnectionLost, ShuttingDown]

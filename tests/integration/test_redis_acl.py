@@ -1,0 +1,194 @@
+"""The rights that ``deploy/redis.acl.example`` grants: all that is needed, alone and in a cluster, and nothing else."""
+
+import contextlib
+import re
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import redis
+from aiohttp.test_utils import TestClient, TestServer
+from buses import Ears
+from people import PASSWORD
+from valkeys import Valkey, ValkeyCluster
+from waiting import eventually
+
+from att.accounts.redis_rate_limits import RedisCounts
+from att.app import create_app, open_shared
+from att.cli.doctor.checks import Level
+from att.cli.doctor.redis import check_redis
+from att.errors import CannotStart
+from att.realtime.brokers import redis as redis_broker
+from att.realtime.brokers import subscriptions
+from att.realtime.brokers.redis import RedisBroker
+from att.redis.client import RedisLink
+
+EXAMPLE = Path(__file__).parents[2] / "deploy" / "redis.acl.example"
+OPERATOR = "user operator on >operator ~* &* +@all\n"
+
+
+@contextlib.contextmanager
+def servers_of(kind, directory):
+    """Servers with those users: their file is read by ACL LOAD, when the fixtures have no more to ask without them."""
+    path = directory / f"{kind.__name__}.acl"
+    path.write_text("user default on nopass ~* &* +@all\n")
+    whole = kind(aclfile=str(path))
+    whole.start()
+    try:
+        servers = getattr(whole, "servers", [whole])
+        path.write_text(EXAMPLE.read_text() + OPERATOR)
+        for server in servers:
+            server.ask("ACL", "LOAD")
+        yield servers
+    finally:
+        whole.stop()
+
+
+@pytest.fixture
+def alone(tmp_path):
+    with servers_of(Valkey, tmp_path) as (server,):
+        yield server
+
+
+def url_of(server, database=""):
+    """With the user and the password of the example."""
+    return f"redis://att:change-me@127.0.0.1:{server.port}{database}"
+
+
+def by_operator(server, *command):
+    """What the operator is told."""
+    with redis.Redis(port=server.port, username="operator", password="operator", protocol=2) as client:
+        return client.execute_command(*command)
+
+
+async def use_everything(url, settings, login):
+    """A conversation of people on two nodes, in which all is done that is done with Redis."""
+    async with contextlib.AsyncExitStack() as stack:
+        settings = replace(settings, redis_url=url, session_ttl=timedelta(seconds=4))
+        apps = [create_app(settings) for _ in range(2)]
+        here, there = [await stack.enter_async_context(TestClient(TestServer(app))) for app in apps]
+        who = {"login": login, "password": PASSWORD}
+        ann_is = await sign_in(here, "/signup", who)
+        assert (await here.post("/login", json=who | {"password": "wrong one"})).status == 401
+        phone_is = await sign_in(there, "/login", who)
+        assert (await here.post("/groups", json={"name": login}, headers=ann_is)).status == 201
+        async with there.ws_connect("/listen/me", headers=phone_is) as socket:
+            assert (await here.post(f"/broadcast/{login}", json={"n": 1}, headers=ann_is)).status == 200
+            assert await socket.receive_json(timeout=5) == {"n": 1}
+            page = await (await here.get("/sessions?limit=1", headers=ann_is)).json()
+            assert len((await (await here.get(f"/sessions?after={page['next']}", headers=ann_is)).json())["items"]) == 1
+            assert (await here.delete("/sessions", headers=ann_is)).status == 200
+            assert (await socket.receive(timeout=5)).data == 4500
+        assert (await there.get("/sessions", headers=phone_is)).status == 401
+        assert (await here.delete("/users/me", headers=ann_is)).status in (204, 403)
+
+
+async def sign_in(client, path, who):
+    """The headers of who is signed in."""
+    response = await client.post(path, json=who)
+    assert response.status in (200, 201), await response.text()
+    return {"Authorization": f"Bearer {(await response.json())['token']}"}
+
+
+async def hear_for_a_moment(link, servers):
+    """A bus that has begun to hear of a group, and then does not need to any more."""
+    bus, ears, group_id = RedisBroker(link), Ears(), uuid4()
+    async with bus.running(ears):
+        bus.tune_in(group_id)
+        await ears.until(lambda: ears.tuned_in == [group_id])
+        bus.tune_out(group_id)
+        bus.ring_for_sweep()
+        await ears.until(lambda: ears.sweeps)
+
+        async def is_deaf():
+            kinds = ("SHARDCHANNELS", "CHANNELS")
+            return not any(by_operator(server, "PUBSUB", kind, "att:group:*") for server in servers for kind in kinds)
+
+        assert await eventually(is_deaf)
+
+
+async def test_all_that_is_needed(settings, tmp_path, monkeypatch):
+    """Two nodes and ``att-server check`` do all that they do with just these rights, and each is for some of that."""
+    monkeypatch.setattr(subscriptions, "LINGER", 0.0)
+    monkeypatch.setattr(redis_broker, "_TICK", 0.05)
+    used = set()
+    for kind, database in [(Valkey, "/1"), (ValkeyCluster, "")]:
+        with servers_of(kind, tmp_path) as servers:
+            for server in servers:
+                by_operator(server, "ACL", "LOG", "RESET")
+            url = url_of(servers[0], database)
+            await use_everything(url, settings, login=kind.__name__)
+            link = await RedisLink.connect(url)
+            await hear_for_a_moment(link, servers)
+            await RedisCounts(link, "login").reset()
+            await link.close()
+            assert [found async for found in check_redis(url) if found.level is Level.FAIL] == []
+            for server in servers:
+                assert by_operator(server, "ACL", "LOG") == []
+                used |= {name.removeprefix("cmdstat_") for name in by_operator(server, "INFO", "commandstats")}
+    assert set(re.findall(r"\+(\S+)", EXAMPLE.read_text())) - used == set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("FLUSHALL",),
+        ("FLUSHDB",),
+        ("KEYS", "*"),
+        ("CONFIG", "GET", "*"),
+        ("ACL", "LIST"),
+        ("CLIENT", "KILL", "TYPE", "normal"),
+        ("SHUTDOWN",),
+        ("SCRIPT", "FLUSH"),
+        ("GET", "another:key"),
+        ("EVAL", "return redis.call('GET', 'another:key')", "0"),
+        ("PUBLISH", "another", "x"),
+        ("SUBSCRIBE", "another"),
+    ],
+    ids=" ".join,
+)
+async def test_forbidden(alone, command):
+    """Commands, keys and channels that are none of ours are refused."""
+    with (
+        redis.Redis(port=alone.port, username="att", password="change-me", protocol=2) as client,
+        pytest.raises(redis.RedisError, match="ermission"),
+    ):
+        client.execute_command(*command)
+
+
+@pytest.mark.parametrize("right", ["ping", "evalsha", "eval", "time", "get", "zrangebyscore", "publish"])
+async def test_a_right_is_missing(alone, settings, right):
+    """A server that starts says in one line which right it lacks."""
+    by_operator(alone, "ACL", "SETUSER", "att", f"-{right}")
+    with pytest.raises(CannotStart) as caught:
+        async with open_shared(replace(settings, redis_url=url_of(alone))):
+            pytest.fail("is taken for whole")
+    mend = "deploy/redis.acl.example has all that is needed"
+    place = f"127.0.0.1:{alone.port}"
+    assert caught.value.detail == (
+        f"Redis at {place} refuses: User att has no permissions to run the '{right}' command; {mend}"
+    )
+
+
+async def test_a_trial_leaves_nothing(valkey, valkey_url, settings):
+    """What is tried at the start is nothing that anybody sees."""
+    async with open_shared(replace(settings, redis_url=valkey_url)):
+        assert valkey.ask("KEYS", "*") == []
+
+
+async def test_other_keys(alone, settings):
+    """A user for other keys, or other channels, is of no use either."""
+    for pattern, says in [("resetkeys", "access a key"), ("resetchannels", "access a channel")]:
+        by_operator(alone, "ACL", "LOAD")
+        by_operator(alone, "ACL", "SETUSER", "att", pattern)
+        with pytest.raises(CannotStart, match=f"refuses: No permissions to {says}; deploy/"):
+            async with open_shared(replace(settings, redis_url=url_of(alone))):
+                pytest.fail("is taken for whole")
+
+
+async def test_nobody_else(alone):
+    """Without the user nobody is let in."""
+    with pytest.raises(CannotStart, match="wants another user or password"):
+        await RedisLink.connect(f"redis://127.0.0.1:{alone.port}")

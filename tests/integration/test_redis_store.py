@@ -1,0 +1,174 @@
+"""The bus in Redis: what goes over which channel. What every bus does: test_bus_contract.py."""
+
+import asyncio
+import json
+from uuid import UUID
+
+import pytest
+import redis
+from buses import PIE, TEA, Ears, message
+
+from att.errors import RedisUnavailable
+from att.realtime.brokers import buffer, subscriptions
+from att.realtime.brokers import redis as module
+from att.realtime.brokers.redis import ALL, GROUP_CHANNEL, NODE, RedisBroker
+from att.redis.client import RedisLink
+from att.sessions.redis_scripts import ENDED_CHANNEL
+
+
+async def eventually(is_so, seconds=5):
+    """Wait for what nobody tells of."""
+    async with asyncio.timeout(seconds):
+        while not is_so():  # noqa: ASYNC110 - nobody does
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def make(valkey):
+    """Make a bus that runs, and whoever hears it; they end with the test."""
+    made = []
+
+    async def go(url=valkey.url):
+        link, ears = await RedisLink.connect(url), Ears()
+        bus = RedisBroker(link)
+        running = bus.running(ears)
+        await running.__aenter__()
+        made.append((link, running))
+        await ears.until(lambda: ears.changes)
+        return bus, ears
+
+    yield go
+    for link, running in made:
+        await running.__aexit__(None, None, None)
+        await link.close()
+
+
+async def tuned(bus, ears, *group_ids):
+    for group_id in group_ids:
+        bus.tune_in(group_id)
+    await ears.until(lambda: {*ears.tuned_in} >= {*group_ids})
+
+
+async def test_messages_come_along(make):
+    """In order, byte for byte, those of one group in few payloads."""
+    bus, _ = await make()
+    other, ears = await make()
+    await tuned(other, ears, TEA)
+    bodies = [b'{"a":1.0, "b":  "\xc3\xa9"}', b"{}", *(b'{"n":%d}' % number for number in range(500))]
+    events = [message(seq, body=body) for seq, body in enumerate(bodies, 1)]
+    before = other.heard
+    for event in events:
+        bus.ring(event)
+    await ears.until(lambda: len(ears.events) == len(events))
+    assert ears.events == events
+    assert other.heard - before < 20
+
+
+async def test_what_is_too_long(make, monkeypatch):
+    """It is told that it is there."""
+    monkeypatch.setattr(buffer, "GROUP_BYTES", 100)
+    bus, _ = await make()
+    other, ears = await make()
+    await tuned(other, ears, TEA)
+    bus.ring(message(1, body=b"{}"))
+    bus.ring(message(2, body=b'{"a":"%b"}' % (b"x" * 100)))
+    await ears.until(lambda: ears.groups == {TEA: 2})
+    assert [event.seq for event in ears.events] == [1]
+
+
+async def test_channels(make, valkey):
+    """A node hears what concerns all, itself, and the groups that are heard there; those it leaves after a while."""
+    bus, ears = await make()
+    own = f"{NODE}{bus._id}".encode()
+    assert {*valkey.ask("PUBSUB", "CHANNELS")} == {ALL.encode(), ENDED_CHANNEL.encode(), own}
+    await tuned(bus, ears, TEA, PIE)
+    groups = {f"{GROUP_CHANNEL}{group_id}".encode() for group_id in (TEA, PIE)}
+    assert {*valkey.ask("PUBSUB", "CHANNELS", f"{GROUP_CHANNEL}*")} == groups
+    bus.tune_out(TEA)
+    assert {*valkey.ask("PUBSUB", "CHANNELS", f"{GROUP_CHANNEL}*")} == groups
+
+
+async def test_leaving(make, valkey, monkeypatch):
+    """The channel is left, and heard again when somebody is there again."""
+    monkeypatch.setattr(subscriptions, "LINGER", 0)
+    monkeypatch.setattr(module, "_TICK", 0.01)
+    bus, ears = await make()
+    await tuned(bus, ears, TEA, PIE)
+    bus.tune_out(TEA)
+    await eventually(
+        lambda: valkey.ask("PUBSUB", "CHANNELS", f"{GROUP_CHANNEL}*") == [f"{GROUP_CHANNEL}{PIE}".encode()]
+    )
+    bus.tune_in(TEA)
+    await ears.until(lambda: ears.tuned_in.count(TEA) == 2)
+
+
+async def test_very_many_groups(make, valkey):
+    """All of them are subscribed to."""
+    bus, ears = await make()
+    groups = [UUID(int=number) for number in range(1, 12_001)]
+    await tuned(bus, ears, *groups)
+    assert len(valkey.ask("PUBSUB", "CHANNELS", f"{GROUP_CHANNEL}*")) == len(groups)
+
+
+async def test_no_connection_without_an_answer(make, monkeypatch, valkey):
+    """A server that says nothing more is taken for one that has gone."""
+    monkeypatch.setattr("att.redis.pubsub._SILENCE", 0.05)
+    bus, ears = await make()
+    valkey.ask("CLIENT", "PAUSE", 2_000)
+    await ears.until(lambda: ears.changes[1:2] == ["disconnected"])
+    assert not bus.is_connected
+    await ears.until(lambda: ears.changes[-1] == "connected", 10)
+
+
+async def test_what_others_say_of_all(make, valkey):
+    """A sweep is heard; of members and heads nothing is believed, for only the database tells of those."""
+    _, ears = await make()
+    joined = {"joined": [[str(TEA), 1, str(PIE)]], "groups": {str(TEA): 9}}
+    valkey.publish(ALL, json.dumps(joined))
+    valkey.publish(ALL, json.dumps({"sweep": True}))
+    await ears.until(lambda: ears.sweeps)
+    assert (ears.groups, [joining for ring in ears.rings for joining in ring.joined]) == ({}, [])
+
+
+async def test_a_slot_that_moves(valkey_cluster, make):
+    """The channel is found where it is then, by who hears and by who rings."""
+    bus, ears = await make(valkey_cluster.url)
+    other, others = await make(valkey_cluster.url)
+    for each in ((bus, ears), (other, others)):
+        await tuned(*each, TEA)
+    with redis.RedisCluster("127.0.0.1", valkey_cluster.servers[0].port, protocol=2) as client:
+        slot = client.keyslot(f"{GROUP_CHANNEL}{TEA}")
+        owner = client.get_node_from_key(f"{GROUP_CHANNEL}{TEA}").port
+    source = next(server for server in valkey_cluster.servers if server.port == owner)
+    target = next(server for server in valkey_cluster.servers if server.port != owner)
+    node_id = target.ask("CLUSTER", "MYID").decode()
+    for server in (target, source, *valkey_cluster.servers):
+        server.ask("CLUSTER", "SETSLOT", slot, "NODE", node_id)
+    for each in (ears, others):
+        await each.until(lambda each=each: each.tuned_in.count(TEA) >= 2, 20)
+    bus.ring(message(1))
+    await others.until(lambda: others.events == [message(1)], 20)
+
+
+async def test_a_ring_that_fails(make, monkeypatch):
+    """It is rung again, with what has come meanwhile; what was to come along is read then."""
+    bus, _ = await make()
+    other, ears = await make()
+    await tuned(other, ears, TEA)
+    publish, errors = bus._channels.publish_sharded, [RedisUnavailable()]
+
+    async def fail_once(payloads):
+        if errors:
+            if not ears.groups:
+                bus.ring(message(5))
+            raise errors.pop()
+        await publish(payloads)
+
+    monkeypatch.setattr(bus._channels, "publish_sharded", fail_once)
+    bus.ring(message(4))
+    bus.ring_for_sweep()
+    await ears.until(lambda: ears.groups == {TEA: 5} and ears.sweeps)
+    assert ears.events == [message(5)]
+    errors.append(RedisUnavailable())
+    bus.ring_head(TEA, 6)
+    await ears.until(lambda: ears.groups == {TEA: 6})

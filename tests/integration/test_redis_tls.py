@@ -1,0 +1,88 @@
+"""Redis over TLS, by rediss://. The Valkey that comes as a wheel speaks none, so a door before it does."""
+
+import asyncio
+import contextlib
+import ssl
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from buses import TEA, Ears, message
+
+from att.errors import CannotStart
+from att.realtime.brokers.redis import RedisBroker
+from att.redis.client import RedisLink
+from att.sessions.redis_scripts import TRIAL, TRIAL_KEYS
+
+CERTIFICATES = Path(__file__).parents[1] / "certificates"
+
+
+@pytest.fixture
+async def door(valkey_url):
+    """Its port: what comes in by TLS goes on to Valkey, and back."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTIFICATES / "one.pem", CERTIFICATES / "one.key")
+    inside, open_ones = urlsplit(valkey_url), set()
+
+    async def pass_on(reader, writer):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def let_in(reader, writer):
+        inner_reader, inner_writer = await asyncio.open_connection(inside.hostname, inside.port)
+        for source, target in [(reader, inner_writer), (inner_reader, writer)]:
+            task = asyncio.create_task(pass_on(source, target))
+            open_ones.add(task)
+            task.add_done_callback(open_ones.discard)
+
+    server = await asyncio.start_server(let_in, "127.0.0.1", 0, ssl=context)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+    for task in open_ones:
+        task.cancel()
+    await asyncio.gather(*open_ones, return_exceptions=True)
+
+
+async def test_encrypted(door):
+    """Scripts run and the bus is heard, where the certificate is one of an authority that is named."""
+    url = f"rediss://localhost:{door}?ssl_ca_certs={CERTIFICATES / 'ca.pem'}"
+    link = await RedisLink.connect(url, TRIAL, TRIAL_KEYS)
+    await link.ping()
+    bus, ears = RedisBroker(link), Ears()
+    async with bus.running(ears):
+        await ears.until(lambda: ears.changes)
+        bus.ring_head(TEA, 7)
+        bus.tune_in(TEA)
+        await ears.until(lambda: TEA in ears.tuned_in)
+        bus.ring(message(8, TEA))
+        await ears.until(lambda: ears.groups.get(TEA) == 8)
+    await link.close()
+
+
+async def test_trusted_by_the_environment(door, monkeypatch):
+    """What the error advises helps."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "ca.pem"))
+    link = await RedisLink.connect(f"rediss://localhost:{door}")
+    await link.ping()
+    await link.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("rediss://localhost:{}", "its certificate is not trusted: "),
+        ("rediss://localhost:{}", "SSL_CERT_FILE may name others to trust"),
+        ("rediss://localhost:{}?ssl_ca_certs=/no/such.pem", "no such file"),
+        ("redis://localhost:{}", "cannot use Redis"),
+    ],
+    ids=["authority", "remedy", "file", "no TLS"],
+)
+async def test_not_trusted(door, url, says):
+    """Nobody is believed to be Redis who cannot show it; one line says why."""
+    with pytest.raises(CannotStart) as caught:
+        await RedisLink.connect(url.format(door, CERTIFICATES / "ca.pem"))
+    assert says in caught.value.detail
+    assert "\n" not in caught.value.detail

@@ -1,0 +1,261 @@
+"""The cache of sessions: it spares the database, and never lets in whoever has been shown out."""
+
+import asyncio
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from parts import Clock
+
+from att.core.pagination import Window
+from att.errors import NoSuchSession
+from att.sessions import cache as module
+from att.sessions.cache import _SECONDS, SessionCache
+from att.sessions.store import ClientInfo, PostgresSessions, Verified
+
+LAPTOP = ClientInfo("192.0.2.7", "Laptop/1.0")
+HASH = "$argon2id$of-ann"
+
+
+class Counting(PostgresSessions):
+    """Sessions in PostgreSQL that count how often they are looked for, and can be held up when they were found."""
+
+    finds = 0
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.found, self.gate = asyncio.Event(), asyncio.Event()
+        self.gate.set()
+
+    async def find(self, token):
+        self.finds += 1
+        session = await super().find(token)
+        self.found.set()
+        await self.gate.wait()
+        return session
+
+
+class Audience:
+    """Keeps what it is told, and whether the cache had forgotten by then."""
+
+    def __init__(self):
+        self.told = []
+        self.cache = None
+
+    def session_ended(self, session_id):
+        self.told.append(("session ended", session_id, len(self.cache._seen)))
+
+    def user_ended(self, user_id):
+        self.told.append(("user ended", user_id, len(self.cache._seen)))
+
+    def user_uncertain(self, user_id):
+        self.told.append(("user uncertain", user_id, len(self.cache._seen)))
+
+
+@pytest.fixture
+def store(db):
+    return Counting(db, timedelta(days=10))
+
+
+@pytest.fixture
+def audience():
+    return Audience()
+
+
+@pytest.fixture
+def clock():
+    return Clock(1_000.0)
+
+
+@pytest.fixture
+def cache(store, audience, clock):
+    """One that is told of what ends elsewhere."""
+    audience.cache = cache = SessionCache(store, audience, clock)
+    cache.trust(is_told=True)
+    return cache
+
+
+@pytest.fixture
+def sign_in(cache, sql, ann_id):
+    """One more session of Ann's, or of somebody else's."""
+    sql("UPDATE users SET password_hash = %s", HASH)
+    return lambda user_id=ann_id: cache.create(Verified(user_id, HASH), LAPTOP)
+
+
+@pytest.fixture
+async def ann(sign_in):
+    return await sign_in()
+
+
+async def test_seen_a_moment_ago(cache, store, clock, ann):
+    """It is the same session, and costs no query for some seconds after it was read."""
+    assert await cache.find(ann.token) == ann.session
+    clock.now += _SECONDS - 0.1
+    assert [await cache.find(ann.token) for _ in range(3)] == [ann.session] * 3
+    assert store.finds == 1
+    clock.now += 0.2
+    assert await cache.find(ann.token) == ann.session
+    assert store.finds == 2
+
+
+async def test_unknown_tokens(cache, store, ann):
+    """They are looked for each time: somebody may sign in with them."""
+    for _ in range(2):
+        assert await cache.find("A" * 43) is None
+    assert store.finds == 2
+
+
+async def test_expiry(cache, store, clock, sql, ann):
+    """A session is not known for longer than it lives."""
+    sql("UPDATE sessions SET expires_at = now() + interval '2 s', last_seen_at = now()")
+    assert await cache.find(ann.token) is not None
+    clock.now += 2.1
+    sql("UPDATE sessions SET expires_at = now() - interval '1 s'")
+    assert await cache.find(ann.token) is None
+    assert store.finds == 2
+
+
+async def test_slid_once(cache, sql, ann):
+    """That its expiry was moved is told to whoever caused it, and to nobody after."""
+    sql("UPDATE sessions SET last_seen_at = now() - interval '1 h'")
+    assert [(await cache.find(ann.token)).slid for _ in range(2)] == [True, False]
+
+
+ENDINGS = {
+    "end": lambda cache, session: cache.end(session.id),
+    "end one": lambda cache, session: cache.end_one(session.user_id, session.id),
+    "end all": lambda cache, session: cache.end_all(session.user_id),
+}
+
+
+@pytest.mark.parametrize("end", ENDINGS.values(), ids=ENDINGS)
+async def test_ended(cache, end, ann):
+    """It counts at once."""
+    assert await cache.find(ann.token) == ann.session
+    await end(cache, ann.session)
+    assert await cache.find(ann.token) is None
+
+
+async def test_end_all_but_one(cache, store, sign_in, ann, add_user, sql):
+    """All of the user's are asked for anew; those of others are not."""
+    kept, bob_id = await sign_in(), add_user("bob").user_id
+    sql("UPDATE users SET password_hash = %s", HASH)
+    bob = await sign_in(bob_id)
+    for each in (ann, kept, bob):
+        await cache.find(each.token)
+    assert await cache.end_all(ann.session.user_id, keep=kept.session.id) == [ann.session.id]
+    assert [await cache.find(each.token) for each in (ann, kept, bob)] == [None, kept.session, bob.session]
+    assert store.finds == 5
+
+
+TELLINGS = {
+    "session ended": lambda cache, session: cache.session_ended(session.id),
+    "user ended": lambda cache, session: cache.user_ended(session.user_id),
+    "user uncertain": lambda cache, session: cache.user_uncertain(session.user_id),
+}
+
+
+@pytest.mark.parametrize("which", TELLINGS)
+async def test_told(cache, audience, sql, ann, which):
+    """What it is told as an audience it has forgotten before it passes that on; others' it keeps."""
+    assert await cache.find(ann.token) == ann.session
+    TELLINGS[which](cache, ann.session._replace(id=uuid4(), user_id=uuid4()))
+    audience.told.clear()
+    assert len(cache._seen) == 1
+    sql("DELETE FROM sessions")
+    TELLINGS[which](cache, ann.session)
+    subject = ann.session.id if which == "session ended" else ann.session.user_id
+    assert audience.told == [(which, subject, 0)]
+    assert await cache.find(ann.token) is None
+
+
+@pytest.mark.parametrize("end", [*ENDINGS.values(), *TELLINGS.values()], ids=[*ENDINGS, *TELLINGS])
+async def test_ended_while_it_is_read(cache, store, sql, ann, end):
+    """It was found before it ended, and is not kept."""
+    store.gate.clear()
+    finding = asyncio.create_task(cache.find(ann.token))
+    await asyncio.wait_for(store.found.wait(), 5)
+    sql("DELETE FROM sessions")
+    ending = end(cache, ann.session)
+    if ending is not None:
+        await asyncio.gather(ending, return_exceptions=True)
+    store.gate.set()
+    await finding
+    assert await cache.find(ann.token) is None
+
+
+async def test_an_ending_that_fails(cache, store, ann, monkeypatch):
+    """It is not known whether the session has ended, and so it is asked for anew."""
+    await cache.find(ann.token)
+    with pytest.raises(NoSuchSession):
+        await cache.end_one(uuid4(), ann.session.id)
+    assert await cache.find(ann.token) == ann.session
+    assert store.finds == 2
+
+
+async def test_trust(cache, store, sql, ann):
+    """Nothing is kept, nor used that was, while it is not told of what ends elsewhere."""
+    await cache.find(ann.token)
+    cache.trust(is_told=False)
+    for _ in range(2):
+        assert await cache.find(ann.token) == ann.session
+    assert store.finds == 3
+    cache.trust(is_told=True)
+    for _ in range(2):
+        assert await cache.find(ann.token) == ann.session
+    assert store.finds == 4
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+async def test_trust_while_it_is_read(cache, store, sql, ann, is_told):
+    """What was found before rings were missed is not kept."""
+    store.gate.clear()
+    finding = asyncio.create_task(cache.find(ann.token))
+    await asyncio.wait_for(store.found.wait(), 5)
+    cache.trust(is_told=is_told)
+    cache.trust(is_told=True)
+    sql("DELETE FROM sessions")
+    store.gate.set()
+    await finding
+    assert await cache.find(ann.token) is None
+
+
+async def test_nothing_is_kept_at_first(store, audience, ann):
+    """Nobody has said yet that it is told of what ends elsewhere."""
+    audience.cache = cache = SessionCache(store, audience)
+    for _ in range(2):
+        assert await cache.find(ann.token) == ann.session
+    assert store.finds == 2
+
+
+async def test_bounded(cache, store, sign_in, monkeypatch):
+    """However many sessions there are, no more than so many are kept, and they are those read last."""
+    monkeypatch.setattr(module, "SIZE", 3)
+    signed_in = [await sign_in() for _ in range(5)]
+    for each in signed_in:
+        await cache.find(each.token)
+    assert (len(cache._seen), len(cache._tokens)) == (3, 3)
+    for each in signed_in[2:]:
+        await cache.find(each.token)
+    assert store.finds == 5
+    await cache.find(signed_in[0].token)
+    assert store.finds == 6
+
+
+async def test_full_and_read_by_many_at_once(cache, store, sign_in, monkeypatch):
+    """To make room for one session is no reason not to keep the next."""
+    monkeypatch.setattr(module, "SIZE", 2)
+    one, *others = [await sign_in() for _ in range(4)]
+    for each in (one, others[0]):
+        await cache.find(each.token)
+    await asyncio.gather(*(cache.find(each.token) for each in others[1:]))
+    assert {seen.session.id for seen in cache._seen.values()} == {each.session.id for each in others[1:]}
+
+
+async def test_the_rest_is_passed_on(cache, ann):
+    """Looking by id and listing go to the store."""
+    assert await cache.check(ann.session.id) == ann.session
+    assert await cache.living({ann.session.id: ann.session.user_id, uuid4(): uuid4()}) == {ann.session.id}
+    assert await cache.departed([ann.session.user_id]) == []
+    assert [info.id for info in (await cache.of_user(ann.session.user_id, Window())).items] == [ann.session.id]
+    await cache.sweep()

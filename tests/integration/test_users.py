@@ -1,0 +1,109 @@
+"""What is told of a user, and the rules of who may change one: no database, no loop."""
+
+from datetime import UTC, date, datetime
+from uuid import UUID
+
+import pytest
+
+from att.accounts.users import NewUser, User, UserChange, check_change, check_gives, check_passwords, row_of
+from att.errors import InvalidInput, NotPermitted
+
+ANN, BOB = UUID(int=1), UUID(int=2)
+USER = User(ANN, "Ann", "Änne", "Straße", date(1999, 12, 31), datetime(2026, 1, 1, tzinfo=UTC), "User", True)
+NOBODY, WRITER, GIVER, ADMINISTRATOR = (
+    frozenset(held) for held in ([], ["users.write"], ["users.write", "roles.write"], ["*"])
+)
+
+
+def test_version():
+    """It is another as soon as any field is, and the same as long as none is."""
+    others = [
+        USER._replace(id=BOB),
+        USER._replace(login="ann"),
+        USER._replace(first_name="Straße", last_name="Änne"),
+        USER._replace(first_name="ÄnneStraße", last_name=""),
+        USER._replace(birth_date=None),
+        USER._replace(registered_at=datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC)),
+        USER._replace(role="Admin"),
+        USER._replace(active=False),
+    ]
+    assert len({user.version for user in (USER, *others)}) == 1 + len(others)
+    assert User(*USER).version == USER.version
+    assert USER.version.isascii()
+    assert '"' not in USER.version
+
+
+def test_row():
+    """The keys are folded, and what is searched has a line for each of login, first and last name."""
+    row = row_of(USER, "hash")
+    assert (row["login"], row["login_key"], row["last_name_key"]) == ("Ann", "ann", "strasse")
+    assert row["search_text"] == "ann\nänne\nstrasse"
+    assert (row["role_key"], row["password_hash"], row["is_active"]) == ("user", "hash", True)
+    assert row_of(NewUser("Bob"), None)["search_text"] == "bob\n\n"
+
+
+@pytest.mark.parametrize(
+    ("held", "theirs", "may"),
+    [
+        (NOBODY, NOBODY, False),
+        (["users.read"], NOBODY, False),
+        (WRITER, NOBODY, True),
+        (WRITER, WRITER, True),
+        (WRITER, ["users.read"], False),
+        (WRITER, ADMINISTRATOR, False),
+        (GIVER, ["roles.write"], True),
+        (ADMINISTRATOR, ADMINISTRATOR, True),
+        (ADMINISTRATOR, GIVER, True),
+    ],
+)
+def test_change_of_somebody_else(held, theirs, may):
+    """It needs users.write, and all that the other one may do: nobody takes over a stronger account."""
+    if may:
+        check_change(held, {"password": "x"}, is_own=False, theirs=theirs)
+    else:
+        with pytest.raises(NotPermitted):
+            check_change(held, {"password": "x"}, is_own=False, theirs=theirs)
+
+
+def test_change_of_oneself():
+    """Everything of one's own may be changed, but for role and activity, which need users.write; the answer says so."""
+    check_change(NOBODY, dict.fromkeys(NewUser._fields[:5]), is_own=True, theirs=NOBODY)
+    for field, value in (("role", "User"), ("active", True), ("active", False)):
+        with pytest.raises(NotPermitted, match="not yours to set"):
+            check_change(NOBODY, {field: value, "login": "x"}, is_own=True, theirs=NOBODY)
+        check_change(WRITER, {field: value}, is_own=True, theirs=WRITER)
+
+
+def test_giving():
+    """A role is given by those who may give roles and hold all that it permits."""
+    check_gives(ADMINISTRATOR, ADMINISTRATOR)
+    check_gives(GIVER, ["users.write"])
+    for held, given in ((WRITER, NOBODY), (GIVER, ["users.read"]), (GIVER, ADMINISTRATOR), (NOBODY, NOBODY)):
+        with pytest.raises(NotPermitted):
+            check_gives(held, given)
+
+
+def test_current_password():
+    """One's own new password comes with the current one, and nothing else does; all faults are told, with places."""
+    new, both, neither, alone = (
+        {"password": "a"},
+        {"password": "a", "current_password": "b"},
+        {"login": "a"},
+        {"current_password": "b"},
+    )
+    check_passwords([(None, UserChange(ANN, both))], ANN)
+    check_passwords([(0, UserChange(ANN, neither)), (1, UserChange(BOB, new))], ANN)
+    with pytest.raises(InvalidInput) as caught:
+        check_passwords([(None, UserChange(ANN, new))], ANN)
+    assert [fault.field for fault in caught.value.fields] == ["current_password"]
+    with pytest.raises(InvalidInput) as caught:
+        check_passwords(
+            [
+                (0, UserChange(BOB, both)),
+                (1, UserChange(BOB, alone)),
+                (2, UserChange(ANN, neither)),
+                (3, UserChange(ANN, alone)),
+            ],
+            ANN,
+        )
+    assert [fault.field for fault in caught.value.fields] == [f"{index}.current_password" for index in (0, 1, 3)]

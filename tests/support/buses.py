@@ -1,0 +1,176 @@
+"""Buses of all kinds for the tests that all of them are held to, and ears that keep what they hear."""
+
+import asyncio
+import contextlib
+import json
+from datetime import UTC, datetime
+from uuid import UUID
+
+from parts import away
+
+from att.db.engine import Engine
+from att.realtime.brokers.postgres import PostgresBroker
+from att.realtime.brokers.redis import ALL, GROUP_CHANNEL, RedisBroker
+from att.realtime.event_log import LogEvent
+from att.redis.client import RedisLink
+from att.sessions.redis_scripts import ENDED_CHANNEL
+
+TEA, PIE = UUID(int=1), UUID(int=2)
+ANN = UUID(int=7)
+AT = datetime(2026, 11, 22, 2, 35, 9, 154152, tzinfo=UTC)
+
+
+def message(seq, group_id=TEA, body=b'{"n": 1.0}'):
+    """A message of Ann's, as it is in the log."""
+    return LogEvent(group_id, "tea", seq, "message", ANN, AT, body)
+
+
+class Ears:
+    """Keeps what it hears."""
+
+    def __init__(self):
+        self.rings = []
+        self.changes = []
+        self.tuned_in = []
+        self.is_told = asyncio.Event()
+
+    def heard(self, ring):
+        self.rings.append(ring)
+        self.is_told.set()
+
+    def connected(self):
+        self.changes.append("connected")
+        self.is_told.set()
+
+    def tuned(self, group_ids):
+        self.tuned_in += group_ids
+        self.is_told.set()
+
+    def disconnected(self):
+        self.changes.append("disconnected")
+        self.is_told.set()
+
+    async def until(self, probe, seconds=5):
+        async with asyncio.timeout(seconds):
+            while not probe():
+                self.is_told.clear()
+                await self.is_told.wait()
+
+    @property
+    def groups(self):
+        """The highest seq that was heard of each group."""
+        heads = {}
+        for ring in self.rings:
+            for group_id, seq in ring.groups.items():
+                heads[group_id] = max(seq, heads.get(group_id, 0))
+        return heads
+
+    @property
+    def events(self):
+        """The messages that came along."""
+        return [event for ring in self.rings for event in ring.events]
+
+    @property
+    def sweeps(self):
+        """How often all were told to sweep."""
+        return sum(ring.sweep for ring in self.rings)
+
+    @property
+    def sessions(self):
+        """The sessions that have ended."""
+        return [session_id for ring in self.rings for session_id in ring.sessions]
+
+
+class Postgres:
+    """Where buses meet: a database."""
+
+    garbage = (
+        *("", "tea", "1", "null", "[]", '"x"', "{", "[" * 7_999, '{"groups": null}', '{"groups": []}'),
+        *('{"groups": {"tea": 1}}', f'{{"groups": {{"{TEA}": "x"}}}}'),
+        *(f'{{"groups": {{"{TEA}": {seq}}}}}' for seq in (None, "1e999", -1, 0, 2**63, 1.5, '"1"')),
+        *('{"joined": 1}', '{"joined": [[]]}', f'{{"joined": [["{TEA}", {2**63}, "{PIE}"]]}}'),
+        *('{"sessions": 1}', '{"sessions": [1]}', '{"sessions": ["x"]}'),
+    )
+
+    def __init__(self, postgresql, url):
+        self._postgresql = postgresql
+        self._url = url
+
+    @contextlib.asynccontextmanager
+    async def bus(self):
+        """One that is not running yet."""
+        db = await Engine.connect(self._url)
+        yield PostgresBroker(db, self._url)
+        await db.close()
+
+    async def tune(self, bus, ears, *group_ids):
+        """Have these groups heard: all of them are."""
+
+    def garble(self):
+        """Announce what is no ring; how often."""
+        for payload in self.garbage:
+            self._announce(payload)
+        return len(self.garbage)
+
+    def end_session(self, session_id):
+        """Announce that it has ended."""
+        self._announce(json.dumps({"sessions": [str(session_id)]}))
+
+    def cut(self):
+        """Cut the connections that hear."""
+        self._postgresql.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE query = 'LISTEN att' AND datname = current_database()"
+        )
+        self._postgresql.commit()
+
+    def away(self):
+        """Nobody is connected, nor can be, until the block ends."""
+        return away(self._postgresql)
+
+    def _announce(self, payload):
+        self._postgresql.execute("SELECT pg_notify('att', %s)", (payload,))
+        self._postgresql.commit()
+
+
+class Redis:
+    """Where buses meet: a Valkey, or a cluster of them."""
+
+    texts = (b"", b"x", b"1", b"[1]", b'["x"]', b"{", b"[" * 10_000, b"\xff")
+    payloads = (b"", b"\x01" * 24, b"\x02" + b"\x01" * 24, b"\x01" * 17 + b"\0" * 8 + b"\x90", b"\x01" * 25 + b"\xc1")
+
+    def __init__(self, valkey):
+        self._valkey = valkey
+
+    @contextlib.asynccontextmanager
+    async def bus(self):
+        link = await RedisLink.connect(self._valkey.url)
+        yield RedisBroker(link)
+        await link.close()
+
+    async def tune(self, bus, ears, *group_ids):
+        for group_id in group_ids:
+            bus.tune_in(group_id)
+        await ears.until(lambda: {*ears.tuned_in} >= {*group_ids})
+
+    def garble(self):
+        for text in self.texts:
+            self._valkey.publish(ENDED_CHANNEL, text)
+            self._valkey.publish(ALL, text)
+        for payload in self.payloads:
+            self._valkey.publish_sharded(f"{GROUP_CHANNEL}{TEA}", payload)
+        return 2 * len(self.texts) + len(self.payloads)
+
+    def end_session(self, session_id):
+        self._valkey.publish(ENDED_CHANNEL, json.dumps([str(session_id)]))
+
+    def cut(self):
+        self._valkey.cut()
+
+    @contextlib.contextmanager
+    def away(self):
+        self._valkey.kill()
+        try:
+            yield
+        finally:
+            self._valkey.start()

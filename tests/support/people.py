@@ -1,0 +1,53 @@
+"""People who use the application."""
+
+from typing import Any
+from uuid import UUID
+
+from aiohttp import ClientResponse, ClientWebSocketResponse
+from aiohttp.test_utils import TestClient
+from feeding import append, feed, feeding, hub, listen, living, watched  # noqa: F401 - fixtures of many
+from in_process import run_here  # noqa: F401 - a fixture of many
+
+PASSWORD = "correct horse"
+
+
+class Person:
+    """Somebody who is signed in, by bearer token, and the requests they make."""
+
+    def __init__(self, client: TestClient, login: str, answer: dict[str, str]) -> None:
+        self.client = client
+        self.login = login
+        self.id = UUID(answer["user_id"])
+        self.token = answer["token"]
+        self.headers = {"Authorization": f"Bearer {self.token}"}
+
+    async def request(self, method: str, path: str, **options: Any) -> ClientResponse:
+        """Any request, signed in."""
+        return await self.client.request(method, path, headers=self.headers | options.pop("headers", {}), **options)
+
+    async def make_group(self, name: str) -> dict[str, Any]:
+        """A group of theirs, as the server answers it."""
+        response = await self.request("POST", "/groups", json={"name": name})
+        assert response.status == 201, await response.text()
+        return await response.json()
+
+    async def add(self, group: str, person: "Person") -> None:
+        """Make somebody a member."""
+        response = await self.request("PUT", f"/groups/{group}/members/{person.id}")
+        assert response.status == 201, await response.text()
+
+    async def remove(self, group: str, person: "Person") -> None:
+        """Remove a member."""
+        response = await self.request("DELETE", f"/groups/{group}/members/{person.id}")
+        assert response.status == 204, await response.text()
+
+    async def broadcast(self, group: str, message: object) -> int:
+        """Send to a group; to how many sockets it was written."""
+        response = await self.request("POST", f"/broadcast/{group}", json=message)
+        assert response.status == 200, await response.text()
+        return (await response.json())["delivered"]
+
+    async def listen(self, **options: Any) -> ClientWebSocketResponse:
+        """An open socket of theirs."""
+        headers = self.headers | options.pop("headers", {})
+        return await self.client.ws_connect(f"/listen/{self.id}", headers=headers, **options)

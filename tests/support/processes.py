@@ -1,0 +1,22 @@
+"""Processes of the embedded PostgreSQL."""
+
+import psutil
+
+
+def is_running(server):
+    """Whether a postmaster answers for the data directory."""
+    return (server.data_dir / "postgresql" / "postmaster.pid").exists()
+
+
+def postmaster_of(server):
+    """The process that answers for the data directory of a server."""
+    return psutil.Process(int((server.data_dir / "postgresql" / "postmaster.pid").read_text().split()[0]))
+
+
+def kill_all(server):
+    """Kill -9 of its PostgreSQL."""
+    postmaster = postmaster_of(server)
+    family = [postmaster, *postmaster.children()]
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family, timeout=10)

@@ -1,0 +1,45 @@
+"""Requests to every route of the table."""
+
+from collections import defaultdict
+from uuid import uuid4
+
+from people import PASSWORD
+
+from att.api.routes import ROUTES
+
+
+def served() -> dict[str, set[str]]:
+    """The methods of each path, as the table and HTTP have it."""
+    methods = defaultdict(lambda: {"OPTIONS"})
+    for route in ROUTES:
+        methods[route.path] |= {"GET", "HEAD"} if route.method == "GET" and not route.upgrades else {route.method}
+    return methods
+
+
+def fill(path: str, **places: object) -> str:
+    """The path with what stands in its places; what is not given is an id that is nobody's."""
+    given = defaultdict(uuid4) | {"group": "tea", "file": "swagger-ui.css"} | places
+    return path.format_map(given)
+
+
+def request_for(method: str, path: str, **places: object) -> dict[str, object]:
+    """A good body, or query, for a request, that is not used twice."""
+    unique = uuid4().hex[:12]
+    user_id, role_id = str(places.get("user_id", uuid4())), str(places.get("role_id", uuid4()))
+    bodies = {
+        ("POST", "/signup"): {"login": unique, "password": PASSWORD},
+        ("POST", "/login"): {"login": "owner", "password": PASSWORD},
+        ("POST", "/users"): {"login": unique},
+        ("PATCH", "/users"): [{"id": user_id, "first_name": "Zoe"}],
+        ("PATCH", "/users/{user_id}"): {"first_name": "Zoe"},
+        ("POST", "/roles"): {"name": unique},
+        ("PATCH", "/roles"): [{"id": role_id, "name": unique}],
+        ("PATCH", "/roles/{role_id}"): {"name": unique},
+        ("POST", "/groups"): {"name": unique + "g"},
+        ("PATCH", "/groups/{group}"): {"post": "owners"},
+        ("POST", "/groups/{group}/members"): {"user_ids": [user_id]},
+    }
+    queries = {("DELETE", "/users"): {"id": user_id}, ("DELETE", "/roles"): {"id": role_id}}
+    if (method, path) in queries:
+        return {"params": queries[method, path]}
+    return {"json": bodies.get((method, path), {})} if method in ("POST", "PATCH") else {}

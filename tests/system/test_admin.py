@@ -1,0 +1,494 @@
+"""What an operator's tools are told, by the real thing: at its own address, from the beginning to the end."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+import psycopg
+import pytest
+from databases import dsn_of
+from doorway import answer, ends
+from metric_samples import samples
+from parts import away
+from waiting import eventually
+
+from att import app as app_module
+from att.app import create_app
+from att.config.settings import ListenAddress
+from att.core.readiness import Readiness
+from att.core.tasks import supervise
+from att.errors import CannotStart
+from att.http.access_log import REQUEST_LOG
+from att.server import admin as ops_module
+from att.server.admin import ops_application, serving_ops
+from att.server.prometheus import Exposition
+
+READY = {"status": "ready"}
+
+
+class Operator:
+    """Whoever asks at the unix socket of --admin-listen."""
+
+    def __init__(self, path: Path, session: aiohttp.ClientSession) -> None:
+        self.path = path
+        self.session = session
+
+    async def ask(self, what: str) -> tuple[int, dict]:
+        """The status and the answer, which is JSON."""
+        async with self.session.get(f"http://att{what}") as response:
+            return response.status, await response.json()
+
+    async def scrape(self):
+        """The samples."""
+        async with self.session.get("http://att/metrics") as response:
+            assert response.status == 200
+            return samples(await response.text())[0]
+
+
+@contextlib.asynccontextmanager
+async def asking(path):
+    timeout = aiohttp.ClientTimeout(10)
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)), timeout=timeout) as session:
+        yield Operator(path, session)
+
+
+@pytest.fixture
+async def operator(tmp_path):
+    async with asking(tmp_path / "ops") as operator:
+        yield operator
+
+
+@pytest.fixture
+def settings(settings, tmp_path):
+    return replace(settings, admin_listen=ListenAddress(None, 0, str(tmp_path / "ops")))
+
+
+# In one process
+
+
+async def test_nothing_of_it_is_at_the_main_address(client, operator):
+    """What is not for the world is not there."""
+    for path in ("/health/live", "/health/ready", "/metrics"):
+        assert (await client.get(path)).status == 404
+        async with operator.session.get(f"http://att{path}") as response:
+            assert response.status != 404
+            assert response.headers["Cache-Control"] == "no-store"
+    async with operator.session.get("http://att/users") as response:
+        assert response.status == 404
+
+
+async def test_what_it_does_not_know(client, operator):
+    """It is answered as at the main address: by a problem that shows nothing of what was sent."""
+    for method, path, status, code in (
+        ("GET", "/hush", 404, "not found"),
+        ("PUT", "/metrics", 405, "method not allowed"),
+        ("BREW", "/metrics", 501, "not implemented"),
+    ):
+        async with operator.session.request(method, f"http://att{path}") as response:
+            problem = await response.json(content_type="application/problem+json")
+            assert (response.status, problem["status"], problem["error"]) == (status, status, code)
+            assert response.headers["Cache-Control"] == "no-store"
+            assert "Server" not in response.headers
+    reader, writer = await asyncio.open_unix_connection(operator.path)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: att\r\nAuthorization: hush\0\r\n\r\n")
+    status, headers, body = await answer(reader)
+    assert (status, headers["content-type"]) == (400, "application/problem+json; charset=utf-8")
+    assert json.loads(body)["error"] == "malformed"
+    assert b"hush" not in body
+    assert await ends(reader) == b""
+    writer.close()
+
+
+async def test_a_fault(ops, tmp_path, caplog):
+    """It says nothing; the log has the traceback."""
+
+    async def fail(_request):
+        raise KeyError("hush")
+
+    ops.router.add_get("/fail", fail)
+    async with (
+        serving_ops(ops, ListenAddress(None, 0, str(tmp_path / "ops"))),
+        asking(tmp_path / "ops") as operator,
+        operator.session.get("http://att/fail") as response,
+    ):
+        problem = await response.json(content_type="application/problem+json")
+    assert (response.status, problem["error"]) == (500, "internal error")
+    assert "hush" not in str(problem)
+    [record] = [record for record in caplog.records if record.name == "aiohttp.server"]
+    assert record.exc_info[0] is KeyError
+
+
+async def test_ready(client, operator):
+    """Each service is told with its time."""
+    assert await operator.ask("/health/live") == (200, {"status": "alive"})
+
+    async def is_ready():
+        status, answer = await operator.ask("/health/ready")
+        return status == 200 and answer
+
+    answer = await eventually(is_ready)  # the bus connects in the background
+    assert answer["status"] == "ready"
+    assert answer["checks"].keys() == {"database", "bus", "tasks"}
+    for check in answer["checks"].values():
+        assert check.keys() == {"ok", "ms"}
+
+
+async def test_without_a_database(client, operator, postgresql, caplog):
+    """It is alive, not ready, and says for want of what; it is ready again by itself. In the log each is one line."""
+    caplog.set_level("INFO", "att")
+
+    async def told(*failing):
+        status, answer = await operator.ask("/health/ready")
+        found = {name for name, check in answer["checks"].items() if not check["ok"]}
+        return found - {"tasks"} == set(failing) and (status, answer)  # some of which may be tried meanwhile
+
+    async def is_back():
+        return any(line.startswith("the database is back") for line in caplog.messages)
+
+    await eventually(told)
+    with away(postgresql):
+        status, answer = await eventually(lambda: told("database", "bus"), 15)
+        assert (status, answer["status"]) == (503, "not ready")
+        assert answer["checks"]["bus"]["away"] == ["postgresql"]
+        assert dsn_of(postgresql) not in str(answer)
+        assert await operator.ask("/health/live") == (200, {"status": "alive"})
+        for _ in range(20):
+            assert (await client.post("/login", json={"login": "ann", "password": "hush hush"})).status == 503
+    await eventually(told, 15)
+    await eventually(is_back, 15)
+    lines = [re.sub(r":? .*", "", re.sub(r"request \S+", "request", line, count=1)) for line in caplog.messages]
+    away_and_back = [line for line in caplog.messages if " is away" in line or " is back" in line]
+    assert len(away_and_back) == 4, lines
+    assert len([line for line in caplog.messages if "is answered 503" in line]) == 1
+
+
+async def test_a_failing_task(client, operator):
+    """A node whose work in the background fails is not ready, and says which it is."""
+    failed = asyncio.Event()
+
+    async def fail():
+        failed.set()
+        raise KeyError
+
+    async with supervise("counting sheep", fail):
+        await failed.wait()
+        status, answer = await operator.ask("/health/ready")
+        assert (status, answer["checks"]["tasks"]["ok"]) == (503, False)
+        assert [task["name"] for task in answer["checks"]["tasks"]["failing"]] == ["counting sheep"]
+        assert (await operator.scrape())["att_tasks_failing",] == 1
+
+
+async def test_it_is_there_before_all_else(settings, operator, monkeypatch, aiohttp_client):
+    """A server that is not up yet is alive and not ready: its schema may be migrated for minutes."""
+    asked, go = asyncio.Event(), asyncio.Event()
+    open_database = app_module.open_database
+
+    @contextlib.asynccontextmanager
+    async def slowly(settings):
+        asked.set()
+        await go.wait()
+        async with open_database(settings) as database:
+            yield database
+
+    monkeypatch.setattr(app_module, "open_database", slowly)
+    starting = asyncio.create_task(aiohttp_client(create_app(settings)))
+    await asked.wait()
+    assert (await operator.ask("/health/live"))[0] == 200
+    status, answer = await operator.ask("/health/ready")
+    assert (status, answer["status"], [*answer["checks"]]) == (503, "not ready", ["start"])
+    assert ("att_build_info", ("python", ".".join(map(str, sys.version_info[:3]))), ("version", "0.1.0")) in (
+        await operator.scrape()
+    )
+    go.set()
+    await starting
+    assert [*(await operator.ask("/health/ready"))[1]["checks"]] == ["database", "bus", "tasks"]
+
+
+async def test_the_figures_are_true(client, operator, sign_up):
+    """After some traffic they are what the traffic was."""
+    ann, ben = await sign_up("ann"), await sign_up("ben")
+    for _ in range(3):
+        assert (await client.post("/login", json={"login": "ann", "password": "wrong horse"})).status == 401
+    await ann.make_group("tea")
+    await ann.add("tea", ben)
+    plain, spoken = await ben.listen(), await ann.listen(protocols=["att.v1"])
+    assert (await spoken.receive_json(timeout=5))["type"] == "hello"
+    await spoken.send_json({"type": "resume"})
+    await spoken.send_json({"type": "ping"})
+    assert (await spoken.receive_json(timeout=5))["type"] == "pong"
+    for number in range(5):
+        assert await ann.broadcast("tea", {"n": number}) == 2
+    for _ in range(2):
+        await ann.request("POST", "/broadcast/tea", json={}, headers={"Idempotency-Key": "once"})
+
+    async def has_echoed():
+        found = await operator.scrape()
+        return (
+            found["att_bus_rings_heard_total", ("bus", "postgresql")] > 0
+            and found["att_bus_lag_seconds", ("bus", "postgresql")] > 0
+        )
+
+    await eventually(has_echoed)
+    found = await operator.scrape()
+
+    def requests(method, route, status):
+        return found["att_http_requests_total", ("method", method), ("route", route), ("status", str(status))]
+
+    assert requests("POST", "/signup", 201) == 2
+    assert requests("POST", "/login", 401) == 3
+    assert requests("POST", "/broadcast/{group}", 200) == 7
+    assert found["att_http_request_duration_seconds_count", ("method", "POST"), ("route", "/login")] == 3
+    assert found["att_sockets", ("dialect", "plain")] == found["att_sockets", ("dialect", "att.v1")] == 1
+    assert found["att_listening_users",] == 2
+    assert found["att_heard_groups",] == 1
+    assert found["att_broadcasts_appended_total",] == 6
+    assert found["att_broadcasts_repeated_total",] == 1
+    assert found["att_deliveries_total",] == 12
+    assert found["att_deliveries_dropped_total",] == 0
+    assert found["att_append_batch_size_sum",] == found["att_append_wait_seconds_count",] == 7
+    assert 0 < found["att_append_wait_seconds_sum",] < 60
+    assert found["att_append_queue",] == 0
+    assert found["att_bus_connected", ("bus", "postgresql")] == 1
+    assert 0 < found["att_bus_rings_sent_total", ("bus", "postgresql")] <= 8
+    assert 1 <= found["att_db_connections",] <= found["att_db_connections_limit",] == 10
+    assert found["att_db_waiting",] == found["att_hashing_running",] == found["att_hashing_waiting",] == 0
+    assert found["att_tasks_failing",] == found["att_draining",] == 0
+    if sys.platform == "linux":  # elsewhere the library does not tell of the process
+        assert found["process_start_time_seconds",] > 0
+
+    await plain.close(code=1000)
+    await spoken.close(code=1001)
+
+    async def are_closed():
+        return client.app[REQUEST_LOG].requests.closes == {1000: 1, 1001: 1}
+
+    await eventually(are_closed)
+    found = await operator.scrape()
+    assert found["att_socket_closes_total", ("code", "1000")] == 1
+    assert found["att_sockets", ("dialect", "plain")] == found["att_sockets", ("dialect", "att.v1")] == 0
+    assert found["att_listening_users",] == found["att_heard_groups",] == 0
+
+
+async def test_what_is_in_use_is_told(client, operator):
+    """A connection that is held, and a password that is being hashed."""
+    engine, passwords = client.app[app_module.ENGINE], client.app[app_module._PASSWORDS]
+    async with engine.transaction(), engine.transaction():
+        found = await operator.scrape()
+        assert found["att_db_connections",] >= found["att_db_connections_in_use",] >= 2
+
+    async def is_free():
+        return (await operator.scrape())["att_db_connections_in_use",] == 0
+
+    await eventually(is_free)
+    tasks = [asyncio.ensure_future(passwords.hash("x")) for _ in range(passwords._workers + 2)]
+    await asyncio.sleep(0)
+    assert passwords.use == (passwords._workers, 2)
+    await asyncio.gather(*tasks)
+
+    async def is_idle():
+        return passwords.use == (0, 0)
+
+    await eventually(is_idle)
+
+
+# Where it is served
+
+
+@pytest.fixture
+def ops():
+    return ops_application(Readiness(), Exposition())
+
+
+def taken():
+    """A port that somebody listens on, as an open socket."""
+    plug = socket.create_server(("127.0.0.1", 0))
+    return plug, plug.getsockname()[1]
+
+
+async def test_a_taken_port(ops):
+    """It is said; where several processes are given the same, each takes the next that is free."""
+    plug, port = taken()
+    address = ListenAddress("127.0.0.1", port)
+    with plug:
+        with pytest.raises(CannotStart, match=f"127.0.0.1:{port}: the address is in use.*--admin-listen"):
+            async with serving_ops(ops, address):
+                pass
+        other = ops_application(Readiness(), Exposition())
+        async with (
+            serving_ops(ops, address, is_hosted=True) as first,
+            serving_ops(other, address, is_hosted=True) as second,
+            aiohttp.ClientSession() as session,
+        ):
+            assert port < first.port < second.port <= port + 16
+            for bound in (first, second):
+                async with session.get(f"http://{bound}/health/live") as response:
+                    assert response.status == 200
+
+
+async def test_no_port_is_left(ops, monkeypatch):
+    """The last one that was tried is told."""
+    monkeypatch.setattr(ops_module, "SPARE_PORTS", 1)
+    plug, port = taken()
+    with plug, contextlib.ExitStack() as others:
+        with contextlib.suppress(OSError):  # then somebody else has it
+            others.enter_context(socket.create_server(("127.0.0.1", port + 1)))
+        with pytest.raises(CannotStart, match=f"cannot listen on 127.0.0.1:{port + 1}: the address is in use"):
+            async with serving_ops(ops, ListenAddress("127.0.0.1", port), is_hosted=True):
+                pass
+
+
+@pytest.mark.parametrize(("port", "candidates"), [(0, [0]), (9100, range(9100, 9117)), (65_530, range(65_530, 65_536))])
+def test_candidates(port, candidates):
+    """The ports that follow, as far as there are any; any free one is asked for once."""
+    assert [address.port for address in ops_module._candidates(ListenAddress("127.0.0.1", port))] == [*candidates]
+
+
+async def test_a_unix_socket_goes_with_it(ops, tmp_path):
+    """One that a killed server has left is taken over, one that is answered on is not."""
+    path = tmp_path / "ops"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    address = ListenAddress(None, 0, str(path))
+    async with serving_ops(ops, address), asking(path) as operator:
+        assert (await operator.ask("/health/live"))[0] == 200
+        with pytest.raises(CannotStart, match="is in use"):
+            async with serving_ops(ops_application(Readiness(), Exposition()), address):
+                pass
+        assert (await operator.ask("/health/live"))[0] == 200
+    assert [*tmp_path.iterdir()] == []
+
+
+async def test_a_unix_socket_of_one_of_several(ops, tmp_path):
+    """Each process has its own, so that none takes another's away."""
+    async with serving_ops(ops, ListenAddress(None, 0, str(tmp_path / "ops")), is_hosted=True) as bound:
+        assert bound.path == f"{tmp_path}/ops.{os.getpid()}"
+        async with asking(bound.path) as operator:
+            assert (await operator.ask("/health/live"))[0] == 200
+    assert [*tmp_path.iterdir()] == []
+
+
+async def test_an_address_that_cannot_be(ops):
+    for address in (ListenAddress("no-such-host.invalid", 1), ListenAddress(None, 0, "/no/such/dir/ops")):
+        with pytest.raises(CannotStart, match=f"cannot listen on {address}"):
+            async with serving_ops(ops, address):
+                pass
+
+
+# In processes of its own
+
+
+SERVED = re.compile(r'health and metrics are served on ([^"\s]+)')
+
+
+@pytest.fixture
+def start(db_url, tmp_path):
+    """Start a program that serves att, with variables; its process, whose errors go to a file."""
+    with contextlib.ExitStack() as stack:
+
+        def go(*command, **environment):
+            errors = stack.enter_context((tmp_path / "stderr").open("w"))
+            variables = {"ATT_DB_URL": db_url, "ATT_LISTEN": "127.0.0.1:0", **environment}
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                env=os.environ | variables,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+            stack.callback(process.stdout.close)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        yield go
+
+
+async def addresses(tmp_path, count):
+    """Where health and metrics are served, by that many processes."""
+
+    async def told():
+        found = SERVED.findall((tmp_path / "stderr").read_text())
+        return len(found) == count and found
+
+    return await eventually(told, 30)
+
+
+async def test_draining_is_seen(start, tmp_path, postgresql):
+    """From SIGTERM until the last request is answered the server is alive, and sends new ones elsewhere."""
+    process = start("att", ATT_ADMIN_LISTEN="127.0.0.1:0", ATT_DRAIN_TIME="0s")
+    banner = await asyncio.to_thread(process.stdout.readline)
+    main = re.search(r"http://\S+", banner)[0]
+    [admin] = await addresses(tmp_path, 1)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(15)) as session:
+
+        async def ask(path):
+            async with session.get(f"http://{admin}{path}") as response:
+                return response.status, (await response.json())["status"]
+
+        async def tell(*wanted):
+            return await ask("/health/ready") == wanted
+
+        await eventually(lambda: tell(200, "ready"))
+        with psycopg.connect(dsn_of(postgresql)) as other:
+            other.execute("LOCK TABLE users")
+            signing_up = asyncio.create_task(
+                session.post(f"{main}/signup", json={"login": "ann", "password": "correct horse"})
+            )
+
+            async def waits():
+                return other.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone()
+
+            await eventually(waits)
+            process.send_signal(signal.SIGTERM)
+            await eventually(lambda: tell(503, "draining"))
+            assert await ask("/health/live") == (200, "alive")
+        async with await signing_up as response:
+            assert response.status == 201
+    assert await asyncio.to_thread(process.wait, 20) == 0
+
+
+async def test_a_taken_port_of_att_server(start, tmp_path):
+    """It is one line, as for --listen."""
+    plug, port = taken()
+    with plug:
+        process = start("att", ATT_ADMIN_LISTEN=f"127.0.0.1:{port}")
+        assert await asyncio.to_thread(process.wait, 30) == 1
+    [line] = (tmp_path / "stderr").read_text().splitlines()
+    assert line.startswith(f"att-server: cannot listen on 127.0.0.1:{port}: the address is in use")
+    assert process.stdout.read() == ""
+
+
+async def test_several_workers(start, tmp_path):
+    """Under gunicorn each process has its own figures, at a port of its own, and stops with it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ("gunicorn", "att.app:create_app()", "--workers", "2", "--bind", "127.0.0.1:0")
+    process = start(*command, "--worker-class", "aiohttp.GunicornUVLoopWebWorker", ATT_ADMIN_LISTEN=f"127.0.0.1:{port}")
+    served = await addresses(tmp_path, 2)
+    assert len(set(served)) == 2
+
+    async def figures(session, address):
+        async with session.get(f"http://{address}/metrics") as response:
+            found, _ = samples(await response.text())
+            return "att_draining" in {name for name, *_ in found} and found  # it has started
+
+    async with aiohttp.ClientSession() as session:
+        for address in served:
+            found = await eventually(partial(figures, session, address), 20)
+            assert found["att_draining",] == 0
+    process.send_signal(signal.SIGTERM)
+    await asyncio.to_thread(process.wait, 30)
+    for address in served:
+        host, _, number = address.rpartition(":")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(number)), 1)

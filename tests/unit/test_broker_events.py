@@ -1,0 +1,113 @@
+"""A node: what it hears on the bus reaches those whom it concerns."""
+
+import contextlib
+from uuid import UUID
+
+import pytest
+from buses import message
+
+from att.realtime.broker_events import BrokerEvents
+from att.realtime.brokers.base import Announcement, MemberJoined
+
+ANN, BOB, TEA, PIE, SESSION = (UUID(int=number) for number in range(1, 6))
+
+
+class Part:
+    """Keeps how it is called, by which name, in a list that is shared by all parts."""
+
+    def __init__(self, calls):
+        self._calls = calls
+
+    def __getattr__(self, name):
+        return lambda *args, **options: self._calls.append((name, *args, *options.items()))
+
+
+@pytest.fixture
+def calls():
+    return []
+
+
+class Departures:
+    """Keeps who is told of, if there is anybody, in that list."""
+
+    def __init__(self, calls):
+        self._calls = calls
+
+    def heard(self, user_ids):
+        self._calls.extend(("departed", user_id) for user_id in user_ids)
+
+
+class Line:
+    """A ``Bus`` that is connected when it is told to be."""
+
+    def __init__(self, name, calls):
+        self.name = name
+        self.is_connected = False
+        self._calls = calls
+
+    @contextlib.asynccontextmanager
+    async def running(self, _ears):
+        self._calls.append((self.name, "runs"))
+        yield
+        self._calls.append((self.name, "ends"))
+
+
+@pytest.fixture
+def buses(calls):
+    return [Line("first", calls), Line("second", calls)]
+
+
+@pytest.fixture
+def node(calls, buses):
+    return BrokerEvents(Part(calls), Part(calls), Part(calls), Departures(calls), buses)
+
+
+def test_heard(node, calls):
+    """Sessions have ended before anything is delivered, and who joins does so before the group moves on."""
+    event = message(7, TEA)
+    joined = [MemberJoined(TEA, 5, ANN), MemberJoined(TEA, 6, BOB)]
+    node.heard(Announcement({TEA: 7, PIE: 8}, joined, [SESSION], sweep=True, users=[BOB], events=[event]))
+    assert calls == [
+        ("session_ended", SESSION),
+        ("departed", BOB),
+        ("joined", TEA, 5, ANN),
+        ("joined", TEA, 6, BOB),
+        ("offer", event),
+        ("ring", TEA, 7),
+        ("ring", PIE, 8),
+        ("sweep_soon",),
+    ]
+
+
+def test_heard_nothing_of_a_sweep(node, calls):
+    node.heard(Announcement({}))
+    assert calls == []
+
+
+def test_tuned(node, calls):
+    """What was rung before is looked up."""
+    node.tuned([TEA, PIE])
+    assert calls == [("look_up_soon", [TEA, PIE])]
+
+
+def test_connected(node, calls, buses):
+    """What was rung before may have been missed, and is looked up; sessions are kept only while all rings are heard."""
+    for bus in buses:
+        bus.is_connected = True
+        node.connected()
+    buses[0].is_connected = False
+    node.disconnected()
+    assert calls == [
+        ("trust", ("is_told", False)),
+        ("sweep_soon",),
+        ("trust", ("is_told", True)),
+        ("sweep_soon",),
+        ("trust", ("is_told", False)),
+    ]
+
+
+async def test_running(node, calls):
+    """All buses run, and end in reverse order."""
+    async with node.running():
+        assert calls == [("first", "runs"), ("second", "runs")]
+    assert calls[2:] == [("second", "ends"), ("first", "ends")]

@@ -1,0 +1,82 @@
+"""Checks in turn: each comes to a finding in bounded time, whatever its probe does."""
+
+import asyncio
+
+import pytest
+
+from att.cli.doctor.checks import Finding, Level, compare_clocks, fail, look, ok, warn
+from att.errors import CannotStart, DatabaseUnavailable
+
+
+def probe(verdict=None, error=None):
+    async def go():
+        if error is not None:
+            raise error
+        return verdict
+
+    return go
+
+
+async def found(probes, **options):
+    return [finding async for finding in look(probes, **options)]
+
+
+async def test_each_is_looked_at():
+    """In their order, also after one that fails."""
+    verdicts = {"a": ok("well"), "b": fail("ill", "heal it"), "c": warn("so so", "wait")}
+    findings = await found({name: probe(verdict) for name, verdict in verdicts.items()})
+    assert findings == [Finding(name, *verdict) for name, verdict in verdicts.items()]
+
+
+async def test_an_error_is_a_failure():
+    """In its own words; the others may still be well."""
+    findings = await found({"a": probe(error=CannotStart("no way")), "b": probe(ok("well"))})
+    assert findings == [Finding("a", Level.FAIL, "no way"), Finding("b", Level.OK, "well")]
+
+
+async def test_a_service_that_is_gone_is_not_asked_again():
+    findings = await found({"a": probe(error=DatabaseUnavailable("gone")), "b": probe(ok("well"))})
+    assert findings == [Finding("a", Level.FAIL, "gone")]
+
+
+async def test_one_that_does_not_come_back():
+    """It is given up after its time, and nothing more is asked of that service."""
+    never = asyncio.Event()
+    [finding] = await found({"a": never.wait, "b": probe(ok("well"))}, patience=0.01)
+    assert finding[:3] == ("a", Level.FAIL, "no answer within 0.01 s")
+    assert finding.remedy
+
+
+async def test_a_mistake_of_ours_is_not_hidden():
+    with pytest.raises(KeyError):
+        await found({"a": probe(error=KeyError())})
+
+
+@pytest.mark.parametrize(
+    ("finding", "line"),
+    [
+        (Finding("a", Level.OK, "well"), "ok    a                     well"),
+        (Finding("a", Level.WARN, "so so", "wait"), "warn  a                     so so; wait"),
+        (Finding("a", Level.FAIL, "ill", "heal it"), "FAIL  a                     ill; heal it"),
+    ],
+)
+def test_a_line(finding, line):
+    assert str(finding) == line
+
+
+@pytest.mark.parametrize(
+    ("ahead", "level", "words"),
+    [
+        (0.4, Level.OK, "0.40 s ahead of"),
+        (-0.4, Level.OK, "0.40 s behind"),
+        (-2.5, Level.WARN, "2.50 s behind"),
+        (61, Level.FAIL, "61.00 s ahead of"),
+        (-61, Level.FAIL, "61.00 s behind"),
+    ],
+)
+def test_clocks(ahead, level, words):
+    """Either way: a little is well, more a warning, too much a failure."""
+    verdict = compare_clocks(ahead, well=1, bearable=60)
+    assert verdict.level is level
+    assert verdict.found.startswith(words)
+    assert bool(verdict.remedy) is (level is not Level.OK)

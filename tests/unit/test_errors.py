@@ -1,0 +1,156 @@
+"""The error tree."""
+
+import re
+
+import pytest
+
+from att import errors
+from att.errors import AttError, FieldError, InvalidInput, NoSuchUser, TooManyAttempts, at_index
+
+BRANCH = re.compile(r"^((?:│   |    )*(?:├── |└── )?)(\w+)$")
+
+# What programs compare: to change one is to break them.
+CODES = {
+    "AttError": "error",
+    "AuthFailed": "auth failed",
+    "BuiltInRole": "built-in role",
+    "BodyTimeout": "request timeout",
+    "Busy": "busy",
+    "CannotStart": "cannot start",
+    "Conflict": "conflict",
+    "ConnectionLost": "database unavailable",
+    "DatabaseUnavailable": "database unavailable",
+    "Forbidden": "forbidden",
+    "GroupNameTaken": "group name taken",
+    "Invalid": "invalid input",
+    "InvalidInput": "invalid input",
+    "LastAdministrator": "last administrator",
+    "LastOwner": "last owner",
+    "LoginTaken": "login taken",
+    "Malformed": "malformed",
+    "NoSuchGroup": "no such group",
+    "NoSuchMember": "no such member",
+    "NoSuchRole": "no such role",
+    "NoSuchSession": "no such session",
+    "NoSuchUser": "no such user",
+    "NotAMember": "not a member",
+    "NotAnObject": "not an object",
+    "NotAnOwner": "not an owner",
+    "NotFound": "not found",
+    "NotJson": "not json",
+    "NotPermitted": "not permitted",
+    "NotSignedIn": "not signed in",
+    "NotYou": "not you",
+    "OriginNotAllowed": "origin not allowed",
+    "PreconditionFailed": "precondition failed",
+    "ProtocolError": "protocol error",
+    "RoleInUse": "role in use",
+    "RoleNameTaken": "role name taken",
+    "SessionEnded": "session ended",
+    "RedisUnavailable": "redis unavailable",
+    "ShuttingDown": "shutting down",
+    "TooManyAttempts": "too many attempts",
+    "Unauthenticated": "not signed in",
+    "Unavailable": "unavailable",
+    "UpgradeRequired": "websocket required",
+    "WrongMediaType": "unsupported media type",
+    "WrongPassword": "wrong password",
+}
+
+
+def drawn(text):
+    """The pairs of parent and child in a tree that is drawn with box characters."""
+    path, pairs = [], set()
+    for line in text.splitlines():
+        if (match := BRANCH.match(line)) and (match[1] or not path):
+            depth = len(match[1]) // 4
+            path[depth:] = [match[2]]
+            pairs.add((path[depth - 1] if depth else None, match[2]))
+    return pairs
+
+
+def derived(kind, parent=None):
+    """The pairs of parent and child of a class and all that are derived from it."""
+    pairs = {(parent, kind.__name__)}
+    return pairs.union(*(derived(child, kind.__name__) for child in kind.__subclasses__()))
+
+
+def everyone(kind):
+    """A class and all that are derived from it."""
+    return [kind, *(each for child in kind.__subclasses__() for each in everyone(child))]
+
+
+TREE = everyone(AttError)
+
+
+def test_drawing_is_the_tree():
+    """The tree at the top of the module is that of the classes, none missing, none moved."""
+    assert drawn(errors.__doc__) == derived(AttError)
+    assert len(TREE) == len(CODES)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["A\n├── B\n│   └── C", "A\n└── B\nC", "A\n├── B\n└── C\n    └── D", "A\n├── C\n└── B", ""],
+)
+def test_drawing_can_be_wrong(wrong):
+    """A drawing with a class too many, too few or in another place is told from the right one."""
+    assert drawn("Words.\n\nA\n├── B\n└── C\n") == {(None, "A"), ("A", "B"), ("A", "C")}
+    is_same = drawn(wrong) == {(None, "A"), ("A", "B"), ("A", "C")}
+    assert is_same == (wrong == "A\n├── C\n└── B")  # the order of siblings says nothing
+
+
+@pytest.mark.parametrize("kind", TREE)
+def test_code(kind):
+    """Each class has the lower-case code that programs know it by."""
+    assert kind.code == CODES[kind.__name__]
+    assert re.fullmatch(r"[a-z]+([ -][a-z]+)*", kind.code)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TREE if kind not in (InvalidInput, TooManyAttempts)])
+def test_detail(kind):
+    """The detail is one line: the class's own docstring, or what is given."""
+    assert kind.__dict__["__doc__"]
+    error = kind()
+    assert error.detail == str(error) == " ".join(kind.__doc__.split())
+    assert kind("It rains.").detail == str(kind("It rains.")) == "It rains."
+
+
+def test_why():
+    """The operator is told more, if there is more; by who tells it to clients in other words, too."""
+    assert errors.Busy().why == errors.Busy().detail
+    with pytest.raises(errors.Busy) as caught, errors.with_detail("Come back."):
+        raise errors.Busy(why="the disk is slow")
+    assert (caught.value.detail, str(caught.value), caught.value.why) == (
+        "Come back.",
+        "Come back.",
+        "the disk is slow",
+    )
+
+
+def test_invalid_input():
+    """The detail names every field and what is wrong with it."""
+    error = InvalidInput([FieldError("login", "is missing"), FieldError("a.b", "is not known")])
+    assert error.detail == str(error) == "login: is missing; a.b: is not known"
+    assert error.fields == [("login", "is missing"), ("a.b", "is not known")]
+    assert InvalidInput.__doc__
+
+
+@pytest.mark.parametrize("kind", everyone(errors.Unavailable))
+def test_retry_after(kind):
+    """Whoever is told to come back is told when."""
+    assert kind.retry_after >= 1
+
+
+def test_too_many_attempts():
+    """It is told for how long."""
+    error = TooManyAttempts(90)
+    assert (error.retry_after, error.detail) == (90, "Too many attempts. Try again in 90 seconds.")
+
+
+def test_blaming():
+    """What is raised for one of many items bears its index."""
+    with pytest.raises(NoSuchUser) as caught, at_index(3):
+        raise NoSuchUser
+    assert caught.value.index == 3
+    assert NoSuchUser().index is None

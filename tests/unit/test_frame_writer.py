@@ -1,0 +1,337 @@
+"""What is written to a peer: in one order, whichever way it takes, over TCP, a unix socket and TLS."""
+
+import asyncio
+import contextlib
+import gc
+import socket
+import ssl
+from pathlib import Path
+
+import pytest
+
+from att.protocol.frames import CloseCode, close_frame
+from att.websocket import frame_writer
+from att.websocket.frame_writer import FrameWriter, SharedSocket
+
+CERTIFICATES = Path(__file__).parents[1] / "certificates"
+DEADLINE = 20
+LIMIT = 1024**2
+LARGE = b"L" * 4 * 1024**2  # more than any kernel keeps for a socket
+WAYS = ["tcp", "unix", "tls"]
+
+
+class Out(FrameWriter):
+    """Opens with its connection."""
+
+    def __init__(self, limit):
+        super().__init__(limit)
+        self.opened, self.lost = asyncio.Event(), asyncio.Event()
+
+    def connection_made(self, transport):
+        self._open(transport)
+        self.opened.set()
+
+    def connection_lost(self, error):
+        super().connection_lost(error)
+        self.lost.set()
+
+    @property
+    def is_direct(self):
+        """Whether the next frame is sent past the transport."""
+        return self._a_plug is not None
+
+
+class Peer(asyncio.Protocol):
+    """Keeps what it hears, as long as it reads."""
+
+    def __init__(self):
+        self.heard = bytearray()
+        self.progress, self.lost = asyncio.Event(), asyncio.Event()
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.heard += data
+        self.progress.set()
+
+    def connection_lost(self, _error):
+        self.lost.set()
+        self.progress.set()
+
+    async def has_heard(self, count):
+        """All of this many bytes, and no more by then."""
+        async with asyncio.timeout(DEADLINE):
+            while len(self.heard) < count and not self.lost.is_set():
+                self.progress.clear()
+                await self.progress.wait()
+        return bytes(self.heard)
+
+
+@contextlib.asynccontextmanager
+async def pair(way, limit=LIMIT):
+    """An outbox that is open, and its peer, which does not read yet."""
+    loop = asyncio.get_running_loop()
+    out, here, there = Out(limit), {}, {}
+    if way == "tls":
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.load_cert_chain(CERTIFICATES / "one.pem", CERTIFICATES / "one.key")
+        here = {"ssl": server}
+        there = {"ssl": ssl.create_default_context(cafile=CERTIFICATES / "ca.pem"), "server_hostname": "localhost"}
+    if way == "unix":
+        ours, theirs = socket.socketpair()
+        _, peer = await loop.create_connection(Peer, sock=theirs)
+        await loop.connect_accepted_socket(lambda: out, ours)
+    else:
+        listener = await loop.create_server(lambda: out, "127.0.0.1", 0, **here)
+        port = listener.sockets[0].getsockname()[1]
+        _, peer = await loop.create_connection(Peer, "127.0.0.1", port, **there)
+        listener.close()
+    await asyncio.wait_for(out.opened.wait(), DEADLINE)
+    peer.transport.pause_reading()
+    try:
+        yield out, peer
+    finally:
+        out.abort()
+        peer.transport.abort()
+        await asyncio.wait_for(out.lost.wait(), DEADLINE)
+
+
+def numbered(count, size=100):
+    """Frames that can be told apart."""
+    return [b"%08d" % number + b"x" * size for number in range(count)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_order(way):
+    """Frames arrive whole and in the order in which they were written, while the peer reads, stops, and reads again."""
+    async with pair(way, limit=10**9) as (out, peer):
+        expected, directly = bytearray(), set()
+        frames = iter(numbered(30_000, size=700))
+        for part in range(30):
+            (peer.transport.pause_reading if part % 3 else peer.transport.resume_reading)()
+            for number in range(1_000):
+                frame = next(frames)
+                directly.add(out.is_direct)
+                if number % 7 == 3:
+                    out.replay(frame)
+                else:
+                    assert out.send(frame)
+                expected += frame
+            await asyncio.sleep(0)
+        peer.transport.resume_reading()
+        assert await peer.has_heard(len(expected)) == expected
+        assert directly == ({False} if way == "tls" else {True, False})
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_frame_that_is_taken_in_parts(way):
+    """What the kernel has no room for waits, and more than the limit may not: the close frame comes after it."""
+    async with pair(way) as (out, peer):
+        taken = 0
+        while out.send(LARGE):
+            taken += 1
+            assert not out.is_direct
+        assert taken == (2 if way == "tls" else 1)  # what is encrypted already is the kernel's as far as we can see
+        peer.transport.resume_reading()
+        expected = taken * LARGE + close_frame(CloseCode.TOO_SLOW, b"too slow")
+        assert await peer.has_heard(len(expected)) == expected
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_back_to_the_direct_way(way):
+    """When nothing waits any more."""
+    async with pair(way, limit=10**9) as (out, peer):
+        frames = [b"a", LARGE, b"b", LARGE, b"c"]
+        for frame in frames:
+            assert out.send(frame)
+        peer.transport.resume_reading()
+        expected = b"".join(frames)
+        assert await peer.has_heard(len(expected)) == expected
+        await _until(lambda: out.is_direct == (way != "tls"))
+        assert out.send(b"d")
+        assert await peer.has_heard(len(expected) + 1) == expected + b"d"
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_waits(way):
+    """It is not given to the transport before that can take it, and counts; the close frame comes behind it."""
+    async with pair(way, limit=10**9) as (out, peer):
+        while out._waiting is None:
+            assert out.send(LARGE[:100_000])
+        held, before = out._transport.get_write_buffer_size(), out._pending
+        for frame in (frames := numbered(1_000)):
+            assert out.send(frame)
+        assert out._transport.get_write_buffer_size() == held
+        assert out._pending == before + sum(map(len, frames))
+        out.close(CloseCode.RESYNC, b"why")
+        assert out._waiting is None
+        peer.transport.resume_reading()
+        end = b"".join(frames) + close_frame(CloseCode.RESYNC, b"why")
+        await _until(lambda: peer.heard.endswith(end))
+        assert len(peer.heard) == peer.heard.count(b"L") + len(end)
+
+
+@pytest.mark.parametrize("way", ["tcp", "unix"])
+async def test_what_waits_for_whoever_has_said_their_last(way):
+    """They may still read on to the end."""
+    async with pair(way, limit=10**9) as (out, peer):
+        frames = [LARGE, *numbered(1_000)]
+        for frame in frames:
+            assert out.send(frame)
+        peer.transport.write_eof()
+        await _until(lambda: out._transport is None or out._transport.is_closing())
+        peer.transport.resume_reading()
+        expected = b"".join(frames)
+        assert await peer.has_heard(len(expected)) == expected
+
+
+async def test_not_past_what_the_transport_holds():
+    """What was written to the transport before it was ours goes first."""
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+    _, peer = await loop.create_connection(Peer, sock=theirs)
+    peer.transport.pause_reading()
+    transport.write(LARGE)
+    out = Out(10**9)
+    transport.set_protocol(out)
+    out._open(transport)
+    assert not out.is_direct
+    assert out.send(b"after")
+    peer.transport.resume_reading()
+    assert await peer.has_heard(len(LARGE) + 5) == LARGE + b"after"
+    transport.abort()
+    peer.transport.abort()
+    await asyncio.wait_for(out.lost.wait(), DEADLINE)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_peer_that_has_gone(way):
+    """Writing to whoever has hung up, or broken off, raises nothing; the connection is lost, and frames are refused."""
+    async with pair(way) as (out, peer):
+        if way == "tcp":
+            linger = b"\1\0\0\0\0\0\0\0"  # for no time: it is reset
+            peer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        peer.transport.abort()
+        async with asyncio.timeout(DEADLINE):
+            while not out.lost.is_set():
+                out.send(b"hello?")
+                await asyncio.sleep(0)
+        assert not out.is_direct
+        assert not out.send(b"hello?")
+        out.replay(b"hello?")
+        out.close(CloseCode.RESYNC)
+        out.abort()
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_peer_that_has_said_its_last(way):
+    """Whoever will say nothing more is gone soon; nothing is written past the transport that is closing."""
+    async with pair(way) as (out, peer):
+        out.send(LARGE)
+        if peer.transport.can_write_eof():
+            peer.transport.write_eof()
+        else:
+            peer.transport.close()
+        peer.transport.resume_reading()
+        await asyncio.wait_for(out.lost.wait(), DEADLINE)
+        assert not out.send(b"after")
+
+
+async def test_nothing_after_the_close_frame():
+    """It is the last, behind all that waits, and is sent once."""
+    async with pair("tcp") as (out, peer):
+        out.send(LARGE)
+        out.close(CloseCode.RESYNC, b"why")
+        out.close(CloseCode.TOO_SLOW)
+        assert not out.send(b"after")
+        out.replay(b"after")
+        peer.transport.resume_reading()
+        expected = LARGE + close_frame(CloseCode.RESYNC, b"why")
+        assert await peer.has_heard(len(expected)) == expected
+        await asyncio.sleep(0)
+        assert not out.is_direct
+        assert not out.send(b"after")
+        peer.transport.close()
+        await asyncio.wait_for(out.lost.wait(), DEADLINE)
+        assert bytes(peer.heard) == expected
+
+
+async def test_closed_while_nothing_waits():
+    """Then nothing is sent past the transport either."""
+    async with pair("tcp") as (out, peer):
+        assert out.is_direct
+        out.close(CloseCode.SESSION_ENDED)
+        assert not out.send(b"after")
+        peer.transport.resume_reading()
+        expected = close_frame(CloseCode.SESSION_ENDED, b"session ended")
+        assert await peer.has_heard(len(expected)) == expected
+
+
+async def test_whoever_does_not_read_its_close_frame_is_cut_off(monkeypatch):
+    """What waited for it goes with it."""
+    monkeypatch.setattr(frame_writer, "_CLOSE_TIMEOUT", 0.05)
+    async with pair("tcp") as (out, _):
+        out.send(LARGE)
+        out.close(CloseCode.RESYNC)
+        await asyncio.wait_for(out.lost.wait(), DEADLINE)
+
+
+async def test_drained(monkeypatch):
+    """It waits until most has gone, and closes whoever does not take it."""
+    async with pair("tcp") as (out, peer):
+        await out.drained()
+        out.send(LARGE)
+        waiting = asyncio.create_task(out.drained())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        peer.transport.resume_reading()
+        await asyncio.wait_for(waiting, DEADLINE)
+        assert out._pending <= LIMIT // 4
+        peer.transport.pause_reading()
+        monkeypatch.setattr(frame_writer, "DRAIN_TIMEOUT", 0.05)
+        await peer.has_heard(1)
+        out.send(LARGE)
+        await asyncio.wait_for(out.drained(), DEADLINE)
+        assert not out.send(b"after")
+
+
+def test_a_plug_closes_nothing():
+    """The descriptor belongs to the transport, and may be somebody else's by now."""
+    ours, theirs = socket.socketpair()
+    plug = SharedSocket(ours.family, ours.type, ours.proto, ours.fileno())
+    assert plug.send(b"a") == 1
+    del plug
+    gc.collect()
+    assert ours.send(b"b") == 1
+    assert theirs.recv(10) == b"ab"
+    ours.close()
+    theirs.close()
+
+
+async def test_before_it_is_open():
+    """Frames are refused, and why it is closed is told when it opens."""
+    out = FrameWriter(LIMIT)
+    assert not out.send(b"early")
+    out.replay(b"early")
+    out.abort()
+    out.close(CloseCode.SESSION_ENDED)
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+    _, peer = await loop.create_connection(Peer, sock=theirs)
+    transport.set_protocol(out)
+    out._open(transport)
+    assert not out.send(b"early")
+    out._say_why()
+    expected = close_frame(CloseCode.SESSION_ENDED, b"session ended")
+    assert await peer.has_heard(len(expected)) == expected
+    transport.abort()
+    peer.transport.abort()
+
+
+async def _until(probe):
+    async with asyncio.timeout(DEADLINE):
+        while not probe():  # noqa: ASYNC110 - the transport announces it to its protocol alone
+            await asyncio.sleep(0.001)

@@ -1,0 +1,690 @@
+"""The hub: what reaches whom, what is read for it, and who is sent away. What holds always: test_hub_properties."""
+
+import json
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+from parts import is_vacant
+
+from att.errors import ShuttingDown
+from att.protocol.frames import CloseCode, text_frame
+from att.realtime import hub as hub_module
+from att.realtime.event_log import LogEvent, Position, Replay, Slice
+from att.realtime.fanout import NOBODY, Delivered
+from att.realtime.hub import Hub
+from att.realtime.registry import Dialect, Listener, Registry
+
+ANN, BEN = UUID(int=1), UUID(int=2)
+TEA, PIE = UUID(int=11), UUID(int=12)
+SESSION, OTHER_SESSION = UUID(int=21), UUID(int=22)
+BODY = b'{"a": 1}'
+
+
+class Recording:
+    """A ``Connection`` in memory, which keeps what it is given."""
+
+    def __init__(self):
+        self.frames = []
+        self.codes = []
+        self.reasons = []
+
+    def send(self, frame):
+        self.frames.append(frame)
+        return True
+
+    def replay(self, frame):
+        self.send(frame)
+
+    def close(self, code, reason=b""):
+        self.codes.append(code)
+        self.reasons.append(reason)
+
+
+class Refusing(Recording):
+    """One that takes nothing any more."""
+
+    def send(self, frame):
+        super().send(frame)
+        return False
+
+
+class Leaving(Recording):
+    """One that goes, and has others go, as soon as it is sent something."""
+
+    def __init__(self, hub):
+        super().__init__()
+        self.hub = hub
+        self.leavers = []
+
+    def send(self, frame):
+        super().send(frame)
+        for listener in self.leavers:
+            self.hub.detach(listener)
+        return False
+
+
+def message(seq, group_id=TEA, body=BODY):
+    return LogEvent(group_id, "tea", seq, "message", ANN, datetime(2026, 11, 22, tzinfo=UTC), body)
+
+
+def joined(seq, user_id=ANN):
+    return message(seq)._replace(kind="joined", user_id=user_id, body=b"")
+
+
+def left(seq, user_id=ANN):
+    return joined(seq, user_id)._replace(kind="left")
+
+
+def messages(first, last):
+    return [message(seq) for seq in range(first, last + 1)]
+
+
+def at(seq, group_id=TEA, *, is_member=True):
+    """Where a user stands."""
+    return Position(group_id, "tea", seq, is_member)
+
+
+def page(events, head, *, was_member=True):
+    return Replay(Slice(events, head), was_member, "tea")
+
+
+@pytest.fixture
+def registry():
+    return Registry()
+
+
+@pytest.fixture
+def hub(registry):
+    return Hub(registry)
+
+
+@pytest.fixture
+def attach(hub):
+    """Let a user in, who is not settled."""
+
+    def go(user_id, session_id=SESSION, connection=None, dialect=Dialect.V1):
+        listener = Listener(user_id, session_id, connection or Recording(), dialect)
+        hub.attach(listener)
+        return listener
+
+    return go
+
+
+@pytest.fixture
+def listen(hub, attach):
+    """Let a user in who stands there, and resumes."""
+
+    def go(user_id, *positions, resume=None, **kwargs):
+        listener = attach(user_id, **kwargs)
+        hub.settle(listener, positions, resume or {})
+        return listener
+
+    return go
+
+
+def told(*listeners):
+    """The seqs of what each of these listeners of att.v1 was told, a gap as a pair."""
+    return [[_seq(frame) for frame in listener.connection.frames] for listener in listeners]
+
+
+def _seq(frame):
+    frame = json.loads(frame[2 if frame[1] < 126 else 4 :])
+    return frame["seq"] if "seq" in frame else (frame["from"], frame["to"])
+
+
+def count(listeners):
+    """How many frames they were told."""
+    return sum(len(listener.connection.frames) for listener in listeners)
+
+
+def closed(code, *listeners):
+    """Whether each of the listeners was closed, once, with this code."""
+    return all(listener.connection.codes == [code] for listener in listeners)
+
+
+def is_open(*listeners):
+    """Whether none of the listeners was closed."""
+    return all(listener.connection.codes == [] for listener in listeners)
+
+
+def is_empty(hub, registry):
+    """Whether nothing is left behind in any index."""
+    return is_vacant(registry) and not (hub.wanted() or hub._tracks or hub._behind or hub._running)
+
+
+# A message
+
+
+def test_frames_are_built_once(hub, listen):
+    """A message reaches each listener of the group, in each dialect as one and the same bytes object; nobody else."""
+    plain = [listen(user_id, at(0), dialect=Dialect.PLAIN) for user_id in (ANN, ANN, BEN)]
+    others = [listen(user_id, at(0)) for user_id in (ANN, BEN)]
+    elsewhere = listen(BEN, at(0, PIE))
+    hub.offer(message(1))
+    assert hub.counts.of(message(1)) == Delivered(5, 0)
+    assert told(*others, elsewhere) == [[1], [1], []]
+    assert plain[0].connection.frames == [text_frame(BODY)]
+    for group in (plain, others):
+        assert all(listener.connection.frames[0] is group[0].connection.frames[0] for listener in group)
+
+
+@pytest.mark.parametrize("size", [125, 126, 65536])
+def test_message_of_any_size(hub, listen, size):
+    """The frame is that of the body, byte for byte."""
+    listener = listen(ANN, at(0), dialect=Dialect.PLAIN)
+    hub.offer(message(1, body=b"x" * size))
+    assert listener.connection.frames == [text_frame(b"x" * size)]
+
+
+def test_message_to_nobody(hub, registry):
+    """It is no error that nobody listens, and leaves nothing behind but that nobody heard it."""
+    hub.offer(message(1))
+    assert hub.counts.of(message(1)) == NOBODY
+    assert is_empty(hub, registry)
+
+
+def test_message_that_was_there_before(hub, listen):
+    """One that came to the log before those who listen counts as heard by nobody, and its sender waits for nothing."""
+    listener = listen(ANN, at(1))
+    hub.offer(message(1))
+    assert hub.counts.of(message(1)) == NOBODY
+    assert told(listener) == [[]]
+
+
+def test_refusals_are_dropped(hub, listen):
+    """A connection that does not take the frame is counted as dropped; the others get it."""
+    listen(ANN, at(0), connection=Refusing())
+    ben = listen(BEN, at(0))
+    listen(ANN, at(0), connection=Refusing(), dialect=Dialect.PLAIN)
+    hub.offer(message(1))
+    assert hub.counts.of(message(1)) == Delivered(1, 2)
+    assert told(ben) == [[1]]
+
+
+@pytest.mark.parametrize("leavers", [1, 2, 5])
+def test_leaving_during_a_message(hub, registry, listen, leavers):
+    """Listeners that go while a message is under way do not keep it from the others."""
+    staying = [listen(ANN, at(0)) for _ in range(5)]
+    leaving = [listen(BEN, at(0), connection=Leaving(hub)) for _ in range(leavers)]
+    for listener in leaving:
+        listener.connection.leavers = leaving
+    staying += [listen(ANN, at(0)) for _ in range(5)]
+    hub.offer(message(1))
+    assert hub.counts.of(message(1)) == Delivered(10, leavers)
+    assert told(*staying) == [[1]] * 10
+    assert set(registry.everyone()) == set(staying)
+
+
+def test_slices(hub, listen, monkeypatch):
+    """A long fan-out goes on a slice at a time; groups take turns, and each keeps its order."""
+    monkeypatch.setattr(hub_module, "_SLICE", 2)
+    woken = []
+    hub.wake = lambda: woken.append(1)
+    tea, pie = ([listen(ANN, at(0, group_id)) for _ in range(5)] for group_id in (TEA, PIE))
+    for group_id in (TEA, PIE):
+        hub.offer(message(1, group_id))
+        hub.offer(message(2, group_id))
+    assert woken
+    assert (count(tea), count(pie)) == (2, 0)
+    steps = 1
+    while hub.step():
+        steps += 1
+        assert abs(count(tea) - count(pie)) <= 6
+    assert steps >= 9
+    assert told(*tea, *pie) == [[1, 2]] * 10
+    assert not hub.step()
+
+
+def test_leaving_between_slices(hub, listen, monkeypatch):
+    """Who is removed while a message is under way hears it, and nothing after their leaving."""
+    monkeypatch.setattr(hub_module, "_SLICE", 1)
+    listeners = [listen(user_id, at(0)) for user_id in (ANN, ANN, BEN, BEN)]
+    for event in (message(1), left(2), message(3)):
+        hub.offer(event)
+    while hub.step():
+        pass
+    assert told(*listeners) == [[1, 2], [1, 2], [1, 2, 3], [1, 2, 3]]
+
+
+# The order
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 3, 1), (2, 2, 1, 1, 3, 3)])
+def test_whatever_comes_when(hub, listen, order):
+    """Each event is heard once, in order of seq; what is missing is read."""
+    listener = listen(ANN, at(0))
+    for seq in order:
+        hub.offer(message(seq))
+    for group_id, after in hub.wanted().items():
+        hub.read(group_id, after, Slice(messages(after + 1, 3), 3))
+    assert told(listener) == [[1, 2, 3]]
+    assert hub.wanted() == {}
+
+
+def test_ring(hub, listen):
+    """A ring alone has the log read, until all that was rung for is there; one that comes late changes nothing."""
+    listener = listen(ANN, at(0))
+    hub.ring(PIE, 7)
+    hub.ring(TEA, 5)
+    hub.ring(TEA, 3)
+    assert hub.wanted() == {TEA: 0}
+    hub.read(TEA, 0, Slice(messages(1, 2), 6))
+    assert hub.wanted() == {TEA: 2}
+    hub.read(TEA, 2, Slice(messages(3, 6), 6))
+    assert hub.wanted() == {}
+    assert told(listener) == [[1, 2, 3, 4, 5, 6]]
+
+
+def test_what_comes_before_its_turn(hub, listen):
+    """It is told when what was missing has come; that it may come is known only while there is something behind it."""
+    listener = listen(ANN, at(0))
+    hub.ring(TEA, 2)
+    assert not hub.may_close(TEA)
+    hub.offer(message(2))
+    assert hub.may_close(TEA)
+    assert hub.wanted() == {TEA: 0}
+    assert told(listener) == [[]]
+    hub.offer(message(1))
+    assert told(listener) == [[1, 2]]
+    assert hub.wanted() == {}
+    assert not hub.may_close(TEA)
+    assert not hub.may_close(PIE)
+
+
+def test_what_came_before_its_turn_and_is_not_in_the_log(hub, listen):
+    """It is not told: the log was set back meanwhile, and something else is there now."""
+    listener = listen(ANN, at(0))
+    hub.offer(message(2, body=b'{"a": 2}'))
+    hub.read(TEA, 0, Slice(messages(1, 1), 1))
+    hub.offer(message(2))
+    assert told(listener) == [[1, 2]]
+    assert listener.connection.frames[1].endswith(BODY + b"}")
+
+
+def test_tuning(hub, listen):
+    """It is told when somebody begins to hear a group here, and when nobody does any more."""
+    calls = []
+    hub.tune_in = lambda group_id: calls.append(("in", group_id))
+    hub.tune_out = lambda group_id: calls.append(("out", group_id))
+    ann, ben = listen(ANN, at(0), at(0, PIE)), listen(BEN, at(0))
+    assert calls == [("in", TEA), ("in", PIE)]
+    hub.detach(ann)
+    assert calls[2:] == [("out", PIE)]
+    hub.offer(left(1, BEN))
+    assert calls[3:] == [("out", TEA)]
+    hub.detach(ben)
+    assert len(calls) == 4
+
+
+def test_heads_among(hub, listen):
+    listen(ANN, at(3), at(4, PIE))
+    assert hub.heads([PIE, UUID(int=99)]) == {PIE: 4}
+    assert hub.heads() == {TEA: 3, PIE: 4}
+
+
+def test_reads_are_bounded(hub, listen):
+    """No more groups are wanted at once than one statement is to read."""
+    groups = [UUID(int=100 + number) for number in range(5)]
+    listen(ANN, *(at(0, group_id) for group_id in groups))
+    for group_id in groups:
+        hub.ring(group_id, 1)
+    assert len(hub.wanted(3)) == 3
+
+
+def test_a_ring_for_nothing(hub, listen):
+    """What was rung for and is not in the log is not read for ever."""
+    listener = listen(ANN, at(4))
+    hub.ring(TEA, 9)
+    reads = 0
+    while hub.wanted():
+        hub.read(TEA, 4, Slice([], 4))
+        reads += 1
+    assert 1 < reads < 10
+    hub.offer(message(5))
+    assert told(listener) == [[5]]
+    assert is_open(listener)
+
+
+def test_what_retention_lost(hub, listen):
+    """When the log no longer holds what comes next its listeners connect again; those of other groups hear on."""
+    ann, ben, elsewhere = listen(ANN, at(1)), listen(BEN, at(4)), listen(ANN, at(0, PIE))
+    hub.ring(TEA, 9)
+    hub.read(TEA, 1, Slice(messages(7, 9), 9))
+    assert closed(CloseCode.RESYNC, ann, ben)
+    assert is_open(elsewhere)
+    assert told(ann, ben) == [[], []]
+
+
+def test_a_joining_after_what_retention_lost(hub, registry, listen):
+    """Who joins after what is lost is let in all the same: found by the property test."""
+    ann = listen(ANN)
+    ben = listen(BEN, at(1))
+    hub.joined(TEA, 8, ANN)
+    hub.read(TEA, 1, Slice([*messages(6, 7), joined(8)], 9))
+    hub.offer(message(9))
+    assert closed(CloseCode.RESYNC, ben)
+    assert told(ann) == [[8, 9]]
+    hub.detach(ann)
+    assert is_empty(hub, registry)
+
+
+def test_a_read_for_a_track_that_is_gone(hub, listen):
+    """An answer to what was wanted by those who are gone sends nobody away: found by the property test."""
+    gone = listen(BEN, at(10))
+    hub.ring(TEA, 12)
+    assert hub.wanted() == {TEA: 10}
+    hub.detach(gone)
+    hub.read(TEA, 10, Slice(messages(11, 12), 12))
+    ann = listen(ANN, at(3))
+    hub.ring(TEA, 12)
+    hub.read(TEA, 10, Slice(messages(11, 12), 12))
+    assert is_open(ann)
+    assert hub.wanted() == {TEA: 3}
+
+
+def test_compare(hub, listen):
+    """A sweep tells what no ring told; a head below what is known means a restored database: all connect again."""
+    ann, ben = listen(ANN, at(4)), listen(BEN, at(4, PIE))
+    assert hub.heads() == {TEA: 4, PIE: 4}
+    hub.compare(TEA, 4, 6)
+    hub.compare(PIE, 4, 3)
+    hub.compare(UUID(int=99), 4, 3)
+    assert hub.wanted() == {TEA: 4}
+    assert is_open(ann)
+    assert closed(CloseCode.RESYNC, ben)
+
+
+# Membership
+
+
+def test_joining_and_leaving(hub, listen):
+    """From one's own joining to one's own leaving one hears all; messages that came before and after, not."""
+    ann, ben = listen(ANN), listen(BEN, at(0))
+    hub.offer(message(1))
+    for event in (joined(2), message(3), left(4), message(5)):
+        hub.offer(event)
+    assert told(ann, ben) == [[2, 3, 4], [1, 2, 3, 4, 5]]
+    assert is_open(ann, ben)
+
+
+def test_a_joining_that_is_rung(hub, listen):
+    """Somebody who joins a group that nobody hears here hears it from there; a stranger's joining is none of ours."""
+    ann = listen(ANN)
+    hub.joined(TEA, 7, BEN)
+    assert hub.heads() == hub.wanted() == {}
+    hub.joined(TEA, 7, ANN)
+    assert hub.wanted() == {TEA: 6}
+    hub.read(TEA, 6, Slice([joined(7), message(8)], 8))
+    hub.joined(TEA, 7, ANN)
+    assert told(ann) == [[7, 8]]
+    assert is_open(ann)
+
+
+def test_a_joining_that_is_rung_late(hub, listen):
+    """Somebody who joined, and is told of it when the group is heard beyond it, has to connect again.
+
+    Found by the property test.
+    """
+    ann, ben = listen(ANN), listen(BEN, at(7))
+    hub.joined(TEA, 5, ANN)
+    hub.offer(message(8))
+    assert closed(CloseCode.RESYNC, ann)
+    assert (told(ann, ben), is_open(ben)) == ([[], [8]], True)
+
+
+def test_a_late_ring_after_leaving(hub, listen):
+    """Somebody who has left is not let in again by what came before, nor sent away."""
+    ann, ben = listen(ANN), listen(BEN, at(4))
+    for event in (joined(5), left(6)):
+        hub.offer(event)
+    hub.joined(TEA, 5, ANN)
+    hub.offer(message(7))
+    assert told(ann, ben) == [[5, 6], [5, 6, 7]]
+    assert is_open(ann)
+
+
+def test_a_deleted_group(hub, registry, listen):
+    """When all have left, nothing is left behind."""
+    listen(ANN, at(4))
+    listen(BEN, at(4))
+    for event in (left(5, ANN), left(6, BEN)):
+        hub.offer(event)
+    assert not hub._tracks
+    assert hub.registry.memberships() == {ANN: set(), BEN: set()}
+
+
+def test_memberships(hub, listen, attach):
+    """What all listeners of a user have a place in counts, unless they are not settled."""
+    listen(ANN, at(0), at(0, PIE))
+    listen(ANN, at(0))
+    listen(BEN, at(3), resume={TEA: 1})
+    attach(BEN)
+    attach(UUID(int=3))
+    assert hub.registry.memberships() == {ANN: {TEA}, BEN: {TEA}}
+
+
+# Settling
+
+
+def test_unsettled_hears_nothing(hub, attach, listen):
+    """Between attaching and settling nothing is heard; then what came meanwhile, and what comes."""
+    ben, ann = listen(BEN, at(0)), attach(ANN)
+    hub.offer(message(1))
+    hub.settle(ann, [at(0)], {})
+    assert told(ann) == [[]]
+    assert hub.missing(ann) == [TEA]
+    hub.serve(ann, TEA, page([message(1)], 1))
+    hub.offer(message(2))
+    assert told(ann, ben) == [[1, 2], [1, 2]]
+    assert hub.missing(ann) == []
+
+
+def test_a_position_ahead(hub, listen):
+    """Who stands ahead of what was applied here hears nothing twice, and the others miss nothing."""
+    ben = listen(BEN, at(0))
+    ann = listen(ANN, at(2))
+    for event in messages(1, 3):
+        hub.offer(event)
+    assert told(ann, ben) == [[3], [1, 2, 3]]
+
+
+@pytest.mark.parametrize("position", [[], [at(0, is_member=False)]])
+def test_a_joining_before_settling(hub, attach, listen, position):
+    """A joining that came after the position was read is not missed: found by the property test."""
+    ann = attach(ANN)
+    listen(BEN, at(0))
+    for event in (joined(1), message(2)):
+        hub.offer(event)
+    hub.settle(ann, position, {})
+    assert hub.missing(ann) == [TEA]
+    hub.serve(ann, TEA, page([joined(1), message(2)], 2, was_member=False))
+    hub.offer(message(3))
+    assert told(ann) == [[1, 2, 3]]
+
+
+def test_joinings_before_settling(hub, attach, listen):
+    """Of several joinings the last is not missed, though nobody else hears the group: found by the property test."""
+    ann, ben = attach(ANN), listen(BEN, at(0))
+    for event in (joined(1), left(2), message(3), joined(4)):
+        hub.offer(event)
+    hub.detach(ben)
+    hub.settle(ann, [at(3, is_member=False)], {})
+    assert hub.wanted() == {TEA: 3}
+    hub.read(TEA, 3, Slice([joined(4), message(5)], 5))
+    assert told(ann) == [[4, 5]]
+
+
+@pytest.mark.parametrize("seq", [0, 1])
+def test_a_leaving_before_settling(hub, attach, listen, seq):
+    """A removal that was read too early is still a removal."""
+    ann, ben = attach(ANN), listen(BEN, at(0))
+    for event in (message(1), left(2), message(3)):
+        hub.offer(event)
+    hub.settle(ann, [at(seq)], {})
+    hub.serve(ann, TEA, page([message(1), left(2), message(3)][seq:], 3))
+    hub.offer(message(4))
+    assert told(ann, ben) == [[1, 2][seq:], [1, 2, 3, 4]]
+
+
+def test_resume(hub, listen):
+    """What was missed is given from the log, page by page, then what comes; nothing crosses."""
+    ann = listen(ANN, at(5), resume={TEA: 1, PIE: 3})
+    assert hub.missing(ann) == [TEA]
+    hub.serve(ann, TEA, page(messages(2, 3), 5))
+    assert hub.caught_up(ann, TEA) == 3
+    hub.offer(message(6))
+    hub.serve(ann, TEA, page(messages(4, 5), 5))
+    hub.offer(message(7))
+    assert told(ann) == [[2, 3, 4, 5, 6, 7]]
+    assert hub.caught_up(ann, TEA) is None
+    hub.serve(ann, TEA, page(messages(4, 5), 5))
+    assert told(ann) == [[2, 3, 4, 5, 6, 7]]
+
+
+def test_resume_across_an_absence(hub, listen):
+    """What one was no member for is left out; one's own leaving and joining mark it."""
+    ann = listen(ANN, at(6), resume={TEA: 0})
+    events = [message(1), left(2), message(3), message(4), joined(5), message(6)]
+    hub.serve(ann, TEA, page(events, 6))
+    assert told(ann) == [[1, 2, 5, 6]]
+
+
+@pytest.mark.parametrize("seq", [5, 6, 2**63 - 1])
+def test_resume_from_now_on(hub, listen, seq):
+    """Who has heard all, or claims to have heard more, hears what comes."""
+    ann = listen(ANN, at(5), resume={TEA: seq})
+    assert hub.missing(ann) == []
+    hub.offer(message(6))
+    assert told(ann) == [[6]]
+
+
+def test_gap(hub, listen):
+    """What retention no longer holds is announced, then comes the rest."""
+    ann = listen(ANN, at(9), resume={TEA: 2})
+    hub.serve(ann, TEA, page(messages(6, 9), 9))
+    assert told(ann) == [[(3, 5), 6, 7, 8, 9]]
+
+
+@pytest.mark.parametrize(("head", "lost"), [(9, (3, 9)), (0, (3, 9))])
+def test_gap_to_the_end(hub, registry, listen, head, lost):
+    """So it is if nothing is kept, also of a group that is gone, which is not read for ever.
+
+    Found by the property test.
+    """
+    ann = listen(ANN, at(9, is_member=False), resume={TEA: 2})
+    hub.serve(ann, TEA, page([], head, was_member=False))
+    assert told(ann) == [[lost]]
+    assert hub.missing(ann) == []
+    assert not hub._tracks
+
+
+def test_detached_before_settling(hub, registry, attach):
+    """Who has gone before it could be settled leaves nothing behind."""
+    ann = attach(ANN)
+    hub.detach(ann)
+    hub.settle(ann, [at(3)], {TEA: 1})
+    hub.serve(ann, TEA, page(messages(2, 3), 3))
+    assert is_empty(hub, registry)
+    assert told(ann) == [[]]
+
+
+# Going
+
+
+@pytest.mark.parametrize("resume", [{}, {TEA: 1}])
+def test_detach(hub, registry, listen, resume):
+    """Whoever is let go hears nothing more, and is not closed by it; letting go twice is harmless."""
+    listener = listen(ANN, at(3), at(0, PIE), resume=resume)
+    hub.ring(PIE, 2)
+    hub.detach(listener)
+    hub.detach(listener)
+    hub.offer(message(4))
+    hub.read(PIE, 0, Slice([message(1, PIE), message(2, PIE)], 2))
+    assert told(listener) == [[]]
+    assert is_open(listener)
+    assert is_empty(hub, registry)
+
+
+def test_nobody_waits_for_the_gone(hub, listen):
+    """Whoever waits for the count of a message is told as soon as nobody hears its group any more."""
+    listener, counts = listen(ANN, at(0)), []
+    hub.counts.expect(message(5), counts.append)
+    hub.detach(listener)
+    assert counts == [NOBODY]
+
+
+def test_session_ended(hub, registry, listen, attach):
+    """The sockets of that session are closed, and hear nothing from then on; the user's other session goes on."""
+    ended = [listen(ANN, at(0)), listen(ANN, at(0)), attach(ANN)]
+    other = listen(ANN, at(0), session_id=OTHER_SESSION)
+    hub.session_ended(SESSION)
+    hub.settle(ended[-1], [at(0)], {})
+    hub.offer(message(1))
+    assert closed(CloseCode.SESSION_ENDED, *ended)
+    assert told(*ended, other) == [[], [], [], [1]]
+    assert is_open(other)
+    assert registry.everyone() == (other,)
+
+
+@pytest.mark.parametrize(("change", "code"), [("user_ended", 4500), ("user_uncertain", 4001)])
+def test_user_ended(hub, registry, listen, attach, change, code):
+    """All sockets of the user are closed, whatever their session, and hear nothing from then on; nobody else's."""
+    anns = [listen(ANN, at(0)), listen(ANN, at(0, PIE), session_id=OTHER_SESSION), attach(ANN)]
+    ben = listen(BEN, at(0))
+    getattr(hub, change)(ANN)
+    hub.settle(anns[-1], [at(0)], {})
+    hub.offer(message(1))
+    assert closed(code, *anns)
+    assert told(*anns, ben) == [[], [], [], [1]]
+    assert is_open(ben)
+    assert registry.everyone() == (ben,)
+
+
+def test_sockets(hub, listen, attach):
+    """The sockets of a session are counted from attaching on, settled or not."""
+    listen(ANN, at(0))
+    listen(ANN, session_id=OTHER_SESSION)
+    unsettled = attach(ANN)
+
+    def sockets():
+        return [len(hub.registry.of_session(session_id)) for session_id in (SESSION, OTHER_SESSION, UUID(int=23))]
+
+    assert sockets() == [2, 1, 0]
+    assert set(hub.registry.sessions()) == {SESSION, OTHER_SESSION}
+    hub.detach(unsettled)
+    hub.session_ended(OTHER_SESSION)
+    assert sockets() == [1, 0, 0]
+
+
+def test_ended_twice(hub, listen):
+    """Ending what has ended closes nothing again."""
+    listener = listen(ANN, at(0))
+    hub.session_ended(SESSION)
+    hub.session_ended(SESSION)
+    hub.user_uncertain(ANN)
+    hub.send_away([listener], CloseCode.RESTART)
+    assert closed(CloseCode.SESSION_ENDED, listener)
+
+
+def test_sent_away(hub, registry, listen, attach):
+    """Nobody is let in any more, while those who are here go on hearing until they are sent away, settled or not."""
+    ann = listen(ANN, at(0))
+    others = [listen(BEN, at(3, PIE), resume={PIE: 1}, session_id=OTHER_SESSION), attach(ANN)]
+    listeners = [ann, *others]
+    assert set(hub.stop_admitting()) == set(listeners)
+    late = Listener(ANN, SESSION, Recording())
+    with pytest.raises(ShuttingDown):
+        hub.attach(late)
+    hub.settle(late, [at(0)], {})
+    hub.send_away(others, CloseCode.RESTART, b"why")
+    assert closed(CloseCode.RESTART, *others)
+    assert is_open(ann)
+    hub.offer(message(1))
+    assert told(ann, *others, late) == [[1], [], [], []]
+    hub.send_away([*listeners, late], CloseCode.GOING_AWAY)
+    assert closed(CloseCode.GOING_AWAY, ann)
+    assert closed(CloseCode.RESTART, *others)
+    assert [listener.connection.reasons for listener in listeners] == [[b""], [b"why"], [b"why"]]
+    assert is_empty(hub, registry)
+    hub.detach(late)

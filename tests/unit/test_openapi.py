@@ -1,0 +1,219 @@
+"""The OpenAPI document as a function of the route table."""
+
+import json
+import re
+
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from att import errors
+from att.api import query_schemas, schemas
+from att.api.openapi.document import document
+from att.api.route import File, Route, Shapes
+from att.api.routes import ROUTES
+from att.api.schemas import ItemsOut
+from att.core import fields
+from att.core.pagination import CURSOR_LENGTH, CURSOR_PATTERN
+from att.core.permissions import Permission, Who
+from att.http.schemas import PageOut
+
+
+class Filter(query_schemas.PageQuery):
+    """A query with everything that queries may have."""
+
+    repeatable = frozenset({"id"})
+    id: list[fields.Id]
+    active: bool | None = None
+
+
+async def users(_request):
+    raise NotImplementedError
+
+
+async def change(_request):
+    raise NotImplementedError
+
+
+USERS = Route(
+    "GET",
+    "/users",
+    users,
+    Who.PERMITTED,
+    "List users",
+    Shapes(query=Filter, answers={200: PageOut[schemas.UserOut]}),
+    Permission.USERS_READ,
+)
+MAKE = Route(
+    "POST",
+    "/users",
+    change,
+    Who.SIGNED_IN,
+    "Make users",
+    Shapes(
+        body=(schemas.NewUserIn, schemas.NewUsersIn),
+        answers={201: (schemas.UserOut, ItemsOut[schemas.UserOut])},
+        errors=(errors.LoginTaken,),
+    ),
+)
+GET = Route(
+    "GET", "/users/{user_id}", users, Who.ONESELF, "Show", Shapes(answers={200: schemas.UserOut}), Permission.USERS_READ
+)
+PATCH = Route(
+    "PATCH",
+    "/users/{user_id}",
+    change,
+    Who.ANYONE,
+    "Change",
+    Shapes(
+        body=schemas.UserChangeIn,
+        is_body_required=False,
+        answers={200: schemas.UserOut, 204: None},
+        errors=(errors.PreconditionFailed,),
+    ),
+)
+
+
+def operation(route, *others):
+    """What is said of a route, and the document in which it is."""
+    found = document([route, *others], "1.2.3")
+    OpenAPIV31SpecValidator(found).validate()
+    return found["paths"][route.path][route.method.lower()], found
+
+
+# The whole table
+
+
+def test_it_is_openapi():
+    """It is valid, complete, JSON, and the same every time."""
+    found = document(ROUTES, "1.2.3")
+    OpenAPIV31SpecValidator(found).validate()
+    told = {(method.upper(), path) for path, methods in found["paths"].items() for method in methods}
+    assert told == {(route.method, route.path) for route in ROUTES}
+    assert found["info"]["version"] == "1.2.3"
+    assert json.loads(json.dumps(found)) == found == document(ROUTES, "1.2.3")
+
+
+def test_nothing_in_vain():
+    """Every schema, answer and header that has a name is referred to, and there is no other."""
+    text = json.dumps(document(ROUTES, ""))
+    referred = set(re.findall(r'"#/components/(\w+/[^"]+)"', text))
+    components = json.loads(text)["components"]
+    named = {f"{kind}/{name}" for kind in ("schemas", "responses") for name in components[kind]}
+    assert {name for name in referred if not name.startswith("headers/")} == named
+    assert {f"headers/{name}" for name in components["headers"]} >= referred - named
+
+
+def test_who_may_is_told():
+    """What needs no credentials says so, everything else needs them, and a permission is named."""
+    found = document(ROUTES, "")
+    for route in ROUTES:
+        told = found["paths"][route.path][route.method.lower()]
+        assert told["security"] == ([] if route.who is Who.ANYONE else [{"token": []}, {"cookie": []}])
+        assert route.permission is None or f"`{route.permission}`" in told["description"]
+        assert ("401" in told["responses"]) >= (route.who is not Who.ANYONE)
+
+
+# One route
+
+
+def test_parameters():
+    """A path's and a query's are told with their constraints; none of a query's is ever null."""
+    told, _ = operation(GET)
+    assert told["parameters"] == [
+        {
+            "name": "user_id",
+            "in": "path",
+            "required": True,
+            "description": "The id of a user, or `me`.",
+            "schema": {"anyOf": [{"type": "string", "format": "uuid"}, {"const": "me"}]},
+        }
+    ]
+    told, found = operation(USERS)
+    assert {parameter["name"]: (parameter["required"], parameter["schema"]) for parameter in told["parameters"]} == {
+        "limit": (False, {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}),
+        "after": (False, {"type": "string", "maxLength": CURSOR_LENGTH, "pattern": CURSOR_PATTERN}),
+        "id": (True, {"type": "array", "items": {"type": "string", "format": "uuid"}}),
+        "active": (False, {"type": "boolean"}),
+    }
+    assert "Filter" not in found["components"]["schemas"]
+
+
+def test_either_of_two():
+    """One or many, in and out."""
+    told, _ = operation(MAKE)
+    body, answer = told["requestBody"], told["responses"]["201"]
+    assert body["required"]
+    for content, one, many in [(body, "NewUser", "NewUsers"), (answer, "User", "UserItems")]:
+        assert content["content"]["application/json"]["schema"] == {
+            "oneOf": [{"$ref": f"#/components/schemas/{one}"}, {"$ref": f"#/components/schemas/{many}"}]
+        }
+
+
+def test_optional_body():
+    told, _ = operation(PATCH)
+    assert told["requestBody"]["required"] is False
+
+
+def test_preconditions():
+    """One user comes with an ETag, which a change takes; a list has none."""
+    told, found = operation(PATCH, GET)
+    assert [parameter["name"] for parameter in told["parameters"]] == ["user_id", "If-Match"]
+    assert "412" in told["responses"]
+    methods = found["paths"][GET.path]
+    assert all("ETag" in methods[method]["responses"]["200"]["headers"] for method in ("get", "patch"))
+    assert "ETag" not in operation(USERS)[0]["responses"]["200"]["headers"]
+
+
+def test_answers():
+    """Each status with its shape and headers; one without a body has no content."""
+    told, found = operation(USERS)
+    answer = told["responses"]["200"]
+    assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/UserPage"}
+    assert set(answer["headers"]) == {"X-Request-ID", "Link"}
+    assert "content" not in operation(PATCH)[0]["responses"]["204"]
+    assert found["components"]["schemas"]["UserPage"]["required"] == ["items", "next"]
+
+
+def test_files():
+    """A file has its media types, and no shape."""
+    shapes = Shapes(answers={200: File(("text/css", "application/json"))})
+    told, _ = operation(Route("GET", "/x", users, Who.ANYONE, "", shapes))
+    assert told["responses"]["200"]["content"] == {
+        "text/css": {"schema": {"type": "string"}},
+        "application/json": {"schema": {"type": "object"}},
+    }
+
+
+def test_errors():
+    """Each status is a problem with the codes that it can bear, and the headers that go with it."""
+    told, found = operation(MAKE)
+    for status, codes, header in [
+        ("401", ["not signed in"], "WWW-Authenticate"),
+        ("409", ["login taken"], None),
+        ("503", ["busy", "database unavailable", "redis unavailable", "shutting down"], "Retry-After"),
+    ]:
+        name = told["responses"][status]["$ref"].removeprefix("#/components/responses/")
+        response = found["components"]["responses"][name]
+        content = response["content"]["application/problem+json"]
+        assert content["schema"]["allOf"][1]["properties"] == {
+            "status": {"const": int(status)},
+            "error": {"enum": codes},
+        }
+        assert list(content["examples"]) == codes
+        assert set(response["headers"]) == {"X-Request-ID", header} - {None}
+        for code in codes:
+            assert f"`{code}`: " in response["description"]
+
+
+def test_who():
+    """A sentence says to whom it is open."""
+    assert operation(USERS)[0]["description"] == "Needs the permission `users.read`."
+    assert operation(GET)[0]["description"] == (
+        "Open to the user in the path, and to whoever has the permission `users.read`."
+    )
+    assert operation(MAKE)[0]["description"] == "Open to anyone signed in."
+
+
+def test_one_handler_for_two_paths():
+    """Each operation has a name of its own."""
+    _, found = operation(USERS, GET)
+    assert [path["get"]["operationId"] for path in found["paths"].values()] == ["users", "users_of_user"]

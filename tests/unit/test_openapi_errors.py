@@ -1,0 +1,125 @@
+"""What errors follow from a row of the route table."""
+
+import pytest
+
+from att import errors
+from att.api import query_schemas, schemas
+from att.api.openapi.errors import refusals
+from att.api.route import Route, Shapes
+from att.core.permissions import Permission, Standing, Who, check
+
+ALWAYS = {500: ["internal error"], 503: ["busy", "database unavailable", "redis unavailable", "shutting down"]}
+GUARDED = {
+    400: ["malformed"],
+    401: ["not signed in"],
+    408: ["request timeout"],
+    413: ["body too large"],
+    **ALWAYS,
+}
+
+
+async def handler(_request):
+    raise NotImplementedError
+
+
+def codes(method, path, who, **shapes):
+    """The codes of each status."""
+    route = Route(method, path, handler, who, "", Shapes(answers={200: None}, **shapes), Permission.USERS_READ)
+    return {status: [refusal.code for refusal in found] for status, found in refusals(route).items()}
+
+
+def test_open_to_anyone():
+    """Who asks and what is sent does not matter to a route for anyone that reads nothing."""
+    assert codes("GET", "/x", Who.ANYONE) == ALWAYS
+
+
+def test_signed_in():
+    """The guard wants a session, and waits for a body whether or not there is use for one."""
+    assert codes("GET", "/x", Who.SIGNED_IN) == GUARDED
+
+
+def test_unsafe():
+    """A method that changes something must not come from somebody else's page."""
+    assert codes("DELETE", "/x", Who.SIGNED_IN) == GUARDED | {403: ["origin not allowed"]}
+
+
+def test_upgrade():
+    """Nor may a WebSocket."""
+    shapes = Shapes(answers={101: None})
+    route = Route("GET", "/x", handler, Who.SIGNED_IN, "", shapes, upgrades=True)
+    assert [refusal.code for refusal in refusals(route)[403]] == ["origin not allowed"]
+
+
+def test_body():
+    """A body can be of the wrong type, no JSON, or of the wrong shape."""
+    found = codes("POST", "/x", Who.ANYONE, body=schemas.NewAccountIn)
+    assert found == ALWAYS | {
+        400: ["malformed", "not json"],
+        408: ["request timeout"],
+        413: ["body too large"],
+        415: ["unsupported media type"],
+        422: ["invalid input"],
+    }
+
+
+def test_any_object():
+    """Of a body that is only to be an object, no member can be wrong."""
+    found = codes("POST", "/x", Who.ANYONE, body=schemas.MessageIn, errors=(errors.NotAnObject,))
+    assert found[422] == ["not an object"]
+
+
+def test_key():
+    """A key that is none is wrong in any request that takes one."""
+    assert codes("POST", "/x", Who.ANYONE, takes_key=True)[422] == ["invalid input"]
+
+
+def test_query():
+    """A query can be of the wrong shape."""
+    assert codes("GET", "/x", Who.ANYONE, query=query_schemas.PageQuery) == ALWAYS | {422: ["invalid input"]}
+
+
+def test_path():
+    """Each thing in the path may not be there."""
+    found = codes("GET", "/{group}/{user_id}/{role_id}/{session_id}", Who.SIGNED_IN)
+    assert found[404] == ["no such group", "no such role", "no such session", "no such user"]
+
+
+def test_own_errors():
+    """What the row names itself is added, in order and once."""
+    own = (errors.LoginTaken, errors.LastAdministrator, errors.PreconditionFailed, errors.NoSuchUser)
+    found = codes("PATCH", "/{user_id}", Who.SIGNED_IN, errors=own)
+    assert (found[404], found[409], found[412]) == (
+        ["no such user"],
+        ["last administrator", "login taken"],
+        ["precondition failed"],
+    )
+    assert list(found) == sorted(found)
+
+
+STANDINGS = [
+    Standing(role, join, post)
+    for role in (None, "member", "owner")
+    for join in ("invite", "open")
+    for post in ("members", "owners")
+]
+
+
+@pytest.mark.parametrize("who", Who)
+def test_who(who):
+    """The rules raise what is told of them, and nothing else."""
+    raised = set()
+    for standing in STANDINGS:
+        for target in ("me", "another"):
+            try:
+                check(who, actor="me", target=target, standing=standing)
+            except errors.Forbidden as error:
+                raised.add(error.code)
+    told = set(codes("GET", "/x", who).get(403, ()))
+    assert told == raised
+
+
+def test_detail():
+    """Each is told in the words that people read by default."""
+    shapes = Shapes(answers={}, errors=(errors.LoginTaken,))
+    [refusal] = refusals(Route("GET", "/x", handler, Who.ANYONE, "", shapes))[409]
+    assert refusal == (409, "login taken", errors.LoginTaken().detail)

@@ -1,0 +1,118 @@
+"""The figures in Prometheus's format: well formed, and true of what the parts have counted."""
+
+import pytest
+from metric_samples import samples
+
+from att import __version__
+from att.accounts.passwords import Passwords
+from att.core.metrics import Histogram, Requests
+from att.core.readiness import Readiness
+from att.realtime.brokers.postgres import PostgresBroker
+from att.realtime.event_log import EventLog
+from att.realtime.hub import Hub
+from att.realtime.publisher import Publisher
+from att.realtime.registry import Registry
+from att.server.prometheus import Exposition, Figures
+
+
+@pytest.fixture
+def figures(db, db_url):
+    hub = Hub(Registry())
+    bus = PostgresBroker(db, db_url)
+    return Figures(
+        requests=Requests(),
+        hub=hub,
+        writer=Publisher(EventLog(db), hub, bus),
+        buses=[bus],
+        db=db,
+        passwords=Passwords(),
+        loop_lag=Histogram(),
+        readiness=Readiness(),
+    )
+
+
+@pytest.fixture
+def exposed(figures):
+    """What is exposed now."""
+    exposition = Exposition()
+    exposition.add(figures)
+    return lambda: samples(exposition.text("")[0].decode())
+
+
+async def test_conventions(exposed):
+    """Ours begin with att_, counters end in _total, times are in seconds, each says what it is."""
+    _, families = exposed()
+    ours = {name: family for name, family in families.items() if name.startswith("att_")}
+    assert len(ours) > 20
+    assert all(name.startswith(("att_", "process_", "python_")) for name in families)
+    for name, family in ours.items():
+        assert family.documentation.endswith("."), name
+        assert family.type in ("counter", "gauge", "histogram"), name
+        assert all(sample.name == f"{name}_total" for sample in family.samples if family.type == "counter")
+
+
+async def test_before_our_parts_have_started(db):
+    """The process and the build are told alone."""
+    found, families = samples(Exposition().text("")[0].decode())
+    assert not [name for name in families if name.startswith("att_") and name != "att_build_info"]
+    [[*_, version]] = [key for key in found if key[0] == "att_build_info"]
+    assert version == ("version", __version__)
+
+
+async def test_requests(figures, exposed):
+    """Counted by route, method and status; their times by route and method."""
+    requests = figures.requests
+    for status, seconds in ((200, 0.002), (200, 0.3), (404, 20.0)):
+        requests.observe("/users/{user_id}", "GET", status, seconds)
+    requests.observe("/listen/{user_id}", "GET", 101, 0.01)
+    requests.observe("", "other", 404, 0.001)
+    found, _ = exposed()
+    of_users = ("method", "GET"), ("route", "/users/{user_id}")
+    assert found["att_http_requests_total", *of_users, ("status", "200")] == 2
+    assert found["att_http_requests_total", *of_users, ("status", "404")] == 1
+    of_listen = ("method", "GET"), ("route", "/listen/{user_id}"), ("status", "101")
+    assert found["att_http_requests_total", *of_listen] == 1
+    assert found["att_http_requests_total", ("method", "other"), ("route", "none"), ("status", "404")] == 1
+    name = "att_http_request_duration_seconds"
+    buckets = [
+        found[f"{name}_bucket", ("le", bound), *of_users] for bound in ("0.001", "0.0025", "0.5", "10.0", "+Inf")
+    ]
+    assert buckets == [0, 1, 2, 2, 3]
+    assert found[f"{name}_count", *of_users] == 3
+    assert found[f"{name}_sum", *of_users] == pytest.approx(20.302)
+
+
+async def test_a_path_cannot_forge_a_sample(figures, exposed):
+    """Quotes and line ends in a label stay in it."""
+    route = '/x"}\natt_forged 1\\'
+    figures.requests.observe(route, "GET", 200, 0.1)
+    found, families = exposed()
+    assert found["att_http_requests_total", ("method", "GET"), ("route", route), ("status", "200")] == 1
+    assert "att_forged" not in families
+
+
+async def test_refusals(figures, exposed):
+    """By status, and not among the requests, whose share of errors they would change."""
+    for status in (400, 503, 503):
+        figures.requests.refused(status)
+    found, _ = exposed()
+    assert found["att_http_refusals_total", ("status", "400")] == 1
+    assert found["att_http_refusals_total", ("status", "503")] == 2
+    assert not [key for key in found if key[0] == "att_http_requests_total"]
+
+
+async def test_closes(figures, exposed):
+    figures.requests.closed(4000)
+    figures.requests.closed(0)
+    found, _ = exposed()
+    assert found["att_socket_closes_total", ("code", "4000")] == 1
+    assert found["att_socket_closes_total", ("code", "other")] == 1
+
+
+async def test_openmetrics(figures):
+    """Whoever asks for it gets it."""
+    exposition = Exposition()
+    exposition.add(figures)
+    text, content_type = exposition.text("application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    assert text.endswith(b"# EOF\n")

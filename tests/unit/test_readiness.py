@@ -1,0 +1,132 @@
+"""Readiness: every probe is asked, none is waited for without a bound, and what is wrong is named."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from att.core import tasks
+from att.core.readiness import NotReady, Readiness
+from att.core.readiness import tasks as probe_tasks
+from att.core.tasks import supervise
+from att.errors import DatabaseUnavailable
+
+
+async def fine():
+    """Nothing is wrong."""
+
+
+@pytest.fixture
+def readiness():
+    """Of a server that has started, and whose probes have little time."""
+    readiness = Readiness(patience=0.05)
+    readiness.is_started = True
+    return readiness
+
+
+async def test_ready(readiness):
+    readiness.probes["database"] = fine
+    report = await readiness.report()
+    assert (report.status, report.is_ready) == ("ready", True)
+    assert report.checks["database"].keys() == {"ok", "ms"}
+    assert report.checks["database"]["ok"]
+
+
+async def test_before_it_has_started(readiness):
+    """It is not ready, whatever its probes say."""
+    readiness.is_started = False
+    readiness.probes["database"] = fine
+    report = await readiness.report()
+    assert (report.status, report.is_ready) == ("not ready", False)
+    assert report.checks["start"]["error"] == "the server is starting"
+
+
+async def test_draining(readiness):
+    """It is not ready, though everything works; the probes are told all the same."""
+    readiness.probes["database"] = fine
+    readiness.draining = True
+    report = await readiness.report()
+    assert (report.status, report.is_ready) == ("draining", False)
+    assert report.checks["database"]["ok"]
+
+
+async def test_each_failure_says_what_is_wrong(readiness, caplog):
+    """What the operator may do about it, and nothing of the inside; a fault of ours is in the log, once."""
+
+    async def unavailable():
+        raise DatabaseUnavailable(why="the database at db.example:5432: connection refused")
+
+    async def wrong():
+        raise NotReady("the moon is not up", since="noon")
+
+    async def broken():
+        raise KeyError("secret")
+
+    async def hung():
+        await asyncio.Event().wait()
+
+    readiness.probes |= {"fine": fine, "db": unavailable, "moon": wrong, "broken": broken, "hung": hung}
+    for _ in range(2):
+        async with asyncio.timeout(5):
+            report = await readiness.report()
+    assert report.status == "not ready"
+    told = {name: {key: told for key, told in check.items() if key != "ms"} for name, check in report.checks.items()}
+    assert told == {
+        "fine": {"ok": True},
+        "db": {"ok": False, "error": "the database at db.example:5432: connection refused"},
+        "moon": {"ok": False, "error": "the moon is not up", "since": "noon"},
+        "broken": {"ok": False, "error": "a fault of ours, which is in the log"},
+        "hung": {"ok": False, "error": "no answer within 0.05 s"},
+    }
+    assert [record.exc_info[0] for record in caplog.records] == [KeyError]
+
+
+async def test_probes_are_asked_at_once(readiness):
+    """Each of two waits until the other has begun."""
+    readiness._patience = 5
+    barrier = asyncio.Barrier(2)
+    readiness.probes |= {"one": barrier.wait, "other": barrier.wait}
+    assert (await readiness.report()).is_ready
+
+
+async def test_those_who_ask_together_share_an_answer(readiness):
+    """The probes are asked once for them, also when the first has gone meanwhile; who comes later asks anew."""
+    asked, go = [], asyncio.Event()
+
+    async def probe():
+        asked.append(None)
+        await go.wait()
+
+    readiness._patience = 5
+    readiness.probes["database"] = probe
+    first, *others = [asyncio.create_task(readiness.report()) for _ in range(5)]
+    await asyncio.sleep(0)
+    first.cancel()
+    with suppress(asyncio.CancelledError):
+        await first
+    go.set()
+    assert all([(await other).is_ready for other in others])
+    assert len(asked) == 1
+    await readiness.report()
+    assert len(asked) == 2
+
+
+async def test_tasks(monkeypatch):
+    """Work that has failed is named, with since when; nothing is said when all goes well."""
+    await probe_tasks()
+    monkeypatch.setattr(tasks, "RESTART_PAUSE", 3600)
+    failed = asyncio.Event()
+
+    async def fail():
+        failed.set()
+        raise KeyError
+
+    async with supervise("counting sheep", fail):
+        await failed.wait()
+        await asyncio.sleep(0)
+        with pytest.raises(NotReady) as error:
+            await probe_tasks()
+    [facts] = error.value.facts["failing"]
+    assert facts["name"] == "counting sheep"
+    assert facts["since"].endswith("+00:00")
+    await probe_tasks()

@@ -1,0 +1,134 @@
+"""Users who are gone: each who is told of is dealt with, once it is possible, and the bound is kept."""
+
+import asyncio
+from uuid import UUID
+
+import pytest
+from waiting import eventually
+
+from att.errors import DatabaseUnavailable, RedisUnavailable
+from att.sessions import revocation as module
+from att.sessions.revocation import SessionRevoker
+
+ANN, BOB, EVE = (UUID(int=number) for number in range(1, 4))
+
+
+class Sessions:
+    """Knows who is gone, and ends their sessions; fails as often as it is told, and can be held up."""
+
+    def __init__(self):
+        self.gone = {ANN, BOB}
+        self.errors, self.end_errors = [], []
+        self.asked, self.ended = [], []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def departed(self, user_ids):
+        self.asked.append([*user_ids])
+        await self.gate.wait()
+        if self.errors:
+            raise self.errors.pop(0)
+        return [user_id for user_id in user_ids if user_id in self.gone]
+
+    async def end_all(self, user_id):
+        if self.end_errors:
+            raise self.end_errors.pop(0)
+        self.ended.append(user_id)
+
+
+class Sockets:
+    """Keeps whose are closed."""
+
+    def __init__(self):
+        self.closed = []
+        self.is_told = asyncio.Event()
+
+    def user_ended(self, user_id):
+        self.closed.append(user_id)
+        self.is_told.set()
+
+    async def until(self, *user_ids):
+        async with asyncio.timeout(5):
+            while not {*user_ids} <= {*self.closed}:
+                self.is_told.clear()
+                await self.is_told.wait()
+
+
+@pytest.fixture
+def sessions():
+    return Sessions()
+
+
+@pytest.fixture
+def sockets():
+    return Sockets()
+
+
+@pytest.fixture
+async def departures(sessions, sockets):
+    departures = SessionRevoker(sessions, sockets)
+    async with departures.running():
+        yield departures
+
+
+async def test_departed(departures, sessions, sockets):
+    """Whoever is gone has their sockets closed; who was only said to be has not."""
+    departures.heard([EVE, ANN])
+    await sockets.until(ANN)
+    departures.heard(())
+    departures.heard([BOB])
+    await sockets.until(BOB)
+    assert sockets.closed == [ANN, BOB]
+    assert await eventually(lambda: _are_ended(sessions, [ANN, BOB]))
+
+
+async def _are_ended(sessions, user_ids):
+    return sessions.ended == user_ids
+
+
+async def test_tried_again(departures, sessions, sockets, monkeypatch):
+    """What cannot be looked up now is as soon as it can be."""
+    monkeypatch.setattr(module, "_PAUSE", 0.01)
+    sessions.errors = [DatabaseUnavailable(), DatabaseUnavailable()]
+    departures.heard([ANN, BOB])
+    await sockets.until(ANN, BOB)
+    assert sessions.asked == [[ANN, BOB]] * 3
+
+
+async def test_sessions_that_cannot_be_ended(departures, sessions, sockets, monkeypatch):
+    """The sockets are closed at once; the sessions end as soon as they can be reached."""
+    monkeypatch.setattr(module, "_PAUSE", 0.01)
+    sessions.end_errors = [RedisUnavailable(), RedisUnavailable()]
+    departures.heard([ANN, EVE, BOB])
+    await sockets.until(ANN, BOB)
+    assert sessions.asked == [[ANN, EVE, BOB]]
+    assert await eventually(lambda: _are_ended(sessions, [ANN, BOB]))
+    assert sessions.asked == [[ANN, EVE, BOB]] + [[ANN, BOB]] * 2
+
+
+async def test_heard_again_meanwhile(departures, sessions, sockets):
+    """Who is told of while they are looked up is looked up once more: it may have been too early."""
+    sessions.gone, sessions.gate = {ANN}, asyncio.Event()
+    departures.heard([BOB])
+    await asyncio.sleep(0)
+    departures.heard([BOB])
+    sessions.gate.set()
+    departures.heard([ANN])
+    await sockets.until(ANN)
+    assert sessions.asked == [[BOB], [BOB, ANN]]
+
+
+async def test_bounded(sessions, sockets, monkeypatch):
+    """Only so many wait; and they are looked up some at a time."""
+    monkeypatch.setattr(module, "MOST", 5)
+    monkeypatch.setattr(module, "_AT_ONCE", 2)
+    everybody = [UUID(int=number) for number in range(9)]
+    sessions.gone = {*everybody}
+    departures = SessionRevoker(sessions, sockets)
+    departures.heard(everybody)
+    async with departures.running():
+        await sockets.until(*everybody[:5])
+        departures.heard(everybody[5:])
+        await sockets.until(*everybody)
+    assert max(len(asked) for asked in sessions.asked) == 2
+    assert sockets.closed == everybody

@@ -1,0 +1,41 @@
+"""Statuses: each error has one, and each status a name that does not depend on the version of Python."""
+
+from http import HTTPStatus
+
+import pytest
+
+from att import errors
+from att.http.status_codes import phrase_of, status_of
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (errors.NotJson, 400),
+        (errors.AuthFailed, 401),
+        (errors.NotPermitted, 403),
+        (errors.NoSuchRole, 404),
+        (errors.BodyTimeout, 408),
+        (errors.LastAdministrator, 409),
+        (errors.PreconditionFailed, 412),
+        (errors.WrongMediaType, 415),
+        (errors.InvalidInput, 422),
+        (errors.UpgradeRequired, 426),
+        (errors.TooManyAttempts, 429),
+        (errors.ConnectionLost, 503),
+        (errors.CannotStart, 500),  # never reaches HTTP
+    ],
+)
+def test_status(kind, status):
+    """An error has the status of the nearest class above it that has one."""
+    assert status_of(kind) == status
+
+
+def test_phrase():
+    """As RFC 9110 has it, section 15."""
+    assert {status: phrase_of(status) for status in (404, 413, 422)} == {
+        404: "Not Found",
+        413: "Content Too Large",
+        422: "Unprocessable Content",
+    }
+    assert all(phrase_of(status) for status in HTTPStatus)

@@ -1,0 +1,134 @@
+"""Tuning: a group that is heard here is subscribed to, once, and for a while after."""
+
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from parts import Clock
+
+from att.realtime.brokers import subscriptions as module
+from att.realtime.brokers.subscriptions import LINGER, SubscriptionChange, Subscriptions
+
+TEA, PIE, NUT = (UUID(int=number) for number in range(1, 4))
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def tuning(clock):
+    return Subscriptions(clock)
+
+
+def test_in(tuning):
+    """It is asked for, once, and whoever asks is woken."""
+    woken = []
+    tuning.wake = lambda: woken.append(1)
+    tuning.tune_in(TEA)
+    tuning.tune_in(PIE)
+    assert tuning.take(9) == SubscriptionChange([TEA, PIE], [])
+    tuning.tune_in(TEA)
+    assert tuning.take(9) == SubscriptionChange([], [])
+    assert len(woken) == 2
+
+
+def test_a_few_at_a_time(tuning):
+    for group_id in (TEA, PIE, NUT):
+        tuning.tune_in(group_id)
+    assert [tuning.take(2).more, tuning.take(2).more] == [[TEA, PIE], [NUT]]
+
+
+def test_out_before_it_was_asked_for(tuning):
+    """Nothing is."""
+    tuning.tune_in(TEA)
+    tuning.tune_out(TEA)
+    assert tuning.take(9) == SubscriptionChange([], [])
+
+
+def test_out(tuning, clock):
+    """It lingers before it is unsubscribed from."""
+    tuning.tune_in(TEA)
+    tuning.take(9)
+    tuning.tune_out(TEA)
+    clock.now += LINGER - 1
+    assert tuning.take(9) == SubscriptionChange([], [])
+    clock.now += 1
+    assert tuning.take(9) == SubscriptionChange([], [TEA])
+    assert tuning.take(9) == SubscriptionChange([], [])
+    tuning.tune_in(TEA)
+    assert tuning.take(9) == SubscriptionChange([TEA], [])
+
+
+def test_in_again_while_it_lingers(tuning, clock):
+    """It stays subscribed to, as if nothing had been; and lingers for as long when it goes again."""
+    tuning.tune_in(TEA)
+    tuning.take(9)
+    tuning.tune_out(TEA)
+    clock.now += LINGER - 1
+    tuning.tune_in(TEA)
+    clock.now += LINGER
+    assert tuning.take(9) == SubscriptionChange([], [])
+    tuning.tune_out(TEA)
+    clock.now += LINGER - 1
+    assert tuning.take(9) == SubscriptionChange([], [])
+
+
+def test_too_many_linger(tuning, monkeypatch):
+    """The oldest go at once."""
+    monkeypatch.setattr(module, "LINGERING", 1)
+    for group_id in (TEA, PIE, NUT):
+        tuning.tune_in(group_id)
+    tuning.take(9)
+    for group_id in (PIE, NUT, TEA):
+        tuning.tune_out(group_id)
+    assert tuning.take(9) == SubscriptionChange([], [PIE, NUT])
+
+
+def test_a_new_connection(tuning):
+    """What is heard here is asked for anew, and nothing else."""
+    for group_id in (TEA, PIE, NUT):
+        tuning.tune_in(group_id)
+    tuning.take(2)
+    tuning.tune_out(TEA)
+    tuning.begin()
+    more, less = tuning.take(9)
+    assert ({*more}, less) == ({PIE, NUT}, [])
+
+
+@given(st.lists(st.tuples(st.sampled_from(["in", "out", "take", "begin", "wait"]), st.integers(0, 2))))
+def test_anything(steps):
+    """In the end just those are subscribed to that are heard here, whatever was before."""
+    clock = Clock()
+    tuning, groups, wanted, subscribed = Subscriptions(clock), (TEA, PIE, NUT), set(), set()
+
+    def take(limit):
+        more, less = tuning.take(limit)
+        assert not subscribed & {*more}
+        subscribed.update(more)
+        assert subscribed >= {*less}
+        subscribed.difference_update(less)
+        assert not wanted & {*less}
+        return more or less
+
+    for step, number in steps:
+        group_id = groups[number]
+        if step == "in" and group_id not in wanted:
+            wanted.add(group_id)
+            tuning.tune_in(group_id)
+        elif step == "out" and group_id in wanted:
+            wanted.discard(group_id)
+            tuning.tune_out(group_id)
+        elif step == "take":
+            take(1 + number)
+        elif step == "begin":
+            subscribed.clear()
+            tuning.begin()
+        elif step == "wait":
+            clock.now += LINGER / 2
+    clock.now += LINGER
+    while take(2):
+        pass
+    assert subscribed == wanted

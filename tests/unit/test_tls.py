@@ -1,0 +1,74 @@
+"""The certificate for TLS: what can be used, what is said of what cannot, and what happens when it is read again."""
+
+import logging
+import shutil
+import ssl
+from pathlib import Path
+
+import pytest
+
+from att.errors import CannotStart
+from att.http.tls import Certificate
+
+FILES = Path(__file__).parents[1] / "certificates"
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Where a certificate and its key are, to be changed."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    shutil.copy(FILES / "one.pem", cert)
+    shutil.copy(FILES / "one.key", key)
+    return cert, key
+
+
+def test_protocols(files):
+    """TLS 1.2 or later, and HTTP/1.1."""
+    context = Certificate(*files).context
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert context.verify_mode == ssl.CERT_NONE
+    assert not any("RC4" in cipher["name"] or "NULL" in cipher["name"] for cipher in context.get_ciphers())
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "message"),
+    [
+        ("none.pem", "one.key", "cannot read .*none.pem: No such file or directory"),
+        ("one.pem", "none.key", "cannot read .*none.key: No such file or directory"),
+        ("one.pem", ".", "cannot read .*: Is a directory"),
+        ("one.pem", "two.key", "they do not belong together"),
+        ("one.pem", "one.pem", "they must be PEM"),
+        ("one.key", "one.key", "they must be PEM"),
+        ("make.sh", "one.key", "they must be PEM"),
+        ("one.pem", "encrypted.key", "is encrypted"),
+    ],
+)
+def test_what_cannot_be_used(cert, key, message):
+    """One line says which file it is, and what is wrong with it. Nobody is asked for a password."""
+    with pytest.raises(CannotStart, match=message) as error:
+        Certificate(FILES / cert, FILES / key)
+    assert "\n" not in error.value.detail
+
+
+def test_read_again(files, caplog):
+    """Those files that are there now count for whoever comes next."""
+    caplog.set_level(logging.INFO)
+    certificate = Certificate(*files)
+    before = certificate.context
+    shutil.copy(FILES / "two.pem", files[0])
+    shutil.copy(FILES / "two.key", files[1])
+    certificate.reload()
+    assert certificate.context is not before
+    assert [record.message for record in caplog.records] == ["the certificate has been read again"]
+
+
+@pytest.mark.parametrize("spoil", [lambda cert: cert.write_text("nothing"), Path.unlink])
+def test_what_cannot_be_read_again(files, caplog, spoil):
+    """The old one stays, and the log says why."""
+    certificate = Certificate(*files)
+    before = certificate.context
+    spoil(files[0])
+    certificate.reload()
+    assert certificate.context is before
+    [record] = caplog.records
+    assert record.message.startswith("the certificate stays as it was: cannot ")
