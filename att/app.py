@@ -1,5 +1,6 @@
 """The application, built from its settings. The only place that chooses implementations."""
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -114,10 +115,8 @@ def create_app(settings: Settings | None = None) -> web.Application:
     app[SETTINGS] = settings
     app[REQUEST_LOG] = RequestLog(logs_requests=settings.access_log)
     app[EXPOSITION] = Exposition()
-    app[HUB] = Hub(Registry())
     app[KEEPALIVE] = KeepaliveTimer()
     app[READINESS] = Readiness()
-    app[DRAIN] = Drain(app[HUB], app[KEEPALIVE], app[READINESS], settings.drain_time.total_seconds())
     app[DOCUMENT] = _document()
     app.on_response_prepare.append(add_headers)
     contexts: list[gunicorn.Context] = [
@@ -191,7 +190,9 @@ async def _redis(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _domain(app: web.Application) -> AsyncIterator[None]:
-    settings, hub = app[SETTINGS], app[HUB]
+    settings, tuned, woken = app[SETTINGS], app[SHARED].bus, asyncio.Event()
+    app[HUB] = hub = _hub(tuned, woken)
+    app[DRAIN] = Drain(hub, app[KEEPALIVE], app[READINESS], settings.drain_time.total_seconds())
     app[ENGINE] = db = await Engine.connect(app[DATABASE].dsn)
     app[_PASSWORDS] = passwords = Passwords(settings.hashing)
     sessions = SessionCache(app[SHARED].make_sessions(db), hub)
@@ -206,8 +207,9 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
     app[BEACON] = PresenceReporter(db, hub.registry)
     app[EVENT_LOG] = EventLog(db)
     app[RETENTION] = RetentionTask(db, settings.retention_age)
-    app[BUSES] = _buses(PostgresBroker(db, app[DATABASE].dsn), app[SHARED].bus, hub)
-    app[LOG_READER] = LogReader(app[EVENT_LOG], hub, sessions, 0.0 if app[SHARED].bus is None else PATIENCE)
+    postgres = PostgresBroker(db, app[DATABASE].dsn)
+    app[BUSES] = [postgres] if tuned is None else [postgres, tuned]
+    app[LOG_READER] = LogReader(app[EVENT_LOG], hub, sessions, woken, 0.0 if tuned is None else PATIENCE)
     app[PUBLISHER] = Publisher(app[EVENT_LOG], hub, app[BUSES][-1])
     app[LISTEN_ENDPOINT] = ListenEndpoint(
         hub=hub,
@@ -225,11 +227,10 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
         await db.close()
 
 
-def _buses(postgres: Broker, tuned: SubscribingBroker | None, hub: Hub) -> list[Broker]:
-    if tuned is None:
-        return [postgres]
-    hub.tune_in, hub.tune_out = tuned.tune_in, tuned.tune_out
-    return [postgres, tuned]
+def _hub(broker: SubscribingBroker | None, woken: asyncio.Event) -> Hub:
+    if broker is None:
+        return Hub(Registry(), wake=woken.set)
+    return Hub(Registry(), wake=woken.set, subscribe=broker.tune_in, unsubscribe=broker.tune_out)
 
 
 async def _realtime(app: web.Application) -> AsyncIterator[None]:

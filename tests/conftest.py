@@ -16,7 +16,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 from costs import CHEAPEST
 from databases import dsn_of
-from feeding import append, feed, feeding, hub, listen, living, watched  # noqa: F401 - fixtures of many
+from feeding import append, feed, feeding, hub, listen, living, watched, woken  # noqa: F401 - fixtures of many
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from in_process import run_here  # noqa: F401 - a fixture of many

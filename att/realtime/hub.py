@@ -23,16 +23,23 @@ READS = 100  # groups that are read at once
 class Hub:
     """The tracks and the registry. It is the ``Audience`` of groups and of sessions.
 
-    ``registry`` tells who is connected, ``counts`` what was delivered. ``wake`` is called when there is something to
-    do: slices to be run by ``step``, or reads that are ``wanted``. ``tune_in`` is called when somebody begins to hear a
-    group here, and ``tune_out`` when nobody does any more: of others nothing need come.
+    ``registry`` tells who is connected, ``counts`` what was delivered. The hub calls ``wake`` when there is something
+    to do: slices for ``step``, or reads that are ``wanted``. It calls ``subscribe`` when a group gets its first
+    listener here, and ``unsubscribe`` when the last one has left: events of other groups need not come.
     """
 
-    def __init__(self, registry: Registry) -> None:
-        self.wake: Callable[[], None] = lambda: None
-        self.tune_in: Callable[[UUID], None] = lambda _: None
-        self.tune_out: Callable[[UUID], None] = lambda _: None
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        wake: Callable[[], None] = lambda: None,
+        subscribe: Callable[[UUID], None] = lambda _: None,
+        unsubscribe: Callable[[UUID], None] = lambda _: None,
+    ) -> None:
         self.registry = registry
+        self._wake = wake
+        self._subscribe = subscribe
+        self._unsubscribe = unsubscribe
         self._tracks: dict[UUID, GroupStream] = {}
         self._behind = ReadQueue()
         self._running: deque[Iterator[None]] = deque()
@@ -204,7 +211,7 @@ class Hub:
         if track is None:
             track = self._tracks[group_id] = GroupStream(group_id, seq)
             track.hear(self._passed.take(group_id))
-            self.tune_in(group_id)
+            self._subscribe(group_id)
         return track
 
     def _start(self, listener: Listener, position: Position, resumed: int, joined: Span | None) -> None:
@@ -224,20 +231,20 @@ class Hub:
     def _look(self, track: GroupStream) -> None:
         """See to what a track needs after it has changed."""
         if track.wants_read and self._behind.note(track):
-            self.wake()
+            self._wake()
         if track.is_running:
             return
         if track.has_next:
             track.is_running = True
             self._running.append(self._run(track))
             if len(self._running) > 1 or self.step():
-                self.wake()
+                self._wake()
         elif track.is_idle:
             self._drop(track)
 
     def _drop(self, track: GroupStream) -> None:
         if self._tracks.pop(track.group_id, None):
-            self.tune_out(track.group_id)
+            self._unsubscribe(track.group_id)
         self.counts.give_up(track.group_id)
 
     def _run(self, track: GroupStream) -> Iterator[None]:

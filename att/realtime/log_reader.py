@@ -42,20 +42,20 @@ class LogReader:
     """The hub's hands. When the database cannot be read deliveries wait; they are never guessed.
 
     Where a bus brings the events themselves, what is missing before one that is here is mostly under way, from another
-    node. ``patience`` is how many seconds it is waited for before the log is read.
+    node. ``patience`` is how many seconds it is waited for before the log is read. The hub sets ``woken``.
     """
 
-    def __init__(self, log: EventLog, hub: Hub, sessions: LiveSessions, patience: float = 0.0) -> None:
+    def __init__(
+        self, log: EventLog, hub: Hub, sessions: LiveSessions, woken: asyncio.Event, patience: float = 0.0
+    ) -> None:
         self._log = log
         self._hub = hub
         self._sessions = sessions
-        self._to_write, self._to_read, self._to_sweep = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._to_look_up = asyncio.Event()
+        self._woken, self._to_sweep, self._to_look_up = woken, asyncio.Event(), asyncio.Event()
         self._tuned: set[UUID] = set()
         self._readers = asyncio.Semaphore(READERS)
         self._patience = patience
         self._gaps: dict[UUID, RetentionGap] = {}
-        hub.wake = self._wake
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -161,16 +161,12 @@ class LogReader:
             with contextlib.suppress(Unavailable):  # they may be elsewhere than the log; the next sweep is soon
                 await self._sweep_sessions()
 
-    def _wake(self) -> None:
-        self._to_write.set()
-        self._to_read.set()
-
     async def _write(self) -> None:
         while True:
             while self._hub.step():  # noqa: ASYNC110 - it works, and lets others work
                 await asyncio.sleep(0)
-            await self._to_write.wait()
-            self._to_write.clear()
+            await self._woken.wait()
+            self._woken.clear()  # no harm to the other task that waits: each looks for work before it waits again
 
     async def _read(self) -> None:
         limit, pause = READS, _FIRST_PAUSE
@@ -179,7 +175,7 @@ class LogReader:
             due = self._due(wanted)
             if not due:
                 limit, pause = READS, _FIRST_PAUSE
-                await self._woken(self._patience if wanted else None)
+                await self._wait(self._patience if wanted else None)
                 continue
             try:
                 found = await self._log.read(due)
@@ -205,11 +201,11 @@ class LogReader:
             if now >= self._gaps[group_id].since + self._patience or not self._hub.may_close(group_id)
         }
 
-    async def _woken(self, seconds: float | None) -> None:
+    async def _wait(self, seconds: float | None) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._to_read.wait()
-        self._to_read.clear()
+                await self._woken.wait()
+        self._woken.clear()
 
 
 async def _patiently(read: Callable[[], Awaitable[_T]]) -> _T:

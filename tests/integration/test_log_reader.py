@@ -218,10 +218,10 @@ async def test_looking_while_the_database_is_away(feeding, watched, listen, appe
 
 
 @pytest.fixture
-async def patient(watched, hub, living, monkeypatch):
+async def patient(watched, hub, living, woken, monkeypatch):
     """A feed that waits for what is under way."""
     monkeypatch.setattr(module, "_SWEEP_INTERVAL", 3600)
-    feed = LogReader(watched, hub, living, patience=0.2)
+    feed = LogReader(watched, hub, living, woken, patience=0.2)
     async with feed.running():
         yield feed
 

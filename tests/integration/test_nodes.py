@@ -30,11 +30,10 @@ class Server:
     """A node without its HTTP."""
 
     def __init__(self, db, db_url, link):
-        self.log, self.hub, self.sessions = Watched(db), Hub(Registry()), LivingSessions()
-        self.feed = LogReader(self.log, self.hub, self.sessions, PATIENCE)
+        self.log, self.bus, self.sessions, woken = Watched(db), RedisBroker(link), LivingSessions(), asyncio.Event()
+        self.hub = Hub(Registry(), wake=woken.set, subscribe=self.bus.tune_in, unsubscribe=self.bus.tune_out)
+        self.feed = LogReader(self.log, self.hub, self.sessions, woken, PATIENCE)
         self.cache = SessionCache(self.sessions, self.hub)
-        self.bus = RedisBroker(link)
-        self.hub.tune_in, self.hub.tune_out = self.bus.tune_in, self.bus.tune_out
         self.buses = [PostgresBroker(db, db_url), self.bus]
         self.node = BrokerEvents(self.hub, self.feed, self.cache, SessionRevoker(self.cache, self.cache), self.buses)
         self.writer = Publisher(self.log, self.hub, self.bus)

@@ -165,14 +165,12 @@ async def test_publish(running, listen, draft):
     assert (event.seq, is_repeat, delivered) == (3, True, Delivered(2, 0))
 
 
-async def test_publish_over_a_gap(running, watched, hub, listen, draft, tea):
+async def test_publish_over_a_gap(running, watched, hub, woken, listen, draft, tea):
     """What comes before it was appended elsewhere, and is read first; then it is counted."""
     connection = listen()
     await watched.append([draft(1), draft(2)])
     publishing = asyncio.ensure_future(running.publish(draft(3)))
-    wanted = asyncio.Event()
-    hub.wake = wanted.set
-    await asyncio.wait_for(wanted.wait(), 5)
+    await asyncio.wait_for(woken.wait(), 5)
     assert hub.wanted() == {tea: 1}
     assert not publishing.done()
     hub.read(tea, 1, (await watched.read({tea: 1}))[tea])

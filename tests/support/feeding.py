@@ -1,5 +1,6 @@
 """Fixtures of what stands between the log and those who listen: without sockets, on a real log."""
 
+import asyncio
 from uuid import uuid4
 
 import pytest
@@ -19,8 +20,14 @@ def watched(db):
 
 
 @pytest.fixture
-def hub():
-    return Hub(Registry())
+def woken():
+    """Set when the hub has something to do."""
+    return asyncio.Event()
+
+
+@pytest.fixture
+def hub(woken):
+    return Hub(Registry(), wake=woken.set)
 
 
 @pytest.fixture
@@ -29,8 +36,8 @@ def living():
 
 
 @pytest.fixture
-def feed(watched, hub, living):
-    return LogReader(watched, hub, living)
+def feed(watched, hub, living, woken):
+    return LogReader(watched, hub, living, woken)
 
 
 @pytest.fixture

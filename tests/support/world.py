@@ -206,9 +206,8 @@ class World:
     """``go_on`` has something happen, ``rest`` all that is under way, ``leave`` the end of it."""
 
     def __init__(self, *, has_trims):
-        self.hub = Hub(Registry())
+        self.hub = Hub(Registry(), subscribe=self._subscribe, unsubscribe=self._unsubscribe)
         self.tuned = set()
-        self.hub.tune_in, self.hub.tune_out = self._tune_in, self._tune_out
         self.books = {group_id: Book(group_id) for group_id in GROUPS}
         self.has_trims = has_trims
         self.may_resync = has_trims
@@ -219,11 +218,11 @@ class World:
         self.told = set()  # the joinings of which the hub was told, by group and seq
         self.deliveries = 0
 
-    def _tune_in(self, group_id):
+    def _subscribe(self, group_id):
         assert group_id not in self.tuned
         self.tuned.add(group_id)
 
-    def _tune_out(self, group_id):
+    def _unsubscribe(self, group_id):
         self.tuned.remove(group_id)
 
     # What happens in the database

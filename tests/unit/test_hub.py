@@ -95,8 +95,17 @@ def registry():
 
 
 @pytest.fixture
-def hub(registry):
-    return Hub(registry)
+def calls():
+    """What the hub has called, each with the group it is about."""
+    return []
+
+
+@pytest.fixture
+def hub(registry, calls):
+    def note(what):
+        return lambda *group_ids: calls.append((what, *group_ids))
+
+    return Hub(registry, wake=note("wake"), subscribe=note("subscribe"), unsubscribe=note("unsubscribe"))
 
 
 @pytest.fixture
@@ -216,16 +225,14 @@ def test_leaving_during_a_message(hub, registry, listen, leavers):
     assert set(registry.everyone()) == set(staying)
 
 
-def test_slices(hub, listen, monkeypatch):
+def test_slices(hub, listen, calls, monkeypatch):
     """A long fan-out goes on a slice at a time; groups take turns, and each keeps its order."""
     monkeypatch.setattr(hub_module, "_SLICE", 2)
-    woken = []
-    hub.wake = lambda: woken.append(1)
     tea, pie = ([listen(ANN, at(0, group_id)) for _ in range(5)] for group_id in (TEA, PIE))
     for group_id in (TEA, PIE):
         hub.offer(message(1, group_id))
         hub.offer(message(2, group_id))
-    assert woken
+    assert ("wake",) in calls
     assert (count(tea), count(pie)) == (2, 0)
     steps = 1
     while hub.step():
@@ -302,17 +309,14 @@ def test_what_came_before_its_turn_and_is_not_in_the_log(hub, listen):
     assert listener.connection.frames[1].endswith(BODY + b"}")
 
 
-def test_tuning(hub, listen):
-    """It is told when somebody begins to hear a group here, and when nobody does any more."""
-    calls = []
-    hub.tune_in = lambda group_id: calls.append(("in", group_id))
-    hub.tune_out = lambda group_id: calls.append(("out", group_id))
+def test_subscriptions(hub, listen, calls):
+    """The hub subscribes to a group with its first listener, and unsubscribes after its last."""
     ann, ben = listen(ANN, at(0), at(0, PIE)), listen(BEN, at(0))
-    assert calls == [("in", TEA), ("in", PIE)]
+    assert calls == [("subscribe", TEA), ("subscribe", PIE)]
     hub.detach(ann)
-    assert calls[2:] == [("out", PIE)]
+    assert calls[2:] == [("unsubscribe", PIE)]
     hub.offer(left(1, BEN))
-    assert calls[3:] == [("out", TEA)]
+    assert calls[3:] == [("unsubscribe", TEA)]
     hub.detach(ben)
     assert len(calls) == 4
 
