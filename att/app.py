@@ -10,6 +10,7 @@ from functools import cache, partial
 from typing import NamedTuple
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from att import __version__
 from att.accounts.administrators import AdministratorCredentials, Administrators
@@ -40,7 +41,6 @@ from att.api.routes import ROUTES
 from att.api.routing import add_routes
 from att.config.database import Database, open_database
 from att.config.settings import Settings
-from att.core.metrics import Histogram
 from att.core.readiness import Probe, Readiness
 from att.core.tasks import every
 from att.db.engine import Engine
@@ -61,10 +61,10 @@ from att.realtime.publisher import Publisher
 from att.realtime.registry import Registry
 from att.realtime.retention import RetentionTask
 from att.server import gunicorn
-from att.server.admin import ops_application, serving_ops
+from att.server.admin import admin_application, serve_admin
 from att.server.drain import Drain
-from att.server.monitoring import watching
-from att.server.prometheus import Exposition, Figures
+from att.server.monitoring import monitor
+from att.server.prometheus import process_registry, register
 from att.sessions.cache import SessionCache
 from att.sessions.revocation import SessionRevoker
 from att.sessions.store import PostgresSessions, SessionStore
@@ -89,7 +89,7 @@ ENGINE = web.AppKey("engine", Engine)
 KEEPALIVE = web.AppKey("keepalive", KeepaliveTimer)
 LOG_READER = web.AppKey("log_reader", LogReader)
 _PASSWORDS = web.AppKey("passwords", Passwords)
-EXPOSITION = web.AppKey("exposition", Exposition)
+METRICS = web.AppKey("metrics", CollectorRegistry)
 CACHE = web.AppKey("cache", SessionCache)
 BEACON = web.AppKey("beacon", PresenceReporter)
 RETENTION = web.AppKey("retention", RetentionTask)
@@ -114,7 +114,7 @@ def create_app(settings: Settings | None = None) -> web.Application:
     app = make(middlewares=[answer_problems], client_max_size=BODY_LIMIT)
     app[SETTINGS] = settings
     app[REQUEST_LOG] = RequestLog(logs_requests=settings.access_log)
-    app[EXPOSITION] = Exposition()
+    app[METRICS] = process_registry()
     app[KEEPALIVE] = KeepaliveTimer()
     app[READINESS] = Readiness()
     app[DOCUMENT] = _document()
@@ -172,7 +172,7 @@ async def _ops(app: web.Application, *, is_hosted: bool) -> AsyncIterator[None]:
     if address is None:
         yield
         return
-    async with serving_ops(ops_application(app[READINESS], app[EXPOSITION]), address, is_hosted=is_hosted):
+    async with serve_admin(admin_application(app[READINESS], app[METRICS]), address, is_hosted=is_hosted):
         yield
 
 
@@ -266,17 +266,17 @@ async def _administrator(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _watch(app: web.Application) -> AsyncIterator[None]:
-    figures = Figures(
-        requests=app[REQUEST_LOG].requests,
+    register(
+        app[METRICS],
+        request_log=app[REQUEST_LOG],
         hub=app[HUB],
-        writer=app[PUBLISHER],
-        buses=app[BUSES],
+        publisher=app[PUBLISHER],
+        brokers=app[BUSES],
         db=app[ENGINE],
         passwords=app[_PASSWORDS],
-        loop_lag=Histogram(),
         readiness=app[READINESS],
     )
-    async with watching(figures, app[EXPOSITION]):
+    async with monitor(app[READINESS], app[ENGINE], app[BUSES], app[METRICS]):
         yield
 
 

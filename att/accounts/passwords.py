@@ -6,19 +6,25 @@ import os
 import secrets
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 
 from att.config.settings import OWASP, HashingCost
-from att.core.metrics import QueueUse
 from att.errors import Busy
 
 WORKERS = os.cpu_count() or 1
 _QUEUE = 128  # hashes waiting for a worker: a few seconds' work at OWASP's cost
 
 _T = TypeVar("_T")
+
+
+class QueueUse(NamedTuple):
+    """Hashes being made, and hashes waiting."""
+
+    running: int
+    waiting: int
 
 
 class Passwords:
@@ -36,7 +42,7 @@ class Passwords:
 
     @property
     def use(self) -> QueueUse:
-        """How many hashes are being made now, and how many wait."""
+        """Return the use of the queue."""
         taken = self._places - self._free
         return QueueUse(min(taken, self._workers), max(taken - self._workers, 0))
 

@@ -16,7 +16,6 @@ from sqlalchemy import Executable, Select
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
 from att import errors
-from att.core.metrics import PoolUse
 from att.core.permissions import Actor
 from att.core.tasks import is_cancelled
 from att.db.dsn import ServerAddress, connect_options, describe, why_no_connection
@@ -84,6 +83,15 @@ def translate(error: psycopg2.Error) -> Exception:
 
 def _ignore(_cursor: Any) -> None:
     pass
+
+
+class PoolUse(NamedTuple):
+    """Connections that are open, in use and allowed, and callers waiting for one."""
+
+    open: int
+    in_use: int
+    limit: int
+    waiting: int
 
 
 class Transaction:
@@ -190,7 +198,7 @@ class Engine:
 
     @property
     def use(self) -> PoolUse:
-        """How the pool is used now."""
+        """Return the use of the pool."""
         return PoolUse(self._pool.size, self._pool.size - self._pool.freesize, POOL_SIZE, self._waiting)
 
     async def close(self) -> None:

@@ -2,16 +2,17 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any
 
 from aiohttp import web
+from prometheus_client import Counter, Histogram
 
 from att.core.client_address import client_address
 from att.core.log_limits import OncePerInterval, RateLimited
-from att.core.metrics import Requests
+from att.core.metrics import SECONDS
 from att.errors import AttError
 from att.http.client_info import client_of
 from att.http.context import REQUEST_ID, SESSION
@@ -22,7 +23,7 @@ CLIENT_GONE = 499  # what is told in the place of a status when nobody was left 
 # What a client may close with and be counted by (RFC 6455, section 7.4.1); it may send any number.
 CLIENTS_CODES = frozenset(range(1000, 1015))
 ABNORMAL = 1006  # it was lost without a word
-OTHER_CODE = 0
+NO_ROUTE = "none"
 _REFUSALS = 10  # lines in a second about requests that are refused unread: a client pays next to nothing for one
 _USER_AGENT_LENGTH = 200  # characters in a line
 
@@ -36,7 +37,23 @@ class RequestLog:
     """Sees each request when it is answered, and each WebSocket when it is closed."""
 
     def __init__(self, *, logs_requests: bool = False) -> None:
-        self.requests = Requests()
+        self.requests = Counter(
+            "att_http_requests", "Requests that were answered.", ("route", "method", "status"), registry=None
+        )
+        self.durations = Histogram(
+            "att_http_request_duration_seconds",
+            "Time to answer a request.",
+            ("route", "method"),
+            buckets=SECONDS,
+            registry=None,
+        )
+        self.refusals = Counter(
+            "att_http_refusals", "Requests refused before their route was known.", ("status",), registry=None
+        )
+        self.closes = Counter(
+            "att_socket_closes", "WebSockets that were closed, by close code.", ("code",), registry=None
+        )
+        self._metrics_of = cache(self._find_metrics)  # labels() is slow
         self._logs_requests = logs_requests
         self._seldom = OncePerInterval()
         self._ration = RateLimited(_REFUSALS)
@@ -45,14 +62,15 @@ class RequestLog:
     def answered(self, request: web.Request, response: web.StreamResponse | None, seconds: float) -> None:
         """It took so long; there is no response when the client has gone. Of a WebSocket the line comes at its end."""
         method, status = request.method, CLIENT_GONE if response is None else response.status
-        route = _route_of(request)
-        self.requests.observe(route, method if method in METHODS else "other", status, seconds)
+        count, durations = self._metrics_of(_route_of(request), method if method in METHODS else "other", status)
+        count.inc()
+        durations.observe(seconds)
         if self._logs_requests and status != HTTPStatus.SWITCHING_PROTOCOLS:
             access_log.info("request", extra=_facts(request) | {"status": status, "ms": _ms(seconds)})
 
     def refused(self, peer: str | None, response: web.StreamResponse) -> None:
         """It was answered before its route was known: of it there is no more than the other end of its connection."""
-        self.requests.refused(response.status)
+        self.refusals.labels(response.status).inc()
         untold = self._ration.passes() if self._logs_requests else None
         if untold is not None:
             facts = dict.fromkeys(("user_id", "method", "route", "user_agent", "ms"))
@@ -66,9 +84,14 @@ class RequestLog:
             return self._farewell
         return partial(self._closed_with_a_line, _facts(request), perf_counter())
 
+    def _find_metrics(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+        route = route or NO_ROUTE
+        return self.requests.labels(route, method, status), self.durations.labels(route, method)
+
     def _closed(self, code: int | None) -> None:
         known = ABNORMAL if code is None else code
-        self.requests.closed(known if isinstance(code, CloseCode) or known in CLIENTS_CODES else OTHER_CODE)
+        is_known = isinstance(code, CloseCode) or known in CLIENTS_CODES
+        self.closes.labels(int(known) if is_known else "other").inc()
 
     def _closed_with_a_line(self, facts: dict[str, Any], begun: float, code: int | None) -> None:
         self._closed(code)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 from uuid import UUID
 
+from prometheus_client import Counter
+
 from att.protocol import messages
 from att.protocol.frames import text_frame
 from att.realtime.event_log import LogEvent
@@ -29,8 +31,10 @@ class Counts:
     """What was delivered of each message, of all together, and who waits to be told."""
 
     def __init__(self) -> None:
-        self.delivered = 0
-        self.dropped = 0
+        self.delivered = Counter("att_deliveries", "Messages written to sockets here.", registry=None)
+        self.dropped = Counter(
+            "att_deliveries_dropped", "Messages not written to a socket, since it is closing.", registry=None
+        )
         self._counts: OrderedDict[tuple[UUID, int], Delivered] = OrderedDict()
         self._waiting: dict[tuple[UUID, int], DeliveryCallback] = {}
 
@@ -39,8 +43,8 @@ class Counts:
         if event.kind == "message":
             key = event.group_id, event.seq
             self._counts[key] = delivered
-            self.delivered += delivered.delivered
-            self.dropped += delivered.dropped
+            self.delivered.inc(delivered.delivered)
+            self.dropped.inc(delivered.dropped)
             if len(self._counts) > COUNTS:
                 self._counts.popitem(last=False)
             if tell := self._waiting.pop(key, None):

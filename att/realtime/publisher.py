@@ -6,7 +6,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from att.core.metrics import Appends
+from prometheus_client import Counter, Histogram
+
+from att.core.metrics import SECONDS
 from att.core.tasks import supervise
 from att.errors import AttError, Busy, ConnectionLost, DatabaseUnavailable, ShuttingDown, Unavailable
 from att.realtime.brokers.base import Broker
@@ -23,22 +25,32 @@ _PAUSE = 0.1  # seconds between attempts
 DELIVERY_TIMEOUT = 2.0  # seconds that an answer waits for the fan-out; the event is in the log, and delivered later
 _STOP_TIMEOUT = 5.0  # seconds to append what waits when the server stops
 HELD_SHARE = 0.5  # of the queue; once as much is in use, what is sent to held groups is refused
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # buckets of the metric
 ATTEMPTS = 3  # at appending a batch; then the database has too much to do
 
 log = logging.getLogger("att")
 
 
 class Publisher:
-    """Appends drafts in the order in which they come, gives the events to the hub and rings the bus.
-
-    ``appends`` are its figures.
-    """
+    """Appends drafts in the order in which they come, gives the events to the hub and rings the bus."""
 
     def __init__(self, log: EventLog, hub: Hub, bus: Broker) -> None:
         self._log = log
         self._hub = hub
         self._bus = bus
-        self.appends = Appends()
+        self.appended = Counter("att_broadcasts_appended", "Messages appended to the log here.", registry=None)
+        self.repeated = Counter(
+            "att_broadcasts_repeated", "Messages that the log had, by their idempotency key.", registry=None
+        )
+        self.batch_sizes = Histogram(
+            "att_append_batch_size",
+            "Messages appended at once, with those that are refused.",
+            buckets=BATCH_SIZES,
+            registry=None,
+        )
+        self.waits = Histogram(
+            "att_append_wait_seconds", "Time until a message is appended or refused.", buckets=SECONDS, registry=None
+        )
         self._lane = PublishQueue()
         self._held = LockedGroups(log, self._lane)
         self._idle = asyncio.Event()
@@ -207,16 +219,15 @@ class Publisher:
 
     def _count(self, batch: Sequence[PendingPublish]) -> None:
         now = time.monotonic()
-        self.appends.batches.observe(len(batch))
+        self.batch_sizes.observe(len(batch))
         for item in batch:
-            self.appends.waits.observe(now - item.since)
+            self.waits.observe(now - item.since)
 
     def _announce(self, outcome: Outcome) -> None:
         if isinstance(outcome, AttError):
             return
         event = outcome.event
-        self.appends.messages += not outcome.is_repeat
-        self.appends.repeats += outcome.is_repeat
+        (self.repeated if outcome.is_repeat else self.appended).inc()
         try:
             if outcome.is_repeat:  # what is in the log is what came first, not this
                 self._bus.ring_head(event.group_id, event.seq)

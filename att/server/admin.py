@@ -1,6 +1,6 @@
-"""What an operator's tools ask of a running server: is it alive, is it ready, what are its figures.
+"""The listener for operators: liveness, readiness and metrics, at an address that is not public.
 
-It is served at an address of its own, which is not for the world, from before all else is begun until it has ended.
+It is the first part to start and the last to stop.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from att.config.parsers import MAX_PORT
 from att.config.settings import ListenAddress
@@ -17,70 +18,70 @@ from att.core.readiness import Readiness
 from att.http.acceptor import Acceptor
 from att.http.connections import ConnectionLimiter
 from att.http.security_headers import add_security_headers
-from att.server.prometheus import Exposition
+from att.server.prometheus import page
 
-SPARE_PORTS = 16  # that are tried after the one that is asked for
-_STOP_TIMEOUT = 1.0  # seconds for an answer under way
+SPARE_PORTS = 16  # tried after the given one
+_STOP_TIMEOUT = 1.0  # seconds for requests in flight
 
 log = logging.getLogger("att")
 
 
-class Ops:
-    """The handlers."""
+class AdminHandlers:
+    """Handlers for the operator's tools."""
 
-    def __init__(self, readiness: Readiness, exposition: Exposition) -> None:
+    def __init__(self, readiness: Readiness, registry: CollectorRegistry) -> None:
         self._readiness = readiness
-        self._exposition = exposition
+        self._registry = registry
 
     async def live(self, _request: web.Request) -> web.Response:
-        """That the loop turns."""
+        """Answer, which shows that the event loop runs."""
         return web.json_response({"status": "alive"})
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """Whether requests should be sent here, and if not why: 200 or 503."""
+        """Answer 200 if requests should be sent here, else 503 and the reason."""
         report = await self._readiness.report()
         return web.json_response(report._asdict(), status=200 if report.is_ready else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """The figures, as Prometheus reads them."""
-        body, content_type = self._exposition.text(request.headers.get("Accept", ""))
+        """Return the metrics in a format of Prometheus."""
+        body, content_type = page(self._registry, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
 
-def ops_application(readiness: Readiness, exposition: Exposition) -> web.Application:
-    """The application that is served at --admin-listen."""
-    ops = Ops(readiness, exposition)
+def admin_application(readiness: Readiness, registry: CollectorRegistry) -> web.Application:
+    """Return the application for --admin-listen."""
+    handlers = AdminHandlers(readiness, registry)
     app = web.Application()
     app.on_response_prepare.append(_add_headers)
-    app.router.add_get("/health/live", ops.live)
-    app.router.add_get("/health/ready", ops.ready)
-    app.router.add_get("/metrics", ops.metrics)
+    app.router.add_get("/health/live", handlers.live)
+    app.router.add_get("/health/ready", handlers.ready)
+    app.router.add_get("/metrics", handlers.metrics)
     return app
 
 
 @contextlib.asynccontextmanager
-async def serving_ops(
+async def serve_admin(
     app: web.Application, address: ListenAddress, *, is_hosted: bool = False
 ) -> AsyncIterator[ListenAddress]:
-    """Serve it while the block runs; where. Raises CannotStart.
+    """Serve it while the block runs; yield its address. Raises CannotStart.
 
-    Where another program serves us, it may run several of us: then each takes the first port that is free.
+    A hosting program may run several workers, so each of them takes the first free port.
     """
     candidates = _candidates(address) if is_hosted else [address]
     runner = web.AppRunner(app, shutdown_timeout=_STOP_TIMEOUT)
     await runner.setup()
     if runner.server is None:
         raise RuntimeError("the application has not been set up")
-    room = room_for_connections()
-    connections = ConnectionLimiter(runner.server, room, room, ())
-    doors = Acceptor(connections)
+    limit = room_for_connections()
+    limiter = ConnectionLimiter(runner.server, limit, limit, ())
+    acceptor = Acceptor(limiter)
     try:
-        bound = await doors.open(*candidates, option="--admin-listen")
+        bound = await acceptor.open(*candidates, option="--admin-listen")
         log.info("health and metrics are served on %s", bound)
         yield bound
     finally:
-        doors.close()
-        connections.stop()
+        acceptor.close()
+        limiter.stop()
         await runner.cleanup()
 
 
@@ -89,7 +90,7 @@ async def _add_headers(_request: web.Request, response: web.StreamResponse) -> N
 
 
 def _candidates(address: ListenAddress) -> list[ListenAddress]:
-    """Where to try, one after the other. A unix socket has the process's id at its end."""
+    """Return the addresses to try in order. The path of a Unix socket ends with the process id."""
     if address.path is not None:
         return [address._replace(path=f"{address.path}.{os.getpid()}")]
     last = min(address.port + SPARE_PORTS, MAX_PORT) if address.port else 0

@@ -4,6 +4,7 @@ import asyncio
 from uuid import uuid4
 
 import pytest
+from metric_samples import counts, total
 from parts import Bell, Recording, given
 
 from att.errors import Busy, ConnectionLost, InvalidInput, NoSuchGroup, ShuttingDown
@@ -81,7 +82,7 @@ async def test_a_batch_gathers(running, watched, draft):
         assert running.waiting == 5
     appended = await asyncio.gather(*first, *rest)
     assert watched.appends == [bodies(0), bodies(1, 2, 3, 4, 5)]
-    assert (running.waiting, running.appends.batches.sum, running.appends.batches.count) == (0, 6, 2)
+    assert (running.waiting, total(running.batch_sizes), counts(running.batch_sizes)) == (0, 6, {(): 2})
     assert [event.seq for event, _ in appended] == [2, 3, 4, 5, 6, 7]
 
 
@@ -124,9 +125,9 @@ async def test_one_that_is_bad_fails_alone(running, watched, draft, tea, ann_id)
     assert [type(outcome) for outcome in outcomes if isinstance(outcome, Exception)] == [InvalidInput, NoSuchGroup]
     assert [outcome.event.seq for outcome in outcomes if not isinstance(outcome, Exception)] == [3, 4, 5]
     assert [event.body for event in (await watched.read({tea: 1}))[tea].events] == bodies(0, 1, 2, 3)
-    figures = running.appends
-    assert (figures.messages, figures.repeats) == (4, 0)
-    assert figures.waits.count == figures.batches.sum == figures.batches.count == 5  # all but what failed the call
+    assert (total(running.appended), total(running.repeated)) == (4, 0)
+    # All but what failed the call.
+    assert counts(running.waits)[()] == total(running.batch_sizes) == counts(running.batch_sizes)[()] == 5
 
 
 async def test_repeats(running, hub, bell, listen, watched, draft, tea):
@@ -143,7 +144,7 @@ async def test_repeats(running, hub, bell, listen, watched, draft, tea):
     assert bell.rings == [(tea, 2), (tea, 2), (tea, 3)]
     assert [event.body for event in bell.events] == bodies(1, 3)  # what came again may be another message
     assert hub.wanted() == {}
-    assert (running.appends.messages, running.appends.repeats) == (2, 1)
+    assert (total(running.appended), total(running.repeated)) == (2, 1)
 
 
 async def test_a_repeat_that_was_not_heard_of(running, hub, watched, listen, draft, tea):

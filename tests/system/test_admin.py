@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from databases import dsn_of
 from doorway import answer, ends
-from metric_samples import samples
+from metric_samples import counts, samples
 from parts import away
 from waiting import eventually
 
@@ -30,8 +30,8 @@ from att.core.tasks import supervise
 from att.errors import CannotStart
 from att.http.access_log import REQUEST_LOG
 from att.server import admin as ops_module
-from att.server.admin import ops_application, serving_ops
-from att.server.prometheus import Exposition
+from att.server.admin import admin_application, serve_admin
+from att.server.prometheus import process_registry
 
 READY = {"status": "ready"}
 
@@ -117,7 +117,7 @@ async def test_a_fault(ops, tmp_path, caplog):
 
     ops.router.add_get("/fail", fail)
     async with (
-        serving_ops(ops, ListenAddress(None, 0, str(tmp_path / "ops"))),
+        serve_admin(ops, ListenAddress(None, 0, str(tmp_path / "ops"))),
         asking(tmp_path / "ops") as operator,
         operator.session.get("http://att/fail") as response,
     ):
@@ -270,7 +270,7 @@ async def test_the_figures_are_true(client, operator, sign_up):
     await spoken.close(code=1001)
 
     async def are_closed():
-        return client.app[REQUEST_LOG].requests.closes == {1000: 1, 1001: 1}
+        return counts(client.app[REQUEST_LOG].closes) == {("1000",): 1, ("1001",): 1}
 
     await eventually(are_closed)
     found = await operator.scrape()
@@ -306,7 +306,7 @@ async def test_what_is_in_use_is_told(client, operator):
 
 @pytest.fixture
 def ops():
-    return ops_application(Readiness(), Exposition())
+    return admin_application(Readiness(), process_registry())
 
 
 def taken():
@@ -321,12 +321,12 @@ async def test_a_taken_port(ops):
     address = ListenAddress("127.0.0.1", port)
     with plug:
         with pytest.raises(CannotStart, match=f"127.0.0.1:{port}: the address is in use.*--admin-listen"):
-            async with serving_ops(ops, address):
+            async with serve_admin(ops, address):
                 pass
-        other = ops_application(Readiness(), Exposition())
+        other = admin_application(Readiness(), process_registry())
         async with (
-            serving_ops(ops, address, is_hosted=True) as first,
-            serving_ops(other, address, is_hosted=True) as second,
+            serve_admin(ops, address, is_hosted=True) as first,
+            serve_admin(other, address, is_hosted=True) as second,
             aiohttp.ClientSession() as session,
         ):
             assert port < first.port < second.port <= port + 16
@@ -343,7 +343,7 @@ async def test_no_port_is_left(ops, monkeypatch):
         with contextlib.suppress(OSError):  # then somebody else has it
             others.enter_context(socket.create_server(("127.0.0.1", port + 1)))
         with pytest.raises(CannotStart, match=f"cannot listen on 127.0.0.1:{port + 1}: the address is in use"):
-            async with serving_ops(ops, ListenAddress("127.0.0.1", port), is_hosted=True):
+            async with serve_admin(ops, ListenAddress("127.0.0.1", port), is_hosted=True):
                 pass
 
 
@@ -359,10 +359,10 @@ async def test_a_unix_socket_goes_with_it(ops, tmp_path):
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
     address = ListenAddress(None, 0, str(path))
-    async with serving_ops(ops, address), asking(path) as operator:
+    async with serve_admin(ops, address), asking(path) as operator:
         assert (await operator.ask("/health/live"))[0] == 200
         with pytest.raises(CannotStart, match="is in use"):
-            async with serving_ops(ops_application(Readiness(), Exposition()), address):
+            async with serve_admin(admin_application(Readiness(), process_registry()), address):
                 pass
         assert (await operator.ask("/health/live"))[0] == 200
     assert [*tmp_path.iterdir()] == []
@@ -370,7 +370,7 @@ async def test_a_unix_socket_goes_with_it(ops, tmp_path):
 
 async def test_a_unix_socket_of_one_of_several(ops, tmp_path):
     """Each process has its own, so that none takes another's away."""
-    async with serving_ops(ops, ListenAddress(None, 0, str(tmp_path / "ops")), is_hosted=True) as bound:
+    async with serve_admin(ops, ListenAddress(None, 0, str(tmp_path / "ops")), is_hosted=True) as bound:
         assert bound.path == f"{tmp_path}/ops.{os.getpid()}"
         async with asking(bound.path) as operator:
             assert (await operator.ask("/health/live"))[0] == 200
@@ -380,7 +380,7 @@ async def test_a_unix_socket_of_one_of_several(ops, tmp_path):
 async def test_an_address_that_cannot_be(ops):
     for address in (ListenAddress("no-such-host.invalid", 1), ListenAddress(None, 0, "/no/such/dir/ops")):
         with pytest.raises(CannotStart, match=f"cannot listen on {address}"):
-            async with serving_ops(ops, address):
+            async with serve_admin(ops, address):
                 pass
 
 

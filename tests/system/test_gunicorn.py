@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 from doorway import REQUEST, answer, ends
+from metric_samples import counts
 from people import PASSWORD
 from waiting import eventually
 
@@ -168,7 +169,7 @@ async def test_a_slow_head(monkeypatch):
             writer.write(REQUEST[:-1])
             assert (await answer(reader))[0] == 408
             assert await ends(reader) == b""
-        assert app[REQUEST_LOG].requests.refusals[408] == 1
+        assert counts(app[REQUEST_LOG].refusals)["408",] == 1
     finally:
         await runner.cleanup()
 

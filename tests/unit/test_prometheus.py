@@ -1,42 +1,49 @@
-"""The figures in Prometheus's format: well formed, and true of what the parts have counted."""
+"""The page of metrics: well formed, and true of what the parts have counted."""
 
 import pytest
+from aiohttp import web
 from metric_samples import samples
 
 from att import __version__
 from att.accounts.passwords import Passwords
-from att.core.metrics import Histogram, Requests
 from att.core.readiness import Readiness
+from att.http.access_log import RequestLog
+from att.protocol.frames import CloseCode
 from att.realtime.brokers.postgres import PostgresBroker
 from att.realtime.event_log import EventLog
 from att.realtime.hub import Hub
 from att.realtime.publisher import Publisher
 from att.realtime.registry import Registry
-from att.server.prometheus import Exposition, Figures
+from att.server.prometheus import page, process_registry, register
 
 
 @pytest.fixture
-def figures(db, db_url):
+def request_log():
+    return RequestLog()
+
+
+@pytest.fixture
+def registry(db, db_url, request_log):
     hub = Hub(Registry())
-    bus = PostgresBroker(db, db_url)
-    return Figures(
-        requests=Requests(),
+    broker = PostgresBroker(db, db_url)
+    registry = process_registry()
+    register(
+        registry,
+        request_log=request_log,
         hub=hub,
-        writer=Publisher(EventLog(db), hub, bus),
-        buses=[bus],
+        publisher=Publisher(EventLog(db), hub, broker),
+        brokers=[broker],
         db=db,
         passwords=Passwords(),
-        loop_lag=Histogram(),
         readiness=Readiness(),
     )
+    return registry
 
 
 @pytest.fixture
-def exposed(figures):
-    """What is exposed now."""
-    exposition = Exposition()
-    exposition.add(figures)
-    return lambda: samples(exposition.text("")[0].decode())
+def exposed(registry):
+    """Read the page now."""
+    return lambda: samples(page(registry, "")[0].decode())
 
 
 async def test_conventions(exposed):
@@ -49,23 +56,29 @@ async def test_conventions(exposed):
         assert family.documentation.endswith("."), name
         assert family.type in ("counter", "gauge", "histogram"), name
         assert all(sample.name == f"{name}_total" for sample in family.samples if family.type == "counter")
+        assert not any(sample.name.endswith("_created") for sample in family.samples)
 
 
 async def test_before_our_parts_have_started(db):
     """The process and the build are told alone."""
-    found, families = samples(Exposition().text("")[0].decode())
+    found, families = samples(page(process_registry(), "")[0].decode())
     assert not [name for name in families if name.startswith("att_") and name != "att_build_info"]
     [[*_, version]] = [key for key in found if key[0] == "att_build_info"]
     assert version == ("version", __version__)
 
 
-async def test_requests(figures, exposed):
+def observe(request_log, route, method, status, seconds):
+    count, durations = request_log._metrics_of(route, method, status)
+    count.inc()
+    durations.observe(seconds)
+
+
+async def test_requests(request_log, exposed):
     """Counted by route, method and status; their times by route and method."""
-    requests = figures.requests
     for status, seconds in ((200, 0.002), (200, 0.3), (404, 20.0)):
-        requests.observe("/users/{user_id}", "GET", status, seconds)
-    requests.observe("/listen/{user_id}", "GET", 101, 0.01)
-    requests.observe("", "other", 404, 0.001)
+        observe(request_log, "/users/{user_id}", "GET", status, seconds)
+    observe(request_log, "/listen/{user_id}", "GET", 101, 0.01)
+    observe(request_log, "", "other", 404, 0.001)
     found, _ = exposed()
     of_users = ("method", "GET"), ("route", "/users/{user_id}")
     assert found["att_http_requests_total", *of_users, ("status", "200")] == 2
@@ -82,37 +95,37 @@ async def test_requests(figures, exposed):
     assert found[f"{name}_sum", *of_users] == pytest.approx(20.302)
 
 
-async def test_a_path_cannot_forge_a_sample(figures, exposed):
+async def test_a_path_cannot_forge_a_sample(request_log, exposed):
     """Quotes and line ends in a label stay in it."""
     route = '/x"}\natt_forged 1\\'
-    figures.requests.observe(route, "GET", 200, 0.1)
+    observe(request_log, route, "GET", 200, 0.1)
     found, families = exposed()
     assert found["att_http_requests_total", ("method", "GET"), ("route", route), ("status", "200")] == 1
     assert "att_forged" not in families
 
 
-async def test_refusals(figures, exposed):
+async def test_refusals(request_log, exposed):
     """By status, and not among the requests, whose share of errors they would change."""
     for status in (400, 503, 503):
-        figures.requests.refused(status)
+        request_log.refused(None, web.Response(status=status))
     found, _ = exposed()
     assert found["att_http_refusals_total", ("status", "400")] == 1
     assert found["att_http_refusals_total", ("status", "503")] == 2
     assert not [key for key in found if key[0] == "att_http_requests_total"]
 
 
-async def test_closes(figures, exposed):
-    figures.requests.closed(4000)
-    figures.requests.closed(0)
+async def test_closes(request_log, exposed):
+    request_log._closed(CloseCode.SESSION_ENDED)
+    request_log._closed(4999)
+    request_log._closed(None)
     found, _ = exposed()
-    assert found["att_socket_closes_total", ("code", "4000")] == 1
+    assert found["att_socket_closes_total", ("code", str(int(CloseCode.SESSION_ENDED)))] == 1
+    assert found["att_socket_closes_total", ("code", "1006")] == 1
     assert found["att_socket_closes_total", ("code", "other")] == 1
 
 
-async def test_openmetrics(figures):
-    """Whoever asks for it gets it."""
-    exposition = Exposition()
-    exposition.add(figures)
-    text, content_type = exposition.text("application/openmetrics-text; version=1.0.0")
+async def test_openmetrics(registry):
+    """A client that accepts OpenMetrics gets it."""
+    text, content_type = page(registry, "application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert text.endswith(b"# EOF\n")
