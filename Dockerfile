@@ -42,7 +42,7 @@ LABEL org.opencontainers.image.title="att" \
       org.opencontainers.image.licenses="MIT"
 RUN groupadd --gid 10001 att && useradd --gid att --uid 10001 --no-create-home --home-dir /nonexistent att
 COPY --from=build /opt/att /opt/att
-# Whatever else is set: README.md, "Options". What is for the operator is not for the network, unless they say so.
+# docs/reference/options.md lists all options. The operator's address is not open to the network unless it is set so.
 ENV PATH=/opt/att/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -15,7 +15,7 @@ from report import RESULTS, Report
 
 USERS = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
 NODES = (1, 2, 5, 10, 20, 50, 100)
-DOCUMENT = Path(__file__).parents[1] / "docs" / "scaling.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "explanation" / "scaling.md"
 SLOW_SWEEP = 60.0  # seconds
 MODELS = {"chat": Model(), "crowds": Model(workload=CROWDS)}
 
@@ -83,7 +83,7 @@ TABLES = {"by users": by_users, "by nodes": by_nodes, "limits": by_limit, "share
 
 
 def markdown(rows: list[list[str]]) -> str:
-    """A table, as docs/scaling.md has it."""
+    """A table, as docs/explanation/scaling.md has it."""
     head, *rest = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([head, f"|{'---|' * len(rows[0])}", *rest])
 

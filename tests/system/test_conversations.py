@@ -9,21 +9,22 @@ from conversation import Step, blurred, play, section, steps
 
 from att.app import create_app
 
-DOCS = sorted((Path(__file__).parents[2] / "docs").glob("*.md"))
-LEAST = {"api.md": 7, "realtime.md": 3}  # blocks of commands, at least
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+LEAST = {"tutorial/api.md": 7, "reference/realtime.md": 3}  # blocks of commands, at least
 NEEDS_CURL = pytest.mark.skipif(shutil.which("curl") is None, reason="the documentation needs curl, which is not here")
 
 
 @NEEDS_CURL
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-async def test_the_conversations(settings, aiohttp_client, path):
+@pytest.mark.parametrize("name", PAGES)
+async def test_the_conversations(settings, aiohttp_client, name):
     """Every block of commands, on one server, prints the answer below it."""
     settings = dataclasses.replace(settings, admin_login="admin", admin_password="horse battery")
     client = await aiohttp_client(create_app(settings))
-    page = path.read_text()
+    page = (DOCS / name).read_text()
     async for _ in play(page, client.port):
         pass
-    assert len(list(steps(page))) >= LEAST.get(path.name, 0)
+    assert len(list(steps(page))) >= LEAST.get(name, 0)
 
 
 # The runner, tried

@@ -402,32 +402,43 @@ def test_unit():
     assert [str(proxy) for proxy in params["trust_proxy"]] == ["127.0.0.1/32"]
 
 
-# What docs/operations.md says
+# The documentation
+
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def anchor(heading):
-    """By which a heading is linked to."""
+    """The fragment that links to a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
-def test_links():
-    """What operations.md links to is there."""
-    text = read("docs/operations.md")
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
-    assert len(links) > 5
-    for link in links:
-        path, _, fragment = link.partition("#")
-        target = ROOT / "docs" / path if path else ROOT / "docs" / "operations.md"
-        assert target.exists(), link
+def linked(name):
+    """The files that a page links to, each with its fragment."""
+    for link in re.findall(r"\]\(([^)]+)\)", read(name)):
+        if not link.startswith(("https://", "http://")):
+            path, _, fragment = link.partition("#")
+            yield (ROOT / name).parent / path if path else ROOT / name, fragment
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links(name):
+    """Every file and every heading that a page links to exists."""
+    for target, fragment in linked(name):
+        assert target.exists(), target
         if fragment:
-            assert fragment in {
-                anchor(heading) for heading in re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
-            }
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert fragment in {anchor(heading) for heading in headings}, fragment
+
+
+def test_every_page_is_in_the_index():
+    """docs/README.md links to every page of the documentation."""
+    pages = {path for path in (ROOT / "docs").rglob("*.*") if path.suffix in {".md", ".json"}}
+    assert pages - {target.resolve() for target, _ in linked("docs/README.md")} == {ROOT / "docs" / "README.md"}
 
 
 def test_variables_that_are_named():
-    """The variables, services and targets of make that operations.md names are there."""
-    text = read("docs/operations.md")
+    """The variables, services and targets of make that the how-to guides name exist."""
+    text = "".join(read(name) for name in PAGES if name.startswith("docs/how-to/"))
     named = set(re.findall(r"`((?:ATT|STOP)_[A-Z_]+)`", text))
     options = {f"{PREFIX}_{field.name.upper()}" for field in dataclasses.fields(Settings)}
     assert named <= EXAMPLE.keys() | options

@@ -26,8 +26,8 @@ from att.http.parse_errors import FIELD_LIMIT
 from att.server import gunicorn as module
 
 LISTENING = re.compile(rb"Listening at: (http://\S+) ")
-README = (Path(__file__).parents[2] / "README.md").read_text()
-PRINTED = shlex.split(re.search(r"^\.venv/bin/gunicorn (.*)$", README, re.MULTILINE)[1].replace(":8080", ":0"))
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "gunicorn.md").read_text()
+PRINTED = shlex.split(re.search(r"^\.venv/bin/gunicorn (.*)$", PAGE, re.MULTILINE)[1].replace(":8080", ":0"))
 DEADLINE = 60  # seconds; a busy machine takes its time to start three processes
 
 
@@ -41,7 +41,7 @@ class Gunicorn:
         self.errors = b""
 
     async def start(self, directory, *options):
-        """Start it as the README has it, but for the port and the number of workers."""
+        """Start it as the documentation has it, but for the port and the number of workers."""
         pipe = asyncio.subprocess.PIPE
         self.process = await asyncio.create_subprocess_exec(
             *(

@@ -64,7 +64,7 @@ def test_alarms_have_figures(server):
 
 
 def test_alarms_are_explained():
-    """Every alarm is in the table of docs/operations.md that says what it means and what to do, and no other."""
-    table = re.findall(r"^\| `(Att\w+)` \|", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    """Every alarm is in the table of docs/how-to/operations.md that says what it means and what to do, and no other."""
+    table = re.findall(r"^\| `(Att\w+)` \|", (ROOT / "docs" / "how-to" / "operations.md").read_text(), re.MULTILINE)
     assert table == [rule["alert"] for rule in RULES]
     assert all(rule["for"] for rule in RULES)

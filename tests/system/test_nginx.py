@@ -338,8 +338,8 @@ def test_stops():
 
 
 def test_machines():
-    """With what docs/operations.md does to the includes on a machine, nginx takes the configuration."""
-    commands = re.findall(r"^sed -i .+$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    """With what docs/how-to/machines.md does to the includes on a machine, nginx takes the configuration."""
+    commands = re.findall(r"^sed -i .+$", (ROOT / "docs" / "how-to" / "machines.md").read_text(), re.MULTILINE)
     with open_directory() as directory:
         nginx = Nginx(directory, [1])
         for name in ("nodes.conf", "listen.conf"):

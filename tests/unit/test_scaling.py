@@ -1,4 +1,4 @@
-"""The model of scaling: small cases computed by hand, and the tables of docs/scaling.md, which it computes."""
+"""The model of scaling: small cases computed by hand, and the tables of docs/explanation/scaling.md, which it computes."""
 
 import importlib
 import itertools
@@ -185,7 +185,7 @@ def test_every_input_says_where_it_is_from():
 
 def test_the_document_has_the_tables(scaling):
     """As `make bench ARGS=scaling` writes them."""
-    document = (ROOT / "docs" / "scaling.md").read_text()
+    document = (scaling.DOCUMENT).read_text()
     assert scaling.rewrite(document) == document
     for title in scaling.TABLES:
         assert scaling.markdown(scaling.TABLES[title](scaling.MODELS["chat"])) in document, title

@@ -1,4 +1,4 @@
-"""att.v1 on a socket, as docs/realtime.md has it, and two nodes on one database."""
+"""att.v1 on a socket, as docs/reference/realtime.md has it, and two nodes on one database."""
 
 import asyncio
 import json
