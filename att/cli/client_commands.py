@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import uvloop
 
-from att.cli.admin_commands import read_password
 from att.cli.output import drop_output, say
+from att.cli.prompts import read_password
+from att.cli.runner import run
 from att.client.client import Client, Gap, Message
 from att.client.messages import Event
 from att.config.options import Parsed
@@ -106,8 +106,7 @@ def _ready(client: Client) -> Connector:
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(work)
+        return run(work)
     except (NotSignedIn, SessionEnded) as error:
         raise AttError("the token is not good (any more): give another, in ATT_TOKEN, or use --login") from error
 

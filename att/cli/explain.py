@@ -1,6 +1,5 @@
 """The sub-command that explains why somebody hears a group, or does not."""
 
-import asyncio
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -8,11 +7,11 @@ from datetime import datetime
 from typing import Any
 
 import click
-import uvloop
 
 from att.cli.explain_queries import ExplainedActor, Explanation, Step, explain
 from att.cli.options import database_options, redis_option, settings_of
 from att.cli.output import say
+from att.cli.runner import run
 from att.config.database import naming, open_database
 from att.config.options import Parsed
 from att.config.settings import Settings
@@ -37,9 +36,7 @@ def why(context: click.Context, /, user: str, group: str, *, is_json: bool, **wh
     USER is a login or an id, GROUP a name or an id. What is told is what the database knows: the membership, who has
     changed it and when, the log, and the sockets that are open on whichever server.
     """
-    settings = settings_of(context, **where)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        found = runner.run(_explain(settings, user, group))
+    found = run(_explain(settings_of(context, **where), user, group))
     say(_as_json(found) if is_json else "\n".join(lines_of(found)))
 
 

@@ -1,24 +1,18 @@
 """The command ``att-server``."""
 
-import asyncio
 import os
 import signal
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
-import uvloop
 
 from att import __version__
-from att.cli.admin_commands import create_admin, migrate, reset_password
-from att.cli.client_commands import broadcast, listen
-from att.cli.doctor.check import check
-from att.cli.explain import why
-from att.cli.serve import serve
+from att.cli.runner import run
 from att.config.options import PREFIX, check_apart, make_settings, serving_options
 from att.core.process import allow_many_files
 from att.errors import AttError
-from att.server.logging import set_up_logging
 
 _EXAMPLES = """\b
 Examples:
@@ -30,8 +24,38 @@ Examples:
   att-server listen --login ann                         hear what is broadcast to ann's groups
 """
 
+_SUB_COMMANDS = {
+    "broadcast": "att.cli.client_commands:broadcast",
+    "check": "att.cli.doctor.check:check",
+    "create-admin": "att.cli.admin_commands:create_admin",
+    "listen": "att.cli.client_commands:listen",
+    "migrate": "att.cli.admin_commands:migrate",
+    "reset-password": "att.cli.admin_commands:reset_password",
+    "why": "att.cli.explain:why",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a sub-command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return [*_SUB_COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        return _load(_SUB_COMMANDS[cmd_name]) if cmd_name in _SUB_COMMANDS else None
+
+
+def _load(place: str) -> Any:
+    """Import ``module:attribute``. Meanwhile Ctrl-C ends the process at once, without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    module, _, attribute = place.partition(":")
+    loaded = getattr(import_module(module), attribute)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return loaded
+
 
 @click.group(
+    cls=LazyGroup,
     context_settings={"auto_envvar_prefix": PREFIX, "show_default": True, "max_content_width": 100},
     epilog=_EXAMPLES,
     invoke_without_command=True,
@@ -46,22 +70,11 @@ def command(context: click.Context, /, **options: Any) -> None:
     Every option can also be set in the environment: --db-url as ATT_DB_URL, and so on.
     """
     context.obj = settings = check_apart(make_settings(**options))
-    set_up_logging(settings.log_format)
     _fill_standard_streams()
     if context.invoked_subcommand is not None:
         return
     allow_many_files()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings))
-
-
-command.add_command(create_admin)
-command.add_command(reset_password)
-command.add_command(migrate)
-command.add_command(check)
-command.add_command(listen)
-command.add_command(broadcast)
-command.add_command(why)
+    run(_load("att.cli.serve:serve")(settings))
 
 
 def main() -> None:

@@ -22,14 +22,13 @@ from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
 import aiohttp
-from pydantic_core import from_json
 
 from att import errors
 from att.client.connection import ClientConnection
 from att.client.messages import Ack, Event, Gap, Joined, Left, Lost, Message, refusal
 from att.core.error_text import describe_error
 from att.core.names import check_key
-from att.protocol.messages import RESUME_LIMIT
+from att.protocol.messages import RESUME_LIMIT, check_object
 
 __all__ = ["Ack", "Backoff", "Client", "Event", "Gap", "Joined", "Left", "Message"]
 
@@ -233,15 +232,17 @@ def _check_token(token: str) -> str:
 
 
 def _encode(data: Mapping[str, Any] | bytes) -> bytes:
-    """An object as the server takes it. Raises NotJson, NotAnObject."""
-    given = dict(data) if isinstance(data, Mapping) else data
+    """Return the object as JSON. Raise NotJson or NotAnObject if the server would not take it."""
     try:
-        body = given if isinstance(given, bytes) else json.dumps(given).encode()
-        value = from_json(body, allow_inf_nan=False, cache_strings=False)
+        body = data if isinstance(data, bytes) else json.dumps({**data} if isinstance(data, Mapping) else data).encode()
     except (TypeError, ValueError) as error:
-        raise errors.NotJson(f"What is to be broadcast is not JSON (RFC 8259) in UTF-8: {error}.") from error
-    if not isinstance(value, dict):
-        raise errors.NotAnObject("What is to be broadcast must be a JSON object: {...}.")
+        raise errors.NotJson(f"The data to broadcast cannot be written as JSON: {error}.") from error
+    try:
+        check_object(body)
+    except TypeError as error:
+        raise errors.NotAnObject("The data to broadcast must be a JSON object: {...}.") from error
+    except ValueError as error:
+        raise errors.NotJson(f"The data to broadcast is not JSON (RFC 8259) in UTF-8: {error}.") from error
     return body
 
 

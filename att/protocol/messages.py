@@ -4,14 +4,14 @@ The bytes of ``data`` are never changed: what is broadcast is cut out of the cli
 server's frames as it is.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, NamedTuple, Protocol, TypeVar, cast
 from uuid import UUID
 
-from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType, ValidationError
 from msgspec.json import Decoder, encode
-from pydantic_core import from_json
 
 from att.core.names import check_key, check_printable, parse_uuid
 from att.errors import AttError, ProtocolError
@@ -22,6 +22,8 @@ RESUME_LIMIT = 10_000  # groups that one can resume at once
 ID_LENGTH = 200
 GROUP_LENGTH = 256  # a name of 64 characters, each of which may be four before it is put into normal form
 SEQ_LIMIT = 2**63 - 1
+MAX_DEPTH = 200  # of objects and arrays in the data
+MAX_DIGITS = 4_300  # of a number in the data, before its decimal point
 
 PONG = b'{"type":"pong"}'
 
@@ -136,6 +138,11 @@ class _Broadcast(_Frame, frozen=True, tag="broadcast"):
 
 
 _DECODER: Decoder[_Resume | _Broadcast | Ping] = Decoder(_Resume | _Broadcast | Ping)
+_OBJECT = Decoder(dict[str, Raw])
+_STRING_OR_EMPTY = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|\[\s*\]|\{\s*\}')
+_NO_BRACKETS = bytes({*range(256)} - {*b"[]{}"})
+_SQUARE = bytes.maketrans(b"{}", b"[]")
+_LONG_NUMBER = re.compile(rb"(?<![0-9.])[0-9]{%d}" % (MAX_DIGITS + 1))
 
 
 def parse(text: str | bytes) -> Resume | Broadcast | Ping:
@@ -165,19 +172,40 @@ def _broadcast(frame: _Broadcast) -> Broadcast:
     key = None if frame.key is UNSET else frame.key
     _named("group", check_printable, frame.group)
     _named("key", check_key, key)
-    _named("data", _check_object, data)
+    _named("data", check_object, data)
     return Broadcast(frame.id, parse_uuid(frame.group) or frame.group, data, key)
 
 
-def _check_object(data: bytes) -> None:
-    # Read as the body of POST /broadcast is, so that both take the same.
-    if not isinstance(from_json(data, allow_inf_nan=False, cache_strings=False), dict):
-        raise ValueError("must be an object")  # noqa: TRY004 - it is told as every other fault of the frame
+def check_object(data: bytes) -> None:
+    """Raise TypeError if the JSON is not an object, ValueError if it is not JSON that ``POST /broadcast`` takes."""
+    try:
+        _OBJECT.decode(data)
+    except ValidationError:
+        raise TypeError("must be an object") from None
+    except DecodeError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    data.decode()  # msgspec does not check the encoding of raw data
+    if len(data) > 2 * MAX_DEPTH:
+        _check_bounds(_STRING_OR_EMPTY.sub(b"", data))
+
+
+def _check_bounds(bare: bytes) -> None:
+    if _LONG_NUMBER.search(bare):
+        raise ValueError(f"must not contain a number of more than {MAX_DIGITS} digits")
+    brackets = bare.translate(_SQUARE, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return
+        brackets = brackets.replace(b"[]", b"")  # one level less
+    if brackets:
+        raise ValueError("is nested too deeply")
 
 
 def _named(member: str, check: Callable[[_T], object], value: _T | None) -> None:
     try:
         if value is not None:
             check(value)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ProtocolError(f"{member}: {error}") from None

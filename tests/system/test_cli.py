@@ -134,9 +134,9 @@ def test_closed_streams_do_not_become_sockets():
     """Whatever is closed when we start is opened on nothing."""
     script = """
 import os
-from att import cli
+from att.cli import main
 os.close(0)
-cli._fill_standard_streams()
+main._fill_standard_streams()
 assert os.readlink("/proc/self/fd/0") == "/dev/null" if os.path.exists("/proc") else os.fstat(0)
 """
     result = run(script=script)

@@ -14,10 +14,11 @@ from jsonschema import Draft202012Validator
 from protocol_schema import SCHEMA
 
 from att.core.names import KEY_PATTERN
-from att.errors import NotAMember, ProtocolError
+from att.errors import NotAMember, NotJson, ProtocolError
+from att.http.requests import parse_json
 from att.protocol import messages
 from att.protocol.frames import CloseCode
-from att.protocol.messages import Broadcast, Ping, Resume, parse
+from att.protocol.messages import Broadcast, Ping, Resume, check_object, parse
 
 GROUP = UUID("86fd539a-d29f-4d47-8ced-1e78a9e50d33")
 USER = UUID("513c5a25-edc3-4715-95bc-32682b4ba522")
@@ -220,7 +221,7 @@ REFUSED = [
     (broadcast(data="{'a':1}"), "malformed"),
     (broadcast(data='{"a":"\\ud800"}'), ""),
     (broadcast(data='{"a":"\\x"}'), "malformed"),
-    (broadcast(data=nested("[", 300, "]")), "data: recursion limit"),
+    (broadcast(data=nested("[", 300, "]")), "data: is nested too deeply"),
     (broadcast(data=nested("[", DEEP, "]")), "too deeply"),
     (broadcast(data=nested('{"a":', DEEP, "}")), "too deeply"),
     (broadcast(key="null"), "$.key"),
@@ -245,6 +246,38 @@ def test_refused(text, says):
         assert says in caught.value.detail
         assert 1 <= len(caught.value.reason) <= 123
         assert caught.value.detail.startswith(caught.value.reason.decode())
+
+
+BORDERLINE = [
+    *(nested("[", depth, "]") for depth in (199, 200)),
+    *(nested('{"a":', depth, "}") for depth in (199, 200)),
+    *(nested('[{"]":', depth, "}]") for depth in (99, 100)),
+    *(nested('["[",', depth, "]").replace("1", "{ }") for depth in (199, 200)),
+    *(f'{{"a":{sign}{"9" * digits}}}' for sign in ("", "-", "0.") for digits in (4300, 4301)),
+    '{"a":"%s\\"","b":[]}' % ("[" * 300),
+    '{"a":"%s"}' % ("9" * 5000),
+    '{"a":1e400}',
+    " {} ",
+    '{"a":"\\ud800"}',
+    "{",
+    "",
+    "[]",
+]
+
+
+@pytest.mark.parametrize("data", BORDERLINE, ids=[str(number) for number in range(len(BORDERLINE))])
+def test_an_object_is_what_http_takes(data):
+    """The frame and ``POST /broadcast`` take the same objects."""
+    try:
+        is_taken = isinstance(parse_json(data.encode()), dict)
+    except NotJson:
+        is_taken = False
+    try:
+        check_object(data.encode())
+    except (TypeError, ValueError):
+        assert not is_taken
+    else:
+        assert is_taken
 
 
 @pytest.mark.parametrize("text", [broadcast(data='{"a":"\xff"}'), broadcast(id='"\xff"'), broadcast(ÿ="1")])

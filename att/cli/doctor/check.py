@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import click
-import uvloop
 
 from att.cli.doctor.addresses import API, HEALTH, check_address
 from att.cli.doctor.checks import Check, Finding, Level, Verdict, fail, look, ok
@@ -18,6 +17,7 @@ from att.cli.doctor.database import check_database
 from att.cli.doctor.host import check_data_dir, check_open_files, running_embedded
 from att.cli.doctor.tls import check_tls
 from att.cli.output import say
+from att.cli.runner import run
 from att.config.options import override, overriding_options
 from att.config.settings import Settings
 from att.errors import CannotStart
@@ -37,8 +37,8 @@ def check(context: click.Context, /, *, as_json: bool, **given: Any) -> None:
     """
     settings = override(context.find_object(Settings) or Settings(), **given)
     tell: Callable[[Finding], None] = (lambda _finding: None) if as_json else (lambda finding: say(str(finding)))
-    with _unheard("att"), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        findings = runner.run(_look_at_all(settings, tell))
+    with _unheard("att"):
+        findings = run(_look_at_all(settings, tell))
     has_failed = any(finding.level is Level.FAIL for finding in findings)
     if as_json:
         say(json.dumps({"ok": not has_failed, "checks": [finding._asdict() for finding in findings]}, indent=2))
