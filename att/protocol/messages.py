@@ -1,4 +1,4 @@
-"""The frames of att.v1, as docs/reference/realtime.md has them: the server's are built here, the client's are read here.
+"""The frames of att.v1 (docs/reference/realtime.md): the server's are built here, the client's are read here.
 
 The bytes of ``data`` are never changed: what is broadcast is cut out of the client's frame as it is, and put into the
 server's frames as it is.

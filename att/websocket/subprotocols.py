@@ -1,4 +1,4 @@
-"""What is said on a listener's socket: nothing by a plain one; by others att.v1, as docs/reference/realtime.md has it."""
+"""What is said on a listener's socket: nothing by a plain one, else att.v1 (docs/reference/realtime.md)."""
 
 import asyncio
 import logging

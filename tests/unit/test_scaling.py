@@ -1,4 +1,4 @@
-"""The model of scaling: small cases computed by hand, and the tables of docs/explanation/scaling.md, which it computes."""
+"""The model of scaling: small cases computed by hand, and the tables of docs/explanation/scaling.md."""
 
 import importlib
 import itertools
