@@ -61,10 +61,10 @@ async def serve(settings: Settings) -> None:
         collect_less_garbage()
         try:
             if not stop.is_asked.is_set():
-                doors = await _open_doors(runner, settings, certificate)
-                app[DRAIN].watch(doors)
+                acceptor = await _open_acceptor(runner, settings, certificate)
+                app[DRAIN].watch(acceptor)
                 stop.drain = app[DRAIN]
-                _announce(doors.urls, app[DATABASE].place)
+                _announce(acceptor.urls, app[DATABASE].place)
         finally:
             announce_administrator(app[GENERATED])  # also if the address was taken meanwhile: it is nowhere else
         await stop.is_asked.wait()
@@ -86,15 +86,15 @@ def _certificate(settings: Settings) -> Certificate | None:
     return certificate
 
 
-async def _open_doors(runner: web.AppRunner, settings: Settings, certificate: Certificate | None) -> Acceptor:
+async def _open_acceptor(runner: web.AppRunner, settings: Settings, certificate: Certificate | None) -> Acceptor:
     """Raises CannotStart."""
     if runner.server is None:
         raise RuntimeError("the application has not been set up")
-    observer, room = runner.app[REQUEST_LOG], room_for_connections()
-    connections = ConnectionLimiter(runner.server, room, settings.address_connections, settings.trust_proxy, observer)
-    doors = Acceptor(connections, certificate)
-    await doors.open(settings.listen)
-    return doors
+    limits = room_for_connections(), settings.address_connections
+    limiter = ConnectionLimiter(runner.server, *limits, settings.trust_proxy, runner.app[REQUEST_LOG])
+    acceptor = Acceptor(limiter, certificate)
+    await acceptor.open(settings.listen)
+    return acceptor
 
 
 def _announce(urls: list[str], data_place: str) -> None:

@@ -1,4 +1,4 @@
-"""What is kept of each request: a count, how long it took, and a line in the log if the operator wants one."""
+"""Metrics and log lines of requests: a count, a duration, and an access log if the operator wants one."""
 
 import logging
 from collections.abc import Callable
@@ -19,22 +19,22 @@ from att.http.context import REQUEST_ID, SESSION
 from att.protocol.frames import CloseCode
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-CLIENT_GONE = 499  # what is told in the place of a status when nobody was left to answer
-# What a client may close with and be counted by (RFC 6455, section 7.4.1); it may send any number.
+CLIENT_GONE = 499  # the status that is logged when the client left before the response
+# Close codes of clients that are counted each (RFC 6455, section 7.4.1); a client may send any number.
 CLIENTS_CODES = frozenset(range(1000, 1015))
-ABNORMAL = 1006  # it was lost without a word
+ABNORMAL = 1006  # the connection was lost without a close frame
 NO_ROUTE = "none"
-_REFUSALS = 10  # lines in a second about requests that are refused unread: a client pays next to nothing for one
+_REJECTIONS = 10  # lines in a second about requests that are rejected unread: they cost a client next to nothing
 _USER_AGENT_LENGTH = 200  # characters in a line
 
-OnClose = Callable[[int | None], None]  # with the close code: a CloseCode if it was ours, the peer's, or None
+OnClose = Callable[[int | None], None]  # takes the close code: a CloseCode if it was ours, the peer's, or None
 
 log = logging.getLogger("att")
 access_log = logging.getLogger("att.access")
 
 
 class RequestLog:
-    """Sees each request when it is answered, and each WebSocket when it is closed."""
+    """Records each request when it is answered, and each WebSocket when it is closed."""
 
     def __init__(self, *, logs_requests: bool = False) -> None:
         self.requests = Counter(
@@ -53,14 +53,14 @@ class RequestLog:
         self.closes = Counter(
             "att_socket_closes", "WebSockets that were closed, by close code.", ("code",), registry=None
         )
-        self._metrics_of = cache(self._find_metrics)  # labels() is slow
+        self._metrics_of = cache(self._find_metrics)  # looking labels up is slow
         self._logs_requests = logs_requests
-        self._seldom = OncePerInterval()
-        self._ration = RateLimited(_REFUSALS)
-        self._farewell = self._closed  # made once, for all of many sockets
+        self._errors = OncePerInterval()
+        self._rejections = RateLimited(_REJECTIONS)
+        self._count_close = self._closed  # one bound method for all WebSockets
 
     def answered(self, request: web.Request, response: web.StreamResponse | None, seconds: float) -> None:
-        """It took so long; there is no response when the client has gone. Of a WebSocket the line comes at its end."""
+        """Record a request; there is no response if the client has gone. A WebSocket is logged when it is closed."""
         method, status = request.method, CLIENT_GONE if response is None else response.status
         count, durations = self._metrics_of(_route_of(request), method if method in METHODS else "other", status)
         count.inc()
@@ -68,21 +68,21 @@ class RequestLog:
         if self._logs_requests and status != HTTPStatus.SWITCHING_PROTOCOLS:
             access_log.info("request", extra=_facts(request) | {"status": status, "ms": _ms(seconds)})
 
-    def refused(self, peer: str | None, response: web.StreamResponse) -> None:
-        """It was answered before its route was known: of it there is no more than the other end of its connection."""
+    def rejected(self, peer: str | None, response: web.StreamResponse) -> None:
+        """Record a request that was rejected before routing; only the peer's address is known."""
         self.refusals.labels(response.status).inc()
-        untold = self._ration.passes() if self._logs_requests else None
-        if untold is not None:
+        skipped = self._rejections.passes() if self._logs_requests else None
+        if skipped is not None:
             facts = dict.fromkeys(("user_id", "method", "route", "user_agent", "ms"))
-            told = {"request_id": response.headers.get("X-Request-ID"), "status": response.status}
-            more = {"untold": untold} if untold else {}
-            access_log.info("request", extra=facts | told | {"address": client_address(peer, (), ())} | more)
+            known = {"request_id": response.headers.get("X-Request-ID"), "status": response.status}
+            more = {"untold": skipped} if skipped else {}
+            access_log.info("request", extra=facts | known | {"address": client_address(peer, (), ())} | more)
 
-    def farewell(self, request: web.Request) -> OnClose:
-        """What to call when the WebSocket that this request becomes is closed."""
+    def on_close(self, request: web.Request) -> OnClose:
+        """Return the callback for the end of the WebSocket that this request becomes."""
         if not self._logs_requests:
-            return self._farewell
-        return partial(self._closed_with_a_line, _facts(request), perf_counter())
+            return self._count_close
+        return partial(self._log_close, _facts(request), perf_counter())
 
     def _find_metrics(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
         route = route or NO_ROUTE
@@ -93,41 +93,41 @@ class RequestLog:
         is_known = isinstance(code, CloseCode) or known in CLIENTS_CODES
         self.closes.labels(int(known) if is_known else "other").inc()
 
-    def _closed_with_a_line(self, facts: dict[str, Any], begun: float, code: int | None) -> None:
+    def _log_close(self, facts: dict[str, Any], start: float, code: int | None) -> None:
         self._closed(code)
-        told = {"status": 101, "ms": _ms(perf_counter() - begun), "close_code": ABNORMAL if code is None else int(code)}
-        access_log.info("request", extra=facts | told)
+        end = {"status": 101, "ms": _ms(perf_counter() - start), "close_code": ABNORMAL if code is None else int(code)}
+        access_log.info("request", extra=facts | end)
 
     def unavailable(self, request: web.Request, error: AttError) -> None:
-        """It is answered with 503 because of this error. Of many of one kind there is one line in the log."""
-        untold = self._seldom.passes(error.code)
-        if untold is not None:
+        """Log a response with status 503. Errors of one kind share a line."""
+        skipped = self._errors.passes(error.code)
+        if skipped is not None:
             why = "" if error.why == error.detail else f" ({error.why})"
-            log.warning("%s is answered 503 %s%s%s", _describe(request), error.code, why, _and_more(untold))
+            log.warning("%s is answered 503 %s%s%s", _describe(request), error.code, why, _and_more(skipped))
 
     def failed(self, request: web.Request, error: Exception) -> None:
-        """It is answered with 500 because of this error. Of many there is one line in the log, with its traceback."""
-        untold = self._seldom.passes((_route_of(request), type(error)))
-        if untold is not None:
-            log.error("%s failed%s", _describe(request), _and_more(untold), exc_info=error)
+        """Log a response with status 500 and its traceback. Errors of one kind share a line."""
+        skipped = self._errors.passes((_route_of(request), type(error)))
+        if skipped is not None:
+            log.error("%s failed%s", _describe(request), _and_more(skipped), exc_info=error)
 
 
-REQUEST_LOG = web.AppKey("observer", RequestLog)
+REQUEST_LOG = web.AppKey("request_log", RequestLog)
 
 
 def _route_of(request: web.Request) -> str:
-    """The route as the table has it, "" if there is none: in the path itself there may be anything."""
+    """Return the route as the table has it, "" if there is none: the path itself may contain anything."""
     resource = request.match_info.route.resource
     return "" if resource is None else resource.canonical
 
 
 def _describe(request: web.Request) -> str:
     method = request.method if request.method in METHODS else "other"
-    return f"request {request[REQUEST_ID]}: {method} {_route_of(request) or 'of no route'}"
+    return f"request {request[REQUEST_ID]}: {method} {_route_of(request) or 'without a route'}"
 
 
-def _and_more(untold: int) -> str:
-    return f", as were {untold} more since this was last told" if untold else ""
+def _and_more(skipped: int) -> str:
+    return f", and {skipped} more since the last such line" if skipped else ""
 
 
 def _facts(request: web.Request) -> dict[str, Any]:

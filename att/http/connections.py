@@ -1,4 +1,4 @@
-"""The open connections: how many each address has, and which of them have yet to send a request.
+"""Limits on open connections: how many each address may have, and how long the head of a request may take.
 
 aiohttp waits for ever for the head of a request; here it has ``HEAD_TIMEOUT`` to arrive.
 """
@@ -20,63 +20,63 @@ from att.http.parse_errors import FIELD_LIMIT, FIELDS, HEAD_LIMIT, HEAD_TIMEOUT,
 from att.http.problems import problem_of_http
 
 IDLE_TIMEOUT = 3_630.0  # seconds for which a connection is kept alive: longer than any proxy does
-_SWEEP_INTERVAL = 1.0  # seconds between looks for heads that are late
-COMPLAINT_INTERVAL = 60.0  # seconds between lines in the log about connections that are refused
+_SWEEP_INTERVAL = 1.0  # seconds between checks for late heads
+WARNING_INTERVAL = 60.0  # seconds between log lines about refused connections
 
-# Of aiohttp's handler; None is how to have no log of its own.
+# Options of aiohttp's handler; None turns its own access log off.
 LIMITS: Mapping[str, Any] = {"max_line_size": LINE_LIMIT, "max_field_size": FIELD_LIMIT, "max_headers": FIELDS}
 _OPTIONS: Mapping[str, Any] = {**LIMITS, "keepalive_timeout": IDLE_TIMEOUT, "access_log": None}
 
-NEW, AWAITING, BUSY, IDLE, _GONE = range(5)  # what a connection is at; AWAITING the head of a request
+NEW, AWAITING, BUSY, IDLE, _GONE = range(5)  # stages of a connection; AWAITING the head of a request
 
 log = logging.getLogger("att")
 
 
 class Traffic(NamedTuple):
-    """How many connections are open, and on how many of them there is more than silence."""
+    """Number of open connections, and of those that are not idle."""
 
     open: int = 0
     busy: int = 0
 
 
 class ClientQuota:
-    """An address, or a network of IPv6, how many connections it has open, and how many it may have."""
+    """Number of connections that an address, or an IPv6 network, has open, and its limit."""
 
-    __slots__ = ("_book", "key", "limit", "open")
+    __slots__ = ("_limiter", "key", "limit", "open")
 
-    def __init__(self, book: "ConnectionLimiter", key: str, limit: int | None) -> None:
-        self._book = book
+    def __init__(self, limiter: "ConnectionLimiter", key: str, limit: int | None) -> None:
+        self._limiter = limiter
         self.key = key
         self.limit = limit
         self.open = 0
 
-    def leave(self) -> None:
-        """One of its connections is closed."""
-        self._book.leave(self)
+    def release(self) -> None:
+        """Count out a connection that is closed."""
+        self._limiter.release(self)
 
 
 class HttpConnection(web.RequestHandler):
-    """One connection of HTTP, which belongs to a caller."""
+    """An HTTP connection that counts against a quota."""
 
-    __slots__ = ("_book", "_head", "caller", "stage")
+    __slots__ = ("_head", "_limiter", "quota", "stage")
 
     def __init__(
         self,
-        book: "ConnectionLimiter",
-        caller: ClientQuota,
+        limiter: "ConnectionLimiter",
+        quota: ClientQuota,
         server: web.Server,
         loop: asyncio.AbstractEventLoop,
         options: Mapping[str, Any],
     ) -> None:
         super().__init__(server, loop=loop, **options)
-        self._book = book
+        self._limiter = limiter
         self._head = 0
-        self.caller = caller
+        self.quota = quota
         self.stage = NEW
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._book.await_head(self)
+        self._limiter.await_head(self)
 
     def data_received(self, data: bytes) -> None:
         if self.stage == BUSY:
@@ -84,36 +84,36 @@ class HttpConnection(web.RequestHandler):
             return
         if self.stage == IDLE and data:
             self._head = 0
-            self._book.await_head(self)
+            self._limiter.await_head(self)
         super().data_received(data)
         self._head += len(data)
         if self._head > HEAD_LIMIT:
-            # A body counts as well until its request is begun; by then it has been, if the head was whole.
+            # The count may include a body. If the head was complete, the request has begun when this check runs.
             self._loop.call_soon(self._check_head)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
-        self._book.forget(self)
+        self._limiter.remove(self)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Answer. An error that was raised where no middleware is comes as a problem, too."""
+        """Send the response. An HTTP error that was raised outside of the middleware is sent as a problem, too."""
         if not isinstance(resp, web.HTTPException):
             return await super().finish_response(request, resp, start_time)
         finished = await super().finish_response(request, problem_of_http(resp), start_time)
-        self._book.refused(request.remote, finished[0])
+        self._limiter.record_rejected(request.remote, finished[0])
         return finished
 
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
-        """A request has been answered."""
+        """Mark the connection as idle: a request has been answered."""
         super().log_access(request, response, time)
         if self.stage == _GONE:
             return
         if request.content.is_eof():
-            self._book.rest(self)
+            self._limiter.set_idle(self)
         else:
-            response.force_close()  # what is still to come is its body, and no new head
+            response.force_close()  # the rest of the body is still to come, and is no new head
 
     def handle_error(
         self,
@@ -122,159 +122,156 @@ class HttpConnection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is not HTTP, and to what no middleware has answered."""
+        """Return the response to invalid HTTP, or to an error outside of the middleware."""
         if isinstance(exc, HttpProcessingError):
-            refusal = parse_errors.unreadable(exc)
-            self._refuse(refusal)  # aiohttp would answer as HTTP/1.0, and tell its version
-            return refusal
+            response = parse_errors.unreadable(exc)
+            self._reject(response)  # aiohttp would answer as HTTP/1.0, and name its version
+            return response
         super().handle_error(request, status, exc, message)
         return parse_errors.fault()
 
-    def begin(self) -> None:
-        """The head of a request has arrived."""
-        self._book.begin(self)
+    def set_busy(self) -> None:
+        """Mark the connection as busy: the head of a request has arrived."""
+        self._limiter.set_busy(self)
 
-    def hand_over(self) -> ClientQuota:
-        """Another protocol takes over: it tells the caller when it is closed."""
+    def detach(self) -> ClientQuota:
+        """Leave the connection to another protocol, which releases the returned quota at its end."""
         self.stage = _GONE
-        return self.caller
+        return self.quota
 
-    def give_up(self) -> None:
-        """Its head has not arrived in time. Whoever has sent nothing at all is not told."""
-        if self.transport is not None:  # else it has been given up, and what it was told is still on its way
-            self._refuse(parse_errors.timed_out() if self._head else None)
+    def time_out(self) -> None:
+        """Reject a head that is late. A client that has sent nothing at all gets no response."""
+        if self.transport is not None:  # else it is being closed already
+            self._reject(parse_errors.timed_out() if self._head else None)
 
     def abort(self) -> None:
-        """Close it at once."""
+        """Close the connection at once."""
         if self.transport is not None:
             self.transport.abort()
 
     def _check_head(self) -> None:
         if self.stage == AWAITING and self.transport is not None:
-            self._refuse(parse_errors.too_large())
+            self._reject(parse_errors.too_large())
 
-    def _refuse(self, refusal: web.Response | None) -> None:
-        if refusal is not None:
+    def _reject(self, response: web.Response | None) -> None:
+        if response is not None:
             peer = self.peername
-            self._book.refused(str(peer[0]) if isinstance(peer, tuple) else None, refusal)
+            self._limiter.record_rejected(str(peer[0]) if isinstance(peer, tuple) else None, response)
             if self.transport is not None:
-                self.transport.write(parse_errors.raw(refusal))
+                self.transport.write(parse_errors.raw(response))
         self.force_close()
 
 
 class ConnectionLimiter:
-    """All of them: there may be ``total``, and ``of_address`` of one address, unless it is a proxy that is trusted."""
+    """Allows ``total`` connections, and ``per_address`` of one address unless it is a trusted proxy."""
 
     def __init__(
         self,
         server: web.Server,
         total: int,
-        of_address: int,
+        per_address: int,
         trusted: Collection[Proxy],
-        observer: RequestLog | None = None,
+        request_log: RequestLog | None = None,
     ) -> None:
         self._server = server
         self._total = total
-        self._of_address = of_address
+        self._per_address = per_address
         self._trusted = trusted
-        self._observer = observer
+        self._request_log = request_log
         self._loop = asyncio.get_running_loop()
-        self._callers: dict[str, ClientQuota] = {}
+        self._quotas: dict[str, ClientQuota] = {}
         self._open = 0
-        self._awaiting: dict[HttpConnection, float] = {}  # since when, the longest first
-        self._idle: dict[HttpConnection, None] = {}  # the longest first
-        self._complained = float("-inf")
-        self._sweeping: asyncio.TimerHandle | None = None
-        server.request_factory = _telling(server.request_factory)
+        self._awaiting: dict[HttpConnection, float] = {}  # with the time of the start, oldest first
+        self._idle: dict[HttpConnection, None] = {}  # oldest first
+        self._warned_at = float("-inf")
+        self._sweep: asyncio.TimerHandle | None = None
+        server.request_factory = _setting_busy(server.request_factory)
 
-    def open(self, caller: ClientQuota, options: Mapping[str, Any] = _OPTIONS) -> HttpConnection:
-        """A connection of somebody who was admitted: the protocol of a transport."""
-        return HttpConnection(self, caller, self._server, self._loop, options)
+    def open(self, quota: ClientQuota, options: Mapping[str, Any] = _OPTIONS) -> HttpConnection:
+        """Return the protocol for an accepted connection."""
+        return HttpConnection(self, quota, self._server, self._loop, options)
 
     def traffic(self) -> Traffic:
-        """How many are open, and on how many there is a request, whole or in part."""
+        """Count the open connections, and those that have a request, complete or in part."""
         return Traffic(self._open, self._open - len(self._idle))
 
-    # Who may come in
+    # Quotas
 
-    def admit(self, address: str | None) -> ClientQuota | None:
-        """Count in a connection from there, None for a unix socket. None when it is one too many."""
-        caller = self._caller(address)
-        if caller.limit is not None and caller.open >= caller.limit:
-            self._complain(
-                f"connections of {caller.key} are refused, for it has {caller.open}: if it is a proxy, name it with"
+    def acquire(self, address: str | None) -> ClientQuota | None:
+        """Count in a connection, whose address is None on a unix socket. Return None when the limit is reached."""
+        quota = self._quota_of(address)
+        if quota.limit is not None and quota.open >= quota.limit:
+            self._warn(
+                f"refusing connections of {quota.key}, which has {quota.open} open: if it is a proxy, name it with"
                 " --trust-proxy; else see --address-connections"
             )
             return None
         if self._open >= self._total and not self._make_room():
-            self._complain(f"connections are refused, for there are {self._open}: let there be more files (ulimit -n)")
+            self._warn(f"refusing connections, since {self._open} are open: raise the limit of open files (ulimit -n)")
             return None
-        self._callers[caller.key] = caller
-        caller.open += 1
+        self._quotas[quota.key] = quota
+        quota.open += 1
         self._open += 1
-        return caller
+        return quota
 
-    def leave(self, caller: ClientQuota) -> None:
-        """Count a connection out."""
+    def release(self, quota: ClientQuota) -> None:
+        """Count out a connection."""
         self._open -= 1
-        caller.open -= 1
-        if not caller.open:
-            self._callers.pop(caller.key, None)
+        quota.open -= 1
+        if not quota.open:
+            self._quotas.pop(quota.key, None)
 
-    def _caller(self, address: str | None) -> ClientQuota:
+    def _quota_of(self, address: str | None) -> ClientQuota:
         key = network_of(address)
-        found = self._callers.get(key)
+        found = self._quotas.get(key)
         if found is None:
             parsed = parse_address(address or "")
             is_free = parsed is None or is_trusted(parsed, self._trusted)
-            found = ClientQuota(self, key, None if is_free else self._of_address)
+            found = ClientQuota(self, key, None if is_free else self._per_address)
         return found
 
     def _make_room(self) -> bool:
-        """Close the one that has been silent for longest. Whether there was one."""
+        """Close the connection that has been silent for longest. Return False if there is none."""
         for connection in itertools.chain(self._idle, self._awaiting):
-            if connection.caller.limit is not None:
-                self._out_of_stage(connection)
+            if connection.quota.limit is not None:
+                self.set_busy(connection)
                 connection.abort()
                 return True
         return False
 
-    def _complain(self, reason: str) -> None:
+    def _warn(self, reason: str) -> None:
         now = self._loop.time()
-        if now - self._complained >= COMPLAINT_INTERVAL:
-            self._complained = now
+        if now - self._warned_at >= WARNING_INTERVAL:
+            self._warned_at = now
             log.warning(reason)
 
-    def refused(self, peer: str | None, response: web.StreamResponse) -> None:
-        """It was answered without being read, or let in."""
-        if self._observer is not None:
-            self._observer.refused(peer, response)
+    def record_rejected(self, peer: str | None, response: web.StreamResponse) -> None:
+        """Record a connection or a request that was rejected before routing."""
+        if self._request_log is not None:
+            self._request_log.rejected(peer, response)
 
-    # What they are at
+    # Stages
 
     def await_head(self, connection: HttpConnection) -> None:
-        """The head of a request is to arrive from now on."""
+        """Start the time that the head of a request has."""
         self._idle.pop(connection, None)
         self._awaiting[connection] = self._loop.time()
         connection.stage = AWAITING
 
-    def rest(self, connection: HttpConnection) -> None:
-        """A request has been answered, and no other has come."""
+    def set_idle(self, connection: HttpConnection) -> None:
+        """Mark a connection whose request has been answered."""
         self._idle[connection] = None
         connection.stage = IDLE
 
-    def begin(self, connection: HttpConnection) -> None:
-        """A request is there."""
-        self._out_of_stage(connection)
-
-    def forget(self, connection: HttpConnection) -> None:
-        """It is closed."""
-        if connection.stage != _GONE:  # else it was handed over
-            self._out_of_stage(connection)
+    def remove(self, connection: HttpConnection) -> None:
+        """Count out a closed connection, unless another protocol has it."""
+        if connection.stage != _GONE:
+            self.set_busy(connection)
             connection.stage = _GONE
-            self.leave(connection.caller)
+            self.release(connection.quota)
 
-    def _out_of_stage(self, connection: HttpConnection) -> None:
+    def set_busy(self, connection: HttpConnection) -> None:
+        """Mark a connection as busy."""
         if connection.stage == AWAITING:
             self._awaiting.pop(connection, None)
         elif connection.stage == IDLE:
@@ -282,23 +279,23 @@ class ConnectionLimiter:
         connection.stage = BUSY
 
     def start(self) -> None:
-        """Look from now on for heads that are late."""
-        self._sweeping = self._loop.call_later(_SWEEP_INTERVAL, self.start)
+        """Reject late heads from now on."""
+        self._sweep = self._loop.call_later(_SWEEP_INTERVAL, self.start)
         before = self._loop.time() - HEAD_TIMEOUT
         for connection in [*itertools.takewhile(lambda one: self._awaiting[one] <= before, self._awaiting)]:
-            connection.give_up()
+            connection.time_out()
 
     def stop(self) -> None:
-        """Look no more."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        """Stop the checks for late heads."""
+        if self._sweep is not None:
+            self._sweep.cancel()
 
 
-def _telling(make_request: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
-    """What makes a request of each head, and tells the connection that it has come."""
+def _setting_busy(make_request: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """Wrap aiohttp's factory of requests so that the connection of each becomes busy."""
 
     def make(message: Any, payload: Any, connection: Any, writer: Any, task: Any) -> web.BaseRequest:
-        connection.begin()
+        connection.set_busy()
         return make_request(message, payload, connection, writer, task)
 
     return make

@@ -31,7 +31,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 @web.middleware
 async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, and turn whatever is raised into an answer that says no more than it should."""
-    begun, observer = perf_counter(), request.app[REQUEST_LOG]
+    start, request_log = perf_counter(), request.app[REQUEST_LOG]
     given = request.headers.get("X-Request-ID", "")
     request[REQUEST_ID] = given if _REQUEST_ID_FORM.fullmatch(given) else token_hex(16)
     response: web.StreamResponse
@@ -40,16 +40,16 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     except errors.AttError as error:
         response = problem_of(error)
         if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            observer.unavailable(request, error)
+            request_log.unavailable(request, error)
     except web.HTTPException as error:
         response = problem_of_http(error)
     except (ConnectionError, asyncio.CancelledError):
-        observer.answered(request, None, perf_counter() - begun)
+        request_log.answered(request, None, perf_counter() - start)
         raise  # the client has gone, and nobody is left to answer
     except Exception as error:  # noqa: BLE001 - it is told to the operator alone
-        observer.failed(request, error)
+        request_log.failed(request, error)
         response = problem(500, "internal error", f"This is a fault of ours. Its id is {request[REQUEST_ID]}.")
-    observer.answered(request, response, perf_counter() - begun)
+    request_log.answered(request, response, perf_counter() - start)
     return response
 
 

@@ -42,19 +42,19 @@ with warnings.catch_warnings():
 class GunicornServer(web.Server):
     """Makes a connection for each that another program has accepted, and limits what is limited without knowing it."""
 
-    def __init__(self, observer: RequestLog, *parts: Any, **options: Any) -> None:
+    def __init__(self, request_log: RequestLog, *parts: Any, **options: Any) -> None:
         super().__init__(*parts, **options)
-        self._book = ConnectionLimiter(self, sys.maxsize, sys.maxsize, (), observer)
-        self._book.start()
+        self._limiter = ConnectionLimiter(self, sys.maxsize, sys.maxsize, (), request_log)
+        self._limiter.start()
 
     def __call__(self) -> web.RequestHandler:
-        caller = self._book.admit(None)
-        if caller is None:
+        quota = self._limiter.acquire(None)
+        if quota is None:
             raise RuntimeError("nobody is to be turned away here")
-        return self._book.open(caller, {**self._kwargs, **LIMITS})
+        return self._limiter.open(quota, {**self._kwargs, **LIMITS})
 
     def pre_shutdown(self) -> None:
-        self._book.stop()
+        self._limiter.stop()
         super().pre_shutdown()
 
 

@@ -126,7 +126,7 @@ class WebSocketConnection(FrameReader):
             ears.end()
         caller, self._caller = self._caller, None
         if caller is not None:
-            caller.leave()
+            caller.release()
         farewell, self._farewell = self._farewell, None
         if farewell is not None:
             farewell(self._close_code)

@@ -63,11 +63,11 @@ def detach_transport(request: web.Request, protocol: asyncio.Protocol) -> Upgrad
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError
-    farewell = request.app[REQUEST_LOG].farewell(request)
+    farewell = request.app[REQUEST_LOG].on_close(request)
     early = _Early()
     request.protocol.set_parser(early)  # type: ignore[arg-type]  # it asks for these two methods alone
     transport.set_protocol(protocol)
-    caller = request.protocol.hand_over() if isinstance(request.protocol, HttpConnection) else None
+    caller = request.protocol.detach() if isinstance(request.protocol, HttpConnection) else None
     # To aiohttp the connection is lost, all but for its end: it lets go of everything, and does not close it.
     request.protocol.transport = None
     request.protocol.connection_lost(None)

@@ -12,7 +12,7 @@ import ssl
 from pathlib import Path
 
 import pytest
-from doorway import DEADLINE, REQUEST, answer, ends, house
+from small_server import DEADLINE, REQUEST, read_response, read_to_end, small_server
 from waiting import eventually
 
 from att.config.settings import ListenAddress
@@ -24,60 +24,60 @@ WAIT = b"GET /wait HTTP/1.1\r\nHost: att\r\n\r\n"
 
 
 async def test_closing():
-    """Nobody new gets in; who is there is served, and so is whoever had been waiting in line."""
-    async with house() as here:
-        reader, writer = await here.connect()
+    """New connections are refused; open and pending ones are served."""
+    async with small_server() as server:
+        reader, writer = await server.connect()
         writer.write(REQUEST)
-        assert (await answer(reader))[0] == 200
-        place = ("127.0.0.1", here.port)
+        assert (await read_response(reader))[0] == 200
+        place = ("127.0.0.1", server.port)
         # Nothing is accepted while this runs.
         waiting = [socket.create_connection(place) for _ in range(150)]
-        here.doors.close()
+        server.acceptor.close()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(place)
-        for plug in waiting:
-            later, its = await asyncio.open_connection(sock=plug)
+        for sock in waiting:
+            later, its = await asyncio.open_connection(sock=sock)
             its.write(REQUEST)
-            assert (await answer(later))[0] == 200
+            assert (await read_response(later))[0] == 200
             its.close()
         writer.write(REQUEST)
-        assert (await answer(reader))[0] == 200
+        assert (await read_response(reader))[0] == 200
         writer.close()
-        await here.has(open=0)
+        await server.has(open=0)
 
 
 async def test_closing_a_unix_socket(tmp_path):
-    """Its file is gone at once, so that another server may take its place; those who are in line get in."""
+    """The file is removed at once, so that another server can take its place; pending connections are served."""
     path = tmp_path / "s"
-    async with house(address=ListenAddress(None, 0, str(path))) as here:
-        assert here.doors.urls == [f"unix:{path}"]
-        plug = socket.socket(socket.AF_UNIX)
-        plug.connect(str(path))
-        here.doors.close()
+    async with small_server(address=ListenAddress(None, 0, str(path))) as server:
+        assert server.acceptor.urls == [f"unix:{path}"]
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(path))
+        server.acceptor.close()
         assert not path.exists()
-        async with house(address=ListenAddress(None, 0, str(path))):
-            reader, writer = await asyncio.open_unix_connection(sock=plug)
+        async with small_server(address=ListenAddress(None, 0, str(path))):
+            reader, writer = await asyncio.open_unix_connection(sock=sock)
             writer.write(REQUEST)
-            assert (await answer(reader))[0] == 200
+            assert (await read_response(reader))[0] == 200
             writer.close()
-            here.doors.close()
+            server.acceptor.close()
             assert path.exists()
 
 
 async def test_many_at_once():
-    """More than are accepted in one go."""
-    async with house() as here:
-        pairs = await asyncio.gather(*(here.connect() for _ in range(acceptor.BURST * 3)))
+    """More connections than are accepted at a time are all served."""
+    async with small_server() as server:
+        pairs = await asyncio.gather(*(server.connect() for _ in range(acceptor.BURST * 3)))
         for reader, writer in pairs:
             writer.write(REQUEST)
-            assert (await answer(reader))[0] == 200
+            assert (await read_response(reader))[0] == 200
             writer.close()
-        await here.has(open=0)
+        await server.has(open=0)
 
 
 @contextlib.contextmanager
 def no_files():
-    """There are no files for anybody in this process until the block ends."""
+    """Let this process open no more files until the block ends."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(0)
     os.close(lowest)
@@ -90,27 +90,27 @@ def no_files():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_no_room_in_the_system(monkeypatch, caplog):
-    """Without files for another connection those that are open are served, and the others when there is room."""
+async def test_out_of_files(monkeypatch, caplog):
+    """When no more files can be opened, open connections are served, and pending ones once files are free."""
     monkeypatch.setattr(acceptor, "_PAUSE", 0.01)
-    async with house() as here:
-        reader, writer = await here.connect()
+    async with small_server() as server:
+        reader, writer = await server.connect()
         writer.write(REQUEST)
-        assert (await answer(reader))[0] == 200
-        with socket.socket() as plug:
-            plug.setblocking(False)
+        assert (await read_response(reader))[0] == 200
+        with socket.socket() as sock:
+            sock.setblocking(False)
             with no_files():
-                assert plug.connect_ex(("127.0.0.1", here.port)) in (0, errno.EINPROGRESS)
+                assert sock.connect_ex(("127.0.0.1", server.port)) in (0, errno.EINPROGRESS)
 
-                async def is_told():
-                    return "no connection can be accepted" in caplog.text
+                async def is_logged():
+                    return "cannot accept connections" in caplog.text
 
-                await eventually(is_told)
+                await eventually(is_logged)
                 writer.write(REQUEST)
-                assert (await answer(reader))[0] == 200
-            later, its = await asyncio.open_connection(sock=plug)
+                assert (await read_response(reader))[0] == 200
+            later, its = await asyncio.open_connection(sock=sock)
             its.write(REQUEST)
-            assert (await answer(later))[0] == 200
+            assert (await read_response(later))[0] == 200
             its.close()
         writer.close()
 
@@ -120,113 +120,113 @@ async def test_no_room_in_the_system(monkeypatch, caplog):
 
 @pytest.fixture
 def trusting():
-    """A client that believes who signed our certificates."""
+    """A TLS context that trusts the issuer of our certificates."""
     return ssl.create_default_context(cafile=FILES / "ca.pem")
 
 
 @pytest.fixture
 def certificate(tmp_path):
-    """One whose files may be changed: they are in ``path``."""
+    """A certificate in ``tmp_path``, where a test can replace its files."""
     shutil.copy(FILES / "one.pem", tmp_path / "cert.pem")
     shutil.copy(FILES / "one.key", tmp_path / "key.pem")
     return Certificate(tmp_path / "cert.pem", tmp_path / "key.pem")
 
 
-def name_of(writer):
-    """What the certificate that was shown is called."""
+def common_name(writer):
+    """Return the common name of the server's certificate."""
     return dict(pair for [pair] in writer.get_extra_info("peercert")["subject"])["commonName"]
 
 
 async def test_tls(certificate, trusting):
-    async with house(certificate=certificate) as here:
-        assert here.doors.urls[0].startswith("https://127.0.0.1:")
-        reader, writer = await here.connect(ssl=trusting)
+    async with small_server(certificate=certificate) as server:
+        assert server.acceptor.urls[0].startswith("https://127.0.0.1:")
+        reader, writer = await server.connect(ssl=trusting)
         assert writer.get_extra_info("ssl_object").version() in ("TLSv1.2", "TLSv1.3")
         writer.write(REQUEST)
-        assert (await answer(reader))[0] == 200
-        await here.has(open=1, busy=0)
+        assert (await read_response(reader))[0] == 200
+        await server.has(open=1, busy=0)
         writer.close()
-        await here.has(open=0)
+        await server.has(open=0)
 
 
 async def test_old_versions_are_refused(certificate, trusting):
-    """A client that knows no other gets in where they are allowed, but not here."""
+    """A client with TLS 1.1 only is refused, though another server would accept it."""
     lax = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     lax.load_cert_chain(FILES / "one.pem", FILES / "one.key")
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         lax.minimum_version = trusting.minimum_version = trusting.maximum_version = ssl.TLSVersion.TLSv1_1
     for context in (lax, trusting):
         context.set_ciphers("DEFAULT:@SECLEVEL=0")
-    async with house(certificate=certificate) as here:
+    async with small_server(certificate=certificate) as server:
         ours, certificate.context = certificate.context, lax
-        _, writer = await here.connect(ssl=trusting)
+        _, writer = await server.connect(ssl=trusting)
         writer.close()
         certificate.context = ours
         with pytest.raises(OSError):  # an error of TLS, or the connection is closed before there is one
-            await here.connect(ssl=trusting)
-        await here.has(open=0)
+            await server.connect(ssl=trusting)
+        await server.has(open=0)
 
 
 async def test_a_new_certificate(certificate, trusting, tmp_path):
-    """It is shown to who comes then; connections that are open go on."""
-    async with house(certificate=certificate) as here:
-        reader, writer = await here.connect(ssl=trusting)
-        assert name_of(writer) == "one"
+    """New connections get it; open connections go on."""
+    async with small_server(certificate=certificate) as server:
+        reader, writer = await server.connect(ssl=trusting)
+        assert common_name(writer) == "one"
         shutil.copy(FILES / "two.pem", tmp_path / "cert.pem")
         shutil.copy(FILES / "two.key", tmp_path / "key.pem")
         certificate.reload()
-        _, later = await here.connect(ssl=trusting)
-        assert name_of(later) == "two"
+        _, later = await server.connect(ssl=trusting)
+        assert common_name(later) == "two"
         (tmp_path / "cert.pem").write_text("nothing")
         certificate.reload()
-        _, last = await here.connect(ssl=trusting)
-        assert name_of(last) == "two"
+        _, last = await server.connect(ssl=trusting)
+        assert common_name(last) == "two"
         writer.write(REQUEST)
-        assert (await answer(reader))[0] == 200
+        assert (await read_response(reader))[0] == 200
         for one in (writer, later, last):
             one.close()
-        await here.has(open=0)
+        await server.has(open=0)
 
 
-async def test_what_is_no_tls(certificate, caplog):
-    """It is closed and counted out, and is nothing for the log."""
-    async with house(certificate=certificate) as here:
+async def test_not_tls(certificate, caplog):
+    """The connection is closed and counted out, and nothing is logged."""
+    async with small_server(certificate=certificate) as server:
         for data in (REQUEST, b"x", b""):
-            reader, writer = await here.connect()
+            reader, writer = await server.connect()
             writer.write(data)
             writer.write_eof()
-            await ends(reader)
+            await read_to_end(reader)
             writer.close()
-        await here.has(open=0)
+        await server.has(open=0)
     gc.collect()
     assert not caplog.records
 
 
-async def test_a_handshake_that_does_not_go_on(certificate, trusting, monkeypatch):
-    """It is given up, counts until then, and keeps nobody out meanwhile."""
+async def test_a_handshake_that_stops(certificate, trusting, monkeypatch):
+    """It times out, counts until then, and does not block other clients."""
     monkeypatch.setattr(acceptor, "HANDSHAKE_TIMEOUT", 0.5)
-    async with house(certificate=certificate, of_address=2) as here:
-        reader, writer = await here.connect()
-        await here.has(open=1)
-        _, other = await here.connect(ssl=trusting)
-        third, its = await here.connect()
-        assert await ends(third) == b""
+    async with small_server(certificate=certificate, per_address=2) as server:
+        reader, writer = await server.connect()
+        await server.has(open=1)
+        _, other = await server.connect(ssl=trusting)
+        third, its = await server.connect()
+        assert await read_to_end(third) == b""
         its.close()
-        assert await ends(reader) == b""
+        assert await read_to_end(reader) == b""
         writer.close()
-        await here.has(open=1)
+        await server.has(open=1)
         other.close()
 
 
-async def test_closing_while_a_handshake_goes_on(certificate, trusting):
-    """Who has been accepted, or waits in line, gets in."""
-    async with house(certificate=certificate) as here:
-        plug = socket.create_connection(("127.0.0.1", here.port))
-        plug.setblocking(False)
-        here.doors.close()
-        reader, writer = await asyncio.open_connection(sock=plug, ssl=trusting, server_hostname="localhost")
+async def test_closing_during_a_handshake(certificate, trusting):
+    """Accepted and pending connections are served."""
+    async with small_server(certificate=certificate) as server:
+        sock = socket.create_connection(("127.0.0.1", server.port))
+        sock.setblocking(False)
+        server.acceptor.close()
+        reader, writer = await asyncio.open_connection(sock=sock, ssl=trusting, server_hostname="localhost")
         async with asyncio.timeout(DEADLINE):
             writer.write(REQUEST)
-            assert (await answer(reader))[0] == 200
+            assert (await read_response(reader))[0] == 200
         writer.close()
-        await here.has(open=0)
+        await server.has(open=0)

@@ -1,4 +1,4 @@
-"""What is kept of requests: counts of few kinds, whatever is sent, and lines in which nothing is secret or forged."""
+"""Counts of requests, with few label values whatever is sent, and log lines without secrets or forged text."""
 
 import pytest
 from metric_samples import counts
@@ -13,12 +13,12 @@ from att.protocol.frames import CloseCode
 
 @pytest.fixture
 def counted(client):
-    """How many requests there were of which kind."""
+    """Return the number of requests by route, method and status."""
     return lambda: counts(client.app[REQUEST_LOG].requests)
 
 
 async def test_requests_are_counted_by_route(client, sign_up, counted):
-    """By the route as the table has it, never by the path."""
+    """The label is the route as the table has it, never the path."""
     ann = await sign_up("ann")
     await ann.make_group("tea")
     for group in ("tea", "coffee", "water"):
@@ -33,8 +33,8 @@ async def test_requests_are_counted_by_route(client, sign_up, counted):
     }
 
 
-async def test_kinds_are_few_whatever_is_sent(client, counted):
-    """Paths and methods of a client's own making do not make kinds of their own."""
+async def test_label_values_are_few(client, counted):
+    """Unknown paths and methods share labels."""
     for method in ("PROPFIND", "MKCOL", "LOCK", "SEARCH", "REPORT"):
         await client.request(method, "/pot")
         await client.request(method, "/groups")
@@ -43,7 +43,7 @@ async def test_kinds_are_few_whatever_is_sent(client, counted):
 
 
 async def closed(client, by_code):
-    """The counts of closed sockets, when they are as expected; handlers end a little later than their clients see."""
+    """Wait until the counts of closed WebSockets are as expected: handlers end a little later than clients see."""
 
     async def is_counted():
         return counts(client.app[REQUEST_LOG].closes) == by_code
@@ -52,7 +52,7 @@ async def closed(client, by_code):
 
 
 async def test_sockets_are_counted_by_close_code(client, sign_up, counted):
-    """Ours is told whatever the client answers; of the client's, those of the standard, and the others together."""
+    """Our codes count whatever the client answers; of the client's, standard codes count each, all others together."""
     ann = await sign_up("ann")
     for code in (1000, 1001, 4999, 4000):
         socket = await ann.listen()
@@ -68,7 +68,7 @@ async def test_sockets_are_counted_by_close_code(client, sign_up, counted):
 
 @pytest.fixture
 def raising(settings, aiohttp_client):
-    """A client of an application with a route that raises what it is told to."""
+    """Return a client of an application that has a route which raises the error."""
 
     async def go(error):
         async def fail(_request):
@@ -81,8 +81,8 @@ def raising(settings, aiohttp_client):
     return go
 
 
-async def test_a_503_is_told_once(raising, caplog):
-    """With the id of the first request, and without what stands in the path; how many there were is told later."""
+async def test_a_503_is_logged_once(raising, caplog):
+    """The line has the id of the first request and the route, not the path; later ones only add to a count."""
     client = await raising(errors.Busy())
     for number in range(3):
         response = await client.get("/fail/hush", headers={"X-Request-ID": f"r{number}"})
@@ -93,7 +93,7 @@ async def test_a_503_is_told_once(raising, caplog):
 
 
 async def test_a_503_and_why(raising, caplog):
-    """What the operator may know is in the log, and not in the answer."""
+    """The cause is in the log, not in the response."""
     client = await raising(errors.RedisUnavailable(why="Redis at redis.example:6379: timed out"))
     response = await client.get("/fail/x", headers={"X-Request-ID": "r0"})
     assert (await response.json())["detail"] == errors.RedisUnavailable().detail
@@ -102,8 +102,8 @@ async def test_a_503_and_why(raising, caplog):
     ]
 
 
-async def test_a_500_is_told_once(raising, caplog):
-    """With its traceback, and the id that is in the answer; not with what stands in the path."""
+async def test_a_500_is_logged_once(raising, caplog):
+    """The line has the traceback, the id that is in the response, and the route, not the path."""
     client = await raising(KeyError("x"))
     responses = [await client.get("/fail/hush") for _ in range(3)]
     assert {response.status for response in responses} == {500}
@@ -113,7 +113,7 @@ async def test_a_500_is_told_once(raising, caplog):
 
 
 async def test_a_client_that_has_gone(raising):
-    """It is counted, as nginx counts it, whatever the library does about it."""
+    """The request counts with status 499, as in nginx."""
     client = await raising(ConnectionResetError())
     await client.get("/fail/x")
     assert counts(client.app[REQUEST_LOG].requests) == {("/fail/{what}", "GET", "499"): 1}

@@ -1,4 +1,4 @@
-"""How many connections there may be, and how long they may be silent."""
+"""Limits on connections: their number, and the time that a request's head has."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ import sys
 from ipaddress import ip_network
 
 import pytest
-from doorway import DEADLINE, REQUEST, answer, ends, house
+from small_server import DEADLINE, REQUEST, read_response, read_to_end, small_server
 from waiting import eventually
 
 from att.config.settings import ListenAddress
@@ -22,12 +22,12 @@ SOURCES = [f"127.0.0.{number}" for number in range(1, 9)] if sys.platform == "li
 
 
 @pytest.fixture
-async def opened():
-    """Connections that are closed in the end."""
+async def connect():
+    """Open connections that are closed after the test."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def go(here, source="127.0.0.1", data=b""):
-            reader, writer = await here.connect(source)
+        async def go(server, source="127.0.0.1", data=b""):
+            reader, writer = await server.connect(source)
             stack.callback(writer.close)
             writer.write(data)
             return reader, writer
@@ -37,143 +37,143 @@ async def opened():
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Heads must arrive before one can look."""
+    """Let the heads of requests time out quickly."""
     monkeypatch.setattr(connections, "_SWEEP_INTERVAL", 0.01)
     monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.05)
 
 
-def book(total=100, of_address=2, trusted=()):
-    """Connections that are only counted."""
+def make_limiter(total=100, per_address=2, trusted=()):
+    """Return a limiter that counts without a server."""
 
     class Server:
         request_factory = None
 
-    return ConnectionLimiter(Server(), total, of_address, trusted)
+    return ConnectionLimiter(Server(), total, per_address, trusted)
 
 
-async def no_head(here):
-    return here.doors.traffic().busy == 3 and not here.connections._awaiting
+async def no_head(server):
+    return server.acceptor.traffic().busy == 3 and not server.limiter._awaiting
 
 
-# Of one address
+# One address
 
 
-async def test_of_one_address():
-    """So many and no more, whoever else there is; when one leaves another may come."""
-    counted = book()
-    first = counted.admit("192.0.2.1")
-    assert counted.admit("192.0.2.1") is first
-    assert counted.admit("192.0.2.1") is None
-    assert counted.admit("192.0.2.2") is not None
-    counted.leave(first)
-    assert counted.admit("192.0.2.1") is first
-    assert counted.traffic() == (3, 3)
+async def test_limit_per_address():
+    """An address has a limit of its own; a closed connection makes room for another."""
+    limiter = make_limiter()
+    first = limiter.acquire("192.0.2.1")
+    assert limiter.acquire("192.0.2.1") is first
+    assert limiter.acquire("192.0.2.1") is None
+    assert limiter.acquire("192.0.2.2") is not None
+    limiter.release(first)
+    assert limiter.acquire("192.0.2.1") is first
+    assert limiter.traffic() == (3, 3)
 
 
-async def test_a_network_of_ipv6_is_one_address():
-    counted = book()
-    assert counted.admit("2001:db8::1") is counted.admit("2001:db8::ffff:1")
-    assert counted.admit("2001:db8::2") is None
-    assert counted.admit("2001:db8:0:1::1") is not None
-    assert counted.admit("::ffff:192.0.2.1") is counted.admit("192.0.2.1")
+async def test_an_ipv6_network_is_one_address():
+    limiter = make_limiter()
+    assert limiter.acquire("2001:db8::1") is limiter.acquire("2001:db8::ffff:1")
+    assert limiter.acquire("2001:db8::2") is None
+    assert limiter.acquire("2001:db8:0:1::1") is not None
+    assert limiter.acquire("::ffff:192.0.2.1") is limiter.acquire("192.0.2.1")
 
 
-async def test_proxies_and_unix_sockets_are_not_counted_by_address():
-    counted = book(trusted=frozenset({ip_network("10.0.0.0/8")}))
+async def test_proxies_and_unix_sockets_have_no_limit():
+    limiter = make_limiter(trusted=frozenset({ip_network("10.0.0.0/8")}))
     for address in ["10.1.2.3", None]:
-        assert all(counted.admit(address) for _ in range(20))
+        assert all(limiter.acquire(address) for _ in range(20))
 
 
-async def test_nothing_is_left_of_those_who_have_gone():
-    counted = book()
+async def test_unused_quotas_are_removed():
+    limiter = make_limiter()
     for number in range(50):
-        counted.leave(counted.admit(f"192.0.2.{number}"))
-    assert counted.traffic() == (0, 0)
-    assert counted._callers == {}
+        limiter.release(limiter.acquire(f"192.0.2.{number}"))
+    assert limiter.traffic() == (0, 0)
+    assert limiter._quotas == {}
 
 
-async def test_the_operator_is_told(caplog):
-    """Once, with what to do about it."""
-    counted = book(of_address=1)
+async def test_warning(caplog):
+    """The log says once what to do."""
+    limiter = make_limiter(per_address=1)
     for _ in range(10):
-        counted.admit("192.0.2.1")
+        limiter.acquire("192.0.2.1")
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "192.0.2.1" in record.message
     assert "--trust-proxy" in record.message
 
 
-async def test_what_is_over_is_refused(opened):
-    """With 503, while those who are there are served."""
-    async with house(of_address=2) as here:
-        first, second = await opened(here), await opened(here)
-        await here.has(open=2)
-        reader, _ = await opened(here)
-        status, headers, body = await answer(reader)
+async def test_above_the_limit(connect):
+    """A connection above the limit gets 503; the others are served."""
+    async with small_server(per_address=2) as server:
+        first, second = await connect(server), await connect(server)
+        await server.has(open=2)
+        reader, _ = await connect(server)
+        status, headers, body = await read_response(reader)
         assert (status, json.loads(body)["error"], headers["connection"]) == (503, "too many connections", "close")
         assert int(headers["retry-after"]) > 0
-        assert await ends(reader) == b""
+        assert await read_to_end(reader) == b""
         for reader, writer in (first, second):
             writer.write(REQUEST)
-            assert (await answer(reader))[0] == 200
+            assert (await read_response(reader))[0] == 200
         first[1].close()
-        await here.has(open=1)
-        reader, _ = await opened(here, data=REQUEST)
-        assert (await answer(reader))[0] == 200
+        await server.has(open=1)
+        reader, _ = await connect(server, data=REQUEST)
+        assert (await read_response(reader))[0] == 200
 
 
-# All together
+# All addresses
 
 
-async def test_the_silent_make_room(opened):
-    """When all places are taken, the connection that has been silent for longest goes; none with a request does."""
-    async with house(total=3) as here:
-        waiting, _ = await opened(here, data=b"GET /wait HTTP/1.1\r\nHost: att\r\n\r\n")
-        used, _ = await opened(here, data=REQUEST)
-        await answer(used)
-        silent, _ = await opened(here)
-        await here.has(open=3, busy=2)
-        reader, _ = await opened(here, data=REQUEST)
-        assert (await answer(reader))[0] == 200
-        assert await ends(used) == b""
-        await here.has(open=3)
-        await opened(here, data=b"GET /wait HTTP/1.1\r\nHost: att\r\n\r\n")
-        assert await ends(reader) == b""
-        await opened(here, data=b"GET /wait HTTP/1.1\r\nHost: att\r\n\r\n")
-        assert await ends(silent) == b""
-        await eventually(lambda: no_head(here))
-        refused, _ = await opened(here)
-        assert (await answer(refused))[0] == 503
-        here.go_on.set()
-        assert (await answer(waiting))[2] == b"done"
+async def test_silent_connections_make_room(connect):
+    """At the total limit the connection that has been silent for longest is closed, never one with a request."""
+    async with small_server(total=3) as server:
+        waiting, _ = await connect(server, data=b"GET /wait HTTP/1.1\r\nHost: att\r\n\r\n")
+        used, _ = await connect(server, data=REQUEST)
+        await read_response(used)
+        silent, _ = await connect(server)
+        await server.has(open=3, busy=2)
+        reader, _ = await connect(server, data=REQUEST)
+        assert (await read_response(reader))[0] == 200
+        assert await read_to_end(used) == b""
+        await server.has(open=3)
+        await connect(server, data=b"GET /wait HTTP/1.1\r\nHost: att\r\n\r\n")
+        assert await read_to_end(reader) == b""
+        await connect(server, data=b"GET /wait HTTP/1.1\r\nHost: att\r\n\r\n")
+        assert await read_to_end(silent) == b""
+        await eventually(lambda: no_head(server))
+        refused, _ = await connect(server)
+        assert (await read_response(refused))[0] == 503
+        server.go_on.set()
+        assert (await read_response(waiting))[2] == b"done"
 
 
-async def test_a_proxy_does_not_make_room(opened):
-    """It would lose the request that it is about to send."""
-    async with house(total=1, trusted=frozenset({ip_network("127.0.0.1/32")})) as here:
-        reader, writer = await opened(here, data=REQUEST)
-        await answer(reader)
-        await here.has(busy=0)
-        refused, _ = await opened(here)
-        assert (await answer(refused))[0] == 503
+async def test_a_proxy_does_not_make_room(connect):
+    """A proxy's idle connection stays open: a request may be on its way."""
+    async with small_server(total=1, trusted=frozenset({ip_network("127.0.0.1/32")})) as server:
+        reader, writer = await connect(server, data=REQUEST)
+        await read_response(reader)
+        await server.has(busy=0)
+        refused, _ = await connect(server)
+        assert (await read_response(refused))[0] == 503
         writer.write(REQUEST)
-        assert (await answer(reader))[0] == 200
+        assert (await read_response(reader))[0] == 200
 
 
-async def test_a_crowd_of_idle_connections_keeps_nobody_out(opened):
-    async with house(total=50) as here:
+async def test_many_idle_connections_block_no_client(connect):
+    async with small_server(total=50) as server:
         for number in range(500):
-            await opened(here, SOURCES[number % len(SOURCES)])
-        reader, _ = await opened(here, data=REQUEST)
-        assert (await answer(reader))[0] == 200
+            await connect(server, SOURCES[number % len(SOURCES)])
+        reader, _ = await connect(server, data=REQUEST)
+        assert (await read_response(reader))[0] == 200
 
 
-# Heads that do not arrive
+# Late heads
 
 
-async def test_a_slow_head(opened, impatient):
-    """One byte now and then: that connection is told so and closed, and others are served meanwhile."""
-    async with house() as here:
-        reader, writer = await opened(here)
+async def test_a_slow_head(connect, impatient):
+    """A head that arrives byte by byte gets 408 and is closed; other connections are served meanwhile."""
+    async with small_server() as server:
+        reader, writer = await connect(server)
 
         async def drip():
             with contextlib.suppress(ConnectionError):
@@ -184,126 +184,126 @@ async def test_a_slow_head(opened, impatient):
 
         async with asyncio.timeout(DEADLINE):
             dripping = asyncio.create_task(drip())
-            other, _ = await opened(here, data=REQUEST)
-            assert (await answer(other))[0] == 200
-            status, headers, body = await answer(reader)
+            other, _ = await connect(server, data=REQUEST)
+            assert (await read_response(other))[0] == 200
+            status, headers, body = await read_response(reader)
             assert (status, json.loads(body)["error"], headers["connection"]) == (408, "request timeout", "close")
             assert headers["content-type"] == "application/problem+json; charset=utf-8"
-            await here.has(open=1)
+            await server.has(open=1)
             dripping.cancel()
 
 
-async def test_a_connection_without_a_word(opened, impatient):
-    """It is closed, and told nothing: it may be a browser's that was opened in advance."""
-    async with house() as here:
-        reader, _ = await opened(here)
-        assert await ends(reader) == b""
+async def test_a_silent_connection(connect, impatient):
+    """It is closed without a response: a browser may have opened it in advance."""
+    async with small_server() as server:
+        reader, _ = await connect(server)
+        assert await read_to_end(reader) == b""
 
 
-async def test_a_head_has_all_of_its_time(opened, monkeypatch):
-    """It is counted from when the connection came, whenever we look."""
+async def test_a_head_has_its_full_time(connect, monkeypatch):
+    """The time counts from the start of the connection, not from a check."""
     monkeypatch.setattr(connections, "_SWEEP_INTERVAL", 3600)
-    async with house() as here:
+    async with small_server() as server:
         came = asyncio.get_running_loop().time()
-        await opened(here, data=REQUEST[:-1])
-        await here.has(busy=1)
-        assert min(here.connections._awaiting.values()) >= came
+        await connect(server, data=REQUEST[:-1])
+        await server.has(busy=1)
+        assert min(server.limiter._awaiting.values()) >= came
 
 
-async def test_a_later_head_is_slow_as_well(opened, monkeypatch):
-    """A connection that is kept alive may be silent, but once a head has begun it must arrive."""
+async def test_a_later_head_is_slow_as_well(connect, monkeypatch):
+    """A connection that is kept alive may be silent, but a head that has begun must arrive in time."""
     monkeypatch.setattr(connections, "_SWEEP_INTERVAL", 0.01)
-    async with house() as here:
-        reader, writer = await opened(here, data=REQUEST)
-        assert (await answer(reader))[0] == 200
+    async with small_server() as server:
+        reader, writer = await connect(server, data=REQUEST)
+        assert (await read_response(reader))[0] == 200
         monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.0)
-        await here.has(open=1, busy=0)
-        silent, _ = await opened(here)
-        assert await ends(silent) == b""
+        await server.has(open=1, busy=0)
+        silent, _ = await connect(server)
+        assert await read_to_end(silent) == b""
         writer.write(REQUEST)
-        assert (await answer(reader))[0] == 200
+        assert (await read_response(reader))[0] == 200
         writer.write(REQUEST[:-1])
-        assert (await answer(reader))[0] == 408
-        await here.has(open=0)
+        assert (await read_response(reader))[0] == 408
+        await server.has(open=0)
 
 
-async def test_a_request_in_flight_is_not_late(opened, impatient):
-    async with house() as here:
-        reader, _ = await opened(here, data=b"GET /wait HTTP/1.1\r\nHost: att\r\n\r\n")
-        await here.has(busy=1)
-        late, _ = await opened(here)
-        assert await ends(late) == b""
-        here.go_on.set()
-        assert (await answer(reader))[2] == b"done"
-        await here.has(open=1, busy=0)
+async def test_a_request_in_flight_is_not_late(connect, impatient):
+    async with small_server() as server:
+        reader, _ = await connect(server, data=b"GET /wait HTTP/1.1\r\nHost: att\r\n\r\n")
+        await server.has(busy=1)
+        late, _ = await connect(server)
+        assert await read_to_end(late) == b""
+        server.go_on.set()
+        assert (await read_response(reader))[2] == b"done"
+        await server.has(open=1, busy=0)
 
 
-async def test_a_body_that_nobody_reads_is_no_head(opened):
-    """The connection is not kept alive after it, and what comes of it is not taken for a head that is too large."""
-    async with house() as here:
-        reader, writer = await opened(here)
+async def test_an_unread_body_is_no_head(connect):
+    """The connection is closed after it, and the body does not count as a head that is too large."""
+    async with small_server() as server:
+        reader, writer = await connect(server)
         writer.write(b"POST /refuse HTTP/1.1\r\nHost: att\r\nContent-Length: 300000\r\n\r\n")
-        assert (await answer(reader))[0] == 403
+        assert (await read_response(reader))[0] == 403
         writer.write(b"x" * 300_000)
         async with asyncio.timeout(DEADLINE):
-            assert await reader.read() == b""  # all of it was taken: else the connection would be reset
-        await here.has(open=0)
+            assert await reader.read() == b""  # all was read, else the connection would be reset
+        await server.has(open=0)
 
 
-async def test_many_requests_on_one_connection(opened):
-    """Also when they come all at once; in the end it is idle."""
-    async with house() as here:
-        reader, _ = await opened(here, data=REQUEST * 50 + REQUEST[:9])
+async def test_many_requests_on_one_connection(connect):
+    """Requests that come all at once are all answered; then the connection is idle."""
+    async with small_server() as server:
+        reader, _ = await connect(server, data=REQUEST * 50 + REQUEST[:9])
         for _ in range(50):
-            assert (await answer(reader))[0] == 200
-        await here.has(open=1, busy=0)
+            assert (await read_response(reader))[0] == 200
+        await server.has(open=1, busy=0)
 
 
-async def test_gone_as_soon_as_there(opened):
-    """Each is counted out once, also those that are reset before they are let in, or while they are answered."""
-    async with house() as here:
+async def test_closed_at_once(connect):
+    """Each connection is counted out once, even if it is reset before it is accepted or during a response."""
+    async with small_server() as server:
         for data in [b"", REQUEST, REQUEST * 20, REQUEST[:9]] * 10:
-            plug = socket.create_connection(("127.0.0.1", here.port))
-            plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() resets
-            plug.send(data)
-            plug.close()
+            sock = socket.create_connection(("127.0.0.1", server.port))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() resets
+            sock.send(data)
+            sock.close()
             await asyncio.sleep(0)
-        reader, writer = await opened(here, data=b"GET /wait HTTP/1.1\r\nHost: att\r\n\r\n")
-        await here.has(open=1, busy=1)
+        reader, writer = await connect(server, data=b"GET /wait HTTP/1.1\r\nHost: att\r\n\r\n")
+        await server.has(open=1, busy=1)
         writer.transport.abort()
-        await here.has(open=0)
-        here.go_on.set()
-        reader, _ = await opened(here, data=REQUEST)
-        assert (await answer(reader))[0] == 200
-        await here.has(open=1, busy=0)
-        assert len(here.connections._idle) == 1
-        assert not here.connections._awaiting
+        await server.has(open=0)
+        server.go_on.set()
+        reader, _ = await connect(server, data=REQUEST)
+        assert (await read_response(reader))[0] == 200
+        await server.has(open=1, busy=0)
+        assert len(server.limiter._idle) == 1
+        assert not server.limiter._awaiting
 
 
-async def test_a_connection_that_is_handed_over(opened):
-    """It counts until whoever took it over says that it is closed, and is nobody's to close until then."""
-    async with house(of_address=1, total=1) as here:
-        reader, _ = await opened(here, data=b"GET /hand HTTP/1.1\r\nHost: att\r\n\r\n")
+async def test_a_detached_connection(connect):
+    """It counts until its new protocol releases the quota, and is not closed to make room."""
+    async with small_server(per_address=1, total=1) as server:
+        reader, _ = await connect(server, data=b"GET /detach HTTP/1.1\r\nHost: att\r\n\r\n")
         assert await reader.readexactly(4) == b"mine"
-        assert here.doors.traffic() == (1, 1)
-        refused, _ = await opened(here)
-        assert (await answer(refused))[0] == 503
-        here.caller.leave()
-        assert here.doors.traffic() == (0, 0)
-        assert not here.connections._idle
-        reader, _ = await opened(here, data=REQUEST)
-        assert (await answer(reader))[0] == 200
+        assert server.acceptor.traffic() == (1, 1)
+        refused, _ = await connect(server)
+        assert (await read_response(refused))[0] == 503
+        server.quota.release()
+        assert server.acceptor.traffic() == (0, 0)
+        assert not server.limiter._idle
+        reader, _ = await connect(server, data=REQUEST)
+        assert (await read_response(reader))[0] == 200
 
 
-async def test_by_a_unix_socket(tmp_path):
-    """Its connections are counted, and exempt."""
+async def test_on_a_unix_socket(tmp_path):
+    """Connections on a unix socket are counted, but not limited."""
     path = str(tmp_path / "s")
-    async with house(of_address=1, address=ListenAddress(None, 0, path)) as here:
+    async with small_server(per_address=1, address=ListenAddress(None, 0, path)) as server:
         pairs = [await asyncio.open_unix_connection(path) for _ in range(3)]
         for reader, writer in pairs:
             writer.write(REQUEST)
-            assert (await answer(reader))[0] == 200
-        await here.has(open=3, busy=0)
+            assert (await read_response(reader))[0] == 200
+        await server.has(open=3, busy=0)
         for _, writer in pairs:
             writer.close()
-        await here.has(open=0)
+        await server.has(open=0)

@@ -1,4 +1,4 @@
-"""What is answered to a request that no handler sees."""
+"""Responses to requests that reach no handler."""
 
 import asyncio
 import json
@@ -6,13 +6,13 @@ import logging
 import re
 
 import pytest
-from doorway import REQUEST, answer, ends, house
 from metric_samples import counts
+from small_server import REQUEST, read_response, read_to_end, small_server
 from waiting import eventually
 
 from att.core.log_limits import RateLimited
 from att.http import connections, parse_errors
-from att.http.access_log import _REFUSALS, RequestLog
+from att.http.access_log import _REJECTIONS, RequestLog
 from att.http.parse_errors import FIELD_LIMIT, FIELDS, HEAD_LIMIT, LINE_LIMIT
 
 HEAD = b"GET / HTTP/1.1\r\nHost: att\r\n"
@@ -56,13 +56,11 @@ REFUSED = {
 
 @pytest.mark.parametrize(("data", "status", "code"), REFUSED.values(), ids=REFUSED)
 async def test_refused(data, status, code, caplog):
-    """A problem as any other, with our headers; then the connection is closed. It shows nothing of what was sent, and
-    nothing of it is in the log.
-    """
-    async with house() as here:
-        reader, writer = await here.connect()
+    """The response is a problem with our headers, and the connection is closed. Input is not repeated."""
+    async with small_server() as server:
+        reader, writer = await server.connect()
         writer.write(data)
-        found, headers, body = await answer(reader)
+        found, headers, body = await read_response(reader)
         problem = json.loads(body)
         assert (found, problem["status"], problem["error"]) == (status, status, code), problem
         assert headers["content-type"] == "application/problem+json; charset=utf-8"
@@ -71,9 +69,9 @@ async def test_refused(data, status, code, caplog):
         assert headers["connection"] == "close"
         assert "server" not in headers  # it would tell versions
         assert "yyy" not in str(problem)
-        assert await ends(reader) == b""
+        assert await read_to_end(reader) == b""
         writer.close()
-        await here.has(open=0)
+        await server.has(open=0)
     assert not caplog.records
 
 
@@ -91,45 +89,45 @@ async def test_refused(data, status, code, caplog):
         ("GET / HTTP/1.1\r\nHost: a\r\n: b", "This is not HTTP/1.1"),
     ],
 )
-async def test_what_is_wrong_is_said(data, detail):
-    async with house() as here:
-        reader, writer = await here.connect()
+async def test_detail(data, detail):
+    async with small_server() as server:
+        reader, writer = await server.connect()
         writer.write(f"{data}\r\n\r\n".encode())
-        assert json.loads((await answer(reader))[2])["detail"].startswith(detail)
+        assert json.loads((await read_response(reader))[2])["detail"].startswith(detail)
         writer.close()
 
 
-async def test_what_is_allowed():
-    """Up to the limits a request is served."""
-    async with house() as here:
-        reader, writer = await here.connect()
+async def test_allowed():
+    """Requests up to the limits are served."""
+    async with small_server() as server:
+        reader, writer = await server.connect()
         line = b"GET /?" + b"x" * (LINE_LIMIT - 100) + b" HTTP/1.1\r\nHost: att\r\n"
         many = b"".join(field(100, b"X%d" % number) for number in range(FIELDS - 10))
         large = field(FIELD_LIMIT - 100)
         for head in (line, HEAD + many, HEAD + large, HEAD + large * 3, line + large + many):
             writer.write(head + b"\r\n")
-            assert (await answer(reader))[0] == 200
-        # Each is measured by itself.
+            assert (await read_response(reader))[0] == 200
+        # Each connection is measured by itself.
         writer.write(REQUEST[:9])
-        other, its = await here.connect()
+        other, its = await server.connect()
         its.write(REQUEST)
-        assert (await answer(other))[0] == 200
+        assert (await read_response(other))[0] == 200
         writer.write(REQUEST[9:])
-        assert (await answer(reader))[0] == 200
+        assert (await read_response(reader))[0] == 200
         writer.close()
         its.close()
 
 
 async def test_after_a_good_request():
-    """Also a later request of a connection."""
-    async with house() as here:
-        reader, writer = await here.connect()
+    """The limits hold for later requests of a connection, too."""
+    async with small_server() as server:
+        reader, writer = await server.connect()
         writer.write(REQUEST)
-        assert (await answer(reader))[0] == 200
+        assert (await read_response(reader))[0] == 200
         writer.write(
             HEAD + b"".join(field(FIELD_LIMIT - 9, b"X%d" % number) for number in range(HEAD_LIMIT // FIELD_LIMIT + 1))
         )
-        assert (await answer(reader))[0] == 431
+        assert (await read_response(reader))[0] == 431
         writer.close()
 
 
@@ -137,7 +135,7 @@ ACCESS = "att.access"
 
 
 def lines(caplog):
-    """What is told of requests, beside what stands in every record."""
+    """Return the fields of the access log's lines that other log records do not have."""
     usual = logging.makeLogRecord({}).__dict__.keys() | {"message"}
     return [
         {key: value for key, value in record.__dict__.items() if key not in usual}
@@ -147,14 +145,14 @@ def lines(caplog):
 
 
 @pytest.mark.parametrize("logs_requests", [True, False])
-async def test_refusals_are_told_and_counted(caplog, monkeypatch, logs_requests):
-    """A line each, if the operator wants them, with no word of what was sent; and a count by status."""
+async def test_rejections_are_logged_and_counted(caplog, monkeypatch, logs_requests):
+    """Each gets a log line, if the operator wants them, without input, and counts by status."""
     monkeypatch.setattr(connections, "_SWEEP_INTERVAL", 0.01)
     monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.05)
     caplog.set_level("INFO", ACCESS)
-    observer = RequestLog(logs_requests=logs_requests)
+    request_log = RequestLog(logs_requests=logs_requests)
     ids = []
-    async with house(of_address=1, observer=observer) as here:
+    async with small_server(per_address=1, request_log=request_log) as server:
         sent = [
             (HEAD + b"X: hush", 408),
             (b"GET /?hush=hush HTTP/1.1\r\nAuthorization: hush\r\n\r\n", 400),
@@ -164,92 +162,92 @@ async def test_refusals_are_told_and_counted(caplog, monkeypatch, logs_requests)
             (HEAD + b"Expect: hush\r\nConnection: close\r\n\r\n", 417),
         ]
         for data, status in sent:
-            reader, writer = await here.connect()
+            reader, writer = await server.connect()
             writer.write(data)
-            found, headers, _ = await answer(reader)
+            found, headers, _ = await read_response(reader)
             assert found == status
             ids.append(headers.get("x-request-id"))
             writer.close()
-            await here.has(open=0)
-        silent, its = await here.connect()
-        refused, another = await here.connect()
-        found, headers, _ = await answer(refused)
+            await server.has(open=0)
+        silent, its = await server.connect()
+        refused, another = await server.connect()
+        found, headers, _ = await read_response(refused)
         ids.append(headers["x-request-id"])
-        assert await ends(silent) == b""  # it has said nothing, and is told nothing
+        assert await read_to_end(silent) == b""  # it has sent nothing, and gets no response
         its.close()
         another.close()
     statuses = [*(status for _, status in sent), 503]
-    assert counts(observer.refusals) == {(str(status),): 1 for status in statuses}
-    assert counts(observer.requests) == {}
+    assert counts(request_log.refusals) == {(str(status),): 1 for status in statuses}
+    assert counts(request_log.requests) == {}
     unknown = dict.fromkeys(("user_id", "method", "route", "user_agent", "ms"))
-    told = [
+    logged = [
         {**unknown, "status": status, "request_id": request_id, "address": "127.0.0.1"}
         for status, request_id in zip(statuses, ids, strict=True)
     ]
-    assert lines(caplog) == (told if logs_requests else [])
+    assert lines(caplog) == (logged if logs_requests else [])
     assert "hush" not in caplog.text
 
 
-async def test_a_refusal_counts_once(monkeypatch):
-    """Also when whoever is refused is slow to take the answer, so that the connection stays for a while."""
+async def test_a_rejection_counts_once(monkeypatch):
+    """A client that is slow to read the response, so that the connection stays open, counts once."""
     monkeypatch.setattr(connections, "_SWEEP_INTERVAL", 0.01)
     monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.05)
-    observer = RequestLog()
-    async with house(observer=observer) as here:
-        reader, writer = await here.connect()
+    request_log = RequestLog()
+    async with small_server(request_log=request_log) as server:
+        reader, writer = await server.connect()
         writer.write(HEAD)
-        [connection] = await eventually(lambda: awaiting(here))
+        [connection] = await eventually(lambda: awaiting(server))
         transport = connection.transport
         monkeypatch.setattr(type(connection), "connection_lost", lambda *_: None)
-        assert (await answer(reader))[0] == 408
+        assert (await read_response(reader))[0] == 408
         await asyncio.sleep(0.2)
         monkeypatch.undo()
         assert transport.is_closing()
         connection.connection_lost(None)
         writer.close()
-    assert counts(observer.refusals) == {("408",): 1}
+    assert counts(request_log.refusals) == {("408",): 1}
 
 
-async def awaiting(here):
-    return [one for one in here.connections._awaiting if one._head]
+async def awaiting(server):
+    return [one for one in server.limiter._awaiting if one._head]
 
 
-async def test_a_flood_of_refusals(caplog):
-    """Each is counted, and few are told: the next line says how many were not."""
+async def test_many_rejections(caplog):
+    """Each is counted, few are logged, and the next line says how many were not."""
     caplog.set_level("INFO", ACCESS)
-    observer = RequestLog(logs_requests=True)
+    request_log = RequestLog(logs_requests=True)
     clock = iter([0.0] * 100 + [5.0])
-    observer._ration = RateLimited(_REFUSALS, lambda: next(clock))
-    async with house(of_address=1, observer=observer) as here:
-        _, writer = await here.connect()
-        await here.has(open=1)
+    request_log._rejections = RateLimited(_REJECTIONS, lambda: next(clock))
+    async with small_server(per_address=1, request_log=request_log) as server:
+        _, writer = await server.connect()
+        await server.has(open=1)
         for _ in range(101):
-            refused, its = await here.connect()
-            assert (await answer(refused))[0] == 503
+            refused, its = await server.connect()
+            assert (await read_response(refused))[0] == 503
             its.close()
         writer.close()
-    assert counts(observer.refusals) == {("503",): 101}
-    told = lines(caplog)
-    assert len(told) == _REFUSALS + 1
-    assert [line.get("untold") for line in told] == [None] * _REFUSALS + [100 - _REFUSALS]
+    assert counts(request_log.refusals) == {("503",): 101}
+    logged = lines(caplog)
+    assert len(logged) == _REJECTIONS + 1
+    assert [line.get("untold") for line in logged] == [None] * _REJECTIONS + [100 - _REJECTIONS]
 
 
 async def test_an_expectation():
-    """It is refused before any middleware is reached, and shown to nobody."""
-    async with house() as here:
-        reader, writer = await here.connect()
+    """It is rejected before any middleware is reached, and not repeated."""
+    async with small_server() as server:
+        reader, writer = await server.connect()
         writer.write(HEAD + b"Expect: yyy\r\n\r\n")
-        status, headers, body = await answer(reader)
+        status, headers, body = await read_response(reader)
         assert (status, headers["content-type"]) == (417, "application/problem+json; charset=utf-8")
         assert json.loads(body)["error"] == "expectation failed"
         assert b"yyy" not in body
         writer.write(REQUEST)
-        assert (await answer(reader))[0] == 200
+        assert (await read_response(reader))[0] == 200
         writer.close()
 
 
 def test_raw():
-    """An answer is written as HTTP has it."""
+    """A response is written in HTTP/1.1."""
     head, _, body = parse_errors.raw(parse_errors.too_many()).partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     assert lines[0] == "HTTP/1.1 503 Service Unavailable"
@@ -260,6 +258,6 @@ def test_raw():
 
 
 def test_fault():
-    """What else goes wrong is a 500 that says nothing."""
+    """Any other failure is a 500 without details."""
     response = parse_errors.fault()
     assert (response.status, json.loads(response.text)["error"]) == (500, "internal error")

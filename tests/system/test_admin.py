@@ -17,9 +17,9 @@ import aiohttp
 import psycopg
 import pytest
 from databases import dsn_of
-from doorway import answer, ends
 from metric_samples import counts, samples
 from parts import away
+from small_server import read_response, read_to_end
 from waiting import eventually
 
 from att import app as app_module
@@ -101,11 +101,11 @@ async def test_what_it_does_not_know(client, operator):
             assert "Server" not in response.headers
     reader, writer = await asyncio.open_unix_connection(operator.path)
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: att\r\nAuthorization: hush\0\r\n\r\n")
-    status, headers, body = await answer(reader)
+    status, headers, body = await read_response(reader)
     assert (status, headers["content-type"]) == (400, "application/problem+json; charset=utf-8")
     assert json.loads(body)["error"] == "malformed"
     assert b"hush" not in body
-    assert await ends(reader) == b""
+    assert await read_to_end(reader) == b""
     writer.close()
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
-from doorway import REQUEST, answer, ends
 from metric_samples import counts
 from people import PASSWORD
+from small_server import REQUEST, read_response, read_to_end
 from waiting import eventually
 
 from att.accounts.administrators import AdministratorCredentials
@@ -114,10 +114,10 @@ async def say(url, header):
     port = int(url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /users/me HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\n\r\n")
-    status, headers, body = await answer(reader)
+    status, headers, body = await read_response(reader)
     assert headers["content-type"] == "application/problem+json; charset=utf-8"
     assert b"secret" not in body
-    assert await ends(reader) == b""
+    assert await read_to_end(reader) == b""
     writer.close()
     return status, json.loads(body)["error"]
 
@@ -164,11 +164,11 @@ async def test_a_slow_head(monkeypatch):
         reader, writer = await asyncio.open_connection(*runner.addresses[0])
         with contextlib.closing(writer):
             writer.write(REQUEST)
-            assert (await answer(reader))[0] == 404
+            assert (await read_response(reader))[0] == 404
             await asyncio.sleep(0.2)
             writer.write(REQUEST[:-1])
-            assert (await answer(reader))[0] == 408
-            assert await ends(reader) == b""
+            assert (await read_response(reader))[0] == 408
+            assert await read_to_end(reader) == b""
         assert counts(app[REQUEST_LOG].refusals)["408",] == 1
     finally:
         await runner.cleanup()

@@ -67,7 +67,7 @@ class Caller:
     def __init__(self):
         self.left = 0
 
-    def leave(self):
+    def release(self):
         self.left += 1
 
 

@@ -1,4 +1,4 @@
-"""A small application behind our own doors, and bare connections to it."""
+"""A small application behind the acceptor, and bare connections to it."""
 
 import asyncio
 import contextlib
@@ -16,84 +16,84 @@ ANYWHERE = ListenAddress("127.0.0.1", 0)
 REQUEST = b"GET / HTTP/1.1\r\nHost: att\r\n\r\n"
 
 
-class House:
-    """What is behind the doors: ``/`` answers, ``/wait`` does so when it is let, ``/refuse``
-    without its body, and ``/hand`` hands the connection over.
+class SmallServer:
+    """Serves ``/`` at once, ``/wait`` when ``go_on`` is set, and ``/refuse`` without reading the body.
+
+    ``/detach`` leaves the connection to another protocol.
     """
 
-    def __init__(self, doors, connections, go_on):
-        self.doors = doors
-        self.connections = connections
-        self.go_on = go_on
-        self.caller = None
+    def __init__(self, acceptor, limiter):
+        self.acceptor = acceptor
+        self.limiter = limiter
+        self.go_on = asyncio.Event()
+        self.quota = None
 
     @property
     def port(self):
-        return int(self.doors.urls[0].rpartition(":")[2])
+        return int(self.acceptor.urls[0].rpartition(":")[2])
 
     async def connect(self, source="127.0.0.1", **options):
-        """A bare connection: a reader and a writer."""
+        """Open a bare connection; return its reader and writer."""
         return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(source, 0), **options)
 
     async def has(self, **numbers):
-        """Wait until the connections have so many open, busy …"""
+        """Wait until that many connections are open, busy …"""
 
         async def is_so():
-            return all(getattr(self.doors.traffic(), name) == number for name, number in numbers.items())
+            return all(getattr(self.acceptor.traffic(), name) == number for name, number in numbers.items())
 
         await eventually(is_so, DEADLINE)
 
 
 @contextlib.asynccontextmanager
-async def house(
-    total=1_000, of_address=1_000, trusted=(), certificate=None, address=ANYWHERE, observer=None
-) -> AsyncIterator[House]:
-    """One that is open until the block ends."""
-    go_on = asyncio.Event()
+async def small_server(
+    total=1_000, per_address=1_000, trusted=(), certificate=None, address=ANYWHERE, request_log=None
+) -> AsyncIterator[SmallServer]:
+    """Serve until the block ends."""
 
     async def greet(request):
         return web.Response(text="here")
 
     async def wait(request):
-        await go_on.wait()
+        await server.go_on.wait()
         return web.Response(text="done")
 
     async def refuse(request):
         return web.Response(status=403)
 
-    async def hand(request):
-        transport, here.caller = request.transport, request.protocol.hand_over()
+    async def detach(request):
+        transport, server.quota = request.transport, request.protocol.detach()
         transport.set_protocol(asyncio.Protocol())
         request.protocol.transport = None
         request.protocol.connection_lost(None)
         transport.write(b"mine")
-        handed.append(transport)
+        detached.append(transport)
         return web.Response()
 
-    handed = []
+    detached = []
     app = web.Application()
-    app.router.add_get("/hand", hand)
+    app.router.add_get("/detach", detach)
     app.router.add_get("/", greet)
     app.router.add_get("/wait", wait)
     app.router.add_post("/refuse", refuse)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    connections = ConnectionLimiter(runner.server, total, of_address, trusted, observer)
-    doors = Acceptor(connections, certificate)
-    await doors.open(address)
-    here = House(doors, connections, go_on)
+    limiter = ConnectionLimiter(runner.server, total, per_address, trusted, request_log)
+    acceptor = Acceptor(limiter, certificate)
+    await acceptor.open(address)
+    server = SmallServer(acceptor, limiter)
     try:
-        yield here
+        yield server
     finally:
-        for transport in handed:
+        for transport in detached:
             transport.abort()
-        doors.close()
-        connections.stop()
+        acceptor.close()
+        limiter.stop()
         await runner.cleanup()
 
 
-async def answer(reader):
-    """Status, headers (names in lower case) and body of the next answer."""
+async def read_response(reader):
+    """Return status, headers (names in lower case) and body of the next response."""
     async with asyncio.timeout(DEADLINE):
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         first, *lines = head.split("\r\n")[:-2]
@@ -102,8 +102,8 @@ async def answer(reader):
         return int(first.split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
 
 
-async def ends(reader):
-    """What comes until the other side closes; a connection that is cut off ends as well."""
+async def read_to_end(reader):
+    """Return all bytes until the other side closes or resets the connection."""
     async with asyncio.timeout(DEADLINE):
         with contextlib.suppress(ConnectionError):
             return await reader.read()
