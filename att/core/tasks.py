@@ -1,4 +1,4 @@
-"""Work that is done while the server runs: now and then, or all the time. It is known what of it fails."""
+"""Background work, periodic or continuous. The work that fails is known."""
 
 import asyncio
 import contextlib
@@ -12,21 +12,21 @@ from typing import Any, NamedTuple
 from att.errors import AttError
 
 RESTART_PAUSE = 1.0  # seconds
-RETRY_PAUSE = 5.0  # seconds at most until what is done now and then, and has failed, is tried again
-PROBATION = 10.0  # seconds that what is done all the time, and has failed, must run before it counts as sound
+RETRY_PAUSE = 5.0  # seconds at most before periodic work that has failed is tried again
+PROBATION = 10.0  # seconds that continuous work must run after a failure before it counts as sound
 
 log = logging.getLogger("att")
 
 
 class Failing(NamedTuple):
-    """Work that fails, and since when."""
+    """Name of work that fails, and the time of its first failure."""
 
     name: str
     since: datetime
 
 
 class Work:
-    """A piece of work, and whether it fails: from a failure on until it has succeeded, or ``probation`` seconds."""
+    """State of a piece of work. It fails from an error on until it succeeds, or for ``probation`` seconds."""
 
     def __init__(self, name: str, probation: float = math.inf) -> None:
         self.name = name
@@ -37,18 +37,18 @@ class Work:
 
     @property
     def failing_since(self) -> datetime | None:
-        """When it failed first; None when it does not fail."""
+        """Return the time of the first failure, or None if the work does not fail."""
         return self._since if time.monotonic() < self._failed_at + self._probation else None
 
     def fail(self, error: Exception) -> bool:
-        """It has failed. Whether that is news, and not as it was before."""
+        """Note a failure. Return True if the work did not fail before, or failed by another error."""
         before, known = self.failing_since, self._kind
         self._failed_at, self._kind = time.monotonic(), type(error)
         self._since = before or datetime.now(UTC)
         return before is None or known is not self._kind
 
     def succeed(self) -> bool:
-        """It has succeeded. Whether it had failed before."""
+        """Note a success. Return True if the work failed before."""
         had_failed, self._since = self._since is not None, None
         return had_failed
 
@@ -57,12 +57,12 @@ _supervised: set[Work] = set()
 
 
 def failing() -> list[Failing]:
-    """The work of this process that fails, by name."""
+    """Return the work of this process that fails, by name."""
     return sorted(Failing(work.name, since) for work in _supervised if (since := work.failing_since))
 
 
 @contextlib.contextmanager
-def _watched(work: Work) -> Iterator[Work]:
+def _registered(work: Work) -> Iterator[Work]:
     _supervised.add(work)
     try:
         yield work
@@ -72,18 +72,18 @@ def _watched(work: Work) -> Iterator[Work]:
 
 @contextlib.asynccontextmanager
 async def every(name: str, work: Callable[[], Awaitable[object]], seconds: float) -> AsyncIterator[None]:
-    """Do it now and then, ``seconds`` after it was done last, until the block ends. A failure is logged.
+    """Do the work while the block runs, with a pause of ``seconds`` after each time. Logs a failure.
 
-    It is tried again after ``RETRY_PAUSE`` then, and as long as it fails by the same nothing more is logged.
+    Failed work is tried again after at most ``RETRY_PAUSE``. The same failure in a row is logged once.
     """
     is_over = asyncio.Event()
-    with _watched(Work(name)) as watched:
-        task = asyncio.create_task(_repeat(watched, work, seconds, is_over), name=name)
+    with _registered(Work(name)) as state:
+        task = asyncio.create_task(_repeat(state, work, seconds, is_over), name=name)
         try:
             yield
         finally:
-            # Both: a cancellation may get lost (wait_for of Python 3.11 drops one that meets a result), or be answered
-            # by an error of the driver's.
+            # Both, because a cancellation may get lost: wait_for of Python 3.11 drops one that meets a result, and the
+            # driver may raise another error instead.
             is_over.set()
             task.cancel()
             await asyncio.wait([task])
@@ -91,13 +91,13 @@ async def every(name: str, work: Callable[[], Awaitable[object]], seconds: float
 
 @contextlib.asynccontextmanager
 async def supervise(name: str, work: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
-    """Do it all the time until the block ends. If it fails that is logged, and it is begun anew a second later."""
-    with _watched(Work(name, RESTART_PAUSE + PROBATION)) as watched:
-        task = asyncio.create_task(_keep(watched, work), name=name)
+    """Run the work while the block runs. Log a failure, and start the work again a second later."""
+    with _registered(Work(name, RESTART_PAUSE + PROBATION)) as state:
+        task = asyncio.create_task(_restart(state, work), name=name)
         try:
             yield
         finally:
-            while not task.done():  # a cancellation may get lost: see above
+            while not task.done():  # a cancellation may get lost, see above
                 task.cancel()
                 await asyncio.wait([task], timeout=1)
 
@@ -117,36 +117,36 @@ async def together(*works: Coroutine[Any, Any, None]) -> None:
         task.result()
 
 
-async def _keep(watched: Work, work: Callable[[], Awaitable[object]]) -> None:
+async def _restart(state: Work, work: Callable[[], Awaitable[object]]) -> None:
     while True:
         try:
             await work()
         except Exception as error:
-            if watched.fail(error):
-                log.exception("%s failed, and is begun anew", watched.name)
+            if state.fail(error):
+                log.exception("%s failed and is restarted", state.name)
         await asyncio.sleep(RESTART_PAUSE)
 
 
-async def _repeat(watched: Work, work: Callable[[], Awaitable[object]], seconds: float, is_over: asyncio.Event) -> None:
+async def _repeat(state: Work, work: Callable[[], Awaitable[object]], seconds: float, is_over: asyncio.Event) -> None:
     while not is_over.is_set():
         pause = min(seconds, RETRY_PAUSE)
         try:
             await work()
         except AttError as error:
-            if not is_over.is_set() and watched.fail(error):
-                log.warning("%s: %s", watched.name, error.why)
+            if not is_over.is_set() and state.fail(error):
+                log.warning("%s: %s", state.name, error.why)
         except Exception as error:
-            if watched.fail(error):
-                log.exception("%s failed", watched.name)
+            if state.fail(error):
+                log.exception("%s failed", state.name)
         else:
             pause = seconds
-            if watched.succeed():
-                log.info("%s works again", watched.name)
+            if state.succeed():
+                log.info("%s works again", state.name)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await is_over.wait()
 
 
 def is_cancelled() -> bool:
-    """Whether this task was cancelled; aiopg raises CancelledError also for a statement that the server cancelled."""
+    """Return True if this task was cancelled. aiopg also raises CancelledError when the server cancels a statement."""
     return (task := asyncio.current_task()) is None or task.cancelling() > 0

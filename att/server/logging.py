@@ -1,6 +1,6 @@
-"""The log as it is written: lines for people on a terminal, JSON for programs otherwise.
+"""Log output: lines for people on a terminal, JSON for programs otherwise.
 
-Everything is logged by the standard library's ``logging``, ours and the libraries'; structlog writes it down.
+att and its libraries log through the standard library's ``logging``; structlog formats the records.
 """
 
 import logging
@@ -17,11 +17,11 @@ from att.config.settings import LogFormat
 
 LEVEL = logging.INFO
 _DETAIL = re.compile(r"^DETAIL: .*?(?=^CONTEXT: |^The above exception |^During handling |\Z)", re.DOTALL | re.MULTILINE)
-INDENTATION = "    "  # of a traceback, so that no line of it can be taken for one of the log
+INDENTATION = "    "  # of a traceback, so that none of its lines looks like a log record
 
 
 def set_up_logging(form: LogFormat, stream: TextIO | None = None) -> None:
-    """Write to the standard error, or to ``stream``. Whoever has set up logging before us is left alone."""
+    """Log to standard error, or to ``stream``, unless logging is set up already."""
     stream = stream or sys.stderr
     root = logging.getLogger()
     if not root.handlers:
@@ -31,12 +31,12 @@ def set_up_logging(form: LogFormat, stream: TextIO | None = None) -> None:
         root.setLevel(LEVEL)
         logging.captureWarnings(capture=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    for name in ("aiohttp.server", "asyncio", "gunicorn.error"):  # the last is aiohttp's where gunicorn serves
+    for name in ("aiohttp.server", "asyncio", "gunicorn.error"):  # aiohttp uses the last one under gunicorn
         logging.getLogger(name).addFilter(_is_ours)
 
 
 def formatter(form: LogFormat, *, is_terminal: bool) -> logging.Formatter:
-    """What writes a record. In JSON, and as text without its traceback, it is one line, whatever is in it."""
+    """Return the formatter. A record is always one line, but for the traceback in a text log."""
     is_text = is_terminal if form is LogFormat.AUTO else form is LogFormat.TEXT
     last: list[Processor] = [_as_text, structlog.dev.ConsoleRenderer(colors=is_terminal, sort_keys=False)]
     if not is_text:
@@ -48,22 +48,22 @@ def formatter(form: LogFormat, *, is_terminal: bool) -> logging.Formatter:
             structlog.stdlib.add_logger_name,
             structlog.stdlib.ExtraAdder(),
             structlog.processors.format_exc_info,
-            _without_details,
+            _hide_details,
             structlog.processors.StackInfoRenderer(),
         ],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
 
 
-def _without_details(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Without the rows that PostgreSQL shows where it complains of them: they may hold the hash of a password."""
+def _hide_details(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Remove the rows in PostgreSQL's error details, which may hold a password hash."""
     if "exception" in event:
         event["exception"] = _DETAIL.sub("DETAIL: (left out)\n", event["exception"])
     return event
 
 
 def _as_text(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """What is there, with nothing in it that a terminal would obey."""
+    """Escape everything that a terminal would interpret."""
     blocks = {key: _indented(event.pop(key)) for key in ("exception", "stack") if key in event}
     shown = {key: value for key, value in event.items() if value is not None}
     return {key: printable(value) if isinstance(value, str) else value for key, value in shown.items()} | blocks
@@ -74,7 +74,7 @@ def _indented(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """With every character that is not to be seen, a line's end as well, written as Python would."""
+    """Return the text with unprintable characters and line ends escaped, as in Python."""
     if text.isprintable():
         return text
     return "".join(
@@ -83,10 +83,10 @@ def printable(text: str) -> str:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether a failure is for our log.
+    """Return False for errors that do not belong in the log.
 
-    A request that is not HTTP, or breaks off, is the client's. A statement that the server cancelled has been
-    answered with a 503; aiopg reports it to the loop besides.
+    A request that is not HTTP, or is cut off, is the client's error. A statement that the server cancelled has been
+    answered with 503; aiopg reports it to the event loop as well.
     """
     error = record.exc_info[1] if record.exc_info else None
     is_clients = isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError)

@@ -66,8 +66,8 @@ def test_what_is_remembered_is_bounded(clock, monkeypatch):
     for kind in range(100):
         seldom.passes(kind)
         seldom.passes(kind)
-    assert len(seldom._told) <= 10
-    assert len(seldom._untold) <= 10
+    assert len(seldom._allowed_at) <= 10
+    assert len(seldom._suppressed) <= 10
 
 
 def caused_by(cause):

@@ -19,7 +19,7 @@ async def fine():
 @pytest.fixture
 def readiness():
     """Of a server that has started, and whose probes have little time."""
-    readiness = Readiness(patience=0.05)
+    readiness = Readiness(timeout=0.05)
     readiness.is_started = True
     return readiness
 
@@ -75,7 +75,7 @@ async def test_each_failure_says_what_is_wrong(readiness, caplog):
         "fine": {"ok": True},
         "db": {"ok": False, "error": "the database at db.example:5432: connection refused"},
         "moon": {"ok": False, "error": "the moon is not up", "since": "noon"},
-        "broken": {"ok": False, "error": "a fault of ours, which is in the log"},
+        "broken": {"ok": False, "error": "internal error, see the log"},
         "hung": {"ok": False, "error": "no answer within 0.05 s"},
     }
     assert [record.exc_info[0] for record in caplog.records] == [KeyError]

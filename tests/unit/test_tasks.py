@@ -84,7 +84,7 @@ async def test_what_fails_is_begun_anew(work, caplog, monkeypatch):
 
     async with asyncio.timeout(5), supervise("hearing", done_twice):
         await twice.wait()
-    assert [record.getMessage() for record in caplog.records] == ["hearing failed, and is begun anew"] * 2
+    assert [record.getMessage() for record in caplog.records] == ["hearing failed and is restarted"] * 2
     assert [record.exc_info[0] for record in caplog.records] == [DatabaseUnavailable, KeyError]
 
 
