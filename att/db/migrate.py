@@ -1,95 +1,120 @@
-"""Runs alembic on a database, from a checkout and from an installed wheel."""
+"""Run alembic on a database, from a checkout and from an installed wheel.
 
+Alembic is imported when there is something to migrate: that takes longer than everything else at start.
+"""
+
+import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import alembic.command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
+import psycopg2
+from psycopg2.extensions import cursor as Cursor  # noqa: N812 - a class, whatever the driver calls it
 
 from att.db.dsn import connect_blocking, describe
 from att.errors import CannotStart
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 OLDEST_POSTGRES = 13
 
 # A wheel carries the migrations inside the package; a checkout has them beside it, where alembic.ini expects them.
 _PACKAGED = Path(__file__).with_name("migrations")
-_CHECKED_OUT = Path(__file__).parents[2] / "alembic"
+_DIRECTORY = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "alembic"
 
 
-def config() -> Config:
-    """Alembic's configuration, without a file."""
+def config() -> "Config":
+    """Return alembic's configuration, without a file."""
+    from alembic.config import Config
+
     result = Config()
-    result.set_main_option("script_location", str(_PACKAGED if _PACKAGED.is_dir() else _CHECKED_OUT).replace("%", "%%"))
+    result.set_main_option("script_location", str(_DIRECTORY).replace("%", "%%"))
     return result
 
 
 def bring_up_to_date(dsn: str, *, migrate: bool) -> list[str]:
     """Make sure that the database has the schema of this program; only with ``migrate`` by changing it.
 
-    What the migrations that it ran are called, in order. Blocks.
-
-    Raises CannotStart with a line that says what to do, or DatabaseUnavailable.
+    Return the titles of the migrations that it ran, in order. Blocks. Raise CannotStart with a line that says what to
+    do, or DatabaseUnavailable.
     """
-    engine = create_engine("postgresql+psycopg2://", creator=lambda: connect_blocking(dsn), poolclass=NullPool)
+    connection = connect_blocking(dsn)
     try:
-        with engine.connect() as connection:
-            return _bring_up_to_date(connection, dsn, migrate=migrate)
-    except DBAPIError as error:
-        reason = " ".join(str(error.orig).split())
-        raise CannotStart(f"the database {describe(dsn)} refuses: {reason}") from error
-
-
-def _bring_up_to_date(connection: Connection, dsn: str, *, migrate: bool) -> list[str]:
-    _check_server(connection, dsn)
-    missing = _missing(connection, dsn)
-    if missing and not migrate:
-        raise CannotStart(
-            f"the database {describe(dsn)} lacks the tables of this version;"
-            " run 'alembic upgrade head' or start with 'att-server --migrate'"
-        )
-    connection.rollback()
+        with connection.cursor() as cursor:
+            _check_server(cursor, dsn)
+            revisions = _revisions(cursor)
+        missing = [] if revisions == [newest_revision()] else lacking(revisions)
+        if missing is None:
+            raise CannotStart(
+                f"the schema of {describe(dsn)} is newer than this program; install the version of att that made it"
+            )
+        if missing and not migrate:
+            raise CannotStart(
+                f"the database {describe(dsn)} lacks the tables of this version;"
+                " run 'alembic upgrade head' or start with 'att-server --migrate'"
+            )
+    except psycopg2.Error as error:
+        raise _refused(dsn, error) from error
+    finally:
+        connection.close()
     if missing:
-        upgrade(connection)
+        _upgrade(dsn)
     return missing
 
 
-def upgrade(connection: Connection) -> None:
-    """Run every migration that is missing."""
+def _upgrade(dsn: str) -> None:
+    import alembic.command
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine("postgresql+psycopg2://", creator=lambda: connect_blocking(dsn), poolclass=NullPool)
     settings = config()
-    settings.attributes["connection"] = connection
-    alembic.command.upgrade(settings, "head")
+    try:
+        with engine.connect() as connection:
+            settings.attributes["connection"] = connection
+            alembic.command.upgrade(settings, "head")
+    except DBAPIError as error:
+        raise _refused(dsn, error.orig) from error
 
 
-def _check_server(connection: Connection, dsn: str) -> None:
-    version, encoding = connection.exec_driver_sql(
-        "SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding')"
-    ).one()
+def _refused(dsn: str, error: BaseException | None) -> CannotStart:
+    return CannotStart(f"the database {describe(dsn)} refuses: {' '.join(str(error).split())}")
+
+
+def _check_server(cursor: Cursor, dsn: str) -> None:
+    cursor.execute("SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding')")
+    ((version, encoding),) = cursor.fetchall()
     if version < OLDEST_POSTGRES:
         raise CannotStart(f"PostgreSQL {OLDEST_POSTGRES} or later is needed; {describe(dsn)} is PostgreSQL {version}")
     if encoding != "UTF8":
         raise CannotStart(f"the database {describe(dsn)} has the encoding {encoding}; create one with ENCODING 'UTF8'")
 
 
-def lacking(revisions: Collection[str]) -> list[str] | None:
-    """What the migrations that a database at these revisions lacks are called, in the order in which they are to run.
+def _revisions(cursor: Cursor) -> list[str]:
+    cursor.execute("SELECT to_regclass('alembic_version') IS NOT NULL")
+    if cursor.fetchall() == [(False,)]:
+        return []
+    cursor.execute("SELECT version_num FROM alembic_version")
+    return [revision for (revision,) in cursor.fetchall()]
 
-    None when the database is ahead of this program.
+
+def newest_revision() -> str:
+    """Return the revision of the last migration. The names of their files begin with the time."""
+    newest = max((_DIRECTORY / "versions").glob("*.py"))
+    [revision] = re.findall(r'^revision = "(\w+)"$', newest.read_text(encoding="utf-8"), re.MULTILINE)
+    return str(revision)
+
+
+def lacking(revisions: Collection[str]) -> list[str] | None:
+    """Return the titles of the migrations that a database at these revisions lacks, in the order to run them.
+
+    Return None when the database is ahead of this program.
     """
+    from alembic.script import ScriptDirectory
+
     scripts = ScriptDirectory.from_config(config())
     if set(revisions) - {script.revision for script in scripts.walk_revisions()}:
         return None
     return [script.doc for script in scripts.iterate_revisions("heads", tuple(revisions))][::-1]
-
-
-def _missing(connection: Connection, dsn: str) -> list[str]:
-    missing = lacking(MigrationContext.configure(connection).get_current_heads())
-    if missing is None:
-        raise CannotStart(
-            f"the schema of {describe(dsn)} is newer than this program; install the version of att that made it"
-        )
-    return missing

@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from att.db import migrate
 from att.db.dsn import connect_blocking
-from att.db.migrate import bring_up_to_date, config, lacking
+from att.db.migrate import bring_up_to_date, config, lacking, newest_revision
 from att.errors import CannotStart, DatabaseUnavailable
 
 ROOT = Path(__file__).parents[2]
@@ -271,6 +271,18 @@ def test_what_is_lacking_at_a_revision():
     revisions = [script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()][::-1]
     assert [lacking([revision]) for revision in revisions] == [names[place + 1 :] for place in range(len(names))]
     assert lacking(["fffffffffff0"]) is None
+
+
+def test_the_newest_revision():
+    """It is found without alembic, by the names of the files."""
+    assert newest_revision() == REVISIONS[-1]
+
+
+def test_a_database_that_is_up_to_date_needs_no_alembic(db_url):
+    """Its import is a good part of the time that a server takes to start."""
+    script = "bring_up_to_date(sys.argv[1], migrate=True); sys.exit('alembic' in sys.modules)"
+    command = [sys.executable, "-c", f"import sys; from att.db.migrate import *; {script}", db_url]
+    assert subprocess.run(command, check=False, timeout=60, cwd=ROOT).returncode == 0
 
 
 def test_no_database_is_said():

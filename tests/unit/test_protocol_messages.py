@@ -304,7 +304,7 @@ def test_resume_limit():
 # The specification
 
 
-SPECIFICATION = (Path(__file__).parents[2] / "docs" / "realtime.md").read_text(encoding="utf-8")
+SPECIFICATION = (Path(__file__).parents[2] / "docs" / "reference" / "realtime.md").read_text(encoding="utf-8")
 
 
 def test_close_codes_are_documented():
