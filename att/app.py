@@ -55,7 +55,7 @@ from att.realtime.brokers.base import Broker, SubscribingBroker
 from att.realtime.brokers.postgres import PostgresBroker
 from att.realtime.event_log import EventLog
 from att.realtime.hub import Hub
-from att.realtime.log_reader import PATIENCE, LogReader
+from att.realtime.log_reader import GAP_WAIT, LogReader
 from att.realtime.presence import Presence, PresenceReporter
 from att.realtime.publisher import Publisher
 from att.realtime.registry import Registry
@@ -69,7 +69,7 @@ from att.sessions.cache import SessionCache
 from att.sessions.revocation import SessionRevoker
 from att.sessions.store import PostgresSessions, SessionStore
 from att.websocket.endpoint import ListenEndpoint
-from att.websocket.keepalive import BEAT, KeepaliveTimer
+from att.websocket.keepalive import TICK, KeepaliveTimer
 
 
 class Shared(NamedTuple):
@@ -209,7 +209,7 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
     app[RETENTION] = RetentionTask(db, settings.retention_age)
     postgres = PostgresBroker(db, app[DATABASE].dsn)
     app[BUSES] = [postgres] if tuned is None else [postgres, tuned]
-    app[LOG_READER] = LogReader(app[EVENT_LOG], hub, sessions, woken, 0.0 if tuned is None else PATIENCE)
+    app[LOG_READER] = LogReader(app[EVENT_LOG], hub, sessions, woken, 0.0 if tuned is None else GAP_WAIT)
     app[PUBLISHER] = Publisher(app[EVENT_LOG], hub, app[BUSES][-1])
     app[LISTEN_ENDPOINT] = ListenEndpoint(
         hub=hub,
@@ -230,7 +230,7 @@ async def _domain(app: web.Application) -> AsyncIterator[None]:
 def _hub(broker: SubscribingBroker | None, woken: asyncio.Event) -> Hub:
     if broker is None:
         return Hub(Registry(), wake=woken.set)
-    return Hub(Registry(), wake=woken.set, subscribe=broker.tune_in, unsubscribe=broker.tune_out)
+    return Hub(Registry(), wake=woken.set, subscribe=broker.subscribe, unsubscribe=broker.unsubscribe)
 
 
 async def _realtime(app: web.Application) -> AsyncIterator[None]:
@@ -240,7 +240,7 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
         app[DEPARTURES].running(),
         node.running(),
         app[PUBLISHER].running(),
-        every("heartbeat", app[KEEPALIVE].beat, BEAT),
+        every("heartbeat", app[KEEPALIVE].tick, TICK),
     ):
         yield
 

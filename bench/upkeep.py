@@ -107,7 +107,7 @@ def hub_of(groups: dict[UUID, list[UUID]], count: int) -> tuple[Hub, float]:
     for user_id, theirs in groups.items():
         listener = Listener(user_id, user_id, Silent(), Dialect.V1)
         hub.attach(listener)
-        hub.settle(listener, [Position(group_id, "", 1, is_member=True) for group_id in theirs[:count]], {})
+        hub.start(listener, [Position(group_id, "", 1, is_member=True) for group_id in theirs[:count]], {})
     gc.collect()
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

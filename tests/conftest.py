@@ -16,13 +16,13 @@ import pytest
 from aiohttp.test_utils import TestClient
 from costs import CHEAPEST
 from databases import dsn_of
-from feeding import append, feed, feeding, hub, listen, living, watched, woken  # noqa: F401 - fixtures of many
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from in_process import run_here  # noqa: F401 - a fixture of many
 from loops import Loop
 from people import PASSWORD, Person
 from pytest_postgresql import factories
+from realtime_fixtures import append, hub, listen, live_sessions, log_reader, running_reader, spy_log, woken  # noqa: F401 - fixtures of many
 from valkeys import Valkey, ValkeyCluster
 
 from att.app import create_app

@@ -259,7 +259,7 @@ class Accounts:
                 yield transaction, endings
         except DatabaseUnavailable:
             for user_id in endings.users | set(endings.sessions.values()):
-                self._audience.user_uncertain(user_id)
+                self._audience.user_state_unknown(user_id)
             raise
         for user_id in endings.users:
             self._audience.user_ended(user_id)

@@ -24,7 +24,7 @@ async def group_events(request: web.Request) -> web.Response:
     events, head = replay.slice
     may_read_all = await is_permitted(request, Permission.GROUPS_READ)
     follows = events[-1].seq if events and events[-1].seq < head else None
-    response = _page(events if may_read_all else [*replay.heard_by(user_id)], follows)
+    response = _page(events if may_read_all else [*replay.visible_to(user_id)], follows)
     if follows is not None:
         response.headers["Link"] = f'<{request.rel_url.update_query(after=follows)}>; rel="next"'
     return response

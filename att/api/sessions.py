@@ -40,7 +40,7 @@ async def end_sessions(request: web.Request) -> web.Response:
     try:
         ended = await request.app[SESSIONS].end_all(user_id, keep=request[SESSION].id)
     except DatabaseUnavailable:
-        request.app[SESSION_EVENTS].user_uncertain(user_id)
+        request.app[SESSION_EVENTS].user_state_unknown(user_id)
         raise
     for session_id in ended:
         request.app[SESSION_EVENTS].session_ended(session_id)
@@ -56,7 +56,7 @@ async def end_session(request: web.Request) -> web.Response:
     try:
         await request.app[SESSIONS].end_one(user_id, session_id)
     except DatabaseUnavailable:
-        request.app[SESSION_EVENTS].user_uncertain(user_id)
+        request.app[SESSION_EVENTS].user_state_unknown(user_id)
         raise
     request.app[SESSION_EVENTS].session_ended(session_id)
     response = web.Response(status=204)

@@ -19,7 +19,7 @@ from att.groups.queries import GROUP_COLUMNS, MEMBER_COLUMNS, GroupDirectory, Gr
 class GroupListener(Protocol):
     """Is told that there is something new in a group's log, after it is committed."""
 
-    def ring(self, group_id: UUID, seq: int) -> None:
+    def observe_head(self, group_id: UUID, seq: int) -> None:
         """The log has reached this seq."""
 
     def joined(self, group_id: UUID, seq: int, user_id: UUID) -> None:
@@ -162,7 +162,7 @@ class Groups(GroupDirectory):
             was_there = await transaction.execute(DELETE_GROUP, group_id=group_id)
         if not was_there:
             raise NoSuchGroup
-        self._audience.ring(group_id, head + 1)
+        self._audience.observe_head(group_id, head + 1)
 
     async def add_member(
         self, group_id: UUID, user_id: UUID, actor: Actor, role: MemberRole | None = None
@@ -214,7 +214,7 @@ class Groups(GroupDirectory):
                 raise LastOwner
         if not removed:
             raise NoSuchMember
-        self._audience.ring(group_id, head + 1)
+        self._audience.observe_head(group_id, head + 1)
 
 
 async def _lock(transaction: Transaction, group_id: UUID, actor: Actor, who: Who, target: UUID | None = None) -> int:

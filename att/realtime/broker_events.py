@@ -1,4 +1,4 @@
-"""What this node does when a bus rings."""
+"""What this node does when a broker rings."""
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
@@ -12,44 +12,49 @@ from att.sessions.revocation import SessionRevoker
 
 
 class BrokerEvents:
-    """The ``Ears`` of the application, on each of its buses: what one does not tell, another one does."""
+    """The ``Ears`` of the application, on each of its brokers: what one does not tell, another one does."""
 
     def __init__(
-        self, hub: Hub, feed: LogReader, sessions: SessionCache, departures: SessionRevoker, buses: Sequence[Broker]
+        self,
+        hub: Hub,
+        log_reader: LogReader,
+        sessions: SessionCache,
+        revoker: SessionRevoker,
+        brokers: Sequence[Broker],
     ) -> None:
         self._hub = hub
-        self._feed = feed
+        self._log_reader = log_reader
         self._sessions = sessions
-        self._departures = departures
-        self._buses = buses
+        self._revoker = revoker
+        self._brokers = brokers
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Ring and hear all of them while the block runs."""
         async with contextlib.AsyncExitStack() as stack:
-            for bus in self._buses:
-                await stack.enter_async_context(bus.running(self))
+            for broker in self._brokers:
+                await stack.enter_async_context(broker.running(self))
             yield
 
-    def heard(self, ring: Announcement) -> None:
-        for session_id in ring.sessions:
+    def on_announcement(self, announcement: Announcement) -> None:
+        for session_id in announcement.sessions:
             self._sessions.session_ended(session_id)
-        self._departures.heard(ring.users)
-        for joining in ring.joined:
+        self._revoker.heard(announcement.users)
+        for joining in announcement.joined:
             self._hub.joined(*joining)
-        for event in ring.events:
+        for event in announcement.events:
             self._hub.offer(event)
-        for group_id, seq in ring.groups.items():
-            self._hub.ring(group_id, seq)
-        if ring.sweep:
-            self._feed.sweep_soon()
+        for group_id, seq in announcement.groups.items():
+            self._hub.observe_head(group_id, seq)
+        if announcement.sweep:
+            self._log_reader.sweep_soon()
 
-    def connected(self) -> None:
-        self._sessions.trust(is_told=all(bus.is_connected for bus in self._buses))
-        self._feed.sweep_soon()
+    def on_connected(self) -> None:
+        self._sessions.trust(is_told=all(broker.is_connected for broker in self._brokers))
+        self._log_reader.sweep_soon()
 
-    def tuned(self, group_ids: Sequence[UUID]) -> None:
-        self._feed.look_up_soon(group_ids)
+    def on_subscribed(self, group_ids: Sequence[UUID]) -> None:
+        self._log_reader.look_up_soon(group_ids)
 
-    def disconnected(self) -> None:
+    def on_disconnected(self) -> None:
         self._sessions.trust(is_told=False)

@@ -77,7 +77,7 @@ class Replay(NamedTuple):
     was_member: bool
     name: str
 
-    def heard_by(self, user_id: UUID) -> Iterator[LogEvent]:
+    def visible_to(self, user_id: UUID) -> Iterator[LogEvent]:
         """What that user, for whom it was read, may know: what was there while they were in, and their own coming and
         going.
         """
@@ -110,7 +110,7 @@ APPEND = prepare(
 )
 
 _WANTED = "(g.id = ANY (CAST(:group_ids AS uuid[])) OR g.name_key = ANY (CAST(:name_keys AS text[])))"
-HOLDS = _reading(f"""
+LOCK_HOLDERS = _reading(f"""
     WITH free AS (SELECT g.id FROM groups AS g WHERE {_WANTED} FOR NO KEY UPDATE SKIP LOCKED)
     SELECT g.id, g.name_key, CAST(g.xmax AS text) FROM groups AS g WHERE {_WANTED} AND g.id NOT IN (SELECT id FROM free)
 """)  # noqa: S608 - of constants
@@ -175,25 +175,25 @@ class EventLog:
     def __init__(self, db: Engine) -> None:
         self._db = db
 
-    async def append(self, drafts: Sequence[Publish]) -> list[PublishResult | AttError]:
+    async def append(self, publishes: Sequence[Publish]) -> list[PublishResult | AttError]:
         """Append them in this order, in one transaction; for each what came of it, or why it was refused.
 
         Raises what the engine raises, and InvalidInput when the database does not take a body: then all have failed,
         and each is to be tried alone.
         """
-        results: list[Any] = [_fault(draft) for draft in drafts]
+        results: list[Any] = [_fault(publish) for publish in publishes]
         places = [place for place, fault in enumerate(results) if fault is None]
-        rows = await self._append([drafts[place] for place in places]) if places else []
+        rows = await self._append([publishes[place] for place in places]) if places else []
         for row in rows:
             place = places[row[0] - 1]
-            results[place] = _outcome(drafts[place], row)
+            results[place] = _outcome(publishes[place], row)
         return results
 
-    async def holds(self, groups: Collection[UUID | str]) -> list[tuple[UUID, str, str]]:
+    async def lock_holders(self, groups: Collection[UUID | str]) -> list[tuple[UUID, str, str]]:
         """Those of these groups that somebody else has locked now: id, key of the name, and by which transaction."""
         ids = _array(group for group in groups if isinstance(group, UUID))
         keys = [key for group in groups if (key := key_of(group))]
-        return await self._db.fetch_all(HOLDS, group_ids=ids, name_keys=keys)
+        return await self._db.fetch_all(LOCK_HOLDERS, group_ids=ids, name_keys=keys)
 
     async def read(self, positions: Mapping[UUID, int]) -> dict[UUID, Slice]:
         """Return events above each position: at most ``_SLICE``, ``SLICE_BYTES`` each, ``READ_BYTES`` in all."""
@@ -234,17 +234,17 @@ class EventLog:
         """
         return await self._db.fetch_all(JOININGS, user_ids=_array(user_ids))
 
-    async def _append(self, drafts: Sequence[Publish]) -> list[Any]:
-        groups = [draft.group for draft in drafts]
-        keys = [draft.key for draft in drafts]
+    async def _append(self, publishes: Sequence[Publish]) -> list[Any]:
+        groups = [publish.group for publish in publishes]
+        keys = [publish.key for publish in publishes]
         is_named = any(isinstance(group, str) for group in groups)
         try:
             return await self._db.fetch_all(
                 APPEND,
                 group_ids=_array("NULL" if isinstance(group, str) else group for group in groups),
                 name_keys=[key_of(group) for group in groups] if is_named else None,
-                actor_ids=_array(draft.actor_id for draft in drafts),
-                bodies=[draft.body.decode() for draft in drafts],
+                actor_ids=_array(publish.actor_id for publish in publishes),
+                bodies=[publish.body.decode() for publish in publishes],
                 keys=keys if any(keys) else None,
             )
         except DriverError as error:
@@ -262,12 +262,12 @@ def _array(values: Iterable[object]) -> str:
     return f"{{{','.join(map(str, values))}}}"
 
 
-def _outcome(draft: Publish, row: Any) -> PublishResult | AttError:
+def _outcome(publish: Publish, row: Any) -> PublishResult | AttError:
     _, refusal, group_id, name, seq, at, is_repeat = row
     if refusal:
         return _REFUSALS[refusal]()
-    group = draft.group if isinstance(draft.group, UUID) else UUID(group_id)
-    return PublishResult(LogEvent(group, name, seq, "message", draft.actor_id, at, draft.body), is_repeat)
+    group = publish.group if isinstance(publish.group, UUID) else UUID(group_id)
+    return PublishResult(LogEvent(group, name, seq, "message", publish.actor_id, at, publish.body), is_repeat)
 
 
 def _events(row: Any) -> Iterable[LogEvent]:
@@ -276,17 +276,17 @@ def _events(row: Any) -> Iterable[LogEvent]:
         yield LogEvent(group_id, name, seq, kind, actor_id, at, (body or "").encode())
 
 
-def _fault(draft: Publish) -> AttError | None:
+def _fault(publish: Publish) -> AttError | None:
     """Why the driver cannot send it: PostgreSQL has no text with a NUL, nor any that is not Unicode."""
-    if isinstance(draft.group, str) and not _is_sendable(draft.group, RAW_LENGTH):
+    if isinstance(publish.group, str) and not _is_sendable(publish.group, RAW_LENGTH):
         return NoSuchGroup()
-    if draft.key is not None and not (draft.key and _is_sendable(draft.key, KEY_LENGTH)):
+    if publish.key is not None and not (publish.key and _is_sendable(publish.key, KEY_LENGTH)):
         return _invalid("key", f"must have 1 to {KEY_LENGTH} characters")
     try:
-        draft.body.decode()
+        publish.body.decode()
     except UnicodeDecodeError:
         return _invalid("body", "must be UTF-8")
-    return _invalid("body", "must not contain NUL") if b"\0" in draft.body else None
+    return _invalid("body", "must not contain NUL") if b"\0" in publish.body else None
 
 
 def _is_sendable(words: str, longest: int) -> bool:

@@ -47,10 +47,10 @@ class Counts:
             self.dropped.inc(delivered.dropped)
             if len(self._counts) > COUNTS:
                 self._counts.popitem(last=False)
-            if tell := self._waiting.pop(key, None):
-                tell(delivered)
+            if callback := self._waiting.pop(key, None):
+                callback(delivered)
 
-    def pass_over(self, event: LogEvent) -> None:
+    def skip(self, event: LogEvent) -> None:
         """Nobody is to hear it, unless it was delivered before."""
         if self.of(event) is None:
             self.add(event, NOBODY)
@@ -59,15 +59,15 @@ class Counts:
         """What was delivered; None when nothing was yet, or it was too long ago."""
         return self._counts.get((event.group_id, event.seq))
 
-    def expect(self, event: LogEvent, tell: DeliveryCallback) -> None:
+    def expect(self, event: LogEvent, callback: DeliveryCallback) -> None:
         """Tell as soon as it is delivered, or nobody hears its group any more."""
-        self._waiting[event.group_id, event.seq] = tell
+        self._waiting[event.group_id, event.seq] = callback
 
     def forget(self, event: LogEvent) -> None:
         """Nobody waits any more."""
         self._waiting.pop((event.group_id, event.seq), None)
 
-    def give_up(self, group_id: UUID) -> None:
+    def drop_group(self, group_id: UUID) -> None:
         """Nobody hears the group here any more."""
         for key in [key for key in self._waiting if key[0] == group_id]:
             self._waiting.pop(key)(NOBODY)

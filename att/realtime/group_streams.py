@@ -1,7 +1,7 @@
 """One group's log as far as it has been applied here, and who hears it. No loop, no socket, no database.
 
-A listener has one place in a track at most. In the *audience* it hears every event. *Waiting*, it has heard what comes
-up to a seq that the track has yet to reach. *Catching up*, it is behind, and is given from the log what it has missed.
+A listener has one place in a stream at most. In the *audience* it hears every event. *Waiting*, it has heard what comes
+up to a seq that the stream has yet to reach. *Catching up*, it is behind, and is given from the log what it has missed.
 """
 
 from collections import OrderedDict, deque
@@ -17,8 +17,8 @@ EARLY = 64  # events behind a gap that are kept, for what is missing is often un
 EARLY_BYTES = 256 * 1024
 RECENT = 256  # events kept while somebody catches up, so that the last step needs no further read
 RECENT_BYTES = 64 * 1024  # and bytes of them: all are written in one go
-PASSED = 10_000  # groups of which it is remembered where they were
-_PATIENCE = 3  # reads that find nothing of what was rung for
+LAST_KNOWN = 10_000  # groups of which it is remembered where they were
+_EMPTY_READS = 3  # reads that find nothing of what was rung for
 
 
 class StreamPosition(NamedTuple):
@@ -40,7 +40,7 @@ class LastKnownSeqs:
     def note(self, group_id: UUID, seq: int) -> None:
         """A group has reached this seq."""
         self._heads[group_id] = max(seq, self._heads.pop(group_id, 0))
-        if len(self._heads) > PASSED:
+        if len(self._heads) > LAST_KNOWN:
             self._heads.popitem(last=False)
 
     def take(self, group_id: UUID) -> int:
@@ -52,26 +52,26 @@ class ReadQueue:
     """Tracks that want to be read, in the order in which they began to."""
 
     def __init__(self) -> None:
-        self._tracks: dict[UUID, GroupStream] = {}
+        self._streams: dict[UUID, GroupStream] = {}
 
     def __len__(self) -> int:
-        return len(self._tracks)
+        return len(self._streams)
 
-    def note(self, track: "GroupStream") -> bool:
-        """A track wants to be read. Whether that is new."""
-        is_new = self._tracks.get(track.group_id) is not track
+    def note(self, stream: "GroupStream") -> bool:
+        """A stream wants to be read. Whether that is new."""
+        is_new = self._streams.get(stream.group_id) is not stream
         if is_new:
-            self._tracks[track.group_id] = track
+            self._streams[stream.group_id] = stream
         return is_new
 
     def wanted(self, limit: int) -> dict[UUID, int]:
         """The groups to be read now, no more than that, and after which seq."""
         wanted: dict[UUID, int] = {}
-        for group_id, track in [*self._tracks.items()]:
-            if not track.wants_read:
-                del self._tracks[group_id]
+        for group_id, stream in [*self._streams.items()]:
+            if not stream.wants_read:
+                del self._streams[group_id]
             elif len(wanted) < limit:
-                wanted[group_id] = track.tail
+                wanted[group_id] = stream.tail
         return wanted
 
 
@@ -84,25 +84,25 @@ class GroupStream:
         "_catching",
         "_connections",
         "_early",
+        "_empty_reads",
         "_queue",
         "_recent",
         "_recent_bytes",
-        "_vain",
         "_waiting",
         "group_id",
-        "heard",
         "is_running",
+        "known_head",
         "seq",
     )
 
     def __init__(self, group_id: UUID, seq: int) -> None:
         self.group_id = group_id
-        self.seq = self.heard = seq
+        self.seq = self.known_head = seq
         self.is_running = False
         self._queue: deque[LogEvent] = deque()
         self._bytes = 0
         self._early: dict[int, LogEvent] = {}
-        self._vain = 0
+        self._empty_reads = 0
         self._audience: tuple[set[Listener], ...] = tuple(set() for _ in Dialect)
         self._connections: list[tuple[ListenerConnection, ...] | None] = [
             None for _ in Dialect
@@ -127,7 +127,7 @@ class GroupStream:
     @property
     def wants_read(self) -> bool:
         """Whether events are known to be missing, and there is room for them."""
-        return self.heard > self.tail and len(self._queue) < QUEUE_EVENTS // 2 and self._bytes < _QUEUE_BYTES // 2
+        return self.known_head > self.tail and len(self._queue) < QUEUE_EVENTS // 2 and self._bytes < _QUEUE_BYTES // 2
 
     @property
     def has_early(self) -> bool:
@@ -137,15 +137,17 @@ class GroupStream:
     @property
     def is_idle(self) -> bool:
         """Whether nobody has a place in it and nothing is expected."""
-        return not (any(self._audience) or self._waiting or self._catching or self._queue) and self.heard <= self.seq
+        return (
+            not (any(self._audience) or self._waiting or self._catching or self._queue) and self.known_head <= self.seq
+        )
 
-    def hear(self, seq: int) -> None:
+    def observe(self, seq: int) -> None:
         """The group has reached this seq, or more."""
-        self.heard = max(self.heard, seq)
+        self.known_head = max(self.known_head, seq)
 
     def offer(self, event: LogEvent) -> None:
         """Queue it if it is next in line. One that was here before is dropped; one behind a gap is kept for later."""
-        self.hear(event.seq)
+        self.observe(event.seq)
         if event.seq == self.tail + 1:
             self._append(event)
             if self._early:
@@ -161,7 +163,7 @@ class GroupStream:
         if len(self._queue) < QUEUE_EVENTS and self._bytes < _QUEUE_BYTES:
             self._queue.append(event)
             self._bytes += len(event.body)
-            self._vain = 0
+            self._empty_reads = 0
 
     def _append_early(self) -> None:
         while (event := self._early.pop(self.tail + 1, None)) is not None:
@@ -173,11 +175,11 @@ class GroupStream:
         size = sum([len(early.body) for early in self._early.values()], len(event.body))
         return len(self._early) < EARLY and size <= EARLY_BYTES
 
-    def read_in_vain(self) -> None:
+    def on_empty_read(self) -> None:
         """The log did not have what was rung for. It never will if the database was restored from a backup."""
-        self._vain += 1
-        if self._vain >= _PATIENCE:
-            self._vain, self.heard = 0, self.tail
+        self._empty_reads += 1
+        if self._empty_reads >= _EMPTY_READS:
+            self._empty_reads, self.known_head = 0, self.tail
 
     def pop(self) -> LogEvent | None:
         """The event whose turn it is now; None when there is none here."""
@@ -198,7 +200,7 @@ class GroupStream:
 
     def skip(self, seq: int) -> None:
         """Go on after this seq, whatever comes before. Nobody may have a place here."""
-        self.heard = seq if seq < self.tail else self.heard  # the log was set back
+        self.known_head = seq if seq < self.tail else self.known_head  # the log was set back
         self.seq = seq
         self._queue.clear()
         self._early.clear()
@@ -225,7 +227,7 @@ class GroupStream:
             listener.left[self.group_id] = place.seq
         elif place.seq > self.seq:
             self._waiting[listener] = place.seq
-            self.hear(place.seq)
+            self.observe(place.seq)
             listener.groups.add(self.group_id)
         else:
             self._enter(listener)
@@ -272,7 +274,7 @@ class GroupStream:
         self._recent = deque() if self._recent is None else self._recent
         listener.groups.add(self.group_id)
 
-    def caught_up(self, listener: Listener) -> int | None:
+    def served_up_to(self, listener: Listener) -> int | None:
         """Up to which seq a listener that catches up was served; None when it does not."""
         return self._catching.get(listener)
 

@@ -1,4 +1,4 @@
-"""What is sent to a group that somebody else holds, by a transaction in SQL that has not ended: it waits here.
+"""What is sent to a group that somebody else locks, by a transaction in SQL that has not ended: it waits here.
 
 However many groups are held, one statement looks at them all. Nothing is appended from here: what can go on goes back
 to where it came from.
@@ -11,79 +11,79 @@ from uuid import UUID
 
 from att.errors import Busy, DatabaseUnavailable
 from att.realtime.event_log import EventLog, key_of
-from att.realtime.publish_queue import PendingPublish, PublishQueue, tell_all
+from att.realtime.publish_queue import PendingPublish, PublishQueue, resolve_all
 
-_PATIENCE = 3.0  # seconds for which what is sent to a held group waits before it is refused
-_PAUSE = 0.1  # seconds between looks at who holds the groups
+_MAX_WAIT = 3.0  # seconds for which what is sent to a held group waits before it is refused
+_PAUSE = 0.1  # seconds between looks at who locks the groups
 
 
 class LockedGroups:
     """The items for held groups, in ``lane``. When somebody lets go of a group, its own go back to ``free``."""
 
     def __init__(self, log: EventLog, free: PublishQueue) -> None:
-        self.lane = PublishQueue()
+        self.queue = PublishQueue()
         self._log = log
         self._free = free
         self._holders: dict[UUID, str] = {}
         self._ids: dict[str, UUID] = {}  # of those groups, by the keys of their names
-        self._passed_on: set[UUID] = set()
+        self._handed_over: set[UUID] = set()
         self._is_any = asyncio.Event()
 
     def __bool__(self) -> bool:
         return bool(self._holders)
 
-    def lane_of(self, group: UUID | str) -> PublishQueue:
+    def queue_for(self, group: UUID | str) -> PublishQueue:
         """Where what is sent to this group waits."""
-        return self._free if self._held_id(group) is None else self.lane
+        return self._free if self._locked_id(group) is None else self.queue
 
-    async def take_from(self, batch: Sequence[PendingPublish]) -> list[PendingPublish]:
+    async def take_locked(self, batch: Sequence[PendingPublish]) -> list[PendingPublish]:
         """Have those of a batch wait here whose groups are held; the rest of it. Raises what the log raises.
 
         Those that are still in ``free`` for the same groups follow them.
         """
-        holds = await self._log.holds({item.draft.group for item in batch})
-        holds = [hold for hold in holds if hold[0] not in self._passed_on]
-        self._passed_on.clear()
-        if not holds:
+        locks = await self._log.lock_holders({item.publish.group for item in batch})
+        locks = [lock for lock in locks if lock[0] not in self._handed_over]
+        self._handed_over.clear()
+        if not locks:
             return [*batch]
-        for group_id, key, holder in holds:
+        for group_id, key, holder in locks:
             self._holders.setdefault(group_id, holder)
             self._ids[key] = group_id
         self._is_any.set()
-        for item in (*filter(self._is_held, batch), *self._free.take_all(self._is_held)):
-            self.lane.put(item)
-        return [item for item in batch if not self._is_held(item)]
+        for item in (*filter(self._is_locked, batch), *self._free.take_all(self._is_locked)):
+            self.queue.put(item)
+        return [item for item in batch if not self._is_locked(item)]
 
-    async def watch(self) -> None:
-        """Look now and then at who holds the groups, for as long as any is held."""
+    async def recheck(self) -> None:
+        """Look now and then at who locks the groups, for as long as any is held."""
         while True:
             await self._is_any.wait()
             await asyncio.sleep(_PAUSE)
-            tell_all(self.lane.take_older(time.monotonic() - _PATIENCE), Busy())
+            resolve_all(self.queue.take_older(time.monotonic() - _MAX_WAIT), Busy())
             try:
-                holds = await self._log.holds(self._holders.keys())
+                locks = await self._log.lock_holders(self._holders.keys())
             except Busy:
                 continue
             except Exception as error:
-                self._release(self._holders.keys())  # they are told of it there
+                self._unlock(self._holders.keys())  # they are told of it there
                 if not isinstance(error, DatabaseUnavailable):
                     raise
             else:
-                self._look({group_id: holder for group_id, _, holder in holds})
+                self._update({group_id: holder for group_id, _, holder in locks})
 
-    def _look(self, holders: dict[UUID, str]) -> None:
-        """Go by who holds them now.
+    def _update(self, holders: dict[UUID, str]) -> None:
+        """Go by who locks them now.
 
-        A group that is held by another than before is one that nobody holds for long, such as one to which other
+        A group that is held by another than before is one that nobody locks for long, such as one to which other
         servers append. Whoever waits for it in the database gets it, while a look may never find it free.
         """
         changed = {group_id for group_id, holder in self._holders.items() if holders.get(group_id) != holder}
-        self._passed_on |= changed & holders.keys()
-        self._release(changed)
+        self._handed_over |= changed & holders.keys()
+        self._unlock(changed)
 
-    def _release(self, group_ids: Collection[UUID]) -> None:
+    def _unlock(self, group_ids: Collection[UUID]) -> None:
         gone = {*group_ids}
-        self._free.put_back(self.lane.take_all(lambda item: self._held_id(item.draft.group) in gone))
+        self._free.put_back(self.queue.take_all(lambda item: self._locked_id(item.publish.group) in gone))
         self._free.ready.set()
         for group_id in gone:
             del self._holders[group_id]
@@ -91,11 +91,11 @@ class LockedGroups:
         if not self._holders:
             self._is_any.clear()
 
-    def _held_id(self, group: UUID | str) -> UUID | None:
+    def _locked_id(self, group: UUID | str) -> UUID | None:
         """The id of the group if it is held, else None."""
         if isinstance(group, UUID):
             return group if group in self._holders else None
         return self._ids.get(key_of(group) or "") if self._ids else None
 
-    def _is_held(self, item: PendingPublish) -> bool:
-        return self._held_id(item.draft.group) is not None
+    def _is_locked(self, item: PendingPublish) -> bool:
+        return self._locked_id(item.publish.group) is not None

@@ -18,7 +18,7 @@ _SWEEP_INTERVAL = 5.0  # seconds between looks for what no ring has told: how la
 WHOLE_SWEEP = 12  # every so many of them, joinings are looked for too, of which the database itself tells
 _CHUNK = 1_000  # groups, users or sessions that are looked up by one statement
 READERS = 4  # listeners that are given what they missed at the same time
-PATIENCE = 0.02  # seconds for which a gap may close by itself, where events come by the bus
+GAP_WAIT = 0.02  # seconds for which a gap may close by itself, where events come by the bus
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts to read from a database that does not answer
 
 _T = TypeVar("_T")
@@ -42,19 +42,19 @@ class LogReader:
     """The hub's hands. When the database cannot be read deliveries wait; they are never guessed.
 
     Where a bus brings the events themselves, what is missing before one that is here is mostly under way, from another
-    node. ``patience`` is how many seconds it is waited for before the log is read. The hub sets ``woken``.
+    node. ``gap_wait`` is how many seconds it is waited for before the log is read. The hub sets ``woken``.
     """
 
     def __init__(
-        self, log: EventLog, hub: Hub, sessions: LiveSessions, woken: asyncio.Event, patience: float = 0.0
+        self, log: EventLog, hub: Hub, sessions: LiveSessions, woken: asyncio.Event, gap_wait: float = 0.0
     ) -> None:
         self._log = log
         self._hub = hub
         self._sessions = sessions
         self._woken, self._to_sweep, self._to_look_up = woken, asyncio.Event(), asyncio.Event()
-        self._tuned: set[UUID] = set()
+        self._subscribed: set[UUID] = set()
         self._readers = asyncio.Semaphore(READERS)
-        self._patience = patience
+        self._gap_wait = gap_wait
         self._gaps: dict[UUID, RetentionGap] = {}
 
     @contextlib.asynccontextmanager
@@ -63,8 +63,8 @@ class LogReader:
         async with (
             supervise("writing of slices", self._write),
             supervise("reading of the log", self._read),
-            supervise("looks for what no ring has told", self._sweep_now_and_then),
-            supervise("looks for what groups have missed", self._look_up_tuned),
+            supervise("looks for what no ring has told", self._sweep_regularly),
+            supervise("looks for what groups have missed", self._look_up_subscribed),
         ):
             yield
 
@@ -74,12 +74,12 @@ class LogReader:
 
     def look_up_soon(self, group_ids: Iterable[UUID]) -> None:
         """Rings of these groups may have been missed."""
-        self._tuned.update(group_ids)
+        self._subscribed.update(group_ids)
         self._to_look_up.set()
 
     async def positions(self, user_id: UUID) -> list[Position]:
         """Where that user stands, as soon as the database answers."""
-        return await _patiently(lambda: self._log.positions(user_id))
+        return await _retry(lambda: self._log.positions(user_id))
 
     async def catch_up(self, listener: Listener, drained: Callable[[], Awaitable[object]], size: int) -> None:
         """Give a listener what it has missed, as fast as it takes it: ``drained`` returns when it can take more.
@@ -87,16 +87,16 @@ class LogReader:
         Of one page the bodies have about ``size`` bytes.
         """
         for group_id in self._hub.missing(listener):
-            while self._hub.caught_up(listener, group_id) is not None:
+            while self._hub.served_up_to(listener, group_id) is not None:
                 await drained()
                 async with self._readers:
                     await self._serve(listener, group_id, size)
 
     async def _serve(self, listener: Listener, group_id: UUID, size: int) -> None:
-        after = self._hub.caught_up(listener, group_id)
+        after = self._hub.served_up_to(listener, group_id)
         if after is None:
             return  # it has gone while it was waited for
-        found = await _patiently(lambda: self._log.read_from(group_id, listener.user_id, after, size=size))
+        found = await _retry(lambda: self._log.read_from(group_id, listener.user_id, after, size=size))
         self._hub.serve(listener, group_id, found)
 
     async def sweep(self) -> None:
@@ -119,7 +119,7 @@ class LogReader:
 
     async def _sweep_users(self) -> None:
         for user_ids in _chunks([*self._hub.registry.memberships()]):
-            await self._look_for_joinings(user_ids)
+            await self._find_joinings(user_ids)
 
     async def _look_up(self, group_ids: Sequence[UUID]) -> None:
         """See where their logs end. Of groups that nobody hears here it is noted for whoever is about to."""
@@ -128,36 +128,36 @@ class LogReader:
         for group_id in group_ids:
             self._hub.compare(group_id, heard.get(group_id, 0), found.get(group_id, 0))
 
-    async def _look_up_tuned(self) -> None:
+    async def _look_up_subscribed(self) -> None:
         while True:
-            while self._tuned:
+            while self._subscribed:
                 # Those that are tuned in anew meanwhile are to be looked up once more.
-                group_ids = [self._tuned.pop() for _ in range(min(len(self._tuned), _CHUNK))]
-                await _patiently(partial(self._look_up, group_ids))
+                group_ids = [self._subscribed.pop() for _ in range(min(len(self._subscribed), _CHUNK))]
+                await _retry(partial(self._look_up, group_ids))
             await self._to_look_up.wait()
             self._to_look_up.clear()
 
-    async def _look_for_joinings(self, user_ids: Sequence[UUID]) -> None:
+    async def _find_joinings(self, user_ids: Sequence[UUID]) -> None:
         joinings = await self._log.joinings(user_ids)
         known = self._hub.registry.memberships()
         for user_id, group_id, seqs in joinings:
             if group_id in known.get(user_id, ()):
                 continue
             if not seqs:
-                self._hub.user_uncertain(user_id)
+                self._hub.user_state_unknown(user_id)
             for seq in seqs:  # from the first on of which they do not know they have missed what came
                 self._hub.joined(group_id, seq, user_id)
 
-    async def _sweep_now_and_then(self) -> None:
+    async def _sweep_regularly(self) -> None:
         for number in itertools.count(1):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SWEEP_INTERVAL):
                     await self._to_sweep.wait()
             is_whole = self._to_sweep.is_set() or number % WHOLE_SWEEP == 0
             self._to_sweep.clear()
-            await _patiently(self._sweep_groups)
+            await _retry(self._sweep_groups)
             if is_whole:
-                await _patiently(self._sweep_users)
+                await _retry(self._sweep_users)
             with contextlib.suppress(Unavailable):  # they may be elsewhere than the log; the next sweep is soon
                 await self._sweep_sessions()
 
@@ -175,7 +175,7 @@ class LogReader:
             due = self._due(wanted)
             if not due:
                 limit, pause = READS, _FIRST_PAUSE
-                await self._wait(self._patience if wanted else None)
+                await self._wait(self._gap_wait if wanted else None)
                 continue
             try:
                 found = await self._log.read(due)
@@ -188,7 +188,7 @@ class LogReader:
 
     def _due(self, wanted: dict[UUID, int]) -> dict[UUID, int]:
         """What is to be read now: what cannot come by itself, or has not for too long."""
-        if not self._patience:
+        if not self._gap_wait:
             return wanted
         now, gaps = asyncio.get_running_loop().time(), self._gaps
         self._gaps = {
@@ -198,7 +198,7 @@ class LogReader:
         return {
             group_id: after
             for group_id, after in wanted.items()
-            if now >= self._gaps[group_id].since + self._patience or not self._hub.may_close(group_id)
+            if now >= self._gaps[group_id].since + self._gap_wait or not self._hub.may_fill_gap(group_id)
         }
 
     async def _wait(self, seconds: float | None) -> None:
@@ -208,7 +208,7 @@ class LogReader:
         self._woken.clear()
 
 
-async def _patiently(read: Callable[[], Awaitable[_T]]) -> _T:
+async def _retry(read: Callable[[], Awaitable[_T]]) -> _T:
     """What is read, as soon as the database answers."""
     pause = _FIRST_PAUSE
     while True:

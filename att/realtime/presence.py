@@ -25,7 +25,7 @@ from att.db.schema import members, nodes, presence, users
 from att.errors import NoSuchUser, Unavailable
 
 _TICK = 1.0  # seconds between looks at who has come and gone
-_BEAT = 2.0  # seconds between signs of life
+_SIGN_INTERVAL = 2.0  # seconds between signs of life
 _SILENCE = timedelta(seconds=8)  # after which a node is taken for dead
 _CHUNK = 1_000  # users whom one statement writes
 _STOP_TIMEOUT = 2.0  # seconds to say goodbye
@@ -164,9 +164,9 @@ class PresenceReporter:
         self._started = time.monotonic()
         self._node_id = uuid4()
         self._epoch: datetime | None = None  # when the monotonic clock stood at 0; None when we are not registered
-        self._next_beat = 0.0
+        self._next_sign = 0.0
         self._pending: set[UUID] = set()
-        self._is_stuck = False
+        self._has_failed = False
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -181,30 +181,30 @@ class PresenceReporter:
     async def tick(self) -> None:
         """Write what has changed, and now and then a sign of life. What cannot be written is kept for the next time."""
         try:
-            await self._tell()
+            await self._report()
         except Unavailable as error:
-            if not self._is_stuck:
+            if not self._has_failed:
                 log.warning("who is connected here cannot be told, until the database takes it: %s", error.why)
-            self._is_stuck = True
+            self._has_failed = True
         else:
-            self._is_stuck = False
+            self._has_failed = False
 
-    async def _tell(self) -> None:
-        if self._epoch is None or time.monotonic() >= self._next_beat:
-            await self._beat()
+    async def _report(self) -> None:
+        if self._epoch is None or time.monotonic() >= self._next_sign:
+            await self._give_sign_of_life()
         self._pending |= self._roster.take_changed()
         while self._pending and self._epoch is not None:
             chunk = [*islice(self._pending, _CHUNK)]
             await self._write(chunk, self._epoch)
             self._pending.difference_update(chunk)
 
-    async def _beat(self) -> None:
+    async def _give_sign_of_life(self) -> None:
         """Give a sign of life, or begin anew where there is nothing of us any more; and see who else is dead."""
-        beat_at = time.monotonic()
+        now = time.monotonic()
         if self._epoch is None or not await self._db.execute(SIGN_OF_LIFE, node_id=self._node_id):
             await self._register()
         await self._db.execute(_SWEEP)
-        self._next_beat = beat_at + _BEAT
+        self._next_sign = now + _SIGN_INTERVAL
 
     async def _register(self) -> None:
         moment = time.monotonic()

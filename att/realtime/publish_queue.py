@@ -19,31 +19,31 @@ log = logging.getLogger("att")
 
 
 class PendingPublish:
-    """A draft, since when it is here, whom to tell what became of it, and since when that is unknown."""
+    """A publish, since when it is here, whom to tell what became of it, and since when that is unknown."""
 
-    __slots__ = ("_tell", "draft", "since", "unknown_since")
+    __slots__ = ("_callback", "publish", "since", "unknown_since")
 
-    def __init__(self, draft: Publish, tell: PublishCallback) -> None:
-        self.draft = draft
+    def __init__(self, publish: Publish, callback: PublishCallback) -> None:
+        self.publish = publish
         self.since = time.monotonic()
         self.unknown_since: float | None = None
-        self._tell: PublishCallback | None = tell
+        self._callback: PublishCallback | None = callback
 
-    def tell(self, outcome: Outcome) -> None:
+    def resolve(self, outcome: Outcome) -> None:
         """Tell it, once. Whoever fails to take it fails alone."""
-        tell, self._tell = self._tell, None
-        if tell is None:
+        callback, self._callback = self._callback, None
+        if callback is None:
             return
         try:
-            tell(outcome)
+            callback(outcome)
         except Exception:
             log.exception("nobody could be told what became of a message")
 
 
-def tell_all(items: Iterable[PendingPublish], outcome: Outcome) -> None:
+def resolve_all(items: Iterable[PendingPublish], outcome: Outcome) -> None:
     """Tell the same to each."""
     for item in items:
-        item.tell(outcome)
+        item.resolve(outcome)
 
 
 class PublishQueue:
@@ -61,13 +61,13 @@ class PublishQueue:
     def put(self, item: PendingPublish) -> None:
         """At the end."""
         self._items.append(item)
-        self.bytes += len(item.draft.body)
+        self.bytes += len(item.publish.body)
         self.ready.set()
 
     def put_back(self, items: Sequence[PendingPublish]) -> None:
         """At the beginning."""
         self._items.extendleft(reversed(items))
-        self.bytes += sum(len(item.draft.body) for item in items)
+        self.bytes += sum(len(item.publish.body) for item in items)
 
     def take(self) -> list[PendingPublish]:
         """A batch from the beginning."""
@@ -75,7 +75,7 @@ class PublishQueue:
         size = 0
         while self._items and len(batch) < BATCH_ITEMS and size < BATCH_BYTES:
             batch.append(self._items.popleft())
-            size += len(batch[-1].draft.body)
+            size += len(batch[-1].publish.body)
         self.bytes -= size
         return batch
 
@@ -84,7 +84,7 @@ class PublishQueue:
         taken = []
         while self._items and self._items[0].since < moment:
             taken.append(self._items.popleft())
-        self.bytes -= sum(len(item.draft.body) for item in taken)
+        self.bytes -= sum(len(item.publish.body) for item in taken)
         return taken
 
     def take_all(self, is_wanted: Callable[[PendingPublish], bool] | None = None) -> list[PendingPublish]:
@@ -93,5 +93,5 @@ class PublishQueue:
         if taken:
             gone = set(taken)
             self._items = deque(item for item in self._items if item not in gone)
-            self.bytes -= sum(len(item.draft.body) for item in taken)
+            self.bytes -= sum(len(item.publish.body) for item in taken)
         return taken

@@ -16,15 +16,15 @@ from att.realtime.event_log import EventLog, Publish, PublishResult
 from att.realtime.fanout import NOBODY, Delivered
 from att.realtime.hub import Hub
 from att.realtime.locked_groups import LockedGroups
-from att.realtime.publish_queue import Outcome, PendingPublish, PublishCallback, PublishQueue, tell_all
+from att.realtime.publish_queue import Outcome, PendingPublish, PublishCallback, PublishQueue, resolve_all
 
 QUEUE_ITEMS = 10_000  # drafts that wait; the next one is told to come back
 _QUEUE_BYTES = 64 * 1024**2
-_PATIENCE = 10.0  # seconds for which an append whose outcome is unknown is tried again, if it has a key
+_RETRY_TIME = 10.0  # seconds for which an append whose outcome is unknown is tried again, if it has a key
 _PAUSE = 0.1  # seconds between attempts
 DELIVERY_TIMEOUT = 2.0  # seconds that an answer waits for the fan-out; the event is in the log, and delivered later
 _STOP_TIMEOUT = 5.0  # seconds to append what waits when the server stops
-HELD_SHARE = 0.5  # of the queue; once as much is in use, what is sent to held groups is refused
+LOCKED_SHARE = 0.5  # of the queue; once as much is in use, what is sent to held groups is refused
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # buckets of the metric
 ATTEMPTS = 3  # at appending a batch; then the database has too much to do
 
@@ -32,12 +32,12 @@ log = logging.getLogger("att")
 
 
 class Publisher:
-    """Appends drafts in the order in which they come, gives the events to the hub and rings the bus."""
+    """Appends drafts in the order in which they come, gives the events to the hub and rings the broker."""
 
-    def __init__(self, log: EventLog, hub: Hub, bus: Broker) -> None:
+    def __init__(self, log: EventLog, hub: Hub, broker: Broker) -> None:
         self._log = log
         self._hub = hub
-        self._bus = bus
+        self._broker = broker
         self.appended = Counter("att_broadcasts_appended", "Messages appended to the log here.", registry=None)
         self.repeated = Counter(
             "att_broadcasts_repeated", "Messages that the log had, by their idempotency key.", registry=None
@@ -51,8 +51,8 @@ class Publisher:
         self.waits = Histogram(
             "att_append_wait_seconds", "Time until a message is appended or refused.", buckets=SECONDS, registry=None
         )
-        self._lane = PublishQueue()
-        self._held = LockedGroups(log, self._lane)
+        self._queue = PublishQueue()
+        self._locked = LockedGroups(log, self._queue)
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_closed = False
@@ -63,7 +63,7 @@ class Publisher:
         try:
             async with (
                 supervise("appending to the log", self._write),
-                supervise("waiting for held groups", self._held.watch),
+                supervise("waiting for held groups", self._locked.recheck),
             ):
                 yield
                 self._is_closed = True
@@ -72,45 +72,45 @@ class Publisher:
                         await self._idle.wait()
         finally:
             self._is_closed = True
-            for lane in (self._lane, self._held.lane):
-                tell_all(lane.take_all(), ShuttingDown())
+            for queue in (self._queue, self._locked.queue):
+                resolve_all(queue.take_all(), ShuttingDown())
 
     @property
     def waiting(self) -> int:
         """How many drafts wait."""
-        return len(self._lane) + len(self._held.lane)
+        return len(self._queue) + len(self._locked.queue)
 
-    def submit(self, draft: Publish, tell: PublishCallback) -> None:
+    def submit(self, publish: Publish, callback: PublishCallback) -> None:
         """Append it soon, and tell then. Raises Busy when too much waits, and ShuttingDown."""
         if self._is_closed:
             raise ShuttingDown
-        lane = self._held.lane_of(draft.group)
-        share = 1 if lane is self._lane else HELD_SHARE
-        size = self._lane.bytes + self._held.lane.bytes
+        queue = self._locked.queue_for(publish.group)
+        share = 1 if queue is self._queue else LOCKED_SHARE
+        size = self._queue.bytes + self._locked.queue.bytes
         if self.waiting >= share * QUEUE_ITEMS or size >= share * _QUEUE_BYTES:
             raise Busy
-        if lane is self._lane:
+        if queue is self._queue:
             self._idle.clear()
-        lane.put(PendingPublish(draft, tell))
+        queue.put(PendingPublish(publish, callback))
 
-    async def append(self, draft: Publish) -> PublishResult:
+    async def append(self, publish: Publish) -> PublishResult:
         """Append it. Raises why it cannot be; ConnectionLost when it has no key and may be there or not."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.submit(draft, lambda outcome: None if future.done() else future.set_result(outcome))
+        self.submit(publish, lambda outcome: None if future.done() else future.set_result(outcome))
         outcome = await future
         if isinstance(outcome, AttError):
             raise outcome
         return outcome
 
-    async def publish(self, draft: Publish) -> tuple[PublishResult, Delivered]:
+    async def publish(self, publish: Publish) -> tuple[PublishResult, Delivered]:
         """Append it, and see to how many sockets of this node it was written. Raises what ``append`` does."""
-        appended = await self.append(draft)
-        return appended, await self._delivered(appended)
+        result = await self.append(publish)
+        return result, await self._delivered(result)
 
-    async def _delivered(self, appended: PublishResult) -> Delivered:
-        event = appended.event
+    async def _delivered(self, result: PublishResult) -> Delivered:
+        event = result.event
         counted = self._hub.counts.of(event)
-        if counted is not None or appended.is_repeat:
+        if counted is not None or result.is_repeat:
             return counted or NOBODY
         future: asyncio.Future[Delivered] = asyncio.get_running_loop().create_future()
         self._hub.counts.expect(event, lambda delivered: None if future.done() else future.set_result(delivered))
@@ -124,12 +124,12 @@ class Publisher:
 
     async def _write(self) -> None:
         while True:
-            while batch := self._lane.take():
+            while batch := self._queue.take():
                 async with self._answering(batch):
                     await self._append(batch)
             self._idle.set()
-            await self._lane.ready.wait()
-            self._lane.ready.clear()
+            await self._queue.ready.wait()
+            self._queue.ready.clear()
 
     @contextlib.asynccontextmanager
     async def _answering(self, batch: Sequence[PendingPublish]) -> AsyncIterator[None]:
@@ -137,19 +137,19 @@ class Publisher:
         try:
             yield
         except asyncio.CancelledError:
-            self._bus.ring_for_sweep()  # it may be in the log or not
-            tell_all(batch, ConnectionLost())
+            self._broker.announce_sweep()  # it may be in the log or not
+            resolve_all(batch, ConnectionLost())
             raise
         except Exception:
-            log.exception("a batch could not be appended")
-            tell_all(batch, Unavailable())
+            log.exception("a batch could not be result")
+            resolve_all(batch, Unavailable())
 
     async def _append(self, batch: Sequence[PendingPublish]) -> None:
         """And have what is for groups that somebody else holds wait beside the others, which do not."""
         for attempt in range(ATTEMPTS):
             try:
-                if attempt or self._held:
-                    batch = await self._held.take_from(batch)
+                if attempt or self._locked:
+                    batch = await self._locked.take_locked(batch)
                 if batch:
                     await self._append_whole(batch)
                 return
@@ -161,15 +161,15 @@ class Publisher:
             except Exception:  # noqa: BLE001 - what the database has against one is told when that one is tried
                 await self._append_one_by_one(batch)
                 return
-        tell_all(batch, Busy())
+        resolve_all(batch, Busy())
 
     async def _append_whole(self, batch: Sequence[PendingPublish]) -> None:
-        """Raises what the log raises: then nothing of it was appended, or that is not known."""
-        outcomes = await self._log.append([item.draft for item in batch])
+        """Raises what the log raises: then nothing of it was result, or that is not known."""
+        outcomes = await self._log.append([item.publish for item in batch])
         self._count(batch)
         for item, outcome in zip(batch, outcomes, strict=True):
             self._announce(outcome)
-            item.tell(outcome)
+            item.resolve(outcome)
 
     async def _append_one_by_one(self, batch: Sequence[PendingPublish]) -> None:
         """So a bad one fails alone."""
@@ -177,44 +177,44 @@ class Publisher:
             try:
                 await self._append_alone(item)
             except Busy as error:
-                item.tell(error)
-                self._lane.put_back(batch[place + 1 :])
+                item.resolve(error)
+                self._queue.put_back(batch[place + 1 :])
                 return
             except DatabaseUnavailable as error:
-                self._lane.put_back(batch[place + 1 :])
+                self._queue.put_back(batch[place + 1 :])
                 await self._try_again([item], error)
                 return
 
     async def _append_alone(self, item: PendingPublish) -> None:
         """Raises Busy, and DatabaseUnavailable."""
         try:
-            [outcome] = await self._log.append([item.draft])
+            [outcome] = await self._log.append([item.publish])
         except (Busy, DatabaseUnavailable):
             raise
         except AttError as error:
-            item.tell(error)
+            item.resolve(error)
         except Exception:
-            log.exception("a message could not be appended")
-            item.tell(Unavailable())
+            log.exception("a message could not be result")
+            item.resolve(Unavailable())
         else:
             self._count([item])
             self._announce(outcome)
-            item.tell(outcome)
+            item.resolve(outcome)
 
     async def _try_again(self, batch: Sequence[PendingPublish], error: DatabaseUnavailable) -> None:
         """Append again what may be in the log or not, if it has a key by which the log tells; refuse the rest."""
         now = time.monotonic()
         if isinstance(error, ConnectionLost):
-            self._bus.ring_for_sweep()  # what has no key may be there, and nobody has been told of it
+            self._broker.announce_sweep()  # what has no key may be there, and nobody has been told of it
             for item in batch:
                 item.unknown_since = item.unknown_since or now
         again = [
-            item for item in batch if item.draft.key and item.unknown_since and now - item.unknown_since < _PATIENCE
+            item for item in batch if item.publish.key and item.unknown_since and now - item.unknown_since < _RETRY_TIME
         ]
-        tell_all([item for item in batch if item not in again], error)
-        tell_all(self._lane.take_older(now - _PATIENCE), error)
+        resolve_all([item for item in batch if item not in again], error)
+        resolve_all(self._queue.take_older(now - _RETRY_TIME), error)
         if again:
-            self._lane.put_back(again)
+            self._queue.put_back(again)
             await asyncio.sleep(_PAUSE)
 
     def _count(self, batch: Sequence[PendingPublish]) -> None:
@@ -230,10 +230,10 @@ class Publisher:
         (self.repeated if outcome.is_repeat else self.appended).inc()
         try:
             if outcome.is_repeat:  # what is in the log is what came first, not this
-                self._bus.ring_head(event.group_id, event.seq)
-                self._hub.ring(event.group_id, event.seq)
+                self._broker.announce_head(event.group_id, event.seq)
+                self._hub.observe_head(event.group_id, event.seq)
             else:
-                self._bus.ring(event)
+                self._broker.announce(event)
                 self._hub.offer(event)
         except Exception:
             log.exception("a message is in the log, but could not be delivered at once")

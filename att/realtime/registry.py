@@ -49,7 +49,7 @@ class Listener:
     that its user has joined meanwhile, and by which seqs.
     """
 
-    __slots__ = ("connection", "dialect", "groups", "is_settled", "joined", "left", "session_id", "since", "user_id")
+    __slots__ = ("connection", "dialect", "groups", "is_started", "joined", "left", "session_id", "since", "user_id")
 
     def __init__(
         self, user_id: UUID, session_id: UUID, connection: ListenerConnection, dialect: Dialect = Dialect.PLAIN
@@ -62,11 +62,11 @@ class Listener:
         self.groups: set[UUID] = set()
         self.left: dict[UUID, int] = {}
         self.joined: dict[UUID, Span] = {}
-        self.is_settled = False
+        self.is_started = False
 
     def is_new_to(self, group_id: UUID, seq: int) -> bool:
         """Whether it does not know of a joining by its user with this seq."""
-        return not self.is_settled or (group_id not in self.groups and seq > self.left.get(group_id, 0))
+        return not self.is_started or (group_id not in self.groups and seq > self.left.get(group_id, 0))
 
 
 _NOBODY: AbstractSet[Listener] = frozenset()
@@ -131,7 +131,7 @@ class Registry:
         """The users who are settled, and the groups in which all their listeners have a place."""
         found: dict[UUID, set[UUID]] = {}
         for listener in self.everyone():
-            if listener.is_settled:
+            if listener.is_started:
                 found[listener.user_id] = found.get(listener.user_id, listener.groups) & listener.groups
         return found
 

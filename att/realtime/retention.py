@@ -86,15 +86,15 @@ class RetentionTask:
         """Remove what is not to be kept; of very many groups a part at a time, the next part when called again."""
         await self._delete(DELETE_OLD, age=self._age)
         for _ in range(PAGES):
-            self._after_overfull = await self._look(OVERFULL, DELETE_OVERFULL, self._after_overfull, grace=GRACE)
+            self._after_overfull = await self._trim_page(OVERFULL, DELETE_OVERFULL, self._after_overfull, grace=GRACE)
             if self._after_overfull == START:
                 break
         for _ in range(PAGES_GONE):
-            self._after_gone = await self._look(_GONE, DELETE_GONE, self._after_gone, afterlife=AFTERLIFE)
+            self._after_gone = await self._trim_page(_GONE, DELETE_GONE, self._after_gone, afterlife=AFTERLIFE)
             if self._after_gone == START:
                 break
 
-    async def _look(self, find: Statement, delete: Statement, after: UUID, **spared: timedelta) -> UUID:
+    async def _trim_page(self, find: Statement, delete: Statement, after: UUID, **spared: timedelta) -> UUID:
         """Find groups in a page of them, and delete what they have to give. After which group to go on."""
         last, group_ids = await self._db.fetch_one(find, after=after, page=_PAGE, **spared)
         if group_ids:

@@ -80,7 +80,7 @@ class Drain:
         while not self._is_urgent.is_set() and not self._is_over(self._clock() - start):
             await self._pause(_TICK)
         left = self._hub.stop_admitting()
-        self._hub.send_away(left, CloseCode.GOING_AWAY)
+        self._hub.disconnect(left, CloseCode.GOING_AWAY)
         await self._say_goodbye()
         cut_off = f"; sockets cut off: {len(left)}" if left else ""
         log.info("the drain has ended after %.1f s%s", self._clock() - start, cut_off)
@@ -98,7 +98,7 @@ class Drain:
             if self._is_urgent.is_set():
                 return
             for listener in portion:
-                self._hub.send_away([listener], CloseCode.RESTART, _reason())
+                self._hub.disconnect([listener], CloseCode.RESTART, _reason())
 
     async def _until(self, moment: float) -> None:
         """Wait until then, as long as somebody is listening."""

@@ -82,7 +82,7 @@ def register(  # noqa: PLR0913 - parts of the server that have metrics
     lag = Gauge("att_bus_lag_seconds", "Round trip of this node's last announcement.", ["bus"], registry=registry)
     for broker in brokers:
         connected.labels(broker.name).set_function(partial(getattr, broker, "is_connected"))
-        lag.labels(broker.name).set_function(partial(getattr, broker, "lag"))
+        lag.labels(broker.name).set_function(partial(getattr, broker, "round_trip"))
     gauge("att_db_connections", "Open database connections.", lambda: db.use.open)
     gauge("att_db_connections_in_use", "Database connections in use.", lambda: db.use.in_use)
     gauge("att_db_connections_limit", "Most database connections that may be open.", lambda: db.use.limit)
@@ -104,5 +104,5 @@ class _BrokerCounters(Collector):
         received = CounterMetricFamily("att_bus_rings_heard", "Announcements received.", labels=["bus"])
         for broker in self._brokers:
             sent.add_metric([broker.name], broker.sent)
-            received.add_metric([broker.name], broker.heard)
+            received.add_metric([broker.name], broker.received)
         yield from (sent, received)

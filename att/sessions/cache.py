@@ -105,9 +105,9 @@ class SessionCache:
         self._forget_user(user_id)
         self._audience.user_ended(user_id)
 
-    def user_uncertain(self, user_id: UUID) -> None:
+    def user_state_unknown(self, user_id: UUID) -> None:
         self._forget_user(user_id)
-        self._audience.user_uncertain(user_id)
+        self._audience.user_state_unknown(user_id)
 
     # Within
 

@@ -78,7 +78,7 @@ class SessionListener(Protocol):
     def user_ended(self, user_id: UUID) -> None:
         """All sessions of this user have ended."""
 
-    def user_uncertain(self, user_id: UUID) -> None:
+    def user_state_unknown(self, user_id: UUID) -> None:
         """The connection was lost at the commit: sessions of this user may have ended, or not."""
 
 

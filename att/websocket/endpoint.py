@@ -38,7 +38,7 @@ class ListenEndpoint:
         listener = Listener(session.user_id, session.id, connection, dialect)
         protocol = self._protocol_for(listener, connection)
         with contextlib.ExitStack() as undo:
-            undo.callback(protocol.end)
+            undo.callback(protocol.on_lost)
             self.hub.attach(listener)
             # The listener is attached before both are read, so it misses no change made meanwhile.
             if await self.sessions.check(session.id) is None:

@@ -39,43 +39,43 @@ _found = _Found(None, 0, loop=None)  # a protocol, a limit and a loop are for wh
 class FrameReader(FrameWriter):
     """The other half: it hears messages, and can be held up. What is not read yet waits with the peer."""
 
-    __slots__ = ("_is_held", "_reader", "_rest", "_turn")
+    __slots__ = ("_is_paused", "_reader", "_rest", "_turn")
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
         self._reader: WebSocketReader | None = None  # none before ``begin``, and when nothing more can be read
         self._rest = b""
         self._turn: asyncio.Handle | None = None
-        self._is_held = False
+        self._is_paused = False
 
-    def _begin(self, limit: int) -> None:
+    def _start_reading(self, limit: int) -> None:
         """Hear messages of at most ``limit`` bytes."""
         self._reader = WebSocketReader(_found, limit + 1, compress=False, decode_text=True)
 
-    def _hear(self, message: WSMessage) -> None:
+    def _on_message(self, message: WSMessage) -> None:
         """A message, or a control frame."""
         raise NotImplementedError
 
-    def _give_up(self, error: BaseException) -> None:
+    def _on_read_error(self, error: BaseException) -> None:
         """What the peer says is no WebSocket, or too much; nothing of it is heard any more."""
         raise NotImplementedError
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """Read no more for now. What was read in the same turn is heard."""
-        self._is_held = True
+        self._is_paused = True
         if self._transport is not None:
             self._transport.pause_reading()
 
-    def release(self) -> None:
+    def resume(self) -> None:
         """Read on."""
-        if self._is_held:
-            self._is_held = False
+        if self._is_paused:
+            self._is_paused = False
             self._take_turn()
 
     def data_received(self, data: bytes) -> None:
         if self._reader is None:
             return
-        if self._rest or self._is_held or len(data) > TURN:
+        if self._rest or self._is_paused or len(data) > TURN:
             self._rest += data
             if self._transport is not None:
                 self._transport.pause_reading()
@@ -90,7 +90,7 @@ class FrameReader(FrameWriter):
             self._turn.cancel()
 
     def _take_turn(self) -> None:
-        if self._turn is None and not self._is_held:
+        if self._turn is None and not self._is_paused:
             self._turn = asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
@@ -100,14 +100,14 @@ class FrameReader(FrameWriter):
             self._read(self._reader, part)
         if self._rest:
             self._take_turn()
-        elif not self._is_held and self._transport is not None:
+        elif not self._is_paused and self._transport is not None:
             self._transport.resume_reading()
 
     def _read(self, reader: WebSocketReader, data: bytes) -> None:
         reader.feed_data(data)
         messages, error = _found.take()
         for message in messages:
-            self._hear(message)
+            self._on_message(message)
         if error is not None:
             self._reader, self._rest = None, b""
-            self._give_up(error)
+            self._on_read_error(error)

@@ -24,7 +24,7 @@ class SharedSocket(socket.socket):
 class FrameWriter(asyncio.Protocol):
     """A protocol, and a ``Connection`` of the registry.
 
-    As long as nothing waits in the transport frames are sent past it, which costs half: by a plug on its socket. There
+    As long as nothing waits in the transport frames are sent past it, which costs half: by a raw on its socket. There
     is one in use from when it is open to when it is closed or lost, except while something waits, or over TLS. What
     comes while the transport has enough waits here: a frame is one object for all who wait for it, and in the transport
     each would cost memory and a system call.
@@ -32,21 +32,21 @@ class FrameWriter(asyncio.Protocol):
 
     # By name, and those of a first class before others: what a fan-out looks at in each lies beside its type.
     __slots__ = (
-        "_a_plug",
+        "_active_socket",
         "_close_code",
         "_deadline",
         "_limit",
         "_reason",
-        "_spare_plug",
+        "_spare_socket",
         "_transport",
         "_waiting",
         "_waiting_size",
     )
 
     def __init__(self, limit: int) -> None:
-        self._a_plug: SharedSocket | None = None
+        self._active_socket: SharedSocket | None = None
         self._limit = limit
-        self._spare_plug: SharedSocket | None = None
+        self._spare_socket: SharedSocket | None = None
         self._transport: asyncio.Transport | None = None
         self._close_code: int | None = None
         self._reason = b""
@@ -55,10 +55,10 @@ class FrameWriter(asyncio.Protocol):
         self._waiting_size = 0  # bytes
 
     def send(self, frame: bytes) -> bool:
-        if self._a_plug is None:
+        if self._active_socket is None:
             return self._send_behind(frame)
         try:
-            sent = self._a_plug.send(frame)
+            sent = self._active_socket.send(frame)
         except OSError:
             sent = 0  # the transport meets the same, and knows what to do
         if sent < len(frame):
@@ -81,7 +81,7 @@ class FrameWriter(asyncio.Protocol):
             self._write(frame)
 
     def close(self, code: CloseCode, reason: bytes = b"") -> None:
-        self._end(code, reason or code.reason.encode())
+        self._begin_close(code, reason or code.reason.encode())
 
     def abort(self) -> None:
         """Hang up at once."""
@@ -105,18 +105,18 @@ class FrameWriter(asyncio.Protocol):
     # What the transport tells
 
     def pause_writing(self) -> None:
-        self._a_plug, self._waiting = None, []
+        self._active_socket, self._waiting = None, []
 
     def resume_writing(self) -> None:
-        self._hand_over()
+        self._flush()
         if self._waiting is None:  # else that was enough again
-            self._a_plug = self._spare_plug if self._is_open else None
+            self._active_socket = self._spare_socket if self._is_open else None
 
     def eof_received(self) -> None:
-        self._a_plug = None  # the transport closes it now
+        self._active_socket = None  # the transport closes it now
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._transport = self._a_plug = self._spare_plug = self._waiting = None
+        self._transport = self._active_socket = self._spare_socket = self._waiting = None
         self._waiting_size = 0
         if self._deadline is not None:
             self._deadline.cancel()
@@ -126,27 +126,27 @@ class FrameWriter(asyncio.Protocol):
     def _open(self, transport: asyncio.Transport) -> None:
         """It is this transport's protocol, and frames can be sent."""
         self._transport = transport
-        plug, is_tls = transport.get_extra_info("socket"), transport.get_extra_info("sslcontext") is not None
-        if plug is not None:
-            _limit_kernel(plug)
+        raw, is_tls = transport.get_extra_info("socket"), transport.get_extra_info("sslcontext") is not None
+        if raw is not None:
+            _limit_kernel(raw)
             if not is_tls:
-                self._spare_plug = SharedSocket(plug.family, plug.type, plug.proto, plug.fileno())
+                self._spare_socket = SharedSocket(raw.family, raw.type, raw.proto, raw.fileno())
         # So that we are told as soon as anything waits: over TLS that is when so much does, else when more does.
         transport.set_write_buffer_limits(high=int(is_tls), low=0)
         if not self._pending:
             self.resume_writing()
 
-    def _end(self, code: int, reason: bytes = b"") -> None:
-        """Close it, the first time. If it is not open yet it is closed by ``_say_why``."""
+    def _begin_close(self, code: int, reason: bytes = b"") -> None:
+        """Close it, the first time. If it is not open yet it is closed by ``_send_close``."""
         if self._close_code is None:
-            self._close_code, self._reason, self._a_plug = code, reason, None
-            self._say_why()
+            self._close_code, self._reason, self._active_socket = code, reason, None
+            self._send_close()
 
-    def _say_why(self) -> None:
+    def _send_close(self) -> None:
         """Send the close frame if there is one to be sent."""
         transport = self._transport
         if transport is not None and self._close_code is not None and not transport.is_closing():
-            self._hand_over()
+            self._flush()
             transport.write(close_frame(self._close_code, self._reason))
             # Whoever has not taken its close frame by then never will; what waits for it must not stay.
             self._deadline = asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT, transport.abort)
@@ -166,13 +166,13 @@ class FrameWriter(asyncio.Protocol):
         elif self._transport is not None:
             self._transport.write(frame)
 
-    def _hand_over(self) -> None:
+    def _flush(self) -> None:
         """Give the transport what waits here."""
         waiting, self._waiting, self._waiting_size = self._waiting, None, 0
         if waiting and self._transport is not None:
             self._transport.writelines(waiting)
 
 
-def _limit_kernel(plug: socket.socket) -> None:
+def _limit_kernel(raw: socket.socket) -> None:
     with contextlib.suppress(OSError):  # it was closed already
-        plug.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)

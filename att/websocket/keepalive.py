@@ -4,7 +4,7 @@ import logging
 from collections import defaultdict
 from typing import Protocol
 
-BEAT = 0.5  # seconds between beats
+TICK = 0.5  # seconds between ticks
 
 log = logging.getLogger("att")
 
@@ -14,12 +14,12 @@ class KeepalivePeer(Protocol):
 
     due: int
 
-    def look(self) -> int:
-        """After how many beats, 1 or more, it is to be looked at again. It must not detach anybody."""
+    def check_liveness(self) -> int:
+        """After how many ticks, 1 or more, it is to be looked at again. It must not detach anybody."""
 
 
 class KeepaliveTimer:
-    """``now`` counts the beats. They are counted rather than timed: when all stood still, nobody seems to be silent."""
+    """``now`` counts the ticks. They are counted rather than timed: when all stood still, nobody seems to be silent."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -28,9 +28,9 @@ class KeepaliveTimer:
     def __len__(self) -> int:
         return sum(len(peers) for peers in self._due.values())
 
-    def attach(self, peer: KeepalivePeer, beats: int) -> None:
-        """Look at it after so many beats."""
-        peer.due = self.now + beats
+    def attach(self, peer: KeepalivePeer, ticks: int) -> None:
+        """Look at it after so many ticks."""
+        peer.due = self.now + ticks
         self._due[peer.due].add(peer)
 
     def detach(self, peer: KeepalivePeer) -> None:
@@ -41,11 +41,11 @@ class KeepaliveTimer:
             if not peers:
                 del self._due[peer.due]
 
-    async def beat(self) -> None:
+    async def tick(self) -> None:
         """Look at those whose time it is. Who fails to be looked at fails alone, and is looked at no more."""
         self.now += 1
         for peer in self._due.pop(self.now, ()):
             try:
-                self.attach(peer, peer.look())
+                self.attach(peer, peer.check_liveness())
             except Exception:
                 log.exception("a socket cannot be looked after")

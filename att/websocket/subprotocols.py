@@ -28,57 +28,57 @@ log = logging.getLogger("att")
 class PlainProtocol:
     """A plain listener's: whatever it says is ignored."""
 
-    __slots__ = ("_catching_up", "_feed", "_hub", "_listener", "_socket")
+    __slots__ = ("_catching_up", "_connection", "_hub", "_listener", "_log_reader")
 
-    def __init__(self, listener: Listener, socket: WebSocketConnection, hub: Hub, feed: LogReader) -> None:
+    def __init__(self, listener: Listener, connection: WebSocketConnection, hub: Hub, log_reader: LogReader) -> None:
         self._listener = listener
-        self._socket = socket
+        self._connection = connection
         self._hub = hub
-        self._feed = feed
+        self._log_reader = log_reader
         self._catching_up: asyncio.Task[None] | None = None
 
     def begin(self, positions: Sequence[Position]) -> None:
         """The socket is open, and its user stood there when the listener was attached."""
-        self._settle(positions, {})
+        self._start(positions, {})
 
-    def hear(self, message: WSMessage) -> None:
+    def on_message(self, message: WSMessage) -> None:
         """Something was said."""
 
-    def end(self) -> None:
+    def on_lost(self) -> None:
         """The socket is closed, or never came about. Harmless when it was told before."""
         if self._catching_up is not None:
             self._catching_up.cancel()
         self._hub.detach(self._listener)
 
-    def _settle(self, positions: Sequence[Position], resume: Mapping[UUID, int]) -> None:
-        self._hub.settle(self._listener, positions, resume)
+    def _start(self, positions: Sequence[Position], resume: Mapping[UUID, int]) -> None:
+        self._hub.start(self._listener, positions, resume)
         if self._hub.missing(self._listener):
-            self._go_on(self._catch_up())
+            self._run(self._catch_up())
 
-    def _go_on(self, work: Awaitable[None]) -> None:
-        self._catching_up = asyncio.create_task(self._guarded(work))
+    def _run(self, work: Awaitable[None]) -> None:
+        self._catching_up = asyncio.create_task(self._close_on_error(work))
 
     async def _catch_up(self) -> None:
-        await self._feed.catch_up(self._listener, self._socket.drained, self._socket.page_size)
+        await self._log_reader.catch_up(self._listener, self._connection.drained, self._connection.page_size)
 
-    async def _guarded(self, work: Awaitable[None]) -> None:
+    async def _close_on_error(self, work: Awaitable[None]) -> None:
         try:
             await work
         except Exception:
             log.exception("a listener cannot be given what it has missed")
-            self._socket.close(CloseCode.RESYNC)
+            self._connection.close(CloseCode.RESYNC)
 
 
 class AttV1Protocol(PlainProtocol):
     """One in att.v1."""
 
-    __slots__ = ("_in_flight", "_positions", "_resume_timer", "_writer")
+    __slots__ = ("_in_flight", "_positions", "_publisher", "_resume_timer")
 
     def __init__(
-        self, listener: Listener, socket: WebSocketConnection, hub: Hub, feed: LogReader, writer: Publisher
+        self, listener: Listener, connection: WebSocketConnection, hub: Hub, log_reader: LogReader, publisher: Publisher
     ) -> None:
-        super().__init__(listener, socket, hub, feed)
-        self._writer = writer
+        super().__init__(listener, connection, hub, log_reader)
+        self._publisher = publisher
         self._positions: Sequence[Position] | None = None
         self._resume_timer: asyncio.TimerHandle | None = None
         self._in_flight = 0
@@ -91,7 +91,7 @@ class AttV1Protocol(PlainProtocol):
             RESUME_TIMEOUT, self._close, ProtocolError(f"no resume within {RESUME_TIMEOUT:.0f} s")
         )
 
-    def hear(self, message: WSMessage) -> None:
+    def on_message(self, message: WSMessage) -> None:
         if message.type is not WSMsgType.TEXT:
             self._close(ProtocolError("a frame must be text"))
             return
@@ -100,8 +100,8 @@ class AttV1Protocol(PlainProtocol):
         except ProtocolError as error:
             self._close(error)
 
-    def end(self) -> None:
-        super().end()
+    def on_lost(self) -> None:
+        super().on_lost()
         if self._resume_timer is not None:
             self._resume_timer.cancel()
 
@@ -123,29 +123,29 @@ class AttV1Protocol(PlainProtocol):
             self._resume_timer.cancel()
             self._resume_timer = None
         if any(groups.get(position.group_id, 0) > position.seq for position in positions):
-            self._go_on(self._settle_anew(groups))
+            self._run(self._start_ahead(groups))
         else:
-            self._settle(positions, groups)
+            self._start(positions, groups)
 
-    async def _settle_anew(self, groups: Mapping[UUID, int]) -> None:
+    async def _start_ahead(self, groups: Mapping[UUID, int]) -> None:
         """It has heard more than there was when it was greeted: where its user stands is read once more."""
-        positions = await self._feed.positions(self._listener.user_id)
-        self._hub.settle(self._listener, positions, groups)
+        positions = await self._log_reader.positions(self._listener.user_id)
+        self._hub.start(self._listener, positions, groups)
         await self._catch_up()
 
     def _broadcast(self, frame: messages.Broadcast) -> None:
         self._in_flight += 1
         if self._in_flight >= IN_FLIGHT:
-            self._socket.hold()
-        tell = partial(self._tell, frame.id)
+            self._connection.pause()
+        reply = partial(self._reply, frame.id)
         try:
-            self._writer.submit(Publish(frame.group, self._listener.user_id, frame.data, frame.key), tell)
+            self._publisher.submit(Publish(frame.group, self._listener.user_id, frame.data, frame.key), reply)
         except AttError as error:
-            tell(error)
+            reply(error)
 
-    def _tell(self, frame_id: messages.FrameId, outcome: Outcome) -> None:
+    def _reply(self, frame_id: messages.FrameId, outcome: Outcome) -> None:
         if self._in_flight == IN_FLIGHT:
-            self._socket.release()
+            self._connection.resume()
         self._in_flight -= 1
         if isinstance(outcome, AttError):
             self._send(messages.error(frame_id, outcome))
@@ -154,7 +154,7 @@ class AttV1Protocol(PlainProtocol):
             self._send(messages.ack(frame_id, event.group_id, event.seq, event.at))
 
     def _send(self, payload: bytes) -> None:
-        self._socket.send(text_frame(payload))
+        self._connection.send(text_frame(payload))
 
     def _close(self, error: ProtocolError) -> None:
-        self._socket.close(CloseCode.PROTOCOL_ERROR, error.reason)
+        self._connection.close(CloseCode.PROTOCOL_ERROR, error.reason)

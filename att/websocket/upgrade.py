@@ -46,32 +46,32 @@ async def accept(request: web.Request, dialect: Dialect) -> web.StreamResponse:
 class Upgraded(NamedTuple):
     """A connection that was taken over: its transport, and what the peer has said already.
 
-    When it is closed the caller, who counts connections, is to be told, and ``farewell`` with which code.
+    When it is closed the quota, who counts connections, is to be told, and ``farewell`` with which code.
     """
 
     transport: asyncio.Transport
     early: bytes
-    caller: ClientQuota | None
-    farewell: OnClose
+    quota: ClientQuota | None
+    on_close: OnClose
 
 
 def detach_transport(request: web.Request, protocol: asyncio.Protocol) -> Upgraded:
-    """Have the connection go on with this protocol, which tells the caller, if there is one, when it is closed.
+    """Have the connection go on with this protocol, which tells the quota, if there is one, when it is closed.
 
     Raises ConnectionError when nobody is there.
     """
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError
-    farewell = request.app[REQUEST_LOG].on_close(request)
+    on_close = request.app[REQUEST_LOG].on_close(request)
     early = _Early()
     request.protocol.set_parser(early)  # type: ignore[arg-type]  # it asks for these two methods alone
     transport.set_protocol(protocol)
-    caller = request.protocol.detach() if isinstance(request.protocol, HttpConnection) else None
+    quota = request.protocol.detach() if isinstance(request.protocol, HttpConnection) else None
     # To aiohttp the connection is lost, all but for its end: it lets go of everything, and does not close it.
     request.protocol.transport = None
     request.protocol.connection_lost(None)
-    return Upgraded(transport, early.said, caller, farewell)
+    return Upgraded(transport, early.said, quota, on_close)
 
 
 class _Early:

@@ -11,7 +11,7 @@ from aiohttp import WSMsgType
 from costs import CHEAPEST
 from hypothesis import given
 from hypothesis import strategies as st
-from parts import Recording
+from parts import RecordingConnection
 from people import PASSWORD, Person
 from waiting import eventually
 
@@ -88,7 +88,7 @@ def listen(hub):
     """Let somebody in; what they are heard through."""
 
     def go(count):
-        listeners = [Listener(UUID(int=number), uuid4(), Recording()) for number in range(count)]
+        listeners = [Listener(UUID(int=number), uuid4(), RecordingConnection()) for number in range(count)]
         for listener in listeners:
             hub.attach(listener)
         return [listener.connection for listener in listeners]
@@ -131,7 +131,7 @@ async def test_nothing_to_wait_for(hub, drain):
     assert door.is_closed
     assert made._readiness.draining
     with pytest.raises(ShuttingDown):
-        hub.attach(Listener(UUID(int=1), uuid4(), Recording()))
+        hub.attach(Listener(UUID(int=1), uuid4(), RecordingConnection()))
 
 
 async def test_readiness_fails_first(hub, listen, drain):
@@ -155,7 +155,7 @@ async def test_one_after_the_other(listen, drain):
     made, task = drain(FOR_EVER)
     async with asyncio.timeout(DEADLINE):
         await asyncio.wait(
-            [asyncio.create_task(connection.is_given.wait()) for connection in connections],
+            [asyncio.create_task(connection.has_changed.wait()) for connection in connections],
             return_when=asyncio.FIRST_COMPLETED,
         )
     assert codes(connections) == [CloseCode.RESTART]

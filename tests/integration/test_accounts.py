@@ -52,7 +52,7 @@ def dearer():
     counting.close()
 
 
-class Recording:
+class RecordingConnection:
     """An ``Audience`` that remembers what it is told."""
 
     def __init__(self):
@@ -64,13 +64,13 @@ class Recording:
     def user_ended(self, user_id):
         self.told.append(("user", user_id))
 
-    def user_uncertain(self, user_id):
+    def user_state_unknown(self, user_id):
         self.told.append(("uncertain", user_id))
 
 
 @pytest.fixture
 def audience():
-    return Recording()
+    return RecordingConnection()
 
 
 @pytest.fixture

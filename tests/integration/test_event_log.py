@@ -277,19 +277,21 @@ async def test_a_group_that_is_held_for_long(log, tea, ann, postgresql):
 async def test_who_holds_groups(log, tea, ann, add_group, postgresql):
     """Those of the groups that are locked are told, with one name for each transaction; nothing is waited for."""
     coffee, milk = add_group("coffee", ann), add_group("milk", ann)
-    assert await log.holds([tea, coffee, "milk", uuid4()]) == []
+    assert await log.lock_holders([tea, coffee, "milk", uuid4()]) == []
     postgresql.execute("SELECT FROM groups WHERE name <> 'milk' FOR NO KEY UPDATE")
-    holds = sorted(await log.holds([tea, "COFFEE", milk, uuid4(), "none", "\0", "\ud800"]), key=lambda hold: hold[1])
+    holds = sorted(
+        await log.lock_holders([tea, "COFFEE", milk, uuid4(), "none", "\0", "\ud800"]), key=lambda hold: hold[1]
+    )
     assert [hold[:2] for hold in holds] == [(coffee, "coffee"), (tea, "tea")]
     first = {holder for _, _, holder in holds}
     assert len(first) == 1
     postgresql.commit()
     postgresql.execute("DELETE FROM groups WHERE name = 'tea'")
-    [(group_id, _, second)] = await log.holds([tea, coffee, milk])
+    [(group_id, _, second)] = await log.lock_holders([tea, coffee, milk])
     assert group_id == tea
     assert second not in first
     postgresql.commit()
-    assert await log.holds([tea, "tea"]) == []
+    assert await log.lock_holders([tea, "tea"]) == []
 
 
 async def waits_for(postgresql, seconds=5):

@@ -34,7 +34,7 @@ class Recorder:
     def joined(self, group_id: UUID, seq: int, user_id: UUID) -> None:
         self.told.append(("joined", group_id, seq, user_id))
 
-    def ring(self, group_id: UUID, seq: int) -> None:
+    def observe_head(self, group_id: UUID, seq: int) -> None:
         self.told.append(("ring", group_id, seq))
 
 

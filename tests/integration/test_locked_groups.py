@@ -5,25 +5,25 @@ import asyncio
 import psycopg
 import pytest
 from databases import dsn_of
-from parts import Bell, seqs_of, together
+from parts import RecordingBroker, append_together, seqs_of
 from waiting import eventually
 
 from att.errors import Busy, ConnectionLost, DatabaseUnavailable, InvalidInput, NoSuchGroup, ShuttingDown
 from att.realtime import locked_groups as module
-from att.realtime import publisher as writers
+from att.realtime import publisher as publisher_module
 from att.realtime.event_log import Publish
 from att.realtime.publisher import Publisher
 
 MANY = 8
-HOLD = "SELECT FROM groups WHERE name = ANY (%s) FOR UPDATE"
+LOCK = "SELECT FROM groups WHERE name = ANY (%s) FOR UPDATE"
 IS_WAITED_FOR = "SELECT FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
 
 
 @pytest.fixture
-async def writer(watched, hub, hurry):
-    writer = Publisher(watched, hub, Bell())
-    async with writer.running():
-        yield writer
+async def publisher(spy_log, hub, hurry):
+    publisher = Publisher(spy_log, hub, RecordingBroker())
+    async with publisher.running():
+        yield publisher
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def hurry(sql):
 
 
 @pytest.fixture
-def hold(postgresql):
+def lock(postgresql):
     """Lock groups by names, until the transaction of ``postgresql`` ends."""
-    return lambda *names: postgresql.execute(HOLD, ([*names],))
+    return lambda *names: postgresql.execute(LOCK, ([*names],))
 
 
 @pytest.fixture
@@ -59,22 +59,22 @@ def many(add_group, ann_id):
 
 
 @pytest.fixture
-def wait_for_mate(writer, watched, hold, draft, mate):
-    """Have the group held, and these drafts to it wait; the tasks of them."""
+def wait_for_mate(publisher, spy_log, lock, draft, mate):
+    """Have the group held, and these publishes to it wait; the tasks of them."""
 
     async def go(*numbers):
-        hold("mate")
-        first, *tasks = await together(writer, watched, draft(0), [mate(number) for number in numbers])
+        lock("mate")
+        first, *tasks = await append_together(publisher, spy_log, draft(0), [mate(number) for number in numbers])
         await soon(first)
-        await eventually(lambda: waits(writer, len(numbers)))
-        assert [] not in watched.appends
+        await eventually(lambda: waits(publisher, len(numbers)))
+        assert [] not in spy_log.appends
         return tasks
 
     return go
 
 
-def send(writer, *drafts):
-    return [asyncio.ensure_future(writer.append(each)) for each in drafts]
+def send(publisher, *publishes):
+    return [asyncio.ensure_future(publisher.append(each)) for each in publishes]
 
 
 async def soon(*tasks):
@@ -83,100 +83,100 @@ async def soon(*tasks):
         return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def waits(writer, number):
-    return writer.waiting == len(writer._held.lane) == number
+async def waits(publisher, number):
+    return publisher.waiting == len(publisher._locked.queue) == number
 
 
-async def is_over(writer):
-    return not writer._held
+async def is_over(publisher):
+    return not publisher._locked
 
 
-async def test_a_group_that_is_held(*, writer, watched, hold, postgresql, draft, mate, monkeypatch):
+async def test_a_group_that_is_held(*, publisher, spy_log, lock, postgresql, draft, mate, monkeypatch):
     """Those who send to it are told to come again after a while; the others have been answered long before."""
-    monkeypatch.setattr(module, "_PATIENCE", 60)
-    hold("mate")
+    monkeypatch.setattr(module, "_MAX_WAIT", 60)
+    lock("mate")
     mixed = [mate(0), draft(1), mate(1), draft(2), mate(2)]
-    first, *tasks = await together(writer, watched, draft(0), mixed)
+    first, *tasks = await append_together(publisher, spy_log, draft(0), mixed)
     assert seqs_of(await soon(first, tasks[1], tasks[3])) == [2, 3, 4]
     assert not any(task.done() for task in tasks[::2])
-    monkeypatch.setattr(module, "_PATIENCE", 0)
+    monkeypatch.setattr(module, "_MAX_WAIT", 0)
     assert [type(outcome) for outcome in await soon(*tasks[::2])] == [Busy] * 3
-    assert [type(outcome) for outcome in await soon(*send(writer, mate(3)))] == [Busy]
+    assert [type(outcome) for outcome in await soon(*send(publisher, mate(3)))] == [Busy]
     postgresql.rollback()
-    await eventually(lambda: is_over(writer))
-    assert seqs_of(await soon(*send(writer, mate(0)))) == [2]
+    await eventually(lambda: is_over(publisher))
+    assert seqs_of(await soon(*send(publisher, mate(0)))) == [2]
 
 
-async def test_a_group_that_is_held_for_a_moment(*, writer, watched, hold, postgresql, draft, mate):
+async def test_a_group_that_is_held_for_a_moment(*, publisher, spy_log, lock, postgresql, draft, mate):
     """What is sent to it meanwhile waits beside the others, and is appended in its order when it is free."""
-    hold("mate")
-    tasks = await together(writer, watched, draft(0), [mate(0), draft(1), mate(1)])
+    lock("mate")
+    tasks = await append_together(publisher, spy_log, draft(0), [mate(0), draft(1), mate(1)])
     assert seqs_of(await soon(tasks[0], tasks[2])) == [2, 3]
-    calls = len(watched.appends)
-    later = send(writer, mate(2), draft(2), mate(3))
+    calls = len(spy_log.appends)
+    later = send(publisher, mate(2), draft(2), mate(3))
     assert seqs_of(await soon(later[1])) == [4]
-    assert watched.appends[calls:] == [[draft(2).body]]
+    assert spy_log.appends[calls:] == [[draft(2).body]]
     postgresql.rollback()
     assert seqs_of(await soon(tasks[1], tasks[3], later[0], later[2])) == [2, 3, 4, 5]
-    await eventually(lambda: is_over(writer))
-    assert seqs_of(await soon(*send(writer, mate(4), draft(3)))) == [6, 5]
+    await eventually(lambda: is_over(publisher))
+    assert seqs_of(await soon(*send(publisher, mate(4), draft(3)))) == [6, 5]
 
 
-async def test_many_groups_that_are_held(*, writer, watched, hold, postgresql, draft, many):
+async def test_many_groups_that_are_held(*, publisher, spy_log, lock, postgresql, draft, many):
     """One transaction holds them all: the others are appended while it is open, and those when it has ended.
 
     Nothing but the first batch has tried the held ones meanwhile.
     """
-    hold(*map(str, range(MANY)))
-    first, *tasks = await together(writer, watched, draft(0), [*many(0), draft(1), *many(1), draft(2)])
+    lock(*map(str, range(MANY)))
+    first, *tasks = await append_together(publisher, spy_log, draft(0), [*many(0), draft(1), *many(1), draft(2)])
     assert seqs_of(await soon(first, tasks[MANY], tasks[-1])) == [2, 3, 4]
-    more = send(writer, *many(2), draft(3))
+    more = send(publisher, *many(2), draft(3))
     assert seqs_of(await soon(more[-1])) == [5]
     held = [*tasks[:MANY], *tasks[MANY + 1 : -1], *more[:-1]]
     assert not any(task.done() for task in held)
     bodies = {each[0].body for each in map(many, range(3))}
-    assert sum(not bodies.isdisjoint(call) for call in watched.appends) == 1
+    assert sum(not bodies.isdisjoint(call) for call in spy_log.appends) == 1
     postgresql.rollback()
     assert seqs_of(await soon(*held)) == [2] * MANY + [3] * MANY + [4] * MANY
 
 
-async def test_one_held_group_after_another(*, writer, watched, hold, postgresql, wait_for_mate, draft, many):
+async def test_one_held_group_after_another(*, publisher, spy_log, lock, postgresql, wait_for_mate, draft, many):
     """While one is held others are looked at before they are tried: no batch waits for the next that is held."""
     tasks = await wait_for_mate(0)
-    hold("0", "1", "2")
-    calls = len(watched.appends)
+    lock("0", "1", "2")
+    calls = len(spy_log.appends)
     for number in range(3):
-        tasks += send(writer, many(0)[number])
-        assert seqs_of(await soon(*send(writer, draft(number)))) == [number + 3]
-    assert watched.appends[calls:] == [[draft(number).body] for number in range(3)]
+        tasks += send(publisher, many(0)[number])
+        assert seqs_of(await soon(*send(publisher, draft(number)))) == [number + 3]
+    assert spy_log.appends[calls:] == [[draft(number).body] for number in range(3)]
     postgresql.rollback()
     assert seqs_of(await soon(*tasks)) == [2, 2, 2, 2]
 
 
-async def test_a_held_group_by_its_names(*, writer, watched, hold, postgresql, draft, mate):
+async def test_a_held_group_by_its_names(*, publisher, spy_log, lock, postgresql, draft, mate):
     """What is sent to it in one way or another waits in one order; what can be no name fails."""
-    hold("mate")
+    lock("mate")
     mates = [mate(0), mate(1, "mate"), mate(2, "Mate"), mate(3)]
-    first, *tasks = await together(writer, watched, draft(0), [*mates, mate(4, "MATE\0")])
-    tasks += send(writer, mate(5, "MATE"), mate(6), mate(7, "\0"), mate(8, "tea"))
+    first, *tasks = await append_together(publisher, spy_log, draft(0), [*mates, mate(4, "MATE\0")])
+    tasks += send(publisher, mate(5, "MATE"), mate(6), mate(7, "\0"), mate(8, "tea"))
     outcomes = await soon(first, tasks[4], tasks[7], tasks[8])
     assert [type(outcome) for outcome in outcomes[1:3]] == [NoSuchGroup] * 2
     assert seqs_of(outcomes[::3]) == [2, 3]
-    await eventually(lambda: waits(writer, 6))
+    await eventually(lambda: waits(publisher, 6))
     postgresql.rollback()
     assert seqs_of(await soon(*tasks[:4], *tasks[5:7])) == [2, 3, 4, 5, 6, 7]
 
 
-async def test_a_group_that_is_deleted_while_it_is_held(*, writer, postgresql, wait_for_mate):
+async def test_a_group_that_is_deleted_while_it_is_held(*, publisher, postgresql, wait_for_mate):
     """Whoever has waited for it is told that there is none."""
     tasks = await wait_for_mate(0)
     postgresql.execute("DELETE FROM groups WHERE name = 'mate'")
     postgresql.commit()
     assert [type(outcome) for outcome in await soon(*tasks)] == [NoSuchGroup]
-    await eventually(lambda: is_over(writer))
+    await eventually(lambda: is_over(publisher))
 
 
-async def test_a_group_that_goes_from_hand_to_hand(*, writer, watched, postgresql, wait_for_mate, mate, draft, many):
+async def test_a_group_that_goes_from_hand_to_hand(*, publisher, spy_log, postgresql, wait_for_mate, mate, draft, many):
     """When another holds it than before it is tried in the database, where it is waited for in line."""
     tasks = await wait_for_mate(0)
 
@@ -184,107 +184,107 @@ async def test_a_group_that_goes_from_hand_to_hand(*, writer, watched, postgresq
         return postgresql.execute(IS_WAITED_FOR).fetchall()
 
     async def is_tried():
-        return any(mate(0).body in call for call in watched.appends[calls:])
+        return any(mate(0).body in call for call in spy_log.appends[calls:])
 
     with psycopg.connect(dsn_of(postgresql)) as other:
-        other.execute(HOLD, (["0"],))
-        tasks += send(writer, many(0)[0])
-        await eventually(lambda: waits(writer, 2))
-        taking = asyncio.create_task(asyncio.to_thread(other.execute, HOLD, (["mate"],)))
+        other.execute(LOCK, (["0"],))
+        tasks += send(publisher, many(0)[0])
+        await eventually(lambda: waits(publisher, 2))
+        taking = asyncio.create_task(asyncio.to_thread(other.execute, LOCK, (["mate"],)))
         await eventually(is_waited_for)
-        calls = len(watched.appends)
+        calls = len(spy_log.appends)
         postgresql.rollback()
         await soon(taking)
         await eventually(is_tried)
-        await eventually(lambda: waits(writer, 2))
-        assert seqs_of(await soon(*send(writer, draft(1)))) == [3]
+        await eventually(lambda: waits(publisher, 2))
+        assert seqs_of(await soon(*send(publisher, draft(1)))) == [3]
     assert seqs_of(await soon(*tasks)) == [2, 2]
 
 
-async def test_a_bad_one_for_a_group_that_was_held(*, writer, watched, hold, postgresql, draft, mate):
+async def test_a_bad_one_for_a_group_that_was_held(*, publisher, spy_log, lock, postgresql, draft, mate):
     """It fails alone, and those behind it keep their order."""
-    hold("mate")
+    lock("mate")
     bad = mate(0)._replace(body=b"{")
-    first, *tasks = await together(writer, watched, draft(0), [mate(0), bad, mate(1)])
+    first, *tasks = await append_together(publisher, spy_log, draft(0), [mate(0), bad, mate(1)])
     await soon(first)
-    await eventually(lambda: waits(writer, 3))
+    await eventually(lambda: waits(publisher, 3))
     postgresql.rollback()
     outcomes = await soon(*tasks)
     assert isinstance(outcomes[1], InvalidInput)
     assert seqs_of(outcomes[::2]) == [2, 3]
 
 
-async def test_the_order_in_a_group_that_is_held(*, writer, watched, hold, postgresql, draft, mate, monkeypatch):
+async def test_the_order_in_a_group_that_is_held(*, publisher, spy_log, lock, postgresql, draft, mate, monkeypatch):
     """What has not been tried yet is before what comes when it is known that the group is held."""
     monkeypatch.setattr("att.realtime.publish_queue.BATCH_ITEMS", 2)
-    hold("mate")
+    lock("mate")
     later = []
-    async with watched.held_up():
-        tasks = send(writer, draft(0))
-        await watched.called()
-        tasks += send(writer, mate(0))
+    async with spy_log.paused():
+        tasks = send(publisher, draft(0))
+        await spy_log.called()
+        tasks += send(publisher, mate(0))
         await asyncio.sleep(0)
-        writer.submit(draft(1), lambda _: later.extend(send(writer, mate(2))))
-        tasks += send(writer, mate(1))
+        publisher.submit(draft(1), lambda _: later.extend(send(publisher, mate(2))))
+        tasks += send(publisher, mate(1))
         await asyncio.sleep(0)
-    await eventually(lambda: waits(writer, 3))
+    await eventually(lambda: waits(publisher, 3))
     postgresql.rollback()
     assert seqs_of(await soon(*tasks, *later)) == [2, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("limit", "value"), [("QUEUE_ITEMS", 4), ("_QUEUE_BYTES", 4 * len(b'{"mate":0}'))])
-async def test_the_share_of_held_groups(*, writer, wait_for_mate, draft, mate, monkeypatch, limit, value):
+async def test_the_share_of_held_groups(*, publisher, wait_for_mate, draft, mate, monkeypatch, limit, value):
     """What waits for them does not fill the queue: there is room for the others."""
-    monkeypatch.setattr(writers, limit, value)
+    monkeypatch.setattr(publisher_module, limit, value)
     await wait_for_mate(0, 1)
     with pytest.raises(Busy):
-        writer.submit(mate(2), pytest.fail)
-    assert seqs_of(await soon(*send(writer, draft(1)))) == [3]
+        publisher.submit(mate(2), pytest.fail)
+    assert seqs_of(await soon(*send(publisher, draft(1)))) == [3]
 
 
 # When the database fails
 
 
-async def test_a_database_that_is_away_while_a_group_is_held(*, writer, watched, wait_for_mate):
+async def test_a_database_that_is_away_while_a_group_is_held(*, publisher, spy_log, wait_for_mate):
     """Whoever waits is told."""
     tasks = await wait_for_mate(0, 1)
-    watched.errors = [DatabaseUnavailable()]
-    watched.blindness = DatabaseUnavailable()
+    spy_log.errors = [DatabaseUnavailable()]
+    spy_log.locks_error = DatabaseUnavailable()
     assert [type(outcome) for outcome in await soon(*tasks)] == [DatabaseUnavailable] * 2
-    assert not writer._held
+    assert not publisher._locked
 
 
-async def test_a_database_that_is_busy_while_a_group_is_held(*, watched, wait_for_mate, monkeypatch, caplog):
+async def test_a_database_that_is_busy_while_a_group_is_held(*, spy_log, wait_for_mate, monkeypatch, caplog):
     """It is looked at again; whoever waits is told after a while."""
     tasks = await wait_for_mate(0)
-    watched.blindness = Busy()
-    looks = len(watched.inspections)
+    spy_log.locks_error = Busy()
+    looks = len(spy_log.lock_reads)
 
     async def is_looked_at_again():
-        return len(watched.inspections) > looks + 1
+        return len(spy_log.lock_reads) > looks + 1
 
     await eventually(is_looked_at_again)
-    monkeypatch.setattr(module, "_PATIENCE", 0)
+    monkeypatch.setattr(module, "_MAX_WAIT", 0)
     assert [type(outcome) for outcome in await soon(*tasks)] == [Busy]
     assert not caplog.records
 
 
-async def test_a_fault_of_ours(*, writer, watched, wait_for_mate, mate, caplog):
+async def test_a_fault_of_ours(*, publisher, spy_log, wait_for_mate, mate, caplog):
     """It is logged, and those for a group that may be held are refused, each alone."""
     tasks = await wait_for_mate(0)
-    watched.blindness = KeyError("x")
-    assert [type(outcome) for outcome in await soon(*tasks, *send(writer, mate(1)))] == [Busy] * 2
+    spy_log.locks_error = KeyError("x")
+    assert [type(outcome) for outcome in await soon(*tasks, *send(publisher, mate(1)))] == [Busy] * 2
     assert KeyError in [record.exc_info[0] for record in caplog.records]
 
 
-async def test_the_end_while_a_group_is_held(*, watched, hub, hurry, hold, draft, mate):
+async def test_the_end_while_a_group_is_held(*, spy_log, hub, hurry, lock, draft, mate):
     """Whoever waits for it is told: what was under way may be in the log or not."""
-    writer = Publisher(watched, hub, Bell())
-    async with writer.running():
-        hold("mate")
-        first, *tasks = await together(writer, watched, draft(0), [mate(0), mate(1)])
+    publisher = Publisher(spy_log, hub, RecordingBroker())
+    async with publisher.running():
+        lock("mate")
+        first, *tasks = await append_together(publisher, spy_log, draft(0), [mate(0), mate(1)])
         await soon(first)
-        await eventually(lambda: waits(writer, 2))
-        tasks += send(writer, mate(2))
+        await eventually(lambda: waits(publisher, 2))
+        tasks += send(publisher, mate(2))
         await asyncio.sleep(0)
     assert {type(outcome) for outcome in await soon(*tasks)} <= {ConnectionLost, ShuttingDown}

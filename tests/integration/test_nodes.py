@@ -5,11 +5,11 @@ import contextlib
 from uuid import uuid4
 
 import pytest
-from parts import LivingSessions, Recording, Watched, bodies, frames, given
+from parts import FakeLiveSessions, RecordingConnection, SpyLog, bodies, frames, received
 
 from att.db.engine import Engine
 from att.protocol.frames import CloseCode
-from att.realtime import log_reader as feed_module
+from att.realtime import log_reader as log_reader_module
 from att.realtime.broker_events import BrokerEvents
 from att.realtime.brokers import buffer
 from att.realtime.brokers.postgres import PostgresBroker
@@ -30,42 +30,44 @@ class Server:
     """A node without its HTTP."""
 
     def __init__(self, db, db_url, link):
-        self.log, self.bus, self.sessions, woken = Watched(db), RedisBroker(link), LivingSessions(), asyncio.Event()
-        self.hub = Hub(Registry(), wake=woken.set, subscribe=self.bus.tune_in, unsubscribe=self.bus.tune_out)
-        self.feed = LogReader(self.log, self.hub, self.sessions, woken, PATIENCE)
+        self.log, self.broker, self.sessions, woken = SpyLog(db), RedisBroker(link), FakeLiveSessions(), asyncio.Event()
+        self.hub = Hub(Registry(), wake=woken.set, subscribe=self.broker.subscribe, unsubscribe=self.broker.unsubscribe)
+        self.log_reader = LogReader(self.log, self.hub, self.sessions, woken, PATIENCE)
         self.cache = SessionCache(self.sessions, self.hub)
-        self.buses = [PostgresBroker(db, db_url), self.bus]
-        self.node = BrokerEvents(self.hub, self.feed, self.cache, SessionRevoker(self.cache, self.cache), self.buses)
-        self.writer = Publisher(self.log, self.hub, self.bus)
-        self.tuned = set()
-        self.is_tuned = asyncio.Event()
-        self._tell, self.node.tuned = self.node.tuned, self._keep
+        self.brokers = [PostgresBroker(db, db_url), self.broker]
+        self.events = BrokerEvents(
+            self.hub, self.log_reader, self.cache, SessionRevoker(self.cache, self.cache), self.brokers
+        )
+        self.publisher = Publisher(self.log, self.hub, self.broker)
+        self.subscribed = set()
+        self.has_subscribed = asyncio.Event()
+        self._on_subscribed, self.events.on_subscribed = self.events.on_subscribed, self._keep
 
     def _keep(self, group_ids):
-        self._tell(group_ids)
-        self.tuned.update(group_ids)
-        self.is_tuned.set()
+        self._on_subscribed(group_ids)
+        self.subscribed.update(group_ids)
+        self.has_subscribed.set()
 
     @contextlib.asynccontextmanager
     async def running(self):
-        async with self.feed.running(), self.node.running(), self.writer.running():
-            await until(lambda: all(bus.is_connected for bus in self.buses))
+        async with self.log_reader.running(), self.events.running(), self.publisher.running():
+            await until(lambda: all(broker.is_connected for broker in self.brokers))
             yield self
 
     async def listen(self, user_id):
-        listener = Listener(user_id, uuid4(), Recording())
+        listener = Listener(user_id, uuid4(), RecordingConnection())
         self.sessions.ids.add(listener.session_id)
         self.hub.attach(listener)
-        self.hub.settle(listener, await self.log.positions(user_id), {})
+        self.hub.start(listener, await self.log.positions(user_id), {})
         return listener
 
     async def hears(self, *group_ids):
         """These groups' channels are heard here, and what was missed before has been looked up."""
         async with asyncio.timeout(5):
-            while not self.tuned >= {*group_ids}:
-                self.is_tuned.clear()
-                await self.is_tuned.wait()
-        await until(lambda: {*group_ids} <= {group for look in self.log.looks for group in look})
+            while not self.subscribed >= {*group_ids}:
+                self.has_subscribed.clear()
+                await self.has_subscribed.wait()
+        await until(lambda: {*group_ids} <= {group for look in self.log.head_reads for group in look})
 
 
 async def until(is_so, seconds=5):
@@ -83,7 +85,7 @@ def valkeys(request):
 @pytest.fixture(autouse=True)
 def no_sweep(monkeypatch):
     """Nothing is found by a sweep that is not asked for."""
-    monkeypatch.setattr(feed_module, "_SWEEP_INTERVAL", 3600)
+    monkeypatch.setattr(log_reader_module, "_SWEEP_INTERVAL", 3600)
 
 
 @pytest.fixture
@@ -119,13 +121,13 @@ async def test_in_step(mate, servers, tea, ann_id):
         await server.hears(tea, mate)
     for number in range(0, 100, 4):
         await asyncio.gather(
-            servers[0].writer.append(draft(tea, ann_id, number)),
-            servers[1].writer.append(draft(tea, ann_id, number + 1)),
+            servers[0].publisher.append(draft(tea, ann_id, number)),
+            servers[1].publisher.append(draft(tea, ann_id, number + 1)),
         )
-        await servers[0].writer.append(draft(mate, ann_id, number + 2))
-        await servers[1].writer.append(draft(mate, ann_id, number + 3))
+        await servers[0].publisher.append(draft(mate, ann_id, number + 2))
+        await servers[1].publisher.append(draft(mate, ann_id, number + 3))
         for ann in anns:
-            await given(ann.connection, number + 4)
+            await received(ann.connection, number + 4)
     for ann in anns:
         assert sorted(ann.connection.frames) == sorted(frames(*range(100)))
     assert [server.log.reads for server in servers] == [[], []]
@@ -136,8 +138,8 @@ async def test_many_at_once(servers, tea, ann_id):
     ann = await servers[1].listen(ann_id)
     await servers[1].hears(tea)
     for number in range(2_000):
-        servers[0].writer.submit(draft(tea, ann_id, number), lambda _: None)
-    assert await given(ann.connection, 2_000) == frames(*range(2_000))
+        servers[0].publisher.submit(draft(tea, ann_id, number), lambda _: None)
+    assert await received(ann.connection, 2_000) == frames(*range(2_000))
     assert servers[1].log.reads == []
 
 
@@ -147,8 +149,8 @@ async def test_what_is_too_long_to_come_along(servers, tea, ann_id, monkeypatch)
     ann = await servers[1].listen(ann_id)
     await servers[1].hears(tea)
     for number in (1, 10**9, 2):
-        await servers[0].writer.append(draft(tea, ann_id, number))
-    assert await given(ann.connection, 3) == frames(1, 10**9, 2)
+        await servers[0].publisher.append(draft(tea, ann_id, number))
+    assert await received(ann.connection, 3) == frames(1, 10**9, 2)
     assert servers[1].log.reads
 
 
@@ -157,8 +159,8 @@ async def test_a_repeat(servers, tea, ann_id):
     ann = await servers[1].listen(ann_id)
     await servers[1].hears(tea)
     await servers[0].log.append([Publish(tea, ann_id, bodies(1)[0], "k")])  # and nobody could ring
-    assert (await servers[0].writer.append(Publish(tea, ann_id, bodies(2)[0], "k"))).is_repeat
-    assert await given(ann.connection) == frames(1)
+    assert (await servers[0].publisher.append(Publish(tea, ann_id, bodies(2)[0], "k"))).is_repeat
+    assert await received(ann.connection) == frames(1)
 
 
 async def test_who_does_not_listen_is_not_told(mate, servers, valkeys, tea, ann_id, monkeypatch):
@@ -166,23 +168,23 @@ async def test_who_does_not_listen_is_not_told(mate, servers, valkeys, tea, ann_
     ann = await servers[1].listen(ann_id)
     await servers[1].hears(tea, mate)
     assert _subscribers(valkeys, tea, mate) == {tea: 1, mate: 1}
-    heard, published = [], servers[0].bus.published
+    heard, published = [], servers[0].broker.published
 
     def keep(channel, payload):
         heard.append(channel)
         published(channel, payload)
 
-    monkeypatch.setattr(servers[0].bus, "published", keep)
-    await servers[1].writer.append(draft(tea, ann_id, 1))
-    await given(ann.connection)
-    servers[1].bus.ring_for_sweep()
+    monkeypatch.setattr(servers[0].broker, "published", keep)
+    await servers[1].publisher.append(draft(tea, ann_id, 1))
+    await received(ann.connection)
+    servers[1].broker.announce_sweep()
     await until(lambda: "att:all" in heard)
     assert not [channel for channel in heard if channel.startswith(GROUP_CHANNEL)]
     bob = await servers[0].listen(ann_id)
     await servers[0].hears(tea)
     assert _subscribers(valkeys, tea, mate) == {tea: 2, mate: 2}
-    await servers[1].writer.append(draft(tea, ann_id, 2))
-    assert await given(bob.connection) == frames(2)
+    await servers[1].publisher.append(draft(tea, ann_id, 2))
+    assert await received(bob.connection) == frames(2)
     assert f"{GROUP_CHANNEL}{tea}" in heard
 
 
@@ -199,15 +201,17 @@ def _subscribers(valkeys, *group_ids):
 async def test_what_was_sent_before_the_channel_was_heard(servers, tea, ann_id, monkeypatch):
     """A listener whose place was read before it hears it as soon as the channel is, without a sweep."""
     sent = asyncio.Event()
-    subscribe = servers[1].bus._tuning.take
-    monkeypatch.setattr(servers[1].bus._tuning, "take", lambda limit: subscribe(limit if sent.is_set() else 0))
+    subscribe = servers[1].broker._subscriptions.take
+    monkeypatch.setattr(
+        servers[1].broker._subscriptions, "take", lambda limit: subscribe(limit if sent.is_set() else 0)
+    )
     ann = await servers[1].listen(ann_id)
-    await servers[0].writer.append(draft(tea, ann_id, 1))
-    await until(lambda: servers[0].bus.sent == 1)
+    await servers[0].publisher.append(draft(tea, ann_id, 1))
+    await until(lambda: servers[0].broker.sent == 1)
     assert ann.connection.frames == []
     sent.set()
-    servers[1].bus._tuning.wake()
-    assert await given(ann.connection) == frames(1)
+    servers[1].broker._subscriptions.wake()
+    assert await received(ann.connection) == frames(1)
 
 
 async def test_sql(servers, tea, ann_id, sql, add_user):
@@ -217,10 +221,10 @@ async def test_sql(servers, tea, ann_id, sql, add_user):
     sql("INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')", tea, bob_id)
     sql("SELECT att_broadcast(%s, %s)", tea, bodies(1)[0].decode())
     for listener in (bob, ann):
-        assert await given(listener.connection) == frames(1)
+        assert await received(listener.connection) == frames(1)
     sql("DELETE FROM members WHERE user_id = %s", bob_id)
-    await servers[1].writer.append(draft(tea, ann_id, 2))
-    assert await given(ann.connection, 2) == frames(1, 2)
+    await servers[1].publisher.append(draft(tea, ann_id, 2))
+    assert await received(ann.connection, 2) == frames(1, 2)
     await until(lambda: not bob.groups)
     assert bob.connection.frames == frames(1)
 
@@ -243,18 +247,18 @@ async def test_a_redis_that_is_killed(servers, valkeys, tea, ann_id):
     valkeys.kill()
     try:
         for server in servers:
-            await until(lambda server=server: not server.bus.is_connected)
+            await until(lambda server=server: not server.broker.is_connected)
         for number in range(3):
-            await servers[0].writer.append(draft(tea, ann_id, number))
+            await servers[0].publisher.append(draft(tea, ann_id, number))
         assert anns[0].connection.frames == frames(0, 1, 2)
         assert anns[1].connection.frames == []
     finally:
         await asyncio.to_thread(valkeys.start)
     for ann in anns:
-        assert await given(ann.connection, 3, 20) == frames(0, 1, 2)
-    await servers[1].writer.append(draft(tea, ann_id, 3))
+        assert await received(ann.connection, 3, 20) == frames(0, 1, 2)
+    await servers[1].publisher.append(draft(tea, ann_id, 3))
     for ann in anns:
-        assert await given(ann.connection, 4, 20) == frames(0, 1, 2, 3)
+        assert await received(ann.connection, 4, 20) == frames(0, 1, 2, 3)
 
 
 async def test_without_redis_the_sweep_finds_it(servers, valkeys, tea, ann_id, monkeypatch):
@@ -263,9 +267,9 @@ async def test_without_redis_the_sweep_finds_it(servers, valkeys, tea, ann_id, m
     await servers[1].hears(tea)
     valkeys.kill()
     try:
-        await until(lambda: not servers[1].bus.is_connected)
-        await servers[0].writer.append(draft(tea, ann_id, 1))
-        await servers[1].feed.sweep()
-        assert await given(ann.connection) == frames(1)
+        await until(lambda: not servers[1].broker.is_connected)
+        await servers[0].publisher.append(draft(tea, ann_id, 1))
+        await servers[1].log_reader.sweep()
+        assert await received(ann.connection) == frames(1)
     finally:
         await asyncio.to_thread(valkeys.start)

@@ -1,11 +1,11 @@
-"""The bus in PostgreSQL: what it makes of rings, and what triggers tell. test_bus_contract.py has the rest."""
+"""The broker in PostgreSQL: what it makes of rings, and what triggers tell. test_bus_contract.py has the rest."""
 
 import asyncio
 import json
 from uuid import uuid4
 
 import pytest
-from buses import PIE, TEA, Ears
+from brokers import PIE, TEA, RecordingHandler
 from parts import Clock
 
 from att.errors import DatabaseUnavailable
@@ -37,55 +37,61 @@ def slow(db):
 
 
 @pytest.fixture
-def ears():
-    return Ears()
+def handler():
+    return RecordingHandler()
 
 
 @pytest.fixture
-async def bus(db, db_url, ears):
-    bus = PostgresBroker(db, db_url)
-    async with bus.running(ears):
-        await ears.until(lambda: ears.changes)
-        yield bus
+async def broker(db, db_url, handler):
+    broker = PostgresBroker(db, db_url)
+    async with broker.running(handler):
+        await handler.until(lambda: handler.changes)
+        yield broker
 
 
-async def test_rings_gather(slow, db_url, ears):
+async def test_rings_gather(slow, db_url, handler):
     """What is rung while a ring is under way becomes one, with the highest seq of each group."""
-    bus = PostgresBroker(slow, db_url)
-    async with bus.running(ears):
-        await ears.until(lambda: ears.changes)
-        bus.ring_head(TEA, 1)
+    broker = PostgresBroker(slow, db_url)
+    async with broker.running(handler):
+        await handler.until(lambda: handler.changes)
+        broker.announce_head(TEA, 1)
         await asyncio.wait_for(slow.begun.wait(), 5)
         for seq in (2, 9, 5):
-            bus.ring_head(TEA, seq)
-        bus.ring_head(PIE, 3)
-        bus.ring_for_sweep()
+            broker.announce_head(TEA, seq)
+        broker.announce_head(PIE, 3)
+        broker.announce_sweep()
         slow.gate.set()
-        await ears.until(lambda: ears.groups.keys() == {TEA, PIE})
+        await handler.until(lambda: handler.groups.keys() == {TEA, PIE})
     assert [(payload["groups"], payload["sweep"]) for payload in slow.payloads] == [
         ({str(TEA): 1}, False),
         ({str(TEA): 9, str(PIE): 3}, True),
     ]
 
 
-async def test_many_groups(bus, ears):
+async def test_many_groups(broker, handler):
     """They go in several, none of which is too long for PostgreSQL, whatever their seq."""
     groups = {uuid4(): 2**63 - 1 - number for number in range(2 * module._HEADS + 1)}
     for group_id, seq in groups.items():
-        bus.ring_head(group_id, seq)
-    await ears.until(lambda: ears.groups == groups)
-    assert [len(ring.groups) for ring in ears.rings] == [module._HEADS, module._HEADS, 1]
+        broker.announce_head(group_id, seq)
+    await handler.until(lambda: handler.groups == groups)
+    assert [len(announcement.groups) for announcement in handler.announcements] == [module._HEADS, module._HEADS, 1]
 
 
-async def test_many_endings(db, bus, ears):
+async def test_many_endings(db, broker, handler):
     """So do sessions that end together."""
     session_ids = [uuid4() for _ in range(2 * redis_store._ENDINGS + 1)]
     await redis_store.announce_ended_sessions(db, session_ids)
-    await ears.until(lambda: [each for ring in ears.rings for each in ring.sessions] == session_ids)
-    assert [len(ring.sessions) for ring in ears.rings] == [redis_store._ENDINGS, redis_store._ENDINGS, 1]
+    await handler.until(
+        lambda: [each for announcement in handler.announcements for each in announcement.sessions] == session_ids
+    )
+    assert [len(announcement.sessions) for announcement in handler.announcements] == [
+        redis_store._ENDINGS,
+        redis_store._ENDINGS,
+        1,
+    ]
 
 
-async def test_a_ring_that_fails(slow, db_url, ears, monkeypatch):
+async def test_a_ring_that_fails(slow, db_url, handler, monkeypatch):
     """It is rung again, with what has come meanwhile."""
     fetch_one, errors = slow.fetch_one, [DatabaseUnavailable()]
 
@@ -96,16 +102,16 @@ async def test_a_ring_that_fails(slow, db_url, ears, monkeypatch):
 
     monkeypatch.setattr(slow, "fetch_one", fail_once)
     slow.gate.set()
-    bus = PostgresBroker(slow, db_url)
-    async with bus.running(ears):
-        await ears.until(lambda: ears.changes)
-        bus.ring_head(TEA, 4)
-        bus.ring_for_sweep()
-        await ears.until(lambda: ears.rings)
-    assert ears.rings == [Announcement({TEA: 4}, [], [], sweep=True)]
+    broker = PostgresBroker(slow, db_url)
+    async with broker.running(handler):
+        await handler.until(lambda: handler.changes)
+        broker.announce_head(TEA, 4)
+        broker.announce_sweep()
+        await handler.until(lambda: handler.announcements)
+    assert handler.announcements == [Announcement({TEA: 4}, [], [], sweep=True)]
 
 
-async def test_what_the_triggers_tell(bus, ears, sql, add_user, add_group):
+async def test_what_the_triggers_tell(broker, handler, sql, add_user, add_group):
     """Joinings, leavings, broadcasts by SQL and sessions that are deleted are heard as what they are."""
     ann, bob = add_user("ann").user_id, add_user("bob").user_id
     tea = add_group("tea", ann)
@@ -119,8 +125,8 @@ async def test_what_the_triggers_tell(bus, ears, sql, add_user, add_group):
     sql("UPDATE users SET active = true, first_name = 'Ann'")
     sql("DELETE FROM members")
     sql("DELETE FROM users WHERE id = %s", bob)
-    await ears.until(lambda: len(ears.rings) == 8)
-    assert ears.rings == [
+    await handler.until(lambda: len(handler.announcements) == 8)
+    assert handler.announcements == [
         Announcement({tea: 1}, [MemberJoined(tea, 1, ann)], [], sweep=False),
         Announcement({tea: 2}, [MemberJoined(tea, 2, bob)], [], sweep=False),
         Announcement({tea: 3}, [], [], sweep=False),
@@ -132,7 +138,7 @@ async def test_what_the_triggers_tell(bus, ears, sql, add_user, add_group):
     ]
 
 
-async def test_very_many_departures(bus, ears, sql):
+async def test_very_many_departures(broker, handler, sql):
     """Each user who is disabled or deleted is told of, in as many rings as it takes."""
     add = (
         "INSERT INTO users (login, login_key, search_text, role_id)"
@@ -141,30 +147,34 @@ async def test_very_many_departures(bus, ears, sql):
     )
     everybody = [user_id for (user_id,) in sql(add)]
     for change in ("UPDATE users SET active = false", "DELETE FROM users"):
-        ears.rings.clear()
+        handler.announcements.clear()
         sql(change)
-        await ears.until(lambda: sum(len(ring.users) for ring in ears.rings) == len(everybody))
-        assert sorted(user_id for ring in ears.rings for user_id in ring.users) == sorted(everybody)
+        await handler.until(
+            lambda: sum(len(announcement.users) for announcement in handler.announcements) == len(everybody)
+        )
+        assert sorted(user_id for announcement in handler.announcements for user_id in announcement.users) == sorted(
+            everybody
+        )
 
 
-async def test_very_many_joinings(bus, ears, sql, add_user):
+async def test_very_many_joinings(broker, handler, sql, add_user):
     """They are told by a ring that says to look everything up."""
     ann = add_user("ann").user_id
     sql("INSERT INTO groups (name, name_key) SELECT n::text, n::text FROM generate_series(1, 1001) AS n")
     sql("INSERT INTO members (group_id, user_id, role) SELECT id, %s, 'member' FROM groups", ann)
-    await ears.until(lambda: ears.rings)
-    assert ears.rings == [Announcement({}, [], [], sweep=True)]
+    await handler.until(lambda: handler.announcements)
+    assert handler.announcements == [Announcement({}, [], [], sweep=True)]
 
 
 # The end
 
 
-async def test_the_end_does_not_wait_for_ever(slow, db_url, ears, monkeypatch):
+async def test_the_end_does_not_wait_for_ever(slow, db_url, handler, monkeypatch):
     monkeypatch.setattr(module, "STOP_TIMEOUT", 0.01)
-    bus = PostgresBroker(slow, db_url)
-    async with asyncio.timeout(5), bus.running(ears):
-        bus.ring_head(TEA, 1)
-    assert ears.changes[-1] == "disconnected"
+    broker = PostgresBroker(slow, db_url)
+    async with asyncio.timeout(5), broker.running(handler):
+        broker.announce_head(TEA, 1)
+    assert handler.changes[-1] == "disconnected"
 
 
 # Echoes
@@ -176,48 +186,48 @@ def clock():
 
 
 @pytest.fixture
-def echo(clock):
+def round_trip(clock):
     return RoundTrip(clock)
 
 
-def test_an_echo(echo, clock):
+def test_a_round_trip(round_trip, clock):
     """It took as long as it took, until the next one is heard."""
-    assert echo.seconds == 0
-    mark = echo.sent()
+    assert round_trip.seconds == 0
+    mark = round_trip.start()
     clock.now += 0.5
-    echo.heard(mark)
+    round_trip.finish(mark)
     clock.now += 9
-    assert echo.seconds == 0.5
+    assert round_trip.seconds == 0.5
 
 
-def test_an_echo_that_is_awaited(echo, clock):
+def test_a_round_trip_that_is_awaited(round_trip, clock):
     """It has taken as long as it has been awaited; one that was sent after it tells that it is lost."""
-    echo.sent()
+    round_trip.start()
     clock.now += 3
-    assert echo.seconds == 3
-    mark = echo.sent()
+    assert round_trip.seconds == 3
+    mark = round_trip.start()
     clock.now += 1
-    assert echo.seconds == 4
-    echo.heard(mark)
-    assert echo.seconds == 1
+    assert round_trip.seconds == 4
+    round_trip.finish(mark)
+    assert round_trip.seconds == 1
 
 
-def test_an_echo_of_what_was_before(echo, clock):
+def test_a_round_trip_of_what_was_before(round_trip, clock):
     """One that comes late says nothing of the one that is awaited."""
-    first = echo.sent()
+    first = round_trip.start()
     clock.now += 1
-    echo.heard(first)
+    round_trip.finish(first)
     clock.now += 1
-    echo.sent()
+    round_trip.start()
     clock.now += 1
-    echo.heard(first)
+    round_trip.finish(first)
     clock.now += 2
-    assert echo.seconds == 3
+    assert round_trip.seconds == 3
 
 
 @pytest.mark.parametrize("mark", [float("nan"), float("inf"), -float("inf"), 11.0])
-def test_an_echo_that_nobody_sent(echo, mark):
+def test_a_round_trip_that_nobody_sent(round_trip, mark):
     """It is refused: anybody can say that it is ours."""
     with pytest.raises(ValueError, match=r"."):
-        echo.heard(mark)
-    assert echo.seconds == 0
+        round_trip.finish(mark)
+    assert round_trip.seconds == 0

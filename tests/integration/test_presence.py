@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from parts import Recording, away
+from parts import RecordingConnection, away
 from plans import nodes, rows_read
 from waiting import eventually
 
@@ -32,7 +32,7 @@ class Node:
         self.beacon = PresenceReporter(db, self.registry)
 
     def connect(self, user_id: UUID) -> Listener:
-        listener = Listener(user_id, uuid4(), Recording())
+        listener = Listener(user_id, uuid4(), RecordingConnection())
         self.registry.attach(listener)
         return listener
 
@@ -247,7 +247,7 @@ async def test_a_node_that_was_taken_for_dead(node, other, presence, ann_id, sil
     silence()
     await other.beacon.tick()
     assert await read(presence, ann_id) == 0
-    node.beacon._next_beat = time.monotonic()
+    node.beacon._next_sign = time.monotonic()
     await node.beacon.tick()
     found = await presence.of_user(ann_id)
     assert found.sockets == 1
@@ -301,7 +301,7 @@ async def test_a_node_that_writes_is_not_removed(node, other, ann_id, postgresql
     postgresql.commit()
     assert postgresql.execute("SELECT count(*) FROM presence").fetchone() == (1,)
     postgresql.commit()
-    other.beacon._next_beat = time.monotonic()
+    other.beacon._next_sign = time.monotonic()
     await other.beacon.tick()
     assert postgresql.execute("SELECT count(*) FROM presence").fetchone() == (0,)
     postgresql.commit()
@@ -312,7 +312,7 @@ async def test_the_database_loses_the_tables(node, ann_id, sql):
     node.connect(ann_id)
     await node.beacon.tick()
     sql("TRUNCATE nodes, presence")
-    node.beacon._next_beat = time.monotonic()
+    node.beacon._next_sign = time.monotonic()
     await node.beacon.tick()
     assert sql(ROWS) == [(ann_id, 1)]
 
@@ -371,7 +371,7 @@ async def test_the_database_is_away(node, ann_id, add_user, sql, postgresql, cap
 
 
 async def has_failed(node):
-    return node.beacon._is_stuck
+    return node.beacon._has_failed
 
 
 async def test_stopping_while_the_database_is_away(node, ann_id, sql, postgresql):

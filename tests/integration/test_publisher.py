@@ -1,11 +1,11 @@
-"""The writer: what is appended when, in which order, and who is told what of it."""
+"""The publisher: what is appended when, in which order, and who is told what of it."""
 
 import asyncio
 from uuid import uuid4
 
 import pytest
 from metric_samples import counts, total
-from parts import Bell, Recording, given
+from parts import RecordingBroker, RecordingConnection, received
 
 from att.errors import Busy, ConnectionLost, InvalidInput, NoSuchGroup, ShuttingDown
 from att.protocol.frames import text_frame
@@ -18,19 +18,19 @@ from att.realtime.registry import Listener
 
 
 @pytest.fixture
-def bell():
-    return Bell()
+def broker():
+    return RecordingBroker()
 
 
 @pytest.fixture
-def writer(watched, hub, bell):
-    return Publisher(watched, hub, bell)
+def publisher(spy_log, hub, broker):
+    return Publisher(spy_log, hub, broker)
 
 
 @pytest.fixture
-async def running(writer):
-    async with writer.running():
-        yield writer
+async def running(publisher):
+    async with publisher.running():
+        yield publisher
 
 
 @pytest.fixture
@@ -38,10 +38,10 @@ def listen(hub, ann_id, tea):
     """Let Ann listen to her group, from what follows this seq on."""
 
     def go(seq=1):
-        connection = Recording()
+        connection = RecordingConnection()
         listener = Listener(ann_id, uuid4(), connection)
         hub.attach(listener)
-        hub.settle(listener, [Position(tea, "tea", seq, is_member=True)], {})
+        hub.start(listener, [Position(tea, "tea", seq, is_member=True)], {})
         return connection
 
     return go
@@ -57,54 +57,54 @@ def bodies(*numbers):
     return [b'{"n":%d}' % number for number in numbers]
 
 
-def send(writer, drafts):
+def send(publisher, publishes):
     """Have all of them appended; tasks, which have been submitted in this order."""
-    return [asyncio.ensure_future(writer.append(each)) for each in drafts]
+    return [asyncio.ensure_future(publisher.append(each)) for each in publishes]
 
 
-async def test_appended_delivered_and_rung(running, hub, bell, listen, draft, tea):
-    """What is appended is told to whoever asked for it, heard on this node, and rung on the bus, in order."""
+async def test_appended_delivered_and_rung(running, hub, broker, listen, draft, tea):
+    """What is appended is told to whoever asked for it, heard on this node, and rung on the broker, in order."""
     connection = listen()
     appended = await asyncio.gather(*send(running, [draft(number) for number in range(50)]))
     assert [event.seq for event, _ in appended] == list(range(2, 52))
-    assert await given(connection, 50) == [text_frame(body) for body in bodies(*range(50))]
-    assert bell.rings == [(tea, seq) for seq in range(2, 52)]
-    assert bell.sweeps == 0
+    assert await received(connection, 50) == [text_frame(body) for body in bodies(*range(50))]
+    assert broker.heads == [(tea, seq) for seq in range(2, 52)]
+    assert broker.sweeps == 0
 
 
-async def test_a_batch_gathers(running, watched, draft):
+async def test_a_batch_gathers(running, spy_log, draft):
     """What comes while a call is under way goes out in the next one, all of it, in the order in which it came."""
-    async with watched.held_up():
+    async with spy_log.paused():
         first = send(running, [draft(0)])
-        await watched.called()
+        await spy_log.called()
         rest = send(running, [draft(number) for number in range(1, 6)])
         await asyncio.sleep(0)
         assert running.waiting == 5
     appended = await asyncio.gather(*first, *rest)
-    assert watched.appends == [bodies(0), bodies(1, 2, 3, 4, 5)]
+    assert spy_log.appends == [bodies(0), bodies(1, 2, 3, 4, 5)]
     assert (running.waiting, total(running.batch_sizes), counts(running.batch_sizes)) == (0, 6, {(): 2})
     assert [event.seq for event, _ in appended] == [2, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(("limit", "value"), [("BATCH_ITEMS", 3), ("BATCH_BYTES", 3 * len(b'{"n":0}'))])
-async def test_a_batch_is_bounded(writer, watched, draft, monkeypatch, limit, value):
-    """One call has no more drafts, and hardly more bytes, than that."""
+async def test_a_batch_is_bounded(publisher, spy_log, draft, monkeypatch, limit, value):
+    """One call has no more publishes, and hardly more bytes, than that."""
     monkeypatch.setattr(publish_queue, limit, value)
-    waiting = send(writer, [draft(number) for number in range(7)])
+    waiting = send(publisher, [draft(number) for number in range(7)])
     await asyncio.sleep(0)
-    async with writer.running():
+    async with publisher.running():
         await asyncio.gather(*waiting)
-    assert watched.appends == [bodies(0, 1, 2), bodies(3, 4, 5), bodies(6)]
+    assert spy_log.appends == [bodies(0, 1, 2), bodies(3, 4, 5), bodies(6)]
 
 
 @pytest.mark.parametrize(("limit", "value"), [("QUEUE_ITEMS", 3), ("_QUEUE_BYTES", 3 * len(b'{"n":0}'))])
-async def test_the_queue_is_bounded(running, watched, draft, monkeypatch, limit, value):
-    """Who comes when too many drafts wait, or too many bytes, is told so at once; there is room again afterwards."""
+async def test_the_queue_is_bounded(running, spy_log, draft, monkeypatch, limit, value):
+    """Who comes when too many publishes wait, or too many bytes, is told so at once; there is room again afterwards."""
     monkeypatch.setattr(module, limit, value)
     for _ in range(2):
-        async with watched.held_up():
+        async with spy_log.paused():
             under_way = send(running, [draft(0)])
-            await watched.called()
+            await spy_log.called()
             waiting = send(running, [draft(number) for number in range(1, 4)])
             await asyncio.sleep(0)
             with pytest.raises(Busy):
@@ -112,25 +112,25 @@ async def test_the_queue_is_bounded(running, watched, draft, monkeypatch, limit,
         await asyncio.gather(*under_way, *waiting)
 
 
-async def test_one_that_is_bad_fails_alone(running, watched, draft, tea, ann_id):
+async def test_one_that_is_bad_fails_alone(running, spy_log, draft, tea, ann_id):
     """Also when the database does not take its body, which fails the whole call."""
-    async with watched.held_up():
+    async with spy_log.paused():
         under_way = send(running, [draft(0)])
-        await watched.called()
-        drafts = [draft(1), Publish(tea, ann_id, b"{"), draft(2), Publish(uuid4(), ann_id, b"{}"), draft(3)]
-        waiting = send(running, drafts)
+        await spy_log.called()
+        publishes = [draft(1), Publish(tea, ann_id, b"{"), draft(2), Publish(uuid4(), ann_id, b"{}"), draft(3)]
+        waiting = send(running, publishes)
         await asyncio.sleep(0)
     await asyncio.gather(*under_way)
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes if isinstance(outcome, Exception)] == [InvalidInput, NoSuchGroup]
     assert [outcome.event.seq for outcome in outcomes if not isinstance(outcome, Exception)] == [3, 4, 5]
-    assert [event.body for event in (await watched.read({tea: 1}))[tea].events] == bodies(0, 1, 2, 3)
+    assert [event.body for event in (await spy_log.read({tea: 1}))[tea].events] == bodies(0, 1, 2, 3)
     assert (total(running.appended), total(running.repeated)) == (4, 0)
     # All but what failed the call.
     assert counts(running.waits)[()] == total(running.batch_sizes) == counts(running.batch_sizes)[()] == 5
 
 
-async def test_repeats(running, hub, bell, listen, watched, draft, tea):
+async def test_repeats(running, hub, broker, listen, spy_log, draft, tea):
     """A key that was seen gives the seq and the time of the first, and delivers nothing again.
 
     It is rung for all the same: whoever has sent the first may have died before they could.
@@ -140,16 +140,16 @@ async def test_repeats(running, hub, bell, listen, watched, draft, tea):
     assert (first.is_repeat, again.is_repeat) == (False, True)
     assert (again.event.seq, again.event.at) == (first.event.seq, first.event.at)
     await running.append(draft(3))
-    assert await given(connection, 2) == [text_frame(body) for body in bodies(1, 3)]
-    assert bell.rings == [(tea, 2), (tea, 2), (tea, 3)]
-    assert [event.body for event in bell.events] == bodies(1, 3)  # what came again may be another message
+    assert await received(connection, 2) == [text_frame(body) for body in bodies(1, 3)]
+    assert broker.heads == [(tea, 2), (tea, 2), (tea, 3)]
+    assert [event.body for event in broker.events] == bodies(1, 3)  # what came again may be another message
     assert hub.wanted() == {}
     assert (total(running.appended), total(running.repeated)) == (2, 1)
 
 
-async def test_a_repeat_that_was_not_heard_of(running, hub, watched, listen, draft, tea):
+async def test_a_repeat_that_was_not_heard_of(running, hub, spy_log, listen, draft, tea):
     """The first was appended elsewhere, and its ring is lost: now the log is to be read, from the first."""
-    await watched.append([draft(1, "k")])
+    await spy_log.append([draft(1, "k")])
     connection = listen()
     assert (await running.append(draft(2, "k"))).is_repeat
     assert hub.wanted() == {tea: 1}
@@ -166,33 +166,33 @@ async def test_publish(running, listen, draft):
     assert (event.seq, is_repeat, delivered) == (3, True, Delivered(2, 0))
 
 
-async def test_publish_over_a_gap(running, watched, hub, woken, listen, draft, tea):
+async def test_publish_over_a_gap(running, spy_log, hub, woken, listen, draft, tea):
     """What comes before it was appended elsewhere, and is read first; then it is counted."""
     connection = listen()
-    await watched.append([draft(1), draft(2)])
+    await spy_log.append([draft(1), draft(2)])
     publishing = asyncio.ensure_future(running.publish(draft(3)))
     await asyncio.wait_for(woken.wait(), 5)
     assert hub.wanted() == {tea: 1}
     assert not publishing.done()
-    hub.read(tea, 1, (await watched.read({tea: 1}))[tea])
+    hub.read(tea, 1, (await spy_log.read({tea: 1}))[tea])
     assert (await publishing)[1] == Delivered(1, 0)
     assert connection.frames == [text_frame(body) for body in bodies(1, 2, 3)]
 
 
-async def test_publish_does_not_wait_for_ever(running, watched, listen, draft, monkeypatch):
+async def test_publish_does_not_wait_for_ever(running, spy_log, listen, draft, monkeypatch):
     """When what comes before it cannot be read the answer comes all the same: it is in the log."""
     monkeypatch.setattr(module, "DELIVERY_TIMEOUT", 0.01)
     listen()
-    await watched.append([draft(1)])
+    await spy_log.append([draft(1)])
     (event, _), delivered = await running.publish(draft(2))
     assert (event.seq, delivered) == (3, NOBODY)
 
 
-async def test_a_caller_that_is_cancelled(running, watched, draft, caplog):
+async def test_a_caller_that_is_cancelled(running, spy_log, draft, caplog):
     """What it has submitted is appended, and the others of its batch are told."""
-    async with watched.held_up():
+    async with spy_log.paused():
         tasks = send(running, [draft(0)])
-        await watched.called()
+        await spy_log.called()
         tasks += send(running, [draft(number) for number in range(1, 4)])
         await asyncio.sleep(0)
         tasks[0].cancel()
@@ -203,11 +203,11 @@ async def test_a_caller_that_is_cancelled(running, watched, draft, caplog):
     assert not caplog.records
 
 
-async def test_a_caller_that_fails_to_be_told(running, watched, draft, caplog):
+async def test_a_caller_that_fails_to_be_told(running, spy_log, draft, caplog):
     """It fails alone."""
-    async with watched.held_up():
+    async with spy_log.paused():
         under_way = send(running, [draft(0)])
-        await watched.called()
+        await spy_log.called()
         running.submit(draft(1), lambda _: {}["nobody"])
         waiting = send(running, [draft(2)])
         await asyncio.sleep(0)
@@ -219,55 +219,55 @@ async def test_a_caller_that_fails_to_be_told(running, watched, draft, caplog):
 # The end
 
 
-async def test_what_waits_at_the_end_is_appended(writer, watched, draft):
+async def test_what_waits_at_the_end_is_appended(publisher, spy_log, draft):
     """Whoever was taken before the end is told; whoever comes then is refused, at once, and so are those after it."""
     ended = asyncio.Event()
 
     async def run():
-        async with writer.running():
+        async with publisher.running():
             await ended.wait()
 
-    async with watched.held_up():
+    async with spy_log.paused():
         task = asyncio.create_task(run())
-        waiting = send(writer, [draft(0)])
-        await watched.called()
-        waiting += send(writer, [draft(number) for number in (1, 2)])
+        waiting = send(publisher, [draft(0)])
+        await spy_log.called()
+        waiting += send(publisher, [draft(number) for number in (1, 2)])
         await asyncio.sleep(0)
         ended.set()
         await asyncio.sleep(0)
         with pytest.raises(ShuttingDown):
-            writer.submit(draft(3), pytest.fail)
+            publisher.submit(draft(3), pytest.fail)
     appended = await asyncio.gather(*waiting)
     assert [event.seq for event, _ in appended] == [2, 3, 4]
     await asyncio.wait_for(task, 5)
     with pytest.raises(ShuttingDown):
-        await writer.append(draft(4))
+        await publisher.append(draft(4))
 
 
-async def test_what_cannot_be_appended_before_the_end_is_refused(writer, watched, bell, draft, monkeypatch):
+async def test_what_cannot_be_appended_before_the_end_is_refused(publisher, spy_log, broker, draft, monkeypatch):
     """Nobody is left without an answer: what was under way may be in the log or not, what waited is not.
 
-    The bus is rung for a sweep, since nobody would be told of the former.
+    The broker is rung for a sweep, since nobody would be told of the former.
     """
     monkeypatch.setattr(module, "_STOP_TIMEOUT", 0.01)
     monkeypatch.setattr(publish_queue, "BATCH_ITEMS", 1)
-    async with watched.held_up(), asyncio.timeout(5):
-        async with writer.running():
-            under_way, waiting = send(writer, [draft(0), draft(1)])
-            await watched.called()
+    async with spy_log.paused(), asyncio.timeout(5):
+        async with publisher.running():
+            under_way, waiting = send(publisher, [draft(0), draft(1)])
+            await spy_log.called()
         outcomes = await asyncio.gather(under_way, waiting, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [ConnectionLost, ShuttingDown]
-    assert bell.sweeps == 1
+    assert broker.sweeps == 1
 
 
-async def test_a_block_that_fails(writer, watched, draft):
+async def test_a_block_that_fails(publisher, spy_log, draft):
     """Nobody is left without an answer then, either."""
-    async with watched.held_up(), asyncio.timeout(5):
+    async with spy_log.paused(), asyncio.timeout(5):
         with pytest.raises(ZeroDivisionError):
-            async with writer.running():
-                under_way = send(writer, [draft(0)])
-                await watched.called()
-                waiting = send(writer, [draft(1)])
+            async with publisher.running():
+                under_way = send(publisher, [draft(0)])
+                await spy_log.called()
+                waiting = send(publisher, [draft(1)])
                 await asyncio.sleep(0)
                 raise ZeroDivisionError
         outcomes = await asyncio.gather(*under_way, *waiting, return_exceptions=True)

@@ -1,11 +1,11 @@
-"""The writer when the database fails it: nothing is lost, doubled or left without an answer."""
+"""The publisher when the database fails it: nothing is lost, doubled or left without an answer."""
 
 import asyncio
 
 import psycopg
 import pytest
 from databases import dsn_of
-from parts import Bell, Recording, away, given, seqs_of, together
+from parts import RecordingBroker, RecordingConnection, append_together, away, received, seqs_of
 from waiting import eventually
 
 from att.errors import Busy, ConnectionLost, DatabaseUnavailable, InvalidInput, Unavailable
@@ -22,15 +22,15 @@ WAITING = (
 
 
 @pytest.fixture
-def bell():
-    return Bell()
+def broker():
+    return RecordingBroker()
 
 
 @pytest.fixture
-async def writer(watched, hub, bell):
-    writer = Publisher(watched, hub, bell)
-    async with writer.running():
-        yield writer
+async def publisher(spy_log, hub, broker):
+    publisher = Publisher(spy_log, hub, broker)
+    async with publisher.running():
+        yield publisher
 
 
 @pytest.fixture
@@ -63,10 +63,10 @@ TRAP = """
 """
 
 
-async def test_what_the_database_refuses_for_reasons_of_its_own(writer, watched, sql, draft, caplog):
+async def test_what_the_database_refuses_for_reasons_of_its_own(publisher, spy_log, sql, draft, caplog):
     """It fails alone, and the log says why."""
     sql(TRAP)
-    tasks = await together(writer, watched, draft(0), [draft(1), draft(2, "trap"), draft(3)])
+    tasks = await append_together(publisher, spy_log, draft(0), [draft(1), draft(2, "trap"), draft(3)])
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert type(outcomes[2]) is Unavailable
     assert seqs_of(outcomes[:2] + outcomes[3:]) == [2, 3, 4]
@@ -74,124 +74,124 @@ async def test_what_the_database_refuses_for_reasons_of_its_own(writer, watched,
 
 
 @pytest.mark.parametrize(("failures", "outcome"), [(module.ATTEMPTS - 1, PublishResult), (module.ATTEMPTS, Busy)])
-async def test_a_database_that_is_busy(writer, watched, draft, failures, outcome):
+async def test_a_database_that_is_busy(publisher, spy_log, draft, failures, outcome):
     """Though nobody holds a group a batch fails: it is tried some times, then all of it is refused."""
-    watched.errors = [None, *(Busy() for _ in range(failures))]
-    _, *tasks = await together(writer, watched, draft(0), [draft(1), draft(2)])
+    spy_log.errors = [None, *(Busy() for _ in range(failures))]
+    _, *tasks = await append_together(publisher, spy_log, draft(0), [draft(1), draft(2)])
     assert {type(each) for each in await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)} == {
         outcome
     }
 
 
-async def test_a_database_that_is_busy_with_one(writer, watched, draft):
+async def test_a_database_that_is_busy_with_one(publisher, spy_log, draft):
     """Of those that are tried alone, because something is wrong with one, it is refused alone."""
-    watched.errors = [None, Unavailable(), None, Busy()]
-    _, *tasks = await together(writer, watched, draft(0), [draft(1), draft(2), draft(3)])
+    spy_log.errors = [None, Unavailable(), None, Busy()]
+    _, *tasks = await append_together(publisher, spy_log, draft(0), [draft(1), draft(2), draft(3)])
     outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
     assert type(outcomes[1]) is Busy
     assert seqs_of(outcomes[::2]) == [3, 4]
 
 
-async def test_what_has_waited_too_long(writer, watched, draft, monkeypatch):
+async def test_what_has_waited_too_long(publisher, spy_log, draft, monkeypatch):
     """While the database does not answer, whoever has waited for so long is told, and not only those of one batch."""
-    monkeypatch.setattr(module, "_PATIENCE", -1.0)  # the loop's clock is a coarse one
+    monkeypatch.setattr(module, "_RETRY_TIME", -1.0)  # the loop's clock is a coarse one
     monkeypatch.setattr("att.realtime.publish_queue.BATCH_ITEMS", 1)
-    async with watched.held_up():
-        tasks = [asyncio.ensure_future(writer.append(draft(number))) for number in range(4)]
-        await watched.called()
-        watched.errors.append(DatabaseUnavailable())
+    async with spy_log.paused():
+        tasks = [asyncio.ensure_future(publisher.append(draft(number))) for number in range(4)]
+        await spy_log.called()
+        spy_log.errors.append(DatabaseUnavailable())
     outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
     assert [type(outcome) for outcome in outcomes] == [DatabaseUnavailable] * 4
 
 
 async def test_a_connection_that_is_killed_before_the_commit(
-    *, writer, hold, bell, hub, sql, postgresql, tea, ann_id, kill_the_one_that_waits, draft
+    *, publisher, hold, broker, hub, sql, postgresql, tea, ann_id, kill_the_one_that_waits, draft
 ):
     """What has a key is appended by another, and is in the log once; what has none is refused: it may be there.
 
-    The bus is rung for a sweep, since nobody would be told of that.
+    The broker is rung for a sweep, since nobody would be told of that.
     """
-    connection = Recording()
+    connection = RecordingConnection()
     listener = Listener(ann_id, ann_id, connection)
     hub.attach(listener)
-    hub.settle(listener, [Position(tea, "tea", 1, is_member=True)], {})
+    hub.start(listener, [Position(tea, "tea", 1, is_member=True)], {})
     hold("tea")
-    keyed = [asyncio.ensure_future(writer.append(draft(number, f"k{number}"))) for number in range(3)]
-    unkeyed = asyncio.ensure_future(writer.append(draft(3)))
+    keyed = [asyncio.ensure_future(publisher.append(draft(number, f"k{number}"))) for number in range(3)]
+    unkeyed = asyncio.ensure_future(publisher.append(draft(3)))
     await kill_the_one_that_waits()
     with pytest.raises(ConnectionLost):
         await unkeyed
-    assert bell.sweeps >= 1
+    assert broker.sweeps >= 1
     postgresql.rollback()
     appended = await asyncio.gather(*keyed)
     assert [(event.seq, is_repeat) for event, is_repeat in appended] == [(2, False), (3, False), (4, False)]
     assert sql("SELECT key FROM events WHERE kind = 'message' ORDER BY seq") == [("k0",), ("k1",), ("k2",)]
-    assert await given(connection, 3) == [text_frame(draft(number).body) for number in range(3)]
+    assert await received(connection, 3) == [text_frame(draft(number).body) for number in range(3)]
 
 
-async def test_a_connection_that_is_lost_after_the_commit(writer, watched, bell, hub, draft, tea, monkeypatch):
+async def test_a_connection_that_is_lost_after_the_commit(publisher, spy_log, broker, hub, draft, tea, monkeypatch):
     """What has a key is found in the log, once, and rung for; what has none is refused, though it is there."""
-    append = watched.append
+    append = spy_log.append
 
-    async def lose(drafts):
+    async def lose(publishes):
         monkeypatch.undo()
-        await append(drafts)
+        await append(publishes)
         raise ConnectionLost
 
-    monkeypatch.setattr(watched, "append", lose)
-    keyed, unkeyed = (asyncio.ensure_future(writer.append(draft(*which))) for which in ((1, "k"), (2, None)))
+    monkeypatch.setattr(spy_log, "append", lose)
+    keyed, unkeyed = (asyncio.ensure_future(publisher.append(draft(*which))) for which in ((1, "k"), (2, None)))
     with pytest.raises(ConnectionLost):
         await unkeyed
     event, is_repeat = await keyed
     assert (event.seq, is_repeat) == (2, True)
-    assert [event.seq for event in (await watched.read({tea: 1}))[tea].events] == [2, 3]
-    assert (bell.sweeps, bell.rings) == (1, [(tea, 2)])
+    assert [event.seq for event in (await spy_log.read({tea: 1}))[tea].events] == [2, 3]
+    assert (broker.sweeps, broker.heads) == (1, [(tea, 2)])
 
 
-async def test_the_order_is_kept_when_one_is_tried_again(writer, watched, draft, tea, ann_id):
+async def test_the_order_is_kept_when_one_is_tried_again(publisher, spy_log, draft, tea, ann_id):
     """One of a batch that is appended one by one loses its connection: those after it wait for it."""
-    async with watched.held_up():
-        under_way = asyncio.ensure_future(writer.append(draft(0)))
-        await watched.called()
-        drafts = [draft(1, "a"), Publish(tea, ann_id, b"{"), draft(2, "b"), draft(3)]
-        tasks = [asyncio.ensure_future(writer.append(each)) for each in drafts]
+    async with spy_log.paused():
+        under_way = asyncio.ensure_future(publisher.append(draft(0)))
+        await spy_log.called()
+        publishes = [draft(1, "a"), Publish(tea, ann_id, b"{"), draft(2, "b"), draft(3)]
+        tasks = [asyncio.ensure_future(publisher.append(each)) for each in publishes]
         await asyncio.sleep(0)
-        watched.errors = [None, None, ConnectionLost()]
+        spy_log.errors = [None, None, ConnectionLost()]
     outcomes = await asyncio.wait_for(asyncio.gather(under_way, *tasks, return_exceptions=True), 5)
     assert type(outcomes[2]) is InvalidInput
     assert [outcomes[place].event.seq for place in (0, 1, 3, 4)] == [2, 3, 4, 5]
 
 
-async def test_a_database_that_is_away(writer, watched, draft, postgresql, sql, tea):
+async def test_a_database_that_is_away(publisher, spy_log, draft, postgresql, sql, tea):
     """It comes back in time: what had a key is in the log. Whoever comes meanwhile is told at once."""
-    assert (await writer.append(draft(0))).event.seq == 2
-    watched.errors = [ConnectionLost()]
+    assert (await publisher.append(draft(0))).event.seq == 2
+    spy_log.errors = [ConnectionLost()]
     with away(postgresql):
-        keyed = asyncio.ensure_future(writer.append(draft(1, "k")))
+        keyed = asyncio.ensure_future(publisher.append(draft(1, "k")))
         for late in (draft(2), draft(3, "l")):  # the second surely by no connection that was there before
             with pytest.raises(DatabaseUnavailable):
-                await asyncio.wait_for(writer.append(late), 5)
+                await asyncio.wait_for(publisher.append(late), 5)
         assert not keyed.done()
     assert (await asyncio.wait_for(keyed, 5)).event.seq == 3
-    assert (await asyncio.wait_for(writer.append(draft(4)), 5)).event.seq == 4
+    assert (await asyncio.wait_for(publisher.append(draft(4)), 5)).event.seq == 4
 
 
-async def test_a_database_that_does_not_come_back(writer, watched, draft, monkeypatch):
+async def test_a_database_that_does_not_come_back(publisher, spy_log, draft, monkeypatch):
     """Whoever has a key is told after some patience that it is not known."""
-    monkeypatch.setattr(module, "_PATIENCE", 0.3)
+    monkeypatch.setattr(module, "_RETRY_TIME", 0.3)
     monkeypatch.setattr(module, "_PAUSE", 0.05)
-    watched.errors = [ConnectionLost(), *(DatabaseUnavailable() for _ in range(100))]
+    spy_log.errors = [ConnectionLost(), *(DatabaseUnavailable() for _ in range(100))]
     begun = asyncio.get_running_loop().time()
     with pytest.raises(DatabaseUnavailable):
-        await asyncio.wait_for(writer.append(draft(0, "k")), 5)
+        await asyncio.wait_for(publisher.append(draft(0, "k")), 5)
     assert asyncio.get_running_loop().time() - begun >= 0.3
-    assert 3 <= len(watched.appends) <= 8
+    assert 3 <= len(spy_log.appends) <= 8
 
 
-async def test_a_fault_of_ours(writer, watched, draft, caplog):
+async def test_a_fault_of_ours(publisher, spy_log, draft, caplog):
     """It is logged, those of the batch are told, and the next batch is appended."""
-    watched.errors = [KeyError("x"), KeyError("x")]
+    spy_log.errors = [KeyError("x"), KeyError("x")]
     with pytest.raises(Unavailable):
-        await asyncio.wait_for(writer.append(draft(0)), 5)
-    assert (await writer.append(draft(1))).event.seq == 2
+        await asyncio.wait_for(publisher.append(draft(0)), 5)
+    assert (await publisher.append(draft(1))).event.seq == 2
     assert [record.exc_info[0] for record in caplog.records] == [KeyError]

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 import redis
 from aiohttp.test_utils import TestClient, TestServer
-from buses import Ears
+from brokers import RecordingHandler
 from people import PASSWORD
 from valkeys import Valkey, ValkeyCluster
 from waiting import eventually
@@ -93,14 +93,14 @@ async def sign_in(client, path, who):
 
 
 async def hear_for_a_moment(link, servers):
-    """A bus that has begun to hear of a group, and then does not need to any more."""
-    bus, ears, group_id = RedisBroker(link), Ears(), uuid4()
-    async with bus.running(ears):
-        bus.tune_in(group_id)
-        await ears.until(lambda: ears.tuned_in == [group_id])
-        bus.tune_out(group_id)
-        bus.ring_for_sweep()
-        await ears.until(lambda: ears.sweeps)
+    """A broker that has begun to hear of a group, and then does not need to any more."""
+    broker, handler, group_id = RedisBroker(link), RecordingHandler(), uuid4()
+    async with broker.running(handler):
+        broker.subscribe(group_id)
+        await handler.until(lambda: handler.subscribed == [group_id])
+        broker.unsubscribe(group_id)
+        broker.announce_sweep()
+        await handler.until(lambda: handler.sweeps)
 
         async def is_deaf():
             kinds = ("SHARDCHANNELS", "CHANNELS")

@@ -185,7 +185,7 @@ async def test_away_and_back(nodes, ann, valkey, sql, caplog):
     report = await nodes[0].app[READINESS].report()
     why = f"Redis at 127.0.0.1:{valkey.port}: connection refused"
     assert report.checks["redis"]["error"] == why
-    away = "the bus (redis) is away: Redis at 127.0.0.1:"
+    away = "the broker (redis) is away: Redis at 127.0.0.1:"
     assert any(line.startswith(away) for line in caplog.messages)
     assert any(line.endswith(f"is answered 503 redis unavailable ({why})") for line in caplog.messages)
 

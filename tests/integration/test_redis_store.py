@@ -1,4 +1,4 @@
-"""The bus in Redis: what goes over which channel. What every bus does: test_bus_contract.py."""
+"""The broker in Redis: what goes over which channel. What every broker does: test_bus_contract.py."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 import redis
-from buses import PIE, TEA, Ears, message
+from brokers import PIE, TEA, RecordingHandler, message
 
 from att.errors import RedisUnavailable
 from att.realtime.brokers import buffer, subscriptions
@@ -25,17 +25,17 @@ async def eventually(is_so, seconds=5):
 
 @pytest.fixture
 async def make(valkey):
-    """Make a bus that runs, and whoever hears it; they end with the test."""
+    """Make a broker that runs, and whoever hears it; they end with the test."""
     made = []
 
     async def go(url=valkey.url):
-        link, ears = await RedisLink.connect(url), Ears()
-        bus = RedisBroker(link)
-        running = bus.running(ears)
+        link, handler = await RedisLink.connect(url), RecordingHandler()
+        broker = RedisBroker(link)
+        running = broker.running(handler)
         await running.__aenter__()
         made.append((link, running))
-        await ears.until(lambda: ears.changes)
-        return bus, ears
+        await handler.until(lambda: handler.changes)
+        return broker, handler
 
     yield go
     for link, running in made:
@@ -43,48 +43,48 @@ async def make(valkey):
         await link.close()
 
 
-async def tuned(bus, ears, *group_ids):
+async def subscribe(broker, handler, *group_ids):
     for group_id in group_ids:
-        bus.tune_in(group_id)
-    await ears.until(lambda: {*ears.tuned_in} >= {*group_ids})
+        broker.subscribe(group_id)
+    await handler.until(lambda: {*handler.subscribed} >= {*group_ids})
 
 
 async def test_messages_come_along(make):
     """In order, byte for byte, those of one group in few payloads."""
-    bus, _ = await make()
-    other, ears = await make()
-    await tuned(other, ears, TEA)
+    broker, _ = await make()
+    other, handler = await make()
+    await subscribe(other, handler, TEA)
     bodies = [b'{"a":1.0, "b":  "\xc3\xa9"}', b"{}", *(b'{"n":%d}' % number for number in range(500))]
     events = [message(seq, body=body) for seq, body in enumerate(bodies, 1)]
-    before = other.heard
+    before = other.received
     for event in events:
-        bus.ring(event)
-    await ears.until(lambda: len(ears.events) == len(events))
-    assert ears.events == events
-    assert other.heard - before < 20
+        broker.announce(event)
+    await handler.until(lambda: len(handler.events) == len(events))
+    assert handler.events == events
+    assert other.received - before < 20
 
 
 async def test_what_is_too_long(make, monkeypatch):
     """It is told that it is there."""
     monkeypatch.setattr(buffer, "GROUP_BYTES", 100)
-    bus, _ = await make()
-    other, ears = await make()
-    await tuned(other, ears, TEA)
-    bus.ring(message(1, body=b"{}"))
-    bus.ring(message(2, body=b'{"a":"%b"}' % (b"x" * 100)))
-    await ears.until(lambda: ears.groups == {TEA: 2})
-    assert [event.seq for event in ears.events] == [1]
+    broker, _ = await make()
+    other, handler = await make()
+    await subscribe(other, handler, TEA)
+    broker.announce(message(1, body=b"{}"))
+    broker.announce(message(2, body=b'{"a":"%b"}' % (b"x" * 100)))
+    await handler.until(lambda: handler.groups == {TEA: 2})
+    assert [event.seq for event in handler.events] == [1]
 
 
 async def test_channels(make, valkey):
     """A node hears what concerns all, itself, and the groups that are heard there; those it leaves after a while."""
-    bus, ears = await make()
-    own = f"{NODE}{bus._id}".encode()
+    broker, handler = await make()
+    own = f"{NODE}{broker._id}".encode()
     assert {*valkey.ask("PUBSUB", "CHANNELS")} == {ALL.encode(), ENDED_CHANNEL.encode(), own}
-    await tuned(bus, ears, TEA, PIE)
+    await subscribe(broker, handler, TEA, PIE)
     groups = {f"{GROUP_CHANNEL}{group_id}".encode() for group_id in (TEA, PIE)}
     assert {*valkey.ask("PUBSUB", "CHANNELS", f"{GROUP_CHANNEL}*")} == groups
-    bus.tune_out(TEA)
+    broker.unsubscribe(TEA)
     assert {*valkey.ask("PUBSUB", "CHANNELS", f"{GROUP_CHANNEL}*")} == groups
 
 
@@ -92,50 +92,53 @@ async def test_leaving(make, valkey, monkeypatch):
     """The channel is left, and heard again when somebody is there again."""
     monkeypatch.setattr(subscriptions, "LINGER", 0)
     monkeypatch.setattr(module, "_TICK", 0.01)
-    bus, ears = await make()
-    await tuned(bus, ears, TEA, PIE)
-    bus.tune_out(TEA)
+    broker, handler = await make()
+    await subscribe(broker, handler, TEA, PIE)
+    broker.unsubscribe(TEA)
     await eventually(
         lambda: valkey.ask("PUBSUB", "CHANNELS", f"{GROUP_CHANNEL}*") == [f"{GROUP_CHANNEL}{PIE}".encode()]
     )
-    bus.tune_in(TEA)
-    await ears.until(lambda: ears.tuned_in.count(TEA) == 2)
+    broker.subscribe(TEA)
+    await handler.until(lambda: handler.subscribed.count(TEA) == 2)
 
 
 async def test_very_many_groups(make, valkey):
     """All of them are subscribed to."""
-    bus, ears = await make()
+    broker, handler = await make()
     groups = [UUID(int=number) for number in range(1, 12_001)]
-    await tuned(bus, ears, *groups)
+    await subscribe(broker, handler, *groups)
     assert len(valkey.ask("PUBSUB", "CHANNELS", f"{GROUP_CHANNEL}*")) == len(groups)
 
 
 async def test_no_connection_without_an_answer(make, monkeypatch, valkey):
     """A server that says nothing more is taken for one that has gone."""
     monkeypatch.setattr("att.redis.pubsub._SILENCE", 0.05)
-    bus, ears = await make()
+    broker, handler = await make()
     valkey.ask("CLIENT", "PAUSE", 2_000)
-    await ears.until(lambda: ears.changes[1:2] == ["disconnected"])
-    assert not bus.is_connected
-    await ears.until(lambda: ears.changes[-1] == "connected", 10)
+    await handler.until(lambda: handler.changes[1:2] == ["disconnected"])
+    assert not broker.is_connected
+    await handler.until(lambda: handler.changes[-1] == "connected", 10)
 
 
 async def test_what_others_say_of_all(make, valkey):
     """A sweep is heard; of members and heads nothing is believed, for only the database tells of those."""
-    _, ears = await make()
+    _, handler = await make()
     joined = {"joined": [[str(TEA), 1, str(PIE)]], "groups": {str(TEA): 9}}
     valkey.publish(ALL, json.dumps(joined))
     valkey.publish(ALL, json.dumps({"sweep": True}))
-    await ears.until(lambda: ears.sweeps)
-    assert (ears.groups, [joining for ring in ears.rings for joining in ring.joined]) == ({}, [])
+    await handler.until(lambda: handler.sweeps)
+    assert (handler.groups, [joining for announcement in handler.announcements for joining in announcement.joined]) == (
+        {},
+        [],
+    )
 
 
 async def test_a_slot_that_moves(valkey_cluster, make):
     """The channel is found where it is then, by who hears and by who rings."""
-    bus, ears = await make(valkey_cluster.url)
+    broker, handler = await make(valkey_cluster.url)
     other, others = await make(valkey_cluster.url)
-    for each in ((bus, ears), (other, others)):
-        await tuned(*each, TEA)
+    for each in ((broker, handler), (other, others)):
+        await subscribe(*each, TEA)
     with redis.RedisCluster("127.0.0.1", valkey_cluster.servers[0].port, protocol=2) as client:
         slot = client.keyslot(f"{GROUP_CHANNEL}{TEA}")
         owner = client.get_node_from_key(f"{GROUP_CHANNEL}{TEA}").port
@@ -144,31 +147,31 @@ async def test_a_slot_that_moves(valkey_cluster, make):
     node_id = target.ask("CLUSTER", "MYID").decode()
     for server in (target, source, *valkey_cluster.servers):
         server.ask("CLUSTER", "SETSLOT", slot, "NODE", node_id)
-    for each in (ears, others):
-        await each.until(lambda each=each: each.tuned_in.count(TEA) >= 2, 20)
-    bus.ring(message(1))
+    for each in (handler, others):
+        await each.until(lambda each=each: each.subscribed.count(TEA) >= 2, 20)
+    broker.announce(message(1))
     await others.until(lambda: others.events == [message(1)], 20)
 
 
 async def test_a_ring_that_fails(make, monkeypatch):
     """It is rung again, with what has come meanwhile; what was to come along is read then."""
-    bus, _ = await make()
-    other, ears = await make()
-    await tuned(other, ears, TEA)
-    publish, errors = bus._channels.publish_sharded, [RedisUnavailable()]
+    broker, _ = await make()
+    other, handler = await make()
+    await subscribe(other, handler, TEA)
+    publish, errors = broker._channels.publish_sharded, [RedisUnavailable()]
 
     async def fail_once(payloads):
         if errors:
-            if not ears.groups:
-                bus.ring(message(5))
+            if not handler.groups:
+                broker.announce(message(5))
             raise errors.pop()
         await publish(payloads)
 
-    monkeypatch.setattr(bus._channels, "publish_sharded", fail_once)
-    bus.ring(message(4))
-    bus.ring_for_sweep()
-    await ears.until(lambda: ears.groups == {TEA: 5} and ears.sweeps)
-    assert ears.events == [message(5)]
+    monkeypatch.setattr(broker._channels, "publish_sharded", fail_once)
+    broker.announce(message(4))
+    broker.announce_sweep()
+    await handler.until(lambda: handler.groups == {TEA: 5} and handler.sweeps)
+    assert handler.events == [message(5)]
     errors.append(RedisUnavailable())
-    bus.ring_head(TEA, 6)
-    await ears.until(lambda: ears.groups == {TEA: 6})
+    broker.announce_head(TEA, 6)
+    await handler.until(lambda: handler.groups == {TEA: 6})

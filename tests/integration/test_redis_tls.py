@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from buses import TEA, Ears, message
+from brokers import TEA, RecordingHandler, message
 
 from att.errors import CannotStart
 from att.realtime.brokers.redis import RedisBroker
@@ -47,18 +47,18 @@ async def door(valkey_url):
 
 
 async def test_encrypted(door):
-    """Scripts run and the bus is heard, where the certificate is one of an authority that is named."""
+    """Scripts run and the broker is heard, where the certificate is one of an authority that is named."""
     url = f"rediss://localhost:{door}?ssl_ca_certs={CERTIFICATES / 'ca.pem'}"
     link = await RedisLink.connect(url, TRIAL, TRIAL_KEYS)
     await link.ping()
-    bus, ears = RedisBroker(link), Ears()
-    async with bus.running(ears):
-        await ears.until(lambda: ears.changes)
-        bus.ring_head(TEA, 7)
-        bus.tune_in(TEA)
-        await ears.until(lambda: TEA in ears.tuned_in)
-        bus.ring(message(8, TEA))
-        await ears.until(lambda: ears.groups.get(TEA) == 8)
+    broker, handler = RedisBroker(link), RecordingHandler()
+    async with broker.running(handler):
+        await handler.until(lambda: handler.changes)
+        broker.announce_head(TEA, 7)
+        broker.subscribe(TEA)
+        await handler.until(lambda: TEA in handler.subscribed)
+        broker.announce(message(8, TEA))
+        await handler.until(lambda: handler.groups.get(TEA) == 8)
     await link.close()
 
 

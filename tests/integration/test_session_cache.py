@@ -48,7 +48,7 @@ class Audience:
     def user_ended(self, user_id):
         self.told.append(("user ended", user_id, len(self.cache._seen)))
 
-    def user_uncertain(self, user_id):
+    def user_state_unknown(self, user_id):
         self.told.append(("user uncertain", user_id, len(self.cache._seen)))
 
 
@@ -151,7 +151,7 @@ async def test_end_all_but_one(cache, store, sign_in, ann, add_user, sql):
 TELLINGS = {
     "session ended": lambda cache, session: cache.session_ended(session.id),
     "user ended": lambda cache, session: cache.user_ended(session.user_id),
-    "user uncertain": lambda cache, session: cache.user_uncertain(session.user_id),
+    "user uncertain": lambda cache, session: cache.user_state_unknown(session.user_id),
 }
 
 

@@ -49,7 +49,7 @@ MALFORMED = {
     "too short": "A" * 42,
     "too long": "A" * 44,
     "padded": "A" * 43 + "=",
-    "line feed behind": "A" * 43 + "\n",
+    "line log_reader behind": "A" * 43 + "\n",
     "base64 that is not for URLs": "A" * 42 + "+",
     "NUL": "A" * 42 + "\0",
     "accent": "A" * 42 + "é",
@@ -346,7 +346,7 @@ async def test_departed(sessions, store, sql, sign_in, add_user, change):
 
 @pytest.mark.parametrize("change", ["DELETE FROM users", "UPDATE users SET active = false"])
 async def test_departed_are_not_living(sessions, sql, sign_in, add_user, change):
-    """Who is deleted or disabled by SQL has no living session, whether or not that was heard."""
+    """Who is deleted or disabled by SQL has no live session, whether or not that was heard."""
     one, bobs = await sign_in(), await sessions.create(add_user("bob"), LAPTOP)
     sql(f"{change} WHERE login = 'ann'")
     assert await sessions.living(owners(one.session, bobs.session)) == {bobs.session.id}

@@ -1,7 +1,7 @@
 """The sweep: what no ring has told is found by looking."""
 
 import pytest
-from parts import closed, frames, given
+from parts import closed, frames, received
 
 from att.errors import DatabaseUnavailable
 from att.protocol.frames import CloseCode
@@ -31,17 +31,17 @@ def bob_id(add_user):
     return add_user("bob").user_id
 
 
-async def test_events(*, chunk, feeding, listen, append, tea, add_group, ann_id):
+async def test_events(*, chunk, running_reader, listen, append, tea, add_group, ann_id):
     """Messages are delivered, in each group that somebody hears here."""
     mate = add_group("mate", ann_id)
     ann = await listen()
     await append(tea, 1)
     await append(mate, 2)
-    await feeding.sweep()
-    assert sorted(await given(ann.connection, 2)) == frames(1, 2)
+    await running_reader.sweep()
+    assert sorted(await received(ann.connection, 2)) == frames(1, 2)
 
 
-async def test_joinings(*, chunk, feeding, listen, append, join, tea, add_group, ann_id, bob_id):
+async def test_joinings(*, chunk, running_reader, listen, append, join, tea, add_group, ann_id, bob_id):
     """Whoever has joined hears what came after it; whether or not others hear the group here."""
     mate = add_group("mate", ann_id)
     bob, zoe = await listen(bob_id), await listen(ann_id)
@@ -50,22 +50,22 @@ async def test_joinings(*, chunk, feeding, listen, append, join, tea, add_group,
         join(group, bob_id)
     await append(tea, 2)
     await append(mate, 3)
-    await feeding.sweep()
-    assert sorted(await given(bob.connection, 2)) == frames(2, 3)
-    assert sorted(await given(zoe.connection, 3)) == frames(1, 2, 3)
+    await running_reader.sweep()
+    assert sorted(await received(bob.connection, 2)) == frames(2, 3)
+    assert sorted(await received(zoe.connection, 3)) == frames(1, 2, 3)
 
 
-async def test_a_joining_elsewhere(feeding, hub, listen, append, join, bob_id, tea):
+async def test_a_joining_elsewhere(running_reader, hub, listen, append, join, bob_id, tea):
     """In a group that nobody heard here before."""
     bob = await listen(bob_id)
     assert hub.heads() == {}
     join(tea, bob_id)
     await append(tea, 1)
-    await feeding.sweep()
-    assert await given(bob.connection) == frames(1)
+    await running_reader.sweep()
+    assert await received(bob.connection) == frames(1)
 
 
-async def test_joinings_again_and_again(*, feeding, listen, append, join, leave, bob_id, tea):
+async def test_joinings_again_and_again(*, running_reader, listen, append, join, leave, bob_id, tea):
     """Whoever has joined, left and joined again since hears what came in each of these times, and nothing else."""
     bob = await listen(bob_id)
     for number in range(3):
@@ -73,89 +73,91 @@ async def test_joinings_again_and_again(*, feeding, listen, append, join, leave,
         await append(tea, 2 * number)
         leave(tea, bob_id)
         await append(tea, 2 * number + 1)
-    await feeding.sweep()
-    assert await given(bob.connection, 3) == frames(0, 2, 4)
+    await running_reader.sweep()
+    assert await received(bob.connection, 3) == frames(0, 2, 4)
 
 
-async def test_a_joining_that_is_held_no_more(feeding, listen, sql, append, join, bob_id, tea):
+async def test_a_joining_that_is_held_no_more(running_reader, listen, sql, append, join, bob_id, tea):
     """Retention has taken it: the user is to connect again; nobody else is."""
     bob = await listen(bob_id)
     join(tea, bob_id)
     sql("DELETE FROM events WHERE actor_id = %s", bob_id)
     ann = await listen()
-    await feeding.sweep()
+    await running_reader.sweep()
     assert await closed(bob.connection) == [CloseCode.RESYNC]
     assert ann.connection.codes == []
 
 
-async def test_sessions_that_have_ended(chunk, feeding, listen, living, tea, ann_id, bob_id):
+async def test_sessions_that_have_ended(chunk, running_reader, listen, live_sessions, tea, ann_id, bob_id):
     """Their sockets are closed, and no others; it is said whose they are."""
     first, second, other = await listen(), await listen(), await listen(bob_id)
-    living.ids -= {first.session_id, second.session_id}
-    await feeding.sweep()
+    live_sessions.ids -= {first.session_id, second.session_id}
+    await running_reader.sweep()
     assert [each.connection.codes for each in (first, second, other)] == [[CloseCode.SESSION_ENDED]] * 2 + [[]]
-    assert living.owners == {first.session_id: ann_id, second.session_id: ann_id, other.session_id: bob_id}
+    assert live_sessions.owners == {first.session_id: ann_id, second.session_id: ann_id, other.session_id: bob_id}
 
 
-async def test_nothing_to_find(feeding, watched, listen, tea):
+async def test_nothing_to_find(running_reader, spy_log, listen, tea):
     """Nothing is read, nor is anybody sent away, when everything was told."""
     ann = await listen()
-    await feeding.sweep()
-    assert (ann.connection.codes, watched.reads) == ([], [])
+    await running_reader.sweep()
+    assert (ann.connection.codes, spy_log.reads) == ([], [])
 
 
-async def test_a_database_that_went_back_in_time(feeding, hub, watched, listen, append, sql, tea):
+async def test_a_database_that_went_back_in_time(running_reader, hub, spy_log, listen, append, sql, tea):
     """It was restored from a backup: those who have heard more than it holds are to connect again."""
     ann = await listen()
     await append(tea, 1)
-    await feeding.sweep()
-    await given(ann.connection)
+    await running_reader.sweep()
+    await received(ann.connection)
     sql("DELETE FROM events WHERE kind = 'message'")
     sql("UPDATE groups SET seq = 1")
-    await feeding.sweep()
+    await running_reader.sweep()
     assert await closed(ann.connection) == [CloseCode.RESYNC]
 
 
-async def test_now_and_then(feed, listen, append, tea, monkeypatch):
+async def test_now_and_then(log_reader, listen, append, tea, monkeypatch):
     """It is done without being asked for."""
     monkeypatch.setattr(module, "_SWEEP_INTERVAL", 0.02)
     ann = await listen()
-    async with feed.running():
+    async with log_reader.running():
         for number in range(3):
             await append(tea, number)
-            assert await given(ann.connection, number + 1) == frames(*range(number + 1))
+            assert await received(ann.connection, number + 1) == frames(*range(number + 1))
 
 
-async def test_soon(feeding, watched, listen, append, tea):
+async def test_soon(running_reader, spy_log, listen, append, tea):
     """It is done at once when it is asked for, and again until the database answers."""
     ann = await listen()
     for number in range(2):
         await append(tea, number)
-        watched.errors = [DatabaseUnavailable(), DatabaseUnavailable()]
-        feeding.sweep_soon()
-        assert await given(ann.connection, number + 1) == frames(*range(number + 1))
+        spy_log.errors = [DatabaseUnavailable(), DatabaseUnavailable()]
+        running_reader.sweep_soon()
+        assert await received(ann.connection, number + 1) == frames(*range(number + 1))
 
 
-async def test_sessions_that_cannot_be_looked_up(feed, living, listen, append, join, tea, bob_id, monkeypatch):
+async def test_sessions_that_cannot_be_looked_up(
+    log_reader, live_sessions, listen, append, join, tea, bob_id, monkeypatch
+):
     """They may be kept elsewhere. Events and joinings are found all the same; sessions, when that is back."""
     monkeypatch.setattr(module, "_SWEEP_INTERVAL", 0.02)
-    ask, looks = living.living, []
+    ask, looks = live_sessions.living, []
 
     async def away(owners):
         looks.append(owners)
         raise DatabaseUnavailable
 
-    monkeypatch.setattr(living, "living", away)
+    monkeypatch.setattr(live_sessions, "living", away)
     bob = await listen(bob_id)
-    async with feed.running():
-        feed.sweep_soon()
+    async with log_reader.running():
+        log_reader.sweep_soon()
         for number in range(3):
             if not number:
                 join(tea, bob_id)
-                feed.sweep_soon()
+                log_reader.sweep_soon()
             await append(tea, number)
-            assert await given(bob.connection, number + 1) == frames(*range(number + 1))
+            assert await received(bob.connection, number + 1) == frames(*range(number + 1))
         assert looks
-        monkeypatch.setattr(living, "living", ask)
-        living.ids.clear()
+        monkeypatch.setattr(live_sessions, "living", ask)
+        live_sessions.ids.clear()
         assert await closed(bob.connection) == [CloseCode.SESSION_ENDED]

@@ -1,6 +1,5 @@
 """Costs that would slow tests down."""
 
-from feeding import append, feed, feeding, hub, listen, living, watched  # noqa: F401 - fixtures of many
 from in_process import run_here  # noqa: F401 - a fixture of many
 
 from att.config.settings import HashingCost

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from feeding import append, feed, feeding, hub, listen, living, watched  # noqa: F401 - fixtures of many
 from in_process import run_here  # noqa: F401 - a fixture of many
 
 

@@ -12,18 +12,18 @@ from att.realtime.event_log import _SLICE, EventLog
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND application_name = 'att'"
 
 
-class Recording:
+class RecordingConnection:
     """A ``Connection`` in memory, which keeps what it is given."""
 
     def __init__(self):
         self.frames = []
         self.codes = []
         self.reasons = []
-        self.is_given = asyncio.Event()
+        self.has_changed = asyncio.Event()
 
     def send(self, frame):
         self.frames.append(frame)
-        self.is_given.set()
+        self.has_changed.set()
         return True
 
     def replay(self, frame):
@@ -32,15 +32,15 @@ class Recording:
     def close(self, code, reason=b""):
         self.codes.append(code)
         self.reasons.append(reason)
-        self.is_given.set()
+        self.has_changed.set()
 
 
-async def given(connection, count=1, seconds=5):
+async def received(connection, count=1, seconds=5):
     """The first frames of a recording, when it has that many."""
     async with asyncio.timeout(seconds):
         while len(connection.frames) < count:
-            connection.is_given.clear()
-            await connection.is_given.wait()
+            connection.has_changed.clear()
+            await connection.has_changed.wait()
     return connection.frames
 
 
@@ -48,34 +48,34 @@ async def closed(connection, seconds=5):
     """With what a recording was closed, as soon as it is."""
     async with asyncio.timeout(seconds):
         while not connection.codes:
-            connection.is_given.clear()
-            await connection.is_given.wait()
+            connection.has_changed.clear()
+            await connection.has_changed.wait()
     return connection.codes
 
 
-class Bell:
+class RecordingBroker:
     """A ``Bus`` that keeps how it was rung."""
 
     def __init__(self):
-        self.rings = []
+        self.heads = []
         self.events = []
         self.sweeps = 0
 
-    def ring(self, event):
-        self.rings.append((event.group_id, event.seq))
+    def announce(self, event):
+        self.heads.append((event.group_id, event.seq))
         self.events.append(event)
 
-    def ring_head(self, group_id, seq):
-        self.rings.append((group_id, seq))
+    def announce_head(self, group_id, seq):
+        self.heads.append((group_id, seq))
 
-    def ring_for_sweep(self):
+    def announce_sweep(self):
         self.sweeps += 1
 
 
-class Watched(EventLog):
+class SpyLog(EventLog):
     """A log whose calls are kept, can be held up before they are made, and fail with each of ``errors`` that is one.
 
-    ``page`` is the number of events that a listener is given at once. With ``blindness``, looks at who holds groups
+    ``page`` is the number of events that a listener is given at once. With ``locks_error``, looks at who holds groups
     fail.
     """
 
@@ -83,25 +83,25 @@ class Watched(EventLog):
         super().__init__(db)
         self.appends = []
         self.reads = []
-        self.looks = []
-        self.inspections = []
+        self.head_reads = []
+        self.lock_reads = []
         self.errors = []
-        self.blindness = None
+        self.locks_error = None
         self.page = _SLICE
         self.begun = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def append(self, drafts):
-        self.appends.append([draft.body for draft in drafts])
+    async def append(self, publishes):
+        self.appends.append([publish.body for publish in publishes])
         await self._pass()
-        return await super().append(drafts)
+        return await super().append(publishes)
 
-    async def holds(self, groups):
-        self.inspections.append([*groups])
-        if self.blindness:
-            raise self.blindness
-        return await super().holds(groups)
+    async def lock_holders(self, groups):
+        self.lock_reads.append([*groups])
+        if self.locks_error:
+            raise self.locks_error
+        return await super().lock_holders(groups)
 
     async def read(self, positions):
         self.reads.append(dict(positions))
@@ -114,7 +114,7 @@ class Watched(EventLog):
         return await super().read_from(*args, limit=self.page, **size)
 
     async def heads(self, group_ids):
-        self.looks.append([*group_ids])
+        self.head_reads.append([*group_ids])
         await self._pass()
         return await super().heads(group_ids)
 
@@ -126,7 +126,7 @@ class Watched(EventLog):
             raise error
 
     @contextlib.asynccontextmanager
-    async def held_up(self) -> AsyncIterator[None]:
+    async def paused(self) -> AsyncIterator[None]:
         """Calls wait until the block ends."""
         self.begun.clear()
         self.gate.clear()
@@ -141,18 +141,18 @@ class Watched(EventLog):
             await self.begun.wait()
 
 
-async def together(writer, watched, first, drafts):
+async def append_together(publisher, spy_log, first, publishes):
     """Have ``first`` appended in a call, and meanwhile all the others submitted, which go out in the next one."""
-    async with watched.held_up():
-        tasks = [asyncio.ensure_future(writer.append(first))]
-        await watched.called()
-        tasks += [asyncio.ensure_future(writer.append(each)) for each in drafts]
+    async with spy_log.paused():
+        tasks = [asyncio.ensure_future(publisher.append(first))]
+        await spy_log.called()
+        tasks += [asyncio.ensure_future(publisher.append(each)) for each in publishes]
         await asyncio.sleep(0)
     return tasks
 
 
 def seqs_of(outcomes):
-    """The seqs with which drafts were appended."""
+    """The seqs with which publishes were appended."""
     return [outcome.event.seq for outcome in outcomes]
 
 
@@ -169,7 +169,7 @@ def away(postgresql) -> Iterator[None]:
             server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
 
-class LivingSessions:
+class FakeLiveSessions:
     """Which sessions have not ended, and whose those were that were asked for."""
 
     def __init__(self):
@@ -203,7 +203,7 @@ async def drained():
     """Whoever can always take more."""
 
 
-def is_vacant(registry):
+def is_empty(registry):
     """Whether the registry holds nothing at all, not even an empty set, once it has told who has changed."""
     registry.take_changed()
     held = vars(registry) | {"sockets": sum(registry.sockets.values())}

@@ -5,7 +5,6 @@ from uuid import UUID
 
 from aiohttp import ClientResponse, ClientWebSocketResponse
 from aiohttp.test_utils import TestClient
-from feeding import append, feed, feeding, hub, listen, living, watched  # noqa: F401 - fixtures of many
 from in_process import run_here  # noqa: F401 - a fixture of many
 
 PASSWORD = "correct horse"

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from feeding import append, feed, feeding, hub, listen, living, watched  # noqa: F401 - fixtures of many
 from in_process import run_here  # noqa: F401 - a fixture of many
 
 

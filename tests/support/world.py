@@ -12,7 +12,7 @@ from functools import cache
 from typing import NamedTuple
 from uuid import UUID
 
-from parts import is_vacant
+from parts import is_empty
 
 from att.protocol.frames import CloseCode
 from att.realtime import fanout, group_streams, hub
@@ -66,7 +66,7 @@ class Book:
         self.now = self.now._replace(is_gone=True)
         return gone
 
-    def heard_by(self, user_id, after, until):
+    def visible_to(self, user_id, after, until):
         """The seqs of which that user is to hear, above ``after`` up to ``until``."""
         return [seq for seq in range(after + 1, until + 1) if user_id in self.hearers[seq - 1]]
 
@@ -136,7 +136,7 @@ class Ear:
 
     def expected(self, book, until):
         after = max(self.heard[book.group_id], self.begins.get(book.group_id, 0))
-        seqs = book.heard_by(self.user_id, after, until)
+        seqs = book.visible_to(self.user_id, after, until)
         for joined, left in book.stints(self.user_id):
             if self.heard[book.group_id] < joined and left <= until and not self.is_known(book.group_id, joined):
                 seqs = [seq for seq in seqs if not joined <= seq <= left]
@@ -207,7 +207,7 @@ class World:
 
     def __init__(self, *, has_trims):
         self.hub = Hub(Registry(), subscribe=self._subscribe, unsubscribe=self._unsubscribe)
-        self.tuned = set()
+        self.subscribed = set()
         self.books = {group_id: Book(group_id) for group_id in GROUPS}
         self.has_trims = has_trims
         self.may_resync = has_trims
@@ -219,11 +219,11 @@ class World:
         self.deliveries = 0
 
     def _subscribe(self, group_id):
-        assert group_id not in self.tuned
-        self.tuned.add(group_id)
+        assert group_id not in self.subscribed
+        self.subscribed.add(group_id)
 
     def _unsubscribe(self, group_id):
-        self.tuned.remove(group_id)
+        self.subscribed.remove(group_id)
 
     # What happens in the database
 
@@ -236,7 +236,7 @@ class World:
 
     def _told(self, *events):
         for event in events:
-            self.bells += [("offer", event), ("ring", event.group_id, event.seq)]
+            self.bells += [("offer", event), ("observe_head", event.group_id, event.seq)]
             if event.kind == "joined":
                 self.bells.append(("joined", event.group_id, event.seq, event.user_id))
         del self.bells[:-OVERDUE]
@@ -283,7 +283,7 @@ class World:
             for visit in self.visits:
                 if group_id in visit.listener.groups or seq <= visit.listener.left.get(group_id, 0):
                     visit.ear.late.add((group_id, seq))
-        before, self.may_resync = self.may_resync, True  # when the track is beyond it
+        before, self.may_resync = self.may_resync, True  # when the stream is beyond it
         self.hub.joined(group_id, seq, user_id)
         self.may_resync = before
 
@@ -340,7 +340,7 @@ class World:
             if seq is not None:
                 self.joined(group_id, seq, user)
             elif user in members[group_id]:
-                self.hub.user_uncertain(user)
+                self.hub.user_state_unknown(user)
 
     # What listeners do
 
@@ -381,7 +381,7 @@ class World:
                 visit.ear.heard[group_id], visit.ear.begins[group_id] = 0, stand.head
         for group_id in known.keys() & resume.keys():
             visit.ear.heard[group_id] = min(resume[group_id], visit.stands[group_id].head)
-        self.hub.settle(visit.listener, visit.positions, resume)
+        self.hub.start(visit.listener, visit.positions, resume)
         visit.todo = self.hub.missing(visit.listener)
 
     def want_page(self, number):
@@ -390,7 +390,7 @@ class World:
 
     def _want_page(self, visit, limit):
         group_id = visit.todo[0]
-        after = self.hub.caught_up(visit.listener, group_id)
+        after = self.hub.served_up_to(visit.listener, group_id)
         if after is None:
             visit.todo.pop(0)
         else:
@@ -403,7 +403,7 @@ class World:
 
     def _serve(self, visit):
         (group_id, after, found), visit.page = visit.page, None
-        if self.hub.caught_up(visit.listener, group_id) == after:
+        if self.hub.served_up_to(visit.listener, group_id) == after:
             self.hub.serve(visit.listener, group_id, found)
 
     def refuse(self, number):
@@ -427,7 +427,7 @@ class World:
             choice -= weight
             if choice < 0:
                 action(number)
-                assert self.tuned == self.hub._tracks.keys(), "tuned in to others than are heard"
+                assert self.subscribed == self.hub._streams.keys(), "subscribed to groups without a stream"
                 return action.__name__
         raise AssertionError
 
@@ -492,13 +492,13 @@ class World:
         while self.visits:
             self._detach(self.visits.pop())
         self._come_to_rest()
-        assert not self.hub._tracks
-        assert not self.tuned
-        assert not self.hub._behind
+        assert not self.hub._streams
+        assert not self.subscribed
+        assert not self.hub._read_queue
         assert not self.hub._running
         assert not self.hub.counts._waiting
         self.hub.registry.take_changed()
-        assert is_vacant(self.hub.registry)
+        assert is_empty(self.hub.registry)
 
 
 def make_narrow(monkeypatch):

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 import pytest
-from buses import PIE, TEA, message
+from brokers import PIE, TEA, message
 
 from att.realtime.brokers import buffer as module
 from att.realtime.brokers.buffer import AnnouncementBuffer

@@ -1,10 +1,10 @@
-"""A node: what it hears on the bus reaches those whom it concerns."""
+"""A events: what it hears on the broker reaches those whom it concerns."""
 
 import contextlib
 from uuid import UUID
 
 import pytest
-from buses import message
+from brokers import message
 
 from att.realtime.broker_events import BrokerEvents
 from att.realtime.brokers.base import Announcement, MemberJoined
@@ -12,7 +12,7 @@ from att.realtime.brokers.base import Announcement, MemberJoined
 ANN, BOB, TEA, PIE, SESSION = (UUID(int=number) for number in range(1, 6))
 
 
-class Part:
+class CallRecorder:
     """Keeps how it is called, by which name, in a list that is shared by all parts."""
 
     def __init__(self, calls):
@@ -27,7 +27,7 @@ def calls():
     return []
 
 
-class Departures:
+class FakeRevoker:
     """Keeps who is told of, if there is anybody, in that list."""
 
     def __init__(self, calls):
@@ -37,7 +37,7 @@ class Departures:
         self._calls.extend(("departed", user_id) for user_id in user_ids)
 
 
-class Line:
+class FakeBroker:
     """A ``Bus`` that is connected when it is told to be."""
 
     def __init__(self, name, calls):
@@ -46,57 +46,57 @@ class Line:
         self._calls = calls
 
     @contextlib.asynccontextmanager
-    async def running(self, _ears):
+    async def running(self, _handler):
         self._calls.append((self.name, "runs"))
         yield
         self._calls.append((self.name, "ends"))
 
 
 @pytest.fixture
-def buses(calls):
-    return [Line("first", calls), Line("second", calls)]
+def brokers(calls):
+    return [FakeBroker("first", calls), FakeBroker("second", calls)]
 
 
 @pytest.fixture
-def node(calls, buses):
-    return BrokerEvents(Part(calls), Part(calls), Part(calls), Departures(calls), buses)
+def events(calls, brokers):
+    return BrokerEvents(CallRecorder(calls), CallRecorder(calls), CallRecorder(calls), FakeRevoker(calls), brokers)
 
 
-def test_heard(node, calls):
+def test_heard(events, calls):
     """Sessions have ended before anything is delivered, and who joins does so before the group moves on."""
     event = message(7, TEA)
     joined = [MemberJoined(TEA, 5, ANN), MemberJoined(TEA, 6, BOB)]
-    node.heard(Announcement({TEA: 7, PIE: 8}, joined, [SESSION], sweep=True, users=[BOB], events=[event]))
+    events.on_announcement(Announcement({TEA: 7, PIE: 8}, joined, [SESSION], sweep=True, users=[BOB], events=[event]))
     assert calls == [
         ("session_ended", SESSION),
         ("departed", BOB),
         ("joined", TEA, 5, ANN),
         ("joined", TEA, 6, BOB),
         ("offer", event),
-        ("ring", TEA, 7),
-        ("ring", PIE, 8),
+        ("observe_head", TEA, 7),
+        ("observe_head", PIE, 8),
         ("sweep_soon",),
     ]
 
 
-def test_heard_nothing_of_a_sweep(node, calls):
-    node.heard(Announcement({}))
+def test_heard_nothing_of_a_sweep(events, calls):
+    events.on_announcement(Announcement({}))
     assert calls == []
 
 
-def test_tuned(node, calls):
+def test_tuned(events, calls):
     """What was rung before is looked up."""
-    node.tuned([TEA, PIE])
+    events.on_subscribed([TEA, PIE])
     assert calls == [("look_up_soon", [TEA, PIE])]
 
 
-def test_connected(node, calls, buses):
+def test_connected(events, calls, brokers):
     """What was rung before may have been missed, and is looked up; sessions are kept only while all rings are heard."""
-    for bus in buses:
-        bus.is_connected = True
-        node.connected()
-    buses[0].is_connected = False
-    node.disconnected()
+    for broker in brokers:
+        broker.is_connected = True
+        events.on_connected()
+    brokers[0].is_connected = False
+    events.on_disconnected()
     assert calls == [
         ("trust", ("is_told", False)),
         ("sweep_soon",),
@@ -106,8 +106,8 @@ def test_connected(node, calls, buses):
     ]
 
 
-async def test_running(node, calls):
-    """All buses run, and end in reverse order."""
-    async with node.running():
+async def test_running(events, calls):
+    """All brokers run, and end in reverse order."""
+    async with events.running():
         assert calls == [("first", "runs"), ("second", "runs")]
     assert calls[2:] == [("second", "ends"), ("first", "ends")]

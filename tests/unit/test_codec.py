@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from buses import AT, TEA, message
+from brokers import AT, TEA, message
 from hypothesis import given
 from hypothesis import strategies as st
 

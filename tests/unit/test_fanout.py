@@ -118,7 +118,7 @@ def test_counts():
     counts.add(event(1), Delivered(2, 1))
     counts.add(event(2, "joined"), Delivered(3, 0))
     counts.add(event(3), Delivered(4, 2))
-    counts.pass_over(event(3))
+    counts.skip(event(3))
     assert counts.of(event(1)) == Delivered(2, 1)
     assert counts.of(event(2)) is None
     assert (total(counts.delivered), total(counts.dropped)) == (6, 3)
@@ -151,15 +151,15 @@ def test_give_up():
     counts.expect(event(1), heard.append)
     counts.expect(event(2), heard.append)
     counts.expect(event(1, group_id=PIE), heard.append)
-    counts.give_up(TEA)
+    counts.drop_group(TEA)
     assert heard == [NOBODY, NOBODY]
     assert len(counts._waiting) == 1
 
 
-def test_pass_over():
+def test_skip():
     """What nobody is to hear counts as heard by nobody, but not if it was heard before."""
     counts = Counts()
-    counts.pass_over(event(1))
+    counts.skip(event(1))
     counts.add(event(2), Delivered(2, 0))
-    counts.pass_over(event(2))
+    counts.skip(event(2))
     assert (counts.of(event(1)), counts.of(event(2))) == (NOBODY, Delivered(2, 0))

@@ -31,13 +31,13 @@ class Heard(FrameReader):
         self.hold_after = None
         self.progress = asyncio.Event()
 
-    def _hear(self, message):
+    def _on_message(self, message):
         self.said.append(message)
         self.progress.set()
         if len(self.said) == self.hold_after:
-            self.hold()
+            self.pause()
 
-    def _give_up(self, error):
+    def _on_read_error(self, error):
         self.error = error
         self.progress.set()
 
@@ -55,7 +55,7 @@ async def connected():
     loop = asyncio.get_running_loop()
     transport, heard = await loop.create_connection(Heard, sock=here)
     heard._open(transport)
-    heard._begin(1_000)
+    heard._start_reading(1_000)
     reader, writer = await asyncio.open_connection(sock=there)
     yield heard, writer
     transport.abort()
@@ -85,7 +85,7 @@ async def test_two_readers_do_not_mix(connected):
     """They put what they find in the same place."""
     heard, _peer = connected
     other = Heard()
-    other._begin(1_000)
+    other._start_reading(1_000)
     first, second = text(b"first"), text(b"second")
     heard.data_received(first[:4])
     other.data_received(second[:4])
@@ -121,7 +121,7 @@ async def test_who_is_held_up_hears_nothing_more(connected, monkeypatch):
     assert len(heard.said) < 5 + 100 // len(text(b"number 0000")) + 1
     assert not heard._transport.is_reading()
     heard.data_received(b"")  # some transports give what they have after they were asked to pause
-    heard.release()
+    heard.resume()
     await heard.until(lambda: len(heard.said) == 3_000)
     assert texts(heard) == expected
     peer.write(text(b"and on"))
@@ -131,11 +131,11 @@ async def test_who_is_held_up_hears_nothing_more(connected, monkeypatch):
 async def test_what_comes_while_it_is_held_up_waits(connected):
     """Also what the transport had taken in already."""
     heard, _ = connected
-    heard.hold()
+    heard.pause()
     heard.data_received(text(b"late"))
     await asyncio.sleep(0)
     assert heard.said == []
-    heard.release()
+    heard.resume()
     await heard.until(lambda: texts(heard) == ["late"])
     assert heard._transport.is_reading()
 
@@ -163,7 +163,7 @@ async def test_a_message_of_the_limit(connected):
     """As many bytes as are allowed, in fragments; and the fault in another reader is not ours."""
     heard, _ = connected
     other = Heard()
-    other._begin(10)
+    other._start_reading(10)
     other.data_received(b"\xff" * 10)
     half = b"x" * 500
     head = b"\xfe\x01\xf4\0\0\0\0"

@@ -38,7 +38,7 @@ class Out(FrameWriter):
     @property
     def is_direct(self):
         """Whether the next frame is sent past the transport."""
-        return self._a_plug is not None
+        return self._active_socket is not None
 
 
 class Peer(asyncio.Protocol):
@@ -324,7 +324,7 @@ async def test_before_it_is_open():
     transport.set_protocol(out)
     out._open(transport)
     assert not out.send(b"early")
-    out._say_why()
+    out._send_close()
     expected = close_frame(CloseCode.SESSION_ENDED, b"session ended")
     assert await peer.has_heard(len(expected)) == expected
     transport.abort()

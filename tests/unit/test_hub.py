@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from parts import is_vacant
+from parts import is_empty
 
 from att.errors import ShuttingDown
 from att.protocol.frames import CloseCode, text_frame
@@ -126,7 +126,7 @@ def listen(hub, attach):
 
     def go(user_id, *positions, resume=None, **kwargs):
         listener = attach(user_id, **kwargs)
-        hub.settle(listener, positions, resume or {})
+        hub.start(listener, positions, resume or {})
         return listener
 
     return go
@@ -157,9 +157,9 @@ def is_open(*listeners):
     return all(listener.connection.codes == [] for listener in listeners)
 
 
-def is_empty(hub, registry):
+def hub_is_empty(hub, registry):
     """Whether nothing is left behind in any index."""
-    return is_vacant(registry) and not (hub.wanted() or hub._tracks or hub._behind or hub._running)
+    return is_empty(registry) and not (hub.wanted() or hub._streams or hub._read_queue or hub._running)
 
 
 # A message
@@ -190,7 +190,7 @@ def test_message_to_nobody(hub, registry):
     """It is no error that nobody listens, and leaves nothing behind but that nobody heard it."""
     hub.offer(message(1))
     assert hub.counts.of(message(1)) == NOBODY
-    assert is_empty(hub, registry)
+    assert hub_is_empty(hub, registry)
 
 
 def test_message_that_was_there_before(hub, listen):
@@ -272,9 +272,9 @@ def test_whatever_comes_when(hub, listen, order):
 def test_ring(hub, listen):
     """A ring alone has the log read, until all that was rung for is there; one that comes late changes nothing."""
     listener = listen(ANN, at(0))
-    hub.ring(PIE, 7)
-    hub.ring(TEA, 5)
-    hub.ring(TEA, 3)
+    hub.observe_head(PIE, 7)
+    hub.observe_head(TEA, 5)
+    hub.observe_head(TEA, 3)
     assert hub.wanted() == {TEA: 0}
     hub.read(TEA, 0, Slice(messages(1, 2), 6))
     assert hub.wanted() == {TEA: 2}
@@ -286,17 +286,17 @@ def test_ring(hub, listen):
 def test_what_comes_before_its_turn(hub, listen):
     """It is told when what was missing has come; that it may come is known only while there is something behind it."""
     listener = listen(ANN, at(0))
-    hub.ring(TEA, 2)
-    assert not hub.may_close(TEA)
+    hub.observe_head(TEA, 2)
+    assert not hub.may_fill_gap(TEA)
     hub.offer(message(2))
-    assert hub.may_close(TEA)
+    assert hub.may_fill_gap(TEA)
     assert hub.wanted() == {TEA: 0}
     assert told(listener) == [[]]
     hub.offer(message(1))
     assert told(listener) == [[1, 2]]
     assert hub.wanted() == {}
-    assert not hub.may_close(TEA)
-    assert not hub.may_close(PIE)
+    assert not hub.may_fill_gap(TEA)
+    assert not hub.may_fill_gap(PIE)
 
 
 def test_what_came_before_its_turn_and_is_not_in_the_log(hub, listen):
@@ -332,14 +332,14 @@ def test_reads_are_bounded(hub, listen):
     groups = [UUID(int=100 + number) for number in range(5)]
     listen(ANN, *(at(0, group_id) for group_id in groups))
     for group_id in groups:
-        hub.ring(group_id, 1)
+        hub.observe_head(group_id, 1)
     assert len(hub.wanted(3)) == 3
 
 
 def test_a_ring_for_nothing(hub, listen):
     """What was rung for and is not in the log is not read for ever."""
     listener = listen(ANN, at(4))
-    hub.ring(TEA, 9)
+    hub.observe_head(TEA, 9)
     reads = 0
     while hub.wanted():
         hub.read(TEA, 4, Slice([], 4))
@@ -353,7 +353,7 @@ def test_a_ring_for_nothing(hub, listen):
 def test_what_retention_lost(hub, listen):
     """When the log no longer holds what comes next its listeners connect again; those of other groups hear on."""
     ann, ben, elsewhere = listen(ANN, at(1)), listen(BEN, at(4)), listen(ANN, at(0, PIE))
-    hub.ring(TEA, 9)
+    hub.observe_head(TEA, 9)
     hub.read(TEA, 1, Slice(messages(7, 9), 9))
     assert closed(CloseCode.RESYNC, ann, ben)
     assert is_open(elsewhere)
@@ -370,18 +370,18 @@ def test_a_joining_after_what_retention_lost(hub, registry, listen):
     assert closed(CloseCode.RESYNC, ben)
     assert told(ann) == [[8, 9]]
     hub.detach(ann)
-    assert is_empty(hub, registry)
+    assert hub_is_empty(hub, registry)
 
 
 def test_a_read_for_a_track_that_is_gone(hub, listen):
     """An answer to what was wanted by those who are gone sends nobody away: found by the property test."""
     gone = listen(BEN, at(10))
-    hub.ring(TEA, 12)
+    hub.observe_head(TEA, 12)
     assert hub.wanted() == {TEA: 10}
     hub.detach(gone)
     hub.read(TEA, 10, Slice(messages(11, 12), 12))
     ann = listen(ANN, at(3))
-    hub.ring(TEA, 12)
+    hub.observe_head(TEA, 12)
     hub.read(TEA, 10, Slice(messages(11, 12), 12))
     assert is_open(ann)
     assert hub.wanted() == {TEA: 3}
@@ -454,7 +454,7 @@ def test_a_deleted_group(hub, registry, listen):
     listen(BEN, at(4))
     for event in (left(5, ANN), left(6, BEN)):
         hub.offer(event)
-    assert not hub._tracks
+    assert not hub._streams
     assert hub.registry.memberships() == {ANN: set(), BEN: set()}
 
 
@@ -475,7 +475,7 @@ def test_unsettled_hears_nothing(hub, attach, listen):
     """Between attaching and settling nothing is heard; then what came meanwhile, and what comes."""
     ben, ann = listen(BEN, at(0)), attach(ANN)
     hub.offer(message(1))
-    hub.settle(ann, [at(0)], {})
+    hub.start(ann, [at(0)], {})
     assert told(ann) == [[]]
     assert hub.missing(ann) == [TEA]
     hub.serve(ann, TEA, page([message(1)], 1))
@@ -500,7 +500,7 @@ def test_a_joining_before_settling(hub, attach, listen, position):
     listen(BEN, at(0))
     for event in (joined(1), message(2)):
         hub.offer(event)
-    hub.settle(ann, position, {})
+    hub.start(ann, position, {})
     assert hub.missing(ann) == [TEA]
     hub.serve(ann, TEA, page([joined(1), message(2)], 2, was_member=False))
     hub.offer(message(3))
@@ -513,7 +513,7 @@ def test_joinings_before_settling(hub, attach, listen):
     for event in (joined(1), left(2), message(3), joined(4)):
         hub.offer(event)
     hub.detach(ben)
-    hub.settle(ann, [at(3, is_member=False)], {})
+    hub.start(ann, [at(3, is_member=False)], {})
     assert hub.wanted() == {TEA: 3}
     hub.read(TEA, 3, Slice([joined(4), message(5)], 5))
     assert told(ann) == [[4, 5]]
@@ -525,7 +525,7 @@ def test_a_leaving_before_settling(hub, attach, listen, seq):
     ann, ben = attach(ANN), listen(BEN, at(0))
     for event in (message(1), left(2), message(3)):
         hub.offer(event)
-    hub.settle(ann, [at(seq)], {})
+    hub.start(ann, [at(seq)], {})
     hub.serve(ann, TEA, page([message(1), left(2), message(3)][seq:], 3))
     hub.offer(message(4))
     assert told(ann, ben) == [[1, 2][seq:], [1, 2, 3, 4]]
@@ -536,12 +536,12 @@ def test_resume(hub, listen):
     ann = listen(ANN, at(5), resume={TEA: 1, PIE: 3})
     assert hub.missing(ann) == [TEA]
     hub.serve(ann, TEA, page(messages(2, 3), 5))
-    assert hub.caught_up(ann, TEA) == 3
+    assert hub.served_up_to(ann, TEA) == 3
     hub.offer(message(6))
     hub.serve(ann, TEA, page(messages(4, 5), 5))
     hub.offer(message(7))
     assert told(ann) == [[2, 3, 4, 5, 6, 7]]
-    assert hub.caught_up(ann, TEA) is None
+    assert hub.served_up_to(ann, TEA) is None
     hub.serve(ann, TEA, page(messages(4, 5), 5))
     assert told(ann) == [[2, 3, 4, 5, 6, 7]]
 
@@ -580,16 +580,16 @@ def test_gap_to_the_end(hub, registry, listen, head, lost):
     hub.serve(ann, TEA, page([], head, was_member=False))
     assert told(ann) == [[lost]]
     assert hub.missing(ann) == []
-    assert not hub._tracks
+    assert not hub._streams
 
 
 def test_detached_before_settling(hub, registry, attach):
     """Who has gone before it could be settled leaves nothing behind."""
     ann = attach(ANN)
     hub.detach(ann)
-    hub.settle(ann, [at(3)], {TEA: 1})
+    hub.start(ann, [at(3)], {TEA: 1})
     hub.serve(ann, TEA, page(messages(2, 3), 3))
-    assert is_empty(hub, registry)
+    assert hub_is_empty(hub, registry)
     assert told(ann) == [[]]
 
 
@@ -600,14 +600,14 @@ def test_detached_before_settling(hub, registry, attach):
 def test_detach(hub, registry, listen, resume):
     """Whoever is let go hears nothing more, and is not closed by it; letting go twice is harmless."""
     listener = listen(ANN, at(3), at(0, PIE), resume=resume)
-    hub.ring(PIE, 2)
+    hub.observe_head(PIE, 2)
     hub.detach(listener)
     hub.detach(listener)
     hub.offer(message(4))
     hub.read(PIE, 0, Slice([message(1, PIE), message(2, PIE)], 2))
     assert told(listener) == [[]]
     assert is_open(listener)
-    assert is_empty(hub, registry)
+    assert hub_is_empty(hub, registry)
 
 
 def test_nobody_waits_for_the_gone(hub, listen):
@@ -623,7 +623,7 @@ def test_session_ended(hub, registry, listen, attach):
     ended = [listen(ANN, at(0)), listen(ANN, at(0)), attach(ANN)]
     other = listen(ANN, at(0), session_id=OTHER_SESSION)
     hub.session_ended(SESSION)
-    hub.settle(ended[-1], [at(0)], {})
+    hub.start(ended[-1], [at(0)], {})
     hub.offer(message(1))
     assert closed(CloseCode.SESSION_ENDED, *ended)
     assert told(*ended, other) == [[], [], [], [1]]
@@ -631,13 +631,13 @@ def test_session_ended(hub, registry, listen, attach):
     assert registry.everyone() == (other,)
 
 
-@pytest.mark.parametrize(("change", "code"), [("user_ended", 4500), ("user_uncertain", 4001)])
+@pytest.mark.parametrize(("change", "code"), [("user_ended", 4500), ("user_state_unknown", 4001)])
 def test_user_ended(hub, registry, listen, attach, change, code):
     """All sockets of the user are closed, whatever their session, and hear nothing from then on; nobody else's."""
     anns = [listen(ANN, at(0)), listen(ANN, at(0, PIE), session_id=OTHER_SESSION), attach(ANN)]
     ben = listen(BEN, at(0))
     getattr(hub, change)(ANN)
-    hub.settle(anns[-1], [at(0)], {})
+    hub.start(anns[-1], [at(0)], {})
     hub.offer(message(1))
     assert closed(code, *anns)
     assert told(*anns, ben) == [[], [], [], [1]]
@@ -666,8 +666,8 @@ def test_ended_twice(hub, listen):
     listener = listen(ANN, at(0))
     hub.session_ended(SESSION)
     hub.session_ended(SESSION)
-    hub.user_uncertain(ANN)
-    hub.send_away([listener], CloseCode.RESTART)
+    hub.user_state_unknown(ANN)
+    hub.disconnect([listener], CloseCode.RESTART)
     assert closed(CloseCode.SESSION_ENDED, listener)
 
 
@@ -680,15 +680,15 @@ def test_sent_away(hub, registry, listen, attach):
     late = Listener(ANN, SESSION, Recording())
     with pytest.raises(ShuttingDown):
         hub.attach(late)
-    hub.settle(late, [at(0)], {})
-    hub.send_away(others, CloseCode.RESTART, b"why")
+    hub.start(late, [at(0)], {})
+    hub.disconnect(others, CloseCode.RESTART, b"why")
     assert closed(CloseCode.RESTART, *others)
     assert is_open(ann)
     hub.offer(message(1))
     assert told(ann, *others, late) == [[1], [], [], []]
-    hub.send_away([*listeners, late], CloseCode.GOING_AWAY)
+    hub.disconnect([*listeners, late], CloseCode.GOING_AWAY)
     assert closed(CloseCode.GOING_AWAY, ann)
     assert closed(CloseCode.RESTART, *others)
     assert [listener.connection.reasons for listener in listeners] == [[b""], [b"why"], [b"why"]]
-    assert is_empty(hub, registry)
+    assert hub_is_empty(hub, registry)
     hub.detach(late)

@@ -16,7 +16,7 @@ class Peer:
         self.beats = [*beats]
         self.looks = []
 
-    def look(self):
+    def check_liveness(self):
         self.looks.append(self.heartbeat.now)
         answer = self.beats.pop(0)
         if isinstance(answer, Exception):
@@ -31,7 +31,7 @@ def heartbeat():
 
 async def beat(heartbeat, times):
     for _ in range(times):
-        await heartbeat.beat()
+        await heartbeat.tick()
 
 
 async def test_each_is_looked_at_when_it_asked_to_be(heartbeat):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from parts import is_vacant
+from parts import is_empty
 
 from att.realtime.registry import Dialect, Listener, Registry, Span
 
@@ -55,10 +55,10 @@ def test_detach(registry):
 def test_nothing_is_left_behind(registry, times):
     """When the last has gone the registry is as empty as a new one, however often they are told to go."""
     listeners = [attached(registry, ANN), attached(registry, ANN), attached(registry, BEN, OTHER_SESSION)]
-    assert not is_vacant(registry)
+    assert not is_empty(registry)
     for listener in listeners * times:
         registry.detach(listener)
-    assert is_vacant(registry)
+    assert is_empty(registry)
     assert len(registry) == 0
 
 
@@ -67,7 +67,7 @@ def test_strangers_leave_no_trace(registry):
     registry.detach(listener_of(ANN))
     assert listener_of(ANN) not in registry
     assert registry.of_user(ANN) == registry.of_session(SESSION) == registry.everyone() == ()
-    assert is_vacant(registry)
+    assert is_empty(registry)
 
 
 def test_answers_are_copies(registry):
@@ -132,7 +132,7 @@ class RegistryIsASet(RuleBasedStateMachine):
     @precondition(lambda self: not self.attached)
     @invariant()
     def is_empty_when_all_have_gone(self):
-        assert is_vacant(self.registry)
+        assert is_empty(self.registry)
 
 
 RegistryIsASet.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)

@@ -180,7 +180,10 @@ def test_every_input_says_where_it_is_from():
         assert re.match(r"[\d.,e+-]+ \S", value), name
         begins = source.partition(":")[0]
         is_given = source.startswith(("assumed", "what is asked for", "the default of --", "_SWEEP_INTERVAL of"))
-        assert begins in questions or (is_given and (part != "Costs" or source.startswith("assumed"))), (name, source)
+        assert begins in questions or (is_given and (part != "Costs" or source.startswith("assumed"))), (
+            name,
+            source,
+        )
 
 
 def test_the_document_has_the_tables(scaling):

@@ -27,51 +27,51 @@ def test_in(tuning):
     """It is asked for, once, and whoever asks is woken."""
     woken = []
     tuning.wake = lambda: woken.append(1)
-    tuning.tune_in(TEA)
-    tuning.tune_in(PIE)
+    tuning.subscribe(TEA)
+    tuning.subscribe(PIE)
     assert tuning.take(9) == SubscriptionChange([TEA, PIE], [])
-    tuning.tune_in(TEA)
+    tuning.subscribe(TEA)
     assert tuning.take(9) == SubscriptionChange([], [])
     assert len(woken) == 2
 
 
 def test_a_few_at_a_time(tuning):
     for group_id in (TEA, PIE, NUT):
-        tuning.tune_in(group_id)
+        tuning.subscribe(group_id)
     assert [tuning.take(2).more, tuning.take(2).more] == [[TEA, PIE], [NUT]]
 
 
 def test_out_before_it_was_asked_for(tuning):
     """Nothing is."""
-    tuning.tune_in(TEA)
-    tuning.tune_out(TEA)
+    tuning.subscribe(TEA)
+    tuning.unsubscribe(TEA)
     assert tuning.take(9) == SubscriptionChange([], [])
 
 
 def test_out(tuning, clock):
     """It lingers before it is unsubscribed from."""
-    tuning.tune_in(TEA)
+    tuning.subscribe(TEA)
     tuning.take(9)
-    tuning.tune_out(TEA)
+    tuning.unsubscribe(TEA)
     clock.now += LINGER - 1
     assert tuning.take(9) == SubscriptionChange([], [])
     clock.now += 1
     assert tuning.take(9) == SubscriptionChange([], [TEA])
     assert tuning.take(9) == SubscriptionChange([], [])
-    tuning.tune_in(TEA)
+    tuning.subscribe(TEA)
     assert tuning.take(9) == SubscriptionChange([TEA], [])
 
 
 def test_in_again_while_it_lingers(tuning, clock):
     """It stays subscribed to, as if nothing had been; and lingers for as long when it goes again."""
-    tuning.tune_in(TEA)
+    tuning.subscribe(TEA)
     tuning.take(9)
-    tuning.tune_out(TEA)
+    tuning.unsubscribe(TEA)
     clock.now += LINGER - 1
-    tuning.tune_in(TEA)
+    tuning.subscribe(TEA)
     clock.now += LINGER
     assert tuning.take(9) == SubscriptionChange([], [])
-    tuning.tune_out(TEA)
+    tuning.unsubscribe(TEA)
     clock.now += LINGER - 1
     assert tuning.take(9) == SubscriptionChange([], [])
 
@@ -80,19 +80,19 @@ def test_too_many_linger(tuning, monkeypatch):
     """The oldest go at once."""
     monkeypatch.setattr(module, "LINGERING", 1)
     for group_id in (TEA, PIE, NUT):
-        tuning.tune_in(group_id)
+        tuning.subscribe(group_id)
     tuning.take(9)
     for group_id in (PIE, NUT, TEA):
-        tuning.tune_out(group_id)
+        tuning.unsubscribe(group_id)
     assert tuning.take(9) == SubscriptionChange([], [PIE, NUT])
 
 
 def test_a_new_connection(tuning):
     """What is heard here is asked for anew, and nothing else."""
     for group_id in (TEA, PIE, NUT):
-        tuning.tune_in(group_id)
+        tuning.subscribe(group_id)
     tuning.take(2)
-    tuning.tune_out(TEA)
+    tuning.unsubscribe(TEA)
     tuning.begin()
     more, less = tuning.take(9)
     assert ({*more}, less) == ({PIE, NUT}, [])
@@ -117,10 +117,10 @@ def test_anything(steps):
         group_id = groups[number]
         if step == "in" and group_id not in wanted:
             wanted.add(group_id)
-            tuning.tune_in(group_id)
+            tuning.subscribe(group_id)
         elif step == "out" and group_id in wanted:
             wanted.discard(group_id)
-            tuning.tune_out(group_id)
+            tuning.unsubscribe(group_id)
         elif step == "take":
             take(1 + number)
         elif step == "begin":

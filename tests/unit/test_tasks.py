@@ -140,11 +140,11 @@ async def test_what_is_done_now_and_then_fails_until_it_succeeds(work, caplog, m
     work.errors = [DatabaseUnavailable(), DatabaseUnavailable()]
     seen = []
 
-    async def watched():
+    async def spy_log():
         seen.append([name for name, _ in failing()])
         await work()
 
-    async with asyncio.timeout(5), every("sweeping", watched, 3600):
+    async with asyncio.timeout(5), every("sweeping", spy_log, 3600):
         await work.done.wait()
         await asyncio.sleep(0)
         assert failing() == []

@@ -1,4 +1,4 @@
-"""One socket on a real connection, without server or hub: its heartbeat, session and end. Beats are counted."""
+"""One socket on a real connection, without server or hub: its keepalive, session and end. Beats are counted."""
 
 import asyncio
 import logging
@@ -13,11 +13,11 @@ from att.protocol.frames import CloseCode, close_frame, pong_frame
 from att.realtime.registry import Dialect
 from att.sessions.store import Session
 from att.websocket.connection import HEARTBEAT, WebSocketConnection
-from att.websocket.keepalive import BEAT, KeepaliveTimer
+from att.websocket.keepalive import TICK, KeepaliveTimer
 from att.websocket.upgrade import Upgraded
 
 DEADLINE = 10
-PING_AFTER, GONE_AFTER = round(HEARTBEAT / BEAT), round(HEARTBEAT * 1.5 / BEAT)
+PING_AFTER, GONE_AFTER = round(HEARTBEAT / TICK), round(HEARTBEAT * 1.5 / TICK)
 SESSION_ID, USER_ID = UUID(int=1), UUID(int=2)
 PING, MASK = b"\x89\x00", b"\0\0\0\0"
 
@@ -45,23 +45,23 @@ class Store:
         return answer
 
 
-class Ears:
+class RecordingHandler:
     """Keeps what it hears; whoever says ``fault`` makes one."""
 
     def __init__(self):
         self.heard = []
         self.ends = 0
 
-    def hear(self, message):
+    def on_message(self, message):
         self.heard.append(message.data)
         if message.data == "fault":
             raise RuntimeError("a fault")
 
-    def end(self):
+    def on_lost(self):
         self.ends += 1
 
 
-class Caller:
+class FakeQuota:
     """Whose connection it is."""
 
     def __init__(self):
@@ -74,13 +74,13 @@ class Caller:
 class Peer:
     """The other end, and what belongs to this one."""
 
-    def __init__(self, socket, ears, caller, heartbeat, reader, writer):
-        self.socket, self.ears, self.caller, self.heartbeat = socket, ears, caller, heartbeat
+    def __init__(self, socket, handler, quota, keepalive, reader, writer):
+        self.socket, self.handler, self.quota, self.keepalive = socket, handler, quota, keepalive
         self.reader, self.writer = reader, writer
 
-    async def beat(self, times=1):
+    async def tick(self, times=1):
         for _ in range(times):
-            await self.heartbeat.beat()
+            await self.keepalive.tick()
 
     def say(self, payload, kind=0x81):
         self.writer.write(bytes((kind, 0x80 | len(payload))) + MASK + payload)
@@ -95,7 +95,7 @@ class Peer:
 
     async def was_heard(self, count):
         """What it said has arrived."""
-        await self.until(lambda: len(self.ears.heard) >= count)
+        await self.until(lambda: len(self.handler.heard) >= count)
 
     async def until(self, probe):
         async with asyncio.timeout(DEADLINE):
@@ -110,16 +110,16 @@ async def open_socket():
 
     async def go(*answers, listens=True, **expires_in):
         ours, theirs = socket.socketpair()
-        heartbeat, ears, caller = KeepaliveTimer(), Ears(), Caller()
+        keepalive, handler, quota = KeepaliveTimer(), RecordingHandler(), FakeQuota()
         closed = []
         store = answers[0] if answers and isinstance(answers[0], Store) else Store(*answers)
-        under_test = WebSocketConnection(heartbeat, store, 1024**2)
+        under_test = WebSocketConnection(keepalive, store, 1024**2)
         transport, _ = await asyncio.get_running_loop().create_connection(lambda: under_test, sock=ours)
-        taken = Upgraded(transport, b"", caller, closed.append)
-        under_test.open(taken, session(**(expires_in or {"days": 30})), ears, Dialect.PLAIN)
+        taken = Upgraded(transport, b"", quota, closed.append)
+        under_test.open(taken, session(**(expires_in or {"days": 30})), handler, Dialect.PLAIN)
         if listens:
             under_test.listen(b"")
-        peer = Peer(under_test, ears, caller, heartbeat, *await asyncio.open_connection(sock=theirs))
+        peer = Peer(under_test, handler, quota, keepalive, *await asyncio.open_connection(sock=theirs))
         peer.closed = closed
         opened.append(peer)
         return peer
@@ -128,23 +128,23 @@ async def open_socket():
     for peer in opened:
         peer.socket.abort()
         peer.writer.transport.abort()
-        await peer.until(lambda peer=peer: peer.ears.ends)
-        assert (peer.ears.ends, peer.caller.left, len(peer.heartbeat), len(peer.closed)) == (1, 1, 0, 1)
+        await peer.until(lambda peer=peer: peer.handler.ends)
+        assert (peer.handler.ends, peer.quota.left, len(peer.keepalive), len(peer.closed)) == (1, 1, 0, 1)
 
 
-# The heartbeat
+# The keepalive
 
 
 async def test_who_is_silent_is_pinged_and_then_gone(open_socket):
     """After 25 s, and half as long again."""
     peer = await open_socket()
-    await peer.beat(PING_AFTER - 1)
+    await peer.tick(PING_AFTER - 1)
     assert peer.socket.send(b"still there")
-    await peer.beat()
+    await peer.tick()
     await peer.hears(b"still there" + PING)
-    await peer.beat(GONE_AFTER - PING_AFTER - 1)
+    await peer.tick(GONE_AFTER - PING_AFTER - 1)
     assert peer.socket.send(b"still there")
-    await peer.beat()
+    await peer.tick()
     await peer.hears(b"still there")
     await peer.hears_the_end()
 
@@ -154,18 +154,18 @@ async def test_whoever_answers_stays(open_socket, kind):
     """Anything is an answer; the next ping is 25 s after it."""
     peer = await open_socket()
     for _ in range(3):
-        await peer.beat(PING_AFTER + 5)
+        await peer.tick(PING_AFTER + 5)
         await peer.hears(PING)
-        before = peer.socket._heard
+        before = peer.socket._last_received
         peer.say(b"", kind)
-        await peer.until(lambda before=before: peer.socket._heard > before)
+        await peer.until(lambda before=before: peer.socket._last_received > before)
 
 
 async def test_whoever_speaks_is_not_pinged(open_socket):
     """Nobody asks who was heard a moment ago."""
     peer = await open_socket()
     for number in range(20):
-        await peer.beat(PING_AFTER // 2)
+        await peer.tick(PING_AFTER // 2)
         peer.say(b"I am here")
         await peer.was_heard(number + 1)
     peer.say(b"x", 0x89)
@@ -176,7 +176,7 @@ async def test_what_is_closing_is_not_pinged(open_socket):
     """Its time is measured otherwise."""
     peer = await open_socket()
     peer.socket.close(CloseCode.RESYNC)
-    await peer.beat(GONE_AFTER * 3)
+    await peer.tick(GONE_AFTER * 3)
     peer.say(b"", 0x88)
     await peer.hears(close_frame(CloseCode.RESYNC, b"connect again"))
     await peer.hears_the_end()
@@ -190,7 +190,7 @@ async def test_a_session_that_lives_on(open_socket):
     store = Store(session(days=1))
     peer = await open_socket(store, seconds=-1)
     await peer.until(lambda: store.asked)
-    await peer.beat(5)
+    await peer.tick(5)
     assert peer.socket.send(b"stays")
     await peer.hears(b"stays")
     assert store.asked == 1
@@ -216,10 +216,10 @@ async def test_a_session_expires_on_an_open_socket(open_socket):
     """Within a beat or two of the moment that was told when it opened, without any other cause."""
     store = Store(None)
     peer = await open_socket(store, seconds=1)
-    await peer.beat()
+    await peer.tick()
     assert store.asked == 0
     peer.socket._expires_at -= 1
-    await peer.beat(round(1 / BEAT))
+    await peer.tick(round(1 / TICK))
     await peer.hears(close_frame(CloseCode.SESSION_ENDED, b"session ended"))
 
 
@@ -229,11 +229,11 @@ async def test_it_is_looked_up_once_at_a_time(open_socket):
     store.gate.clear()
     peer = await open_socket(store, seconds=-1)
     await peer.until(lambda: store.asked)
-    await peer.beat(10)
+    await peer.tick(10)
     assert store.asked == 1
     store.gate.set()
     await peer.until(peer.socket._renewal.done)
-    await peer.beat(2)
+    await peer.tick(2)
     await peer.hears(close_frame(CloseCode.SESSION_ENDED, b"session ended"))
     assert store.asked == 2
 
@@ -258,7 +258,7 @@ async def test_a_fault_in_who_hears(open_socket, caplog):
         for said in (b"one", b"fault", b"two"):
             peer.say(said)
         await peer.hears(close_frame(CloseCode.RESYNC, b"connect again"))
-    assert peer.ears.heard == ["one", "fault"]
+    assert peer.handler.heard == ["one", "fault"]
     assert len(caplog.records) == 1
 
 
@@ -271,7 +271,7 @@ async def test_after_the_close_nothing_is_heard(open_socket):
     peer.say(b"\x10\x00", 0x88)
     await peer.hears(close_frame(CloseCode.TOO_SLOW, b"too slow"))
     await peer.hears_the_end()
-    assert peer.ears.heard == []
+    assert peer.handler.heard == []
 
 
 async def test_the_peer_closes(open_socket):
@@ -281,7 +281,7 @@ async def test_the_peer_closes(open_socket):
     peer.say(b"late")
     await peer.hears(close_frame(4001))
     await peer.hears_the_end()
-    assert peer.ears.heard == []
+    assert peer.handler.heard == []
     assert not peer.socket.send(b"late")
 
 
@@ -296,9 +296,9 @@ async def test_what_is_no_websocket(open_socket, wrong, code):
         await asyncio.sleep(0)
     await peer.hears(close_frame(code))
     await peer.hears_the_end()
-    assert peer.ears.heard == ["before"]
+    assert peer.handler.heard == ["before"]
     peer.writer.close()
-    await peer.until(lambda: peer.ears.ends)
+    await peer.until(lambda: peer.handler.ends)
 
 
 async def test_what_is_no_websocket_after_the_close(open_socket):
@@ -313,13 +313,13 @@ async def test_what_is_no_websocket_after_the_close(open_socket):
 async def test_a_socket_that_is_held_up_sees_the_peer_close(open_socket):
     """Whoever is closed is heard out as far as its close frame."""
     peer = await open_socket()
-    peer.socket.hold()
+    peer.socket.pause()
     peer.say(b"late")
     peer.say(b"\x0f\xa1", 0x88)
     peer.socket.close(CloseCode.RESYNC)
     await peer.hears(close_frame(CloseCode.RESYNC, b"connect again"))
     await peer.hears_the_end()
-    assert peer.ears.heard == []
+    assert peer.handler.heard == []
 
 
 async def test_why_is_told_once(open_socket):
@@ -336,4 +336,4 @@ async def test_what_was_said_early(open_socket):
     """Is heard as soon as it listens."""
     peer = await open_socket(listens=False)
     peer.socket.listen(bytes((0x81, 0x85)) + MASK + b"early")
-    assert peer.ears.heard == ["early"]
+    assert peer.handler.heard == ["early"]

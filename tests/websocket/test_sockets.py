@@ -117,17 +117,17 @@ def registry(client):
 
 
 @pytest.fixture
-def tracks(client):
+def streams(client):
     """The groups that somebody hears."""
-    return client.app[HUB]._tracks
+    return client.app[HUB]._streams
 
 
 @pytest.fixture
-async def nobody_left(client, registry, tracks) -> AsyncIterator[None]:
+async def nobody_left(client, registry, streams) -> AsyncIterator[None]:
     """Whatever the test did, when everybody has gone nothing is left of them."""
     yield
     await eventually(lambda: is_empty(registry), 30)
-    for index in (registry._users, registry._sessions, tracks):
+    for index in (registry._users, registry._sessions, streams):
         assert not index
 
 

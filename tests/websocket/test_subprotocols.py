@@ -465,7 +465,7 @@ async def test_nothing_is_left(client, ann, ben, tea, talk):
         await one.ws.close()
 
     async def is_empty():
-        return not client.app[HUB].registry and not client.app[HUB]._tracks
+        return not client.app[HUB].registry and not client.app[HUB]._streams
 
     await eventually(is_empty)
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from att.realtime.event_log import LogEvent
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to connect
-STOP_TIMEOUT = 2.0  # seconds to ring what was not rung yet when the server stops
+STOP_TIMEOUT = 2.0  # seconds to ring what was not pending yet when the server stops
 
 
 log = logging.getLogger("att")
@@ -46,61 +46,62 @@ SWEEP_ANNOUNCEMENT = Announcement({}, sweep=True)
 class BrokerEventHandler(Protocol):
     """Who hears the bus."""
 
-    def heard(self, ring: Announcement) -> None:
+    def on_announcement(self, announcement: Announcement) -> None:
         """Another node, this one, or a trigger of the database rang."""
 
-    def connected(self) -> None:
-        """Rings are heard from now on; what was rung before may have been missed."""
+    def on_connected(self) -> None:
+        """Rings are heard from now on; what was pending before may have been missed."""
 
-    def tuned(self, group_ids: Sequence[UUID]) -> None:
+    def on_subscribed(self, group_ids: Sequence[UUID]) -> None:
         """Of these groups too they are heard from now on, and may have been missed before."""
 
-    def disconnected(self) -> None:
+    def on_disconnected(self) -> None:
         """Rings are not heard from now on."""
 
 
 class Broker(Protocol):
-    """Rings and is heard on every node, on this one too.
+    """Carries announcements to every node, the announcing one included.
 
-    ``is_connected`` tells whether all that is rung is heard. ``sent`` and ``heard`` count payloads. ``lag`` is how many
-    seconds the last one of its own took to come back, or one that did not has been awaited; 0 before there was any.
+    ``is_connected`` is true while no announcement is missed. ``sent`` and ``received`` count payloads.
+    ``round_trip`` is the time in seconds until this node's last payload came back, or since the oldest one that has
+    not come back was sent; 0 before the first.
     """
 
     name: str
     sent: int
-    heard: int
+    received: int
 
     @property
     def is_connected(self) -> bool: ...
 
     @property
-    def lag(self) -> float: ...
+    def round_trip(self) -> float: ...
 
-    def ring(self, event: LogEvent) -> None:
-        """Tell every node of a message that is in the log: soon, and once for all that is rung meanwhile."""
+    def announce(self, event: LogEvent) -> None:
+        """Tell every node of a message that is in the log: soon, and once for all that is pending meanwhile."""
 
-    def ring_head(self, group_id: UUID, seq: int) -> None:
+    def announce_head(self, group_id: UUID, seq: int) -> None:
         """Tell every node that a group is at this seq."""
 
-    def ring_for_sweep(self) -> None:
+    def announce_sweep(self) -> None:
         """Tell every node that something has happened of which it is not known what."""
 
-    def running(self, ears: BrokerEventHandler) -> contextlib.AbstractAsyncContextManager[None]:
+    def running(self, handler: BrokerEventHandler) -> contextlib.AbstractAsyncContextManager[None]:
         """Ring and hear while the block runs."""
 
 
 class SubscribingBroker(Broker, Protocol):
-    """A bus on which just those groups are heard that it was told of."""
+    """A bus on which just those groups are heard that it was value of."""
 
-    def tune_in(self, group_id: UUID) -> None:
-        """It is heard here from now on, soon; then the ears are told."""
+    def subscribe(self, group_id: UUID) -> None:
+        """It is heard here from now on, soon; then the ears are value."""
 
-    def tune_out(self, group_id: UUID) -> None:
+    def unsubscribe(self, group_id: UUID) -> None:
         """It is heard here no more."""
 
 
 class RoundTrip:
-    """How long what this node has rung takes to come back to it: by its own clock, which no other need agree with."""
+    """Measures how long this node's payloads take to come back to it, by its own clock alone."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -112,13 +113,13 @@ class RoundTrip:
         """Of the last one, or of one that is awaited, if that is longer."""
         return self._last if self._awaited is None else max(self._last, self._clock() - self._awaited)
 
-    def sent(self) -> float:
+    def start(self) -> float:
         """One is on its way: its mark."""
         now = self._clock()
         self._awaited = now if self._awaited is None else self._awaited
         return now
 
-    def heard(self, mark: float) -> None:
+    def finish(self, mark: float) -> None:
         """It has come back. Raises ValueError when it cannot have been on its way."""
         took = self._clock() - mark
         if not 0.0 <= took < math.inf:

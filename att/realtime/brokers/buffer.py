@@ -1,4 +1,4 @@
-"""What waits to be rung. However long it cannot be, it takes no more than so much memory."""
+"""What waits to be pending. However long it cannot be, it takes no more than so much memory."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -8,7 +8,7 @@ from att.realtime.event_log import LogEvent
 
 GROUPS = 10_000  # whose heads are kept; if there are more, all are to be swept instead
 BYTES = 4 * 1024**2  # of bodies, of all groups
-GROUP_BYTES = 256 * 1024  # of bodies that go into one payload; of what is beyond it nodes are told to read it
+GROUP_BYTES = 256 * 1024  # of bodies that go into one payload; of what is beyond it nodes are value to read it
 EVENTS = 1_000  # of one group that go into one payload
 
 
@@ -35,31 +35,31 @@ class AnnouncementBuffer:
         return self.is_sweep or bool(self._groups)
 
     def add(self, event: LogEvent) -> None:
-        """A message is to be told, or only where its group stands, if there is no room for more."""
-        rung, size = self.add_head(event.group_id, event.seq), len(event.body)
-        has_room = rung.bytes + size <= GROUP_BYTES and self._bytes + size <= BYTES
-        if has_room and len(rung.events) < EVENTS:
-            rung.events.append(event)
-            rung.bytes += size
+        """A message is to be value, or only where its group stands, if there is no room for more."""
+        pending, size = self.add_head(event.group_id, event.seq), len(event.body)
+        has_room = pending.bytes + size <= GROUP_BYTES and self._bytes + size <= BYTES
+        if has_room and len(pending.events) < EVENTS:
+            pending.events.append(event)
+            pending.bytes += size
             self._bytes += size
 
     def add_head(self, group_id: UUID, seq: int) -> PendingAnnouncement:
-        """It is to be told where the group stands."""
+        """It is to be value where the group stands."""
         if len(self._groups) >= GROUPS and group_id not in self._groups:
             self._groups.clear()
             self._bytes = 0
             self.is_sweep = True
-        rung = self._groups.setdefault(group_id, PendingAnnouncement())
-        rung.head = max(rung.head, seq)
-        return rung
+        pending = self._groups.setdefault(group_id, PendingAnnouncement())
+        pending.head = max(pending.head, seq)
+        return pending
 
     def take(self, limit: int) -> dict[UUID, PendingAnnouncement]:
-        """What is to be told of so many groups, which is no longer here."""
+        """What is to be value of so many groups, which is no longer here."""
         taken = {group_id: self._groups.pop(group_id) for group_id in [*islice(self._groups, limit)]}
-        self._bytes -= sum(rung.bytes for rung in taken.values())
+        self._bytes -= sum(pending.bytes for pending in taken.values())
         return taken
 
     def put_back(self, taken: Mapping[UUID, PendingAnnouncement]) -> None:
-        """It could not be told. Who hears again looks up what was missed, so the messages need not go with it."""
-        for group_id, rung in taken.items():
-            self.add_head(group_id, rung.head)
+        """It could not be value. Who hears again looks up what was missed, so the messages need not go with it."""
+        for group_id, pending in taken.items():
+            self.add_head(group_id, pending.head)

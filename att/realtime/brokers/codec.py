@@ -1,8 +1,8 @@
-"""How messages travel between nodes: those of one group that are rung at once, as bytes.
+"""How messages travel between nodes: those of one group that are pending at once, as bytes.
 
 A version, the id of the node that rings, the head of the group, and the messages in MessagePack, whose bodies come out
 byte for byte. Who may write on the channel may write anything, so what is read is checked as if a stranger had sent it.
-Joinings and leavings do not travel: who may hear what is told by the database alone.
+Joinings and leavings do not travel: who may hear what is value by the database alone.
 """
 
 from collections.abc import Iterable
@@ -68,5 +68,5 @@ def decode(group_id: UUID, payload: bytes, *, own: UUID) -> DecodedAnnouncement:
 def _event(group_id: UUID, message: _Message) -> LogEvent:
     # Read as the body of a broadcast is, for it goes to listeners as it is.
     if not isinstance(from_json(message.body, allow_inf_nan=False, cache_strings=False), dict):
-        raise ValueError("a message is no object")  # noqa: TRY004 - it is told as every other fault of the payload
+        raise ValueError("a message is no object")  # noqa: TRY004 - it is value as every other fault of the payload
     return LogEvent(group_id, message.name, message.seq, "message", message.user_id, message.at, message.body)

@@ -38,38 +38,38 @@ class PostgresBroker:
 
     def __init__(self, db: Engine, dsn: str) -> None:
         self.is_connected = False
-        self.sent = self.heard = 0
+        self.sent = self.received = 0
         self._db = db
         self._channel = NotificationChannel(dsn, CHANNEL)
         self._id = str(uuid4())
-        self._echo = RoundTrip()
-        self._outage = OutageLog(f"the bus ({self.name})")
+        self._round_trip = RoundTrip()
+        self._outage = OutageLog(f"the broker ({self.name})")
         self._heads: dict[UUID, int] = {}
         self._sweep = False
-        self._rung = asyncio.Event()
+        self._has_pending = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
-    def lag(self) -> float:
-        return self._echo.seconds
+    def round_trip(self) -> float:
+        return self._round_trip.seconds
 
-    def ring(self, event: LogEvent) -> None:
-        self.ring_head(event.group_id, event.seq)
+    def announce(self, event: LogEvent) -> None:
+        self.announce_head(event.group_id, event.seq)
 
-    def ring_head(self, group_id: UUID, seq: int) -> None:
+    def announce_head(self, group_id: UUID, seq: int) -> None:
         self._heads[group_id] = max(seq, self._heads.get(group_id, 0))
         self._wake()
 
-    def ring_for_sweep(self) -> None:
+    def announce_sweep(self) -> None:
         self._sweep = True
         self._wake()
 
     @contextlib.asynccontextmanager
-    async def running(self, ears: BrokerEventHandler) -> AsyncIterator[None]:
+    async def running(self, handler: BrokerEventHandler) -> AsyncIterator[None]:
         async with (
-            supervise("hearing of the bus", lambda: self._hear(ears)),
-            supervise("ringing of the bus", self._ring),
+            supervise("hearing of the bus", lambda: self._receive(handler)),
+            supervise("ringing of the bus", self._announce_pending),
         ):
             yield
             with contextlib.suppress(TimeoutError):
@@ -78,31 +78,31 @@ class PostgresBroker:
 
     def _wake(self) -> None:
         self._idle.clear()
-        self._rung.set()
+        self._has_pending.set()
 
-    async def _ring(self) -> None:
+    async def _announce_pending(self) -> None:
         while True:
             while self._heads or self._sweep:
                 await self._notify()
             self._idle.set()
-            await self._rung.wait()
-            self._rung.clear()
+            await self._has_pending.wait()
+            self._has_pending.clear()
 
     async def _notify(self) -> None:
         taken = {group_id: self._heads.pop(group_id) for group_id in [*self._heads][:_HEADS]}
         is_sweep, self._sweep = self._sweep, False
         groups = {str(group_id): seq for group_id, seq in taken.items()}
-        payload = {"groups": groups, "sweep": is_sweep, "from": self._id, "mark": self._echo.sent()}
+        payload = {"groups": groups, "sweep": is_sweep, "from": self._id, "mark": self._round_trip.start()}
         try:
             await self._db.fetch_one(NOTIFY, payload=json.dumps(payload, separators=(",", ":")))
             self.sent += 1
         except Unavailable:
             for group_id, seq in taken.items():
-                self.ring_head(group_id, seq)
+                self.announce_head(group_id, seq)
             self._sweep = self._sweep or is_sweep
             await asyncio.sleep(FIRST_PAUSE)
 
-    async def _hear(self, ears: BrokerEventHandler) -> None:
+    async def _receive(self, handler: BrokerEventHandler) -> None:
         pause = FIRST_PAUSE
         while True:
             try:
@@ -110,42 +110,42 @@ class PostgresBroker:
                     pause = FIRST_PAUSE
                     self._outage.end()
                     self.is_connected = True
-                    ears.connected()
+                    handler.on_connected()
                     async for payload in payloads:
-                        self._take(payload, ears)
+                        self._take(payload, handler)
             except DatabaseUnavailable as error:
                 self._outage.begin(error.why)
             finally:
                 self.is_connected = False
-                ears.disconnected()
+                handler.on_disconnected()
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _take(self, payload: str, ears: BrokerEventHandler) -> None:
+    def _take(self, payload: str, handler: BrokerEventHandler) -> None:
         try:
-            told: dict[str, Any] = json.loads(payload)
-            ring = _parse(told)
-            if told.get("from") == self._id:
-                self._echo.heard(float(told["mark"]))
+            value: dict[str, Any] = json.loads(payload)
+            announcement = _parse(value)
+            if value.get("from") == self._id:
+                self._round_trip.finish(float(value["mark"]))
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError):
             log.warning("an announcement on the channel %s is not ours, and is ignored", CHANNEL)
             return
-        self.heard += 1
-        ears.heard(ring)
+        self.received += 1
+        handler.on_announcement(announcement)
 
 
-def _parse(told: dict[str, Any]) -> Announcement:
+def _parse(value: dict[str, Any]) -> Announcement:
     """Raises what comes of anything else: anybody with an account on the database can announce anything."""
     return Announcement(
-        {UUID(group_id): _seq(seq) for group_id, seq in told.get("groups", {}).items()},
-        [MemberJoined(UUID(group_id), _seq(seq), UUID(user_id)) for group_id, seq, user_id in told.get("joined", ())],
-        [UUID(session_id) for session_id in told.get("sessions", ())],
-        bool(told.get("sweep")),
-        tuple(UUID(user_id) for user_id in told.get("users", ())),
+        {UUID(group_id): _seq(seq) for group_id, seq in value.get("groups", {}).items()},
+        [MemberJoined(UUID(group_id), _seq(seq), UUID(user_id)) for group_id, seq, user_id in value.get("joined", ())],
+        [UUID(session_id) for session_id in value.get("sessions", ())],
+        bool(value.get("sweep")),
+        tuple(UUID(user_id) for user_id in value.get("users", ())),
     )
 
 
-def _seq(told: object) -> int:
-    if not isinstance(told, int) or not 0 < told <= HIGHEST:
-        raise ValueError(told)
-    return told
+def _seq(value: object) -> int:
+    if not isinstance(value, int) or not 0 < value <= HIGHEST:
+        raise ValueError(value)
+    return value

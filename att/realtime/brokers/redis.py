@@ -30,51 +30,51 @@ from att.sessions.redis_scripts import ENDED_CHANNEL
 from att.sessions.redis_store import log
 
 ALL, GROUP_CHANNEL, NODE = "att:all", "att:group:", "att:node:"  # channels
-_AT_ONCE = 100  # groups that are rung by one pipeline
-TUNED_AT_ONCE = 5_000  # groups that are subscribed to before it is looked what else there is
+_AT_ONCE = 100  # groups that are pending by one pipeline
+SUBSCRIBED_AT_ONCE = 5_000  # groups that are subscribed to before it is looked what else there is
 _TICK = 2.0  # seconds between echoes, and between looks for channels that nobody needs any more
 
 
 class RedisBroker:
-    """A ``Bus`` by channels, one a group, to which the messages themselves go: who is in step reads nothing.
+    """A ``SubscribingBroker`` with a channel for each group.
 
-    It is told by ``tune_in`` and ``tune_out`` which groups are heard here, and subscribes to those. Sessions that end
-    are heard on ``att:sessions``, as a JSON array of their ids; what concerns everybody on ``att:all``.
+    Payloads carry the messages themselves, so a node that misses none does not read the log. Ended sessions come on
+    ``att:sessions`` as a JSON array of ids, announcements to all nodes on ``att:all``.
     """
 
     name = "redis"
 
     def __init__(self, link: RedisLink) -> None:
-        self.sent = self.heard = 0
+        self.sent = self.received = 0
         self._id = uuid4()
         self._own = f"{NODE}{self._id}"
         self._channels = Channels(link)
-        self._ears: BrokerEventHandler
-        self._echo = RoundTrip()
-        self._outage = OutageLog(f"the bus ({self.name})")
+        self._handler: BrokerEventHandler
+        self._round_trip = RoundTrip()
+        self._outage = OutageLog(f"the broker ({self.name})")
         self._is_up = asyncio.Event()
         self._outgoing = AnnouncementBuffer()
-        self._rung = asyncio.Event()
+        self._has_pending = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._tuning = Subscriptions(time.monotonic)
-        self._to_tune = asyncio.Event()
-        self._tuning.wake = self._to_tune.set
+        self._subscriptions = Subscriptions(time.monotonic)
+        self._to_subscribe = asyncio.Event()
+        self._subscriptions.wake = self._to_subscribe.set
 
     @property
     def is_connected(self) -> bool:
         return self._is_up.is_set()
 
     @property
-    def lag(self) -> float:
-        return self._echo.seconds
+    def round_trip(self) -> float:
+        return self._round_trip.seconds
 
     @contextlib.asynccontextmanager
-    async def running(self, ears: BrokerEventHandler) -> AsyncIterator[None]:
-        self._ears = ears
+    async def running(self, handler: BrokerEventHandler) -> AsyncIterator[None]:
+        self._handler = handler
         async with (
-            supervise("hearing of the bus in Redis", self._hear),
-            supervise("ringing of the bus in Redis", self._ring),
+            supervise("hearing of the bus in Redis", self._receive),
+            supervise("ringing of the bus in Redis", self._announce_pending),
             supervise("timing of the bus in Redis", self._time),
         ):
             yield
@@ -84,37 +84,37 @@ class RedisBroker:
 
     # Which groups are heard here
 
-    def tune_in(self, group_id: UUID) -> None:
-        self._tuning.tune_in(group_id)
+    def subscribe(self, group_id: UUID) -> None:
+        self._subscriptions.subscribe(group_id)
 
-    def tune_out(self, group_id: UUID) -> None:
-        self._tuning.tune_out(group_id)
+    def unsubscribe(self, group_id: UUID) -> None:
+        self._subscriptions.unsubscribe(group_id)
 
     # Ringing
 
-    def ring(self, event: LogEvent) -> None:
+    def announce(self, event: LogEvent) -> None:
         self._outgoing.add(event)
         self._wake()
 
-    def ring_head(self, group_id: UUID, seq: int) -> None:
+    def announce_head(self, group_id: UUID, seq: int) -> None:
         self._outgoing.add_head(group_id, seq)
         self._wake()
 
-    def ring_for_sweep(self) -> None:
+    def announce_sweep(self) -> None:
         self._outgoing.is_sweep = True
         self._wake()
 
     def _wake(self) -> None:
         self._idle.clear()
-        self._rung.set()
+        self._has_pending.set()
 
-    async def _ring(self) -> None:
+    async def _announce_pending(self) -> None:
         while True:
             while self._outgoing:
                 await self._publish()
             self._idle.set()
-            await self._rung.wait()
-            self._rung.clear()
+            await self._has_pending.wait()
+            self._has_pending.clear()
 
     async def _publish(self) -> None:
         taken = self._outgoing.take(_AT_ONCE)
@@ -132,74 +132,74 @@ class RedisBroker:
 
     def _payloads(self, taken: Mapping[UUID, PendingAnnouncement]) -> list[tuple[str, bytes]]:
         return [
-            (f"{GROUP_CHANNEL}{group_id}", encode(self._id, rung.head, rung.events)) for group_id, rung in taken.items()
+            (f"{GROUP_CHANNEL}{group_id}", encode(self._id, each.head, each.events)) for group_id, each in taken.items()
         ]
 
     async def _time(self) -> None:
         while True:
             await self._is_up.wait()
             with contextlib.suppress(Unavailable):
-                await self._channels.publish(self._own, str(self._echo.sent()))
+                await self._channels.publish(self._own, str(self._round_trip.start()))
             await asyncio.sleep(_TICK)
 
     # Hearing
 
-    async def _hear(self) -> None:
+    async def _receive(self) -> None:
         pause = FIRST_PAUSE
         while True:
             try:
                 async with self._channels.hearing(self) as hearing:
-                    self._tuning.begin()
+                    self._subscriptions.begin()
                     await hearing.subscribe(ENDED_CHANNEL, self._own, ALL)
-                    await together(hearing.run(), self._tune(hearing))
+                    await together(hearing.run(), self._update_subscriptions(hearing))
             except Unavailable as error:
                 self._outage.begin(error.why)
             finally:
                 pause = FIRST_PAUSE if self.is_connected else pause
                 self._is_up.clear()
-                self._echo.sent()  # so that its lag grows until something is heard again
-                self._ears.disconnected()
+                self._round_trip.start()  # so that its lag grows until something is heard again
+                self._handler.on_disconnected()
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _tune(self, hearing: Hearing) -> None:
+    async def _update_subscriptions(self, hearing: Hearing) -> None:
         """Subscribe to what is heard here, and what is not, unsubscribe from."""
         while True:
-            while any(change := self._tuning.take(TUNED_AT_ONCE)):
+            while any(change := self._subscriptions.take(SUBSCRIBED_AT_ONCE)):
                 await hearing.subscribe_sharded([f"{GROUP_CHANNEL}{group_id}" for group_id in change.more])
                 await hearing.unsubscribe_sharded([f"{GROUP_CHANNEL}{group_id}" for group_id in change.less])
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TICK):
-                    await self._to_tune.wait()
-            self._to_tune.clear()
+                    await self._to_subscribe.wait()
+            self._to_subscribe.clear()
 
     def subscribed(self, channel: str) -> None:
         if channel == ALL:  # the last of those that are asked for first
             self._outage.end()
             self._is_up.set()
-            self._ears.connected()
+            self._handler.on_connected()
         elif channel.startswith(GROUP_CHANNEL):
-            self._ears.tuned([UUID(channel.removeprefix(GROUP_CHANNEL))])
+            self._handler.on_subscribed([UUID(channel.removeprefix(GROUP_CHANNEL))])
 
     def published(self, channel: str, payload: bytes) -> None:
-        self.heard += 1
+        self.received += 1
         try:
             if channel == self._own:
-                self._echo.heard(float(payload))
+                self._round_trip.finish(float(payload))
                 return
-            ring = self._read(channel, payload)
+            announcement = self._read(channel, payload)
         except (ValueError, TypeError, AttributeError, RecursionError):
             log.warning("an announcement on the channel %s is not ours, and is ignored", channel)
             return
-        self._ears.heard(ring)
+        self._handler.on_announcement(announcement)
 
     def _read(self, channel: str, payload: bytes) -> Announcement:
         """Raises what comes of anything else: whoever may publish in Redis can announce anything."""
         if channel.startswith(GROUP_CHANNEL):
             group_id = UUID(channel.removeprefix(GROUP_CHANNEL))
-            told = decode(group_id, payload, own=self._id)
-            return Announcement({group_id: told.head}, events=told.events)
-        told_of: Any = json.loads(payload)
+            found = decode(group_id, payload, own=self._id)
+            return Announcement({group_id: found.head}, events=found.events)
+        value: Any = json.loads(payload)
         if channel == ENDED_CHANNEL:
-            return Announcement({}, sessions=[UUID(session_id) for session_id in told_of])
-        return SWEEP_ANNOUNCEMENT if told_of.get("sweep") is True else Announcement({})
+            return Announcement({}, sessions=[UUID(session_id) for session_id in value])
+        return SWEEP_ANNOUNCEMENT if value.get("sweep") is True else Announcement({})

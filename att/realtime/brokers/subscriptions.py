@@ -28,7 +28,7 @@ class Subscriptions:
         self._asked: set[UUID] = set()
         self._lingering: OrderedDict[UUID, float] = OrderedDict()
 
-    def tune_in(self, group_id: UUID) -> None:
+    def subscribe(self, group_id: UUID) -> None:
         """It is heard here from now on."""
         self._wanted.add(group_id)
         self._lingering.pop(group_id, None)
@@ -36,7 +36,7 @@ class Subscriptions:
             self._to_ask[group_id] = None
             self.wake()
 
-    def tune_out(self, group_id: UUID) -> None:
+    def unsubscribe(self, group_id: UUID) -> None:
         """It is heard here no more."""
         self._wanted.discard(group_id)
         self._to_ask.pop(group_id, None)

@@ -1,4 +1,4 @@
-"""Buses of all kinds for the tests that all of them are held to, and ears that keep what they hear."""
+"""Buses of all kinds for the tests that all of them are held to, and handler that keep what they hear."""
 
 import asyncio
 import contextlib
@@ -25,64 +25,64 @@ def message(seq, group_id=TEA, body=b'{"n": 1.0}'):
     return LogEvent(group_id, "tea", seq, "message", ANN, AT, body)
 
 
-class Ears:
+class RecordingHandler:
     """Keeps what it hears."""
 
     def __init__(self):
-        self.rings = []
+        self.announcements = []
         self.changes = []
-        self.tuned_in = []
-        self.is_told = asyncio.Event()
+        self.subscribed = []
+        self.has_changed = asyncio.Event()
 
-    def heard(self, ring):
-        self.rings.append(ring)
-        self.is_told.set()
+    def on_announcement(self, announcement):
+        self.announcements.append(announcement)
+        self.has_changed.set()
 
-    def connected(self):
+    def on_connected(self):
         self.changes.append("connected")
-        self.is_told.set()
+        self.has_changed.set()
 
-    def tuned(self, group_ids):
-        self.tuned_in += group_ids
-        self.is_told.set()
+    def on_subscribed(self, group_ids):
+        self.subscribed += group_ids
+        self.has_changed.set()
 
-    def disconnected(self):
+    def on_disconnected(self):
         self.changes.append("disconnected")
-        self.is_told.set()
+        self.has_changed.set()
 
     async def until(self, probe, seconds=5):
         async with asyncio.timeout(seconds):
             while not probe():
-                self.is_told.clear()
-                await self.is_told.wait()
+                self.has_changed.clear()
+                await self.has_changed.wait()
 
     @property
     def groups(self):
         """The highest seq that was heard of each group."""
         heads = {}
-        for ring in self.rings:
-            for group_id, seq in ring.groups.items():
+        for announcement in self.announcements:
+            for group_id, seq in announcement.groups.items():
                 heads[group_id] = max(seq, heads.get(group_id, 0))
         return heads
 
     @property
     def events(self):
         """The messages that came along."""
-        return [event for ring in self.rings for event in ring.events]
+        return [event for announcement in self.announcements for event in announcement.events]
 
     @property
     def sweeps(self):
         """How often all were told to sweep."""
-        return sum(ring.sweep for ring in self.rings)
+        return sum(announcement.sweep for announcement in self.announcements)
 
     @property
     def sessions(self):
         """The sessions that have ended."""
-        return [session_id for ring in self.rings for session_id in ring.sessions]
+        return [session_id for announcement in self.announcements for session_id in announcement.sessions]
 
 
 class Postgres:
-    """Where buses meet: a database."""
+    """Where brokers meet: a database."""
 
     garbage = (
         *("", "tea", "1", "null", "[]", '"x"', "{", "[" * 7_999, '{"groups": null}', '{"groups": []}'),
@@ -97,13 +97,13 @@ class Postgres:
         self._url = url
 
     @contextlib.asynccontextmanager
-    async def bus(self):
+    async def broker(self):
         """One that is not running yet."""
         db = await Engine.connect(self._url)
         yield PostgresBroker(db, self._url)
         await db.close()
 
-    async def tune(self, bus, ears, *group_ids):
+    async def subscribe(self, broker, handler, *group_ids):
         """Have these groups heard: all of them are."""
 
     def garble(self):
@@ -134,7 +134,7 @@ class Postgres:
 
 
 class Redis:
-    """Where buses meet: a Valkey, or a cluster of them."""
+    """Where brokers meet: a Valkey, or a cluster of them."""
 
     texts = (b"", b"x", b"1", b"[1]", b'["x"]', b"{", b"[" * 10_000, b"\xff")
     payloads = (b"", b"\x01" * 24, b"\x02" + b"\x01" * 24, b"\x01" * 17 + b"\0" * 8 + b"\x90", b"\x01" * 25 + b"\xc1")
@@ -143,15 +143,15 @@ class Redis:
         self._valkey = valkey
 
     @contextlib.asynccontextmanager
-    async def bus(self):
+    async def broker(self):
         link = await RedisLink.connect(self._valkey.url)
         yield RedisBroker(link)
         await link.close()
 
-    async def tune(self, bus, ears, *group_ids):
+    async def subscribe(self, broker, handler, *group_ids):
         for group_id in group_ids:
-            bus.tune_in(group_id)
-        await ears.until(lambda: {*ears.tuned_in} >= {*group_ids})
+            broker.subscribe(group_id)
+        await handler.until(lambda: {*handler.subscribed} >= {*group_ids})
 
     def garble(self):
         for text in self.texts:

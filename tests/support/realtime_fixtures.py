@@ -4,7 +4,7 @@ import asyncio
 from uuid import uuid4
 
 import pytest
-from parts import LivingSessions, Recording, Watched, bodies
+from parts import FakeLiveSessions, RecordingConnection, SpyLog, bodies
 
 from att.realtime import log_reader as module
 from att.realtime.event_log import Publish
@@ -14,9 +14,9 @@ from att.realtime.registry import Listener, Registry
 
 
 @pytest.fixture
-def watched(db):
+def spy_log(db):
     """A log that tells what is read of it, and fails when it is to."""
-    return Watched(db)
+    return SpyLog(db)
 
 
 @pytest.fixture
@@ -31,43 +31,43 @@ def hub(woken):
 
 
 @pytest.fixture
-def living():
-    return LivingSessions()
+def live_sessions():
+    return FakeLiveSessions()
 
 
 @pytest.fixture
-def feed(watched, hub, living, woken):
-    return LogReader(watched, hub, living, woken)
+def log_reader(spy_log, hub, live_sessions, woken):
+    return LogReader(spy_log, hub, live_sessions, woken)
 
 
 @pytest.fixture
-async def feeding(feed, monkeypatch):
-    """The feed; it runs, and sweeps only when it is told to."""
+async def running_reader(log_reader, monkeypatch):
+    """The log_reader; it runs, and sweeps only when it is told to."""
     monkeypatch.setattr(module, "_SWEEP_INTERVAL", 3600)
-    async with feed.running():
-        yield feed
+    async with log_reader.running():
+        yield log_reader
 
 
 @pytest.fixture
-def listen(watched, hub, living, ann_id):
+def listen(spy_log, hub, live_sessions, ann_id):
     """Let somebody listen: from now on, or from what follows the seqs that they have."""
 
     async def go(user_id=ann_id, resume=None):
-        listener = Listener(user_id, uuid4(), Recording())
-        living.ids.add(listener.session_id)
+        listener = Listener(user_id, uuid4(), RecordingConnection())
+        live_sessions.ids.add(listener.session_id)
         hub.attach(listener)
-        hub.settle(listener, await watched.positions(user_id), resume or {})
+        hub.start(listener, await spy_log.positions(user_id), resume or {})
         return listener
 
     return go
 
 
 @pytest.fixture
-def append(watched, ann_id):
+def append(spy_log, ann_id):
     """Append messages of Ann's, of which nobody here is told; their seqs."""
 
     async def go(group, *numbers):
-        outcomes = await watched.append([Publish(group, ann_id, body) for body in bodies(*numbers)])
+        outcomes = await spy_log.append([Publish(group, ann_id, body) for body in bodies(*numbers)])
         return [outcome.event.seq for outcome in outcomes]
 
     return go
