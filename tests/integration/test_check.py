@@ -124,12 +124,12 @@ def test_the_embedded_postgres_that_runs(run, port, embedded):
 
 
 def test_the_library_for_redis_not_installed(run, db_url, port, monkeypatch):
-    """As after `pip install att` without the extra."""
+    """As after `pip install att-server` without the extra."""
     monkeypatch.setitem(sys.modules, "att.cli.doctor.redis", None)
     result = run("check", "--json", "--db-url", db_url, "--listen", port, "--redis-url", "redis://localhost")
     assert result.returncode == 1
     assert names(result) == [*DATABASE, "Redis", "open files", "--listen"]
-    assert "pip install 'att[redis]'" in result.stdout
+    assert "pip install 'att-server[redis]'" in result.stdout
 
 
 def test_it_tells_as_it_goes(run, db_url, port, monkeypatch):

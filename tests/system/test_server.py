@@ -20,6 +20,7 @@ import pytest
 from servers import PASSWORD, Server, enter, fetch, listen, serving, until_ok
 from waiting import eventually
 
+from att import __version__
 from att.db.embedded import EmbeddedPostgres
 
 
@@ -323,7 +324,7 @@ async def test_connections_of_one_address(start):
 
 async def test_the_banner_is_short_and_true(server):
     """Two lines: the address that was really bound, and where the data lives."""
-    assert server.lines[0].startswith("att 0.1.0 listens on http://127.0.0.1:")
+    assert server.lines[0].startswith(f"att {__version__} listens on http://127.0.0.1:")
     assert str(server.data_dir) in server.lines[1]
     async with server.client() as client, client.get("/nothing") as response:
         assert response.status == 404

@@ -25,7 +25,7 @@ def unpacked(tmp_path_factory):
         [*pip, "--wheel-dir", str(directory), str(source)], capture_output=True, text=True, check=False, timeout=120
     )
     assert result.returncode == 0, result.stderr
-    [wheel] = directory.glob("att-*.whl")
+    [wheel] = directory.glob("att_server-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(directory / "site")
     return directory / "site"
@@ -67,6 +67,24 @@ def test_it_migrates(unpacked, empty_db_url, empty_postgresql):
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(str(unpacked))
     assert empty_postgresql.execute("SELECT count(*) FROM members").fetchone() == (0,)
+
+
+OLD_NAME = re.compile(r"""pip install (?:-\S+ )*['"]?att(?![\w/.-])""")
+
+
+def test_old_name():
+    """The test below finds the old name, and takes the new one and paths for what they are."""
+    assert all(map(OLD_NAME.search, ("pip install att", "run pip install 'att[redis]' or", "pip install -U att==0.1")))
+    assert not any(
+        map(OLD_NAME.search, ("pip install 'att-server[redis]'", "pip install ./att", "pip install x/att/y"))
+    )
+
+
+def test_every_text_names_the_distribution():
+    """`att` on the package index is another program: nobody is told to install it."""
+    texts = [path for place in ("att", "deploy", "docs") for path in (ROOT / place).rglob("*") if path.is_file()]
+    texts += [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Dockerfile", "Makefile", "setup.py")]
+    assert [path for path in texts if OLD_NAME.search(path.read_text(encoding="utf-8", errors="replace"))] == []
 
 
 def test_its_command_is_called_att_server(unpacked):

@@ -122,5 +122,7 @@ def redis_checks(url: str) -> AsyncIterator[Finding]:
     try:
         from att.cli.doctor.redis import check_redis  # the extra "redis" may not be installed
     except ImportError as error:
-        raise CannotStart("--redis-url needs a library that is not installed; run pip install 'att[redis]'") from error
+        raise CannotStart(
+            "--redis-url needs a library that is not installed; run pip install 'att-server[redis]'"
+        ) from error
     return check_redis(url)

