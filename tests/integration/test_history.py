@@ -1,7 +1,9 @@
 """The history: every change leaves a trace that tells who made it, and nobody can wipe it out."""
 
 import json
+import re
 from datetime import datetime, timedelta
+from pathlib import Path
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
@@ -19,15 +21,8 @@ from att.core.permissions import Actor
 from att.db.engine import prepare
 from att.db.schema import users
 
-# What a database role without ownership needs to serve the API.
-GRANTS = """
-CREATE ROLE att_app LOGIN;
-GRANT USAGE ON SCHEMA public TO att_app;
-GRANT SELECT ON alembic_version, history TO att_app;
-GRANT SELECT, INSERT, UPDATE, DELETE ON users, roles, sessions, groups, members, nodes, presence TO att_app;
-GRANT SELECT, DELETE ON events TO att_app;
-GRANT EXECUTE ON FUNCTION att_append TO att_app;
-"""
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "postgresql.md").read_text(encoding="utf-8")
+GRANTS = re.search(r"^```sql\n(.+?)^```", PAGE, re.MULTILINE | re.DOTALL)[1]  # for a role that does not own the tables
 RENAME = prepare(update(users).values(first_name=bindparam("first_name")))
 
 

@@ -15,26 +15,17 @@ from att.db.dsn import describe
 from att.db.engine import POOL_SIZE, DriverError, Engine, Statement, prepare
 from att.db.migrate import OLDEST_POSTGRES, lacking
 from att.db.notifications import NotificationChannel
+from att.db.schema import metadata
 
 _CHANNEL = "attcheck"  # one of our own, so that no server hears it
 _HEARING = 3.0  # seconds until an announcement must have come back
 CONNECTIONS = POOL_SIZE + 2  # of one process: its pool, the bus, and one that looks where the database is
 _CLOCK_WELL, _CLOCK_BEARABLE = 1.0, 60.0  # seconds
 
-# What our statements do beyond what triggers and functions do with the rights of their owner.
+# Rights on tables that our statements need. Triggers and functions have those of their owner.
 RIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "users": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-        "roles": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-        "sessions": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-        "groups": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-        "members": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-        "events": ("SELECT", "DELETE"),
-        "history": ("SELECT",),
-        "nodes": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-        "presence": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-        "alembic_version": ("SELECT",),
-    }
+    dict.fromkeys(metadata.tables, ("SELECT", "INSERT", "UPDATE", "DELETE"))
+    | {"events": ("SELECT", "DELETE"), "history": ("SELECT",), "alembic_version": ("SELECT",)}
 )
 FUNCTIONS = ("att_append", "att_grams")
 
