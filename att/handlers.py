@@ -1,4 +1,4 @@
-"""Every handler of the API, for readers who look here. Each is defined with its resource, in ``att.api``."""
+"""All handlers of the API by name. Each is defined with its resource in ``att.api``."""
 
 from att.api.accounts import login, logout, make_login_response, signup
 from att.api.broadcasts import broadcast

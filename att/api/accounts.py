@@ -1,4 +1,4 @@
-"""Sign-up, log-in and log-out."""
+"""Sign-up, log-in and log-out of accounts."""
 
 from uuid import UUID
 
@@ -9,7 +9,6 @@ from att.api import schemas
 from att.api.keys import ACCOUNT_SERVICE, RATE_LIMITS, SESSION_EVENTS, SESSIONS
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
 from att.core.permissions import Who
-from att.errors import AuthFailed
 from att.http.client_info import client_of
 from att.http.context import REQUEST_ID, SESSION
 from att.http.credentials import COOKIE, set_session_cookie
@@ -19,12 +18,12 @@ from att.sessions.store import SignIn, Verified
 
 
 def make_login_response(user_id: UUID | str | None, session: SignIn | None = None) -> web.Response:
-    """The answer to a log-in: 200 with the user's id, and with the token of the session if there is one.
+    """Return the response to a log-in: 200 with the user's id, and with the token of the session if there is one.
 
-    Without a user it is the 401 that says neither which of login and password was wrong, nor why.
+    Without a user it is a 401, which does not tell whether the login or the password was wrong.
     """
     if user_id is None:
-        return problem_of(AuthFailed())
+        return problem_of(errors.AuthFailed())
     body = {"user_id": str(user_id)}
     if session is not None:
         body |= {"token": session.token, "expires_at": session.expires_at.isoformat().replace("+00:00", "Z")}
@@ -32,11 +31,11 @@ def make_login_response(user_id: UUID | str | None, session: SignIn | None = Non
 
 
 async def signup(request: web.Request) -> web.Response:
-    """Make an account, and sign it in."""
+    """Create an account and sign it in."""
     account = await read(request, schemas.NewAccountIn)
     async with request.app[RATE_LIMITS].sign_up(client_of(request).address):
         verified = await request.app[ACCOUNT_SERVICE].sign_up(account.login, account.password, request[REQUEST_ID])
-    with errors.with_detail("The account has been made, but it cannot be signed in now. Log in in a moment."):
+    with errors.with_detail("The account was created, but cannot be signed in now. Log in in a moment."):
         response = await _sign_in(request, verified)
     response.set_status(201)
     return response
@@ -51,12 +50,12 @@ async def login(request: web.Request) -> web.Response:
 
 
 async def logout(request: web.Request) -> web.Response:
-    """End the session, and close its sockets."""
+    """End the session and close its sockets."""
     session = request[SESSION]
     try:
         await request.app[SESSIONS].end(session.id)
     finally:
-        # Also when it is not known whether the session is gone: whoever logs out wants them closed.
+        # Even if the session may still exist: a user who logs out wants its sockets closed.
         request.app[SESSION_EVENTS].session_ended(session.id)
     response = web.Response(status=204)
     response.del_cookie(COOKIE)
@@ -82,6 +81,7 @@ ACCOUNT_ROUTES = (
             answers={201: schemas.SignedInOut},
             errors=(errors.LoginTaken, errors.TooManyAttempts),
         ),
+        section="accounts",
     ),
     Route(
         "POST",
@@ -94,10 +94,10 @@ ACCOUNT_ROUTES = (
             answers={200: schemas.SignedInOut},
             errors=(errors.AuthFailed, errors.TooManyAttempts),
         ),
+        section="accounts",
     ),
-    Route("POST", "/logout", logout, Who.SIGNED_IN, "End the session", Shapes(answers={204: None})),
+    Route("POST", "/logout", logout, Who.SIGNED_IN, "End the session", Shapes(answers={204: None}), section="accounts"),
 )
-
 
 ACCOUNT_EXAMPLES: Examples = {
     schemas.NewAccountIn: {"login": "ann", "password": "correct horse"},

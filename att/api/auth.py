@@ -1,4 +1,4 @@
-"""Who is asking: by which token they are known, what they may, and whom and what their path names."""
+"""Identify the user of a request, their permissions, and the user and group in its path."""
 
 from uuid import UUID
 
@@ -6,6 +6,7 @@ from aiohttp import web
 
 from att import errors
 from att.api.keys import PERMISSIONS, ROLE_SERVICE, SESSIONS
+from att.api.route import PATH_PARAMETERS
 from att.core.names import parse_uuid
 from att.core.permissions import Actor, Permission, Permissions, permits
 from att.http.context import REQUEST_ID, SESSION
@@ -14,7 +15,7 @@ from att.sessions.store import Session
 
 
 async def identify(request: web.Request) -> Session:
-    """The session of the bearer token or the cookie. Raises NotSignedIn, or OriginNotAllowed for the cookie."""
+    """Return the session of the bearer token or the cookie. Raises NotSignedIn, or OriginNotAllowed for the cookie."""
     token = bearer_token(request)
     if token is None:
         token = request.cookies.get(COOKIE)
@@ -27,24 +28,29 @@ async def identify(request: web.Request) -> Session:
 
 
 async def is_permitted(request: web.Request, wanted: Permission) -> bool:
-    """Whether the role of whoever asks permits this; it is looked up once a request."""
+    """Return True if the user's role permits this. The role is read once a request."""
     if PERMISSIONS not in request:
         request[PERMISSIONS] = await request.app[ROLE_SERVICE].permissions_of(request[SESSION].user_id)
-    held: Permissions = request[PERMISSIONS]
-    return permits(held, wanted)
+    granted: Permissions = request[PERMISSIONS]
+    return permits(granted, wanted)
+
+
+def path_id(request: web.Request, name: str) -> UUID:
+    """Return the UUID in the path. Raises the parameter's NotFound when it is no UUID."""
+    value = parse_uuid(request.match_info[name])
+    if value is None:
+        raise PATH_PARAMETERS[name].not_found
+    return value
 
 
 def path_user(request: web.Request) -> UUID:
-    """The user in the path, where ``me`` is whoever asks. Raises NoSuchUser when it is no UUID."""
-    text = request.match_info["user_id"]
-    user_id = request[SESSION].user_id if text == "me" else parse_uuid(text)
-    if user_id is None:
-        raise errors.NoSuchUser
-    return user_id
+    """Return the user in the path, where ``me`` is the one who asks. Raises NoSuchUser when it is no UUID."""
+    is_own = request.match_info["user_id"] == "me"
+    return request[SESSION].user_id if is_own else path_id(request, "user_id")
 
 
 def path_group(request: web.Request) -> UUID | str:
-    """The group in the path, by its id or its name. Raises NoSuchGroup when it can be neither."""
+    """Return the id or the name of the group in the path. Raises NoSuchGroup when it can be neither."""
     text = request.match_info["group"]
     if "\0" in text:
         raise errors.NoSuchGroup
@@ -52,6 +58,6 @@ def path_group(request: web.Request) -> UUID | str:
 
 
 def actor_of(request: web.Request) -> Actor:
-    """On whose behalf this request makes changes."""
+    """Return the actor in whose name this request makes changes."""
     session = request[SESSION]
     return Actor(session.user_id, session.id, request[REQUEST_ID])

@@ -8,7 +8,6 @@ from att.api.auth import path_group
 from att.api.keys import PUBLISHER
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
 from att.core.permissions import Permission, Who
-from att.errors import NotAnObject
 from att.http.context import SESSION
 from att.http.requests import parse_json, read_body, read_idempotency_key
 from att.http.responses import answer
@@ -16,10 +15,10 @@ from att.realtime.event_log import Publish
 
 
 async def broadcast(request: web.Request) -> web.Response:
-    """Append a JSON object, byte for byte, to the log of the group, for everyone who listens to it."""
+    """Append a JSON object, byte for byte, to the log of the group, and deliver it to its listeners."""
     body = await read_body(request)
     if not isinstance(parse_json(body), dict):
-        raise NotAnObject
+        raise errors.NotAnObject
     draft = Publish(path_group(request), request[SESSION].user_id, body, read_idempotency_key(request))
     (event, _), counted = await request.app[PUBLISHER].publish(draft)
     return answer(schemas.DeliveryOut(group=event.group_id, seq=event.seq, at=event.at, **counted._asdict()))
@@ -36,10 +35,10 @@ BROADCAST_ROUTES = (
             body=schemas.MessageIn, answers={200: schemas.DeliveryOut}, errors=(errors.NotAnObject,), takes_key=True
         ),
         Permission.BROADCAST_ANY,
-        settled_by_log=True,
+        section="realtime",
+        checked_by_log=True,
     ),
 )
-
 
 BROADCAST_EXAMPLES: Examples = {
     schemas.MessageIn: {"text": "The tea is ready."},

@@ -1,4 +1,4 @@
-"""The API's documentation: the OpenAPI document, and Swagger UI from files that lie beside this one."""
+"""The API's documentation: the OpenAPI document, and Swagger UI."""
 
 from functools import cache
 from hashlib import sha256
@@ -25,17 +25,17 @@ _CONTENT_SECURITY_POLICY = (
 
 
 async def openapi(request: web.Request) -> web.Response:
-    """The OpenAPI document."""
+    """Return the OpenAPI document."""
     return web.Response(body=request.app[DOCUMENT], content_type="application/json")
 
 
 async def docs(_request: web.Request) -> web.Response:
-    """The page of Swagger UI."""
+    """Return the page of Swagger UI."""
     return _file(_PAGE, "text/html")
 
 
 async def docs_file(request: web.Request) -> web.Response:
-    """A file that the page asks for. Raises NotFound."""
+    """Return a file of the page. Raises NotFound."""
     name = request.match_info["file"]
     if name not in MEDIA_TYPES:
         raise NotFound
@@ -70,13 +70,14 @@ DOCS_ROUTES = (
         Who.ANYONE,
         "This document (OpenAPI 3.1)",
         Shapes(answers={200: File(("application/json",))}),
+        section="docs",
     ),
     Route(
         "GET",
         "/docs",
         docs,
         Who.ANYONE,
-        "This document, to be read and tried in a browser",
+        "This document as a page to read and try",
         Shapes(answers={200: File(("text/html",))}),
     ),
     Route(

@@ -1,10 +1,10 @@
-"""The log of a group over HTTP."""
+"""The log of a group."""
 
 from collections.abc import Sequence
 
 from aiohttp import web
 
-from att.api import query_schemas, schemas
+from att.api import schemas
 from att.api.auth import is_permitted
 from att.api.keys import EVENT_LOG, GROUP
 from att.api.query_schemas import EventsQuery
@@ -18,7 +18,10 @@ from att.realtime.event_log import LogEvent
 
 
 async def group_events(request: web.Request) -> web.Response:
-    """What was sent to a group, and who joined and left it, oldest first; of strangers' times only with groups.read."""
+    """Return messages, joins and leaves of a group, oldest first.
+
+    Without groups.read these are only the events of the times when the user was a member.
+    """
     query, user_id = read_query(request, EventsQuery), request[SESSION].user_id
     replay = await request.app[EVENT_LOG].read_from(request[GROUP].id, user_id, query.after, query.limit)
     events, head = replay.slice
@@ -31,7 +34,7 @@ async def group_events(request: web.Request) -> web.Response:
 
 
 def _page(events: Sequence[LogEvent], follows: int | None) -> web.Response:
-    """A page as ``att.api.schemas`` describes it, but written here, so that data is, byte for byte, what was sent."""
+    """Write a page as ``PageOut[EventOut]`` describes it, with each message byte for byte as it was sent."""
     end = "null" if follows is None else f'"{follows}"'
     body = b'{"items": [%b], "next": %b}' % (b", ".join(map(_item, events)), end.encode())
     return web.Response(body=body, content_type="application/json", charset="utf-8")
@@ -50,11 +53,10 @@ EVENT_ROUTES = (
         group_events,
         Who.MEMBER,
         "Read a group's log",
-        Shapes(query=query_schemas.EventsQuery, answers={200: PageOut[schemas.EventOut]}),
+        Shapes(query=EventsQuery, answers={200: PageOut[schemas.EventOut]}),
         Permission.GROUPS_READ,
     ),
 )
-
 
 EVENT_EXAMPLES: Examples = {
     schemas.EventOut: {

@@ -8,7 +8,6 @@ from att.api.auth import actor_of, is_permitted, path_user
 from att.api.keys import GROUP, GROUP_SERVICE
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, OTHER_EXAMPLE_ID, Examples, Route, Shapes
 from att.core.permissions import Permission, Who
-from att.errors import NotAnOwner
 from att.groups.queries import GROUPS_OF_USER, MEMBERS_OF_GROUP, VISIBLE_GROUPS
 from att.http.context import SESSION
 from att.http.requests import read, read_body, read_query, read_window
@@ -17,21 +16,21 @@ from att.http.schemas import PageOut, PageQuery
 
 
 async def user_groups(request: web.Request) -> web.Response:
-    """The groups of a user."""
+    """List the groups of a user."""
     window = read_window(read_query(request, PageQuery), GROUPS_OF_USER.order)
     page = await request.app[GROUP_SERVICE].of_user(path_user(request), window)
     return answer_page(request, page, schemas.GroupOut)
 
 
 async def create_group(request: web.Request) -> web.Response:
-    """Make a group, and own it."""
+    """Create a group, with the user as its owner."""
     new = await read(request, schemas.NewGroupIn)
     group = await request.app[GROUP_SERVICE].create(actor=actor_of(request), **new.model_dump())
     return answer(schemas.GroupOut.model_validate(group), status=201)
 
 
 async def list_groups(request: web.Request) -> web.Response:
-    """One's own groups and the open ones; all of them for whoever may read all."""
+    """List the user's own groups and the open ones, or all groups with groups.read."""
     window = read_window(read_query(request, PageQuery), VISIBLE_GROUPS.order)
     groups, user_id = request.app[GROUP_SERVICE], request[SESSION].user_id
     may_read_all = await is_permitted(request, Permission.GROUPS_READ)
@@ -40,7 +39,7 @@ async def list_groups(request: web.Request) -> web.Response:
 
 
 async def get_group(request: web.Request) -> web.Response:
-    """A group."""
+    """Return a group."""
     return answer(schemas.GroupOut.model_validate(request[GROUP]))
 
 
@@ -59,28 +58,25 @@ async def delete_group(request: web.Request) -> web.Response:
 
 
 async def group_members(request: web.Request) -> web.Response:
-    """The members of a group."""
+    """List the members of a group."""
     window = read_window(read_query(request, PageQuery), MEMBERS_OF_GROUP.order)
     page = await request.app[GROUP_SERVICE].members(request[GROUP].id, window)
     return answer_page(request, page, schemas.MemberOut)
 
 
 async def put_member(request: web.Request) -> web.Response:
-    """Make a user a member, or give a member a role: 201 for a new one, 200 for one who was there already.
-
-    Whoever lets themselves into an open group becomes a plain member.
-    """
+    """Add a member (201), or change a member's role (200). A user who joins an open group becomes a plain member."""
     change = await read(request, schemas.MemberChangeIn) if await read_body(request) else schemas.MemberChangeIn()
     role = change.role if "role" in change.model_fields_set else None
     group, user_id = request[GROUP], path_user(request)
     if role == "owner" and group.role != "owner" and not await is_permitted(request, Permission.GROUPS_WRITE):
-        raise NotAnOwner
+        raise errors.NotAnOwner
     member, is_new = await request.app[GROUP_SERVICE].add_member(group.id, user_id, actor_of(request), role)
     return answer(schemas.MemberOut.model_validate(member), status=201 if is_new else 200)
 
 
 async def add_members(request: web.Request) -> web.Response:
-    """Make users members, all or none."""
+    """Add members, all or none."""
     new = await read(request, schemas.NewMembersIn)
     members = await request.app[GROUP_SERVICE].add_members(request[GROUP].id, new.user_ids, actor_of(request))
     return answer(schemas.ItemsOut[schemas.MemberOut].model_validate({"items": members}), status=201)
@@ -116,7 +112,7 @@ GROUP_ROUTES = (
         "/groups",
         create_group,
         Who.SIGNED_IN,
-        "Make a group",
+        "Create a group",
         Shapes(body=schemas.NewGroupIn, answers={201: schemas.GroupOut}, errors=(errors.GroupNameTaken,)),
     ),
     Route("GET", "/groups/{group}", get_group, Who.VISITOR, "Show a group", _GROUP, Permission.GROUPS_READ),
@@ -182,7 +178,6 @@ GROUP_ROUTES = (
         Permission.GROUPS_WRITE,
     ),
 )
-
 
 _RULES = {"join": "invite", "post": "members", "retention": 1000}
 GROUP_EXAMPLES: Examples = {

@@ -5,11 +5,9 @@ from typing import cast
 from aiohttp import web
 
 from att.accounts.history import HISTORY_OF_USER, HISTORY_ORDER, HistoryFilters
-from att.api import query_schemas, schemas
+from att.api import schemas
 from att.api.auth import path_user
-from att.api.keys import (
-    HISTORY,
-)
+from att.api.keys import HISTORY
 from att.api.query_schemas import HistoryQuery
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, OTHER_EXAMPLE_ID, Examples, Route, Shapes
 from att.core.permissions import Permission, Who
@@ -19,7 +17,7 @@ from att.http.schemas import PageOut, PageQuery
 
 
 async def list_history(request: web.Request) -> web.Response:
-    """Who changed what, the newest first."""
+    """List changes with their actors, the newest first."""
     query = read_query(request, HistoryQuery)
     window = read_window(query, HISTORY_ORDER)
     filters = cast(HistoryFilters, query.model_dump(exclude={"limit", "after"}, exclude_none=True))
@@ -27,7 +25,7 @@ async def list_history(request: web.Request) -> web.Response:
 
 
 async def user_history(request: web.Request) -> web.Response:
-    """What was changed of a user and of their memberships, the newest first."""
+    """List the changes of a user and of their memberships, the newest first."""
     window = read_window(read_query(request, PageQuery), HISTORY_OF_USER.order)
     page = await request.app[HISTORY].of_user(path_user(request), window)
     return answer_page(request, page, schemas.ChangeOut)
@@ -40,7 +38,7 @@ HISTORY_ROUTES = (
         list_history,
         Who.PERMITTED,
         "List the changes of users, roles, groups and members, the newest first",
-        Shapes(query=query_schemas.HistoryQuery, answers={200: PageOut[schemas.ChangeOut]}),
+        Shapes(query=HistoryQuery, answers={200: PageOut[schemas.ChangeOut]}),
         Permission.HISTORY_READ,
     ),
     Route(
@@ -53,7 +51,6 @@ HISTORY_ROUTES = (
         Permission.HISTORY_READ,
     ),
 )
-
 
 HISTORY_EXAMPLES: Examples = {
     schemas.ChangeOut: {

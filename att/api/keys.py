@@ -1,4 +1,4 @@
-"""Keys of the application and the request that handlers use."""
+"""Keys of the application and the request for handlers."""
 
 from aiohttp import web
 

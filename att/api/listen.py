@@ -1,4 +1,4 @@
-"""The WebSocket on which a user hears their groups."""
+"""The WebSocket that delivers the events of a user's groups."""
 
 from aiohttp import web
 
@@ -9,7 +9,7 @@ from att.core.permissions import Who
 
 
 async def listen(request: web.Request) -> web.StreamResponse:
-    """Listen, on a WebSocket, to every broadcast to one's groups."""
+    """Deliver every broadcast to the user's groups on a WebSocket."""
     return await request.app[LISTEN_ENDPOINT].serve(request)
 
 
@@ -19,8 +19,9 @@ LISTEN_ROUTES = (
         "/listen/{user_id}",
         listen,
         Who.ONESELF,
-        "Hear one's groups, on a WebSocket",
+        "Listen to one's groups on a WebSocket",
         Shapes(answers={101: None}, errors=(errors.UpgradeRequired,)),
+        section="realtime",
         upgrades=True,
     ),
 )

@@ -1,4 +1,4 @@
-"""Who is connected, over HTTP."""
+"""Presence: the users who are connected."""
 
 from aiohttp import web
 
@@ -15,14 +15,14 @@ from att.realtime.presence import PRESENT_IN_GROUP
 
 
 async def group_presence(request: web.Request) -> web.Response:
-    """The members of a group who are connected."""
+    """List the members of a group who are connected."""
     window = read_window(read_query(request, PageQuery), PRESENT_IN_GROUP.order)
     page = await request.app[PRESENCE].in_group(request[GROUP].id, window)
     return answer_page(request, page, schemas.PresentOut)
 
 
 async def user_presence(request: web.Request) -> web.Response:
-    """Whether a user is connected."""
+    """Return since when and by how many sockets a user is connected."""
     return answer(schemas.PresenceOut.model_validate(await request.app[PRESENCE].of_user(path_user(request))))
 
 
@@ -46,7 +46,6 @@ PRESENCE_ROUTES = (
         Permission.USERS_READ,
     ),
 )
-
 
 PRESENCE_EXAMPLES: Examples = {
     schemas.PresentOut: {"user_id": EXAMPLE_ID, "login": "ann", "since": EXAMPLE_TIME, "sockets": 2},

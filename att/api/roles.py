@@ -6,28 +6,25 @@ from aiohttp import web
 
 from att import errors
 from att.accounts import roles
-from att.api import query_schemas, schemas
-from att.api.auth import actor_of
+from att.api import schemas
+from att.api.auth import actor_of, path_id
 from att.api.keys import ROLE_SERVICE
 from att.api.query_schemas import IdsQuery
 from att.api.route import EXAMPLE_ID, Examples, Route, Shapes
-from att.api.schemas import ItemsOut
-from att.core.names import parse_uuid
 from att.core.permissions import Permission, Who
-from att.errors import NoSuchRole
 from att.http.requests import read, read_query, read_some, read_window
 from att.http.responses import answer, answer_page
 from att.http.schemas import PageOut, PageQuery
 
 
 async def list_roles(request: web.Request) -> web.Response:
-    """The roles, by name."""
+    """List the roles by name."""
     window = read_window(read_query(request, PageQuery), roles.ROLES.order)
     return answer_page(request, await request.app[ROLE_SERVICE].page(window), schemas.RoleOut)
 
 
 async def create_roles(request: web.Request) -> web.Response:
-    """Make a role, or many."""
+    """Create a role, or many."""
     body, actor = await read_some(request, schemas.NewRoleIn, schemas.NewRolesIn), actor_of(request)
     if isinstance(body, list):
         new = [roles.NewRole(role.name, role.permissions) for role in body]
@@ -51,28 +48,20 @@ async def delete_roles(request: web.Request) -> web.Response:
 
 
 async def get_role(request: web.Request) -> web.Response:
-    """A role."""
-    return answer(schemas.RoleOut.model_validate(await request.app[ROLE_SERVICE].find(_path_role(request))))
+    """Return a role."""
+    return answer(schemas.RoleOut.model_validate(await request.app[ROLE_SERVICE].find(path_id(request, "role_id"))))
 
 
 async def change_role(request: web.Request) -> web.Response:
     """Change a role."""
-    change = _role_change(_path_role(request), await read(request, schemas.RoleChangeIn))
+    change = _role_change(path_id(request, "role_id"), await read(request, schemas.RoleChangeIn))
     return answer(schemas.RoleOut.model_validate(await request.app[ROLE_SERVICE].change(change, actor_of(request))))
 
 
 async def delete_role(request: web.Request) -> web.Response:
     """Delete a role."""
-    await request.app[ROLE_SERVICE].delete(_path_role(request), actor_of(request))
+    await request.app[ROLE_SERVICE].delete(path_id(request, "role_id"), actor_of(request))
     return web.Response(status=204)
-
-
-def _path_role(request: web.Request) -> UUID:
-    """The role in the path. Raises NoSuchRole when it is no UUID."""
-    role_id = parse_uuid(request.match_info["role_id"])
-    if role_id is None:
-        raise NoSuchRole
-    return role_id
 
 
 def _role_change(role_id: UUID, body: schemas.RoleChangeIn) -> roles.RoleChange:
@@ -94,7 +83,7 @@ ROLE_ROUTES = (
         "/roles",
         list_roles,
         Who.PERMITTED,
-        "List the roles, by name",
+        "List the roles by name",
         Shapes(query=PageQuery, answers={200: PageOut[schemas.RoleOut]}),
         Permission.ROLES_READ,
     ),
@@ -103,10 +92,10 @@ ROLE_ROUTES = (
         "/roles",
         create_roles,
         Who.PERMITTED,
-        "Make a role, or up to 1,000",
+        "Create a role, or up to 1,000",
         Shapes(
             body=(schemas.NewRoleIn, schemas.NewRolesIn),
-            answers={201: (schemas.RoleOut, ItemsOut[schemas.RoleOut])},
+            answers={201: (schemas.RoleOut, schemas.ItemsOut[schemas.RoleOut])},
             errors=(errors.RoleNameTaken,),
         ),
         Permission.ROLES_WRITE,
@@ -117,7 +106,7 @@ ROLE_ROUTES = (
         change_roles,
         Who.PERMITTED,
         "Change roles",
-        Shapes(body=schemas.RoleChangesIn, answers={200: ItemsOut[schemas.RoleOut]}, errors=_ROLE_ERRORS),
+        Shapes(body=schemas.RoleChangesIn, answers={200: schemas.ItemsOut[schemas.RoleOut]}, errors=_ROLE_ERRORS),
         Permission.ROLES_WRITE,
     ),
     Route(
@@ -127,7 +116,7 @@ ROLE_ROUTES = (
         Who.PERMITTED,
         "Delete roles",
         Shapes(
-            query=query_schemas.IdsQuery,
+            query=IdsQuery,
             answers={200: schemas.DeletedOut},
             errors=(errors.NoSuchRole, errors.BuiltInRole, errors.RoleInUse),
         ),
@@ -161,7 +150,6 @@ ROLE_ROUTES = (
         Permission.ROLES_WRITE,
     ),
 )
-
 
 ROLE_EXAMPLES: Examples = {
     schemas.NewRoleIn: {"name": "Support", "permissions": ["users.read"]},

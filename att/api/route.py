@@ -1,36 +1,56 @@
-"""A route: what it serves, and to whom."""
+"""Rows of the route table."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from att.core.permissions import Permission, Who
-from att.errors import AttError
+from att.errors import AttError, NoSuchGroup, NoSuchRole, NoSuchSession, NoSuchUser, NotFound
 from att.http.middleware import Handler
 from att.http.schemas import QueryModel
 
-Examples = Mapping[type[BaseModel], Any]  # an example of each shape, as the documentation shows it
+Examples = Mapping[type[BaseModel], Any]  # an example of each shape, for the documentation
 
 EXAMPLE_ID = "0190d5a4-6c2f-4f0e-9d3a-5b8f2c1e7a60"
 OTHER_EXAMPLE_ID = "0190d5a4-7b11-4c55-8a90-1f2e3d4c5b6a"
 EXAMPLE_TIME = "2026-11-22T06:20:00Z"
 
 
+class PathParameter(NamedTuple):
+    """A parameter in a path: its documentation, and the error if it names nothing."""
+
+    description: str
+    schema: Mapping[str, Any]
+    not_found: type[NotFound]
+
+
+_ID = {"type": "string", "format": "uuid"}
+_TEXT = {"type": "string", "minLength": 1}
+PATH_PARAMETERS = {
+    "user_id": PathParameter("The id of a user, or `me`.", {"anyOf": [_ID, {"const": "me"}]}, NoSuchUser),
+    "group": PathParameter("The id or the name of a group.", _TEXT, NoSuchGroup),
+    "role_id": PathParameter("The id of a role.", _ID, NoSuchRole),
+    "session_id": PathParameter("The id of a session.", _ID, NoSuchSession),
+    "file": PathParameter("The name of a file.", _TEXT, NotFound),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class File:
-    """An answer that is no shape of ours, of one of these media types."""
+    """A response that is a file of one of these media types."""
 
     media_types: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shapes:
-    """What goes in and out. ``body`` is one shape or either of two; ``errors`` are those that are a route's own.
+    """Request and response of a route. ``body`` is one shape or either of two.
 
-    A request that ``takes_key`` can be sent again safely, by a key in its header. Errors that follow from the rest (who
-    may, a body, a path) are not repeated here.
+    ``errors`` are the route's own; those that follow from the rest of its row are not repeated. With ``takes_key`` a
+    request can be repeated safely, by an idempotency key.
     """
 
     body: type[BaseModel] | tuple[type[BaseModel], type[BaseModel]] | None = None
@@ -43,10 +63,10 @@ class Shapes:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row of the table: whom it is open to, and the permission that opens it to others.
+    """A row of the table: ``who`` may call it, and the permission that allows it to others.
 
-    A GET route answers HEAD as well, unless it ``upgrades`` to a WebSocket. Who may post is ``settled_by_log``, in the
-    very transaction that appends.
+    ``section`` is that of the documentation, by default the last fixed part of the path. A GET route answers HEAD, too,
+    unless it ``upgrades`` to a WebSocket. If ``checked_by_log``, the transaction that appends checks who may post.
     """
 
     method: str
@@ -56,5 +76,17 @@ class Route:
     summary: str
     shapes: Shapes
     permission: Permission | None = None
+    section: str = field(default="", kw_only=True)
     upgrades: bool = field(default=False, kw_only=True)
-    settled_by_log: bool = field(default=False, kw_only=True)
+    checked_by_log: bool = field(default=False, kw_only=True)
+
+    @property
+    def tag(self) -> str:
+        """Name of the section in the documentation."""
+        fixed = [part for part in self.path.split("/") if part and "{" not in part]
+        return self.section or "".join(fixed[-1:])
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names of the parameters in the path."""
+        return re.findall(r"{(\w+)}", self.path)

@@ -1,4 +1,4 @@
-"""A route: what it serves, to whom, and how the guard before its handler holds that."""
+"""Serve routes: each handler behind a guard that checks who may call it."""
 
 import re
 from collections import defaultdict
@@ -19,7 +19,7 @@ from att.http.requests import load_body
 
 
 def add_routes(router: web.UrlDispatcher, routes: Iterable[Route]) -> None:
-    """Serve them, each handler behind its guard, and OPTIONS for each path."""
+    """Add each route with its guard, and OPTIONS for each path."""
     methods: defaultdict[str, set[str]] = defaultdict(lambda: {"OPTIONS"})
     for route in routes:
         # A name in a path may contain anything but a slash; aiohttp's own pattern leaves out braces.
@@ -33,15 +33,15 @@ def add_routes(router: web.UrlDispatcher, routes: Iterable[Route]) -> None:
 
 
 def guarded(route: Route) -> Handler:
-    """The handler, run only for those who may."""
+    """Return the handler behind a check of who may call it."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if route.who is Who.ANYONE:
             return await route.handler(request)
-        # Before it is asked who and whether: what is found then must still hold when the handler runs.
+        # Before the checks, since their results must still be true when the handler runs.
         await load_body(request)
         session = request[SESSION] = await identify(request)
-        if route.settled_by_log:
+        if route.checked_by_log:
             return await route.handler(request)
         standing = NO_GROUP
         if "group" in request.match_info:

@@ -6,12 +6,10 @@ from aiohttp import web
 
 from att import errors
 from att.api import schemas
-from att.api.auth import path_user
+from att.api.auth import path_id, path_user
 from att.api.keys import HUB, SESSION_EVENTS, SESSIONS
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
-from att.core.names import parse_uuid
 from att.core.permissions import Permission, Who
-from att.errors import DatabaseUnavailable, NoSuchSession
 from att.http.context import SESSION
 from att.http.credentials import COOKIE
 from att.http.requests import read_query, read_window
@@ -21,7 +19,7 @@ from att.sessions.store import SESSIONS_OF_USER, SessionInfo
 
 
 async def list_sessions(request: web.Request) -> web.Response:
-    """The sessions of a user."""
+    """List the sessions of a user."""
     window = read_window(read_query(request, PageQuery), SESSIONS_OF_USER.order)
     page = await request.app[SESSIONS].of_user(_owner_of_sessions(request), window)
     own, registry = request[SESSION].id, request.app[HUB].registry
@@ -30,16 +28,15 @@ async def list_sessions(request: web.Request) -> web.Response:
         sockets = len(registry.of_session(info.id))
         return schemas.SessionOut(**info._asdict(), current=info.id == own, sockets=sockets)
 
-    shown = page.map(show)
-    return answer_page(request, shown, schemas.SessionOut)
+    return answer_page(request, page.map(show), schemas.SessionOut)
 
 
 async def end_sessions(request: web.Request) -> web.Response:
-    """End the sessions of a user, but for the one that asks, and close their sockets."""
+    """End the sessions of a user except the current one, and close their sockets."""
     user_id = _owner_of_sessions(request)
     try:
         ended = await request.app[SESSIONS].end_all(user_id, keep=request[SESSION].id)
-    except DatabaseUnavailable:
+    except errors.DatabaseUnavailable:
         request.app[SESSION_EVENTS].user_state_unknown(user_id)
         raise
     for session_id in ended:
@@ -48,14 +45,12 @@ async def end_sessions(request: web.Request) -> web.Response:
 
 
 async def end_session(request: web.Request) -> web.Response:
-    """End a session of a user, and close its sockets."""
+    """End a session of a user and close its sockets."""
     user_id = _owner_of_sessions(request)
-    session_id = parse_uuid(request.match_info["session_id"])
-    if session_id is None:
-        raise NoSuchSession
+    session_id = path_id(request, "session_id")
     try:
         await request.app[SESSIONS].end_one(user_id, session_id)
-    except DatabaseUnavailable:
+    except errors.DatabaseUnavailable:
         request.app[SESSION_EVENTS].user_state_unknown(user_id)
         raise
     request.app[SESSION_EVENTS].session_ended(session_id)
@@ -80,7 +75,7 @@ SESSION_ROUTES = (
         "/sessions/{session_id}",
         end_session,
         Who.SIGNED_IN,
-        "End a session of one's own",
+        "End one of one's own sessions",
         _SESSION_ENDED,
     ),
     Route(
@@ -97,7 +92,7 @@ SESSION_ROUTES = (
         "/users/{user_id}/sessions",
         end_sessions,
         Who.ONESELF,
-        "End a user's sessions, but for the one that asks",
+        "End a user's sessions except the current one",
         _SESSIONS_ENDED,
         Permission.SESSIONS_WRITE,
     ),
@@ -106,12 +101,11 @@ SESSION_ROUTES = (
         "/users/{user_id}/sessions/{session_id}",
         end_session,
         Who.ONESELF,
-        "End a session of a user's",
+        "End a user's session",
         _SESSION_ENDED,
         Permission.SESSIONS_WRITE,
     ),
 )
-
 
 SESSION_EXAMPLES: Examples = {
     schemas.SessionOut: {

@@ -9,7 +9,7 @@ from aiohttp import web
 from att import errors
 from att.accounts.user_search import ORDERS, UserFilters
 from att.accounts.users import NewUser, User, UserChange
-from att.api import query_schemas, schemas
+from att.api import schemas
 from att.api.auth import actor_of, path_user
 from att.api.keys import ACCOUNT_SERVICE, RATE_LIMITS, USER_SEARCH
 from att.api.query_schemas import IdsQuery, UsersQuery
@@ -23,7 +23,7 @@ from att.http.schemas import PageOut
 
 
 async def list_users(request: web.Request) -> web.Response:
-    """The users whom the filters leave."""
+    """List the users that match the filters."""
     query = read_query(request, UsersQuery)
     filters = UserFilters(**query.model_dump(include=set(UserFilters._fields)))
     page = await request.app[USER_SEARCH].list(filters, query.sort, read_window(query, ORDERS[query.sort]))
@@ -31,7 +31,7 @@ async def list_users(request: web.Request) -> web.Response:
 
 
 async def create_users(request: web.Request) -> web.Response:
-    """Make one user of an object, or many of an array."""
+    """Create a user from an object, or many from an array."""
     new = await read_some(request, schemas.NewUserIn, schemas.NewUsersIn)
     if not isinstance(new, list):
         return _answer_user(await request.app[ACCOUNT_SERVICE].create(_new_user(new), actor_of(request)), status=201)
@@ -40,26 +40,26 @@ async def create_users(request: web.Request) -> web.Response:
 
 
 async def get_user(request: web.Request) -> web.Response:
-    """A user."""
+    """Return a user."""
     return _answer_user(await request.app[USER_SEARCH].find(path_user(request)))
 
 
 async def change_user(request: web.Request) -> web.Response:
-    """Change the members of a user that are given."""
+    """Change the given fields of a user."""
     change = await read(request, schemas.UserChangeIn)
     values = change.model_dump(exclude_unset=True)
     versions = _versions_wanted(request)
-    async with _slowly(request, change, path_user(request)):
+    async with _limited(request, change, path_user(request)):
         user = await request.app[ACCOUNT_SERVICE].change(path_user(request), values, actor_of(request), versions)
     return _answer_user(user)
 
 
 async def change_users(request: web.Request) -> web.Response:
-    """Change many users, each as ``change_user`` does."""
+    """Change many users."""
     changes = await read(request, schemas.UserChangesIn)
     named = [UserChange(one.id, one.model_dump(exclude_unset=True, exclude={"id"})) for one in changes.root]
     own = next((one for one in changes.root if one.id == request[SESSION].user_id), None)
-    async with _slowly(request, own, own.id) if own else contextlib.nullcontext():
+    async with _limited(request, own, own.id) if own else contextlib.nullcontext():
         users = await request.app[ACCOUNT_SERVICE].change_many(named, actor_of(request))
     return answer(schemas.ItemsOut[schemas.UserOut].model_validate({"items": users}, from_attributes=True))
 
@@ -78,14 +78,14 @@ async def delete_users(request: web.Request) -> web.Response:
 
 
 @contextlib.asynccontextmanager
-async def _slowly(request: web.Request, change: schemas.UserChangeIn, user_id: UUID) -> AsyncIterator[None]:
-    """Around a change: one's own password is not guessed, nor other logins tried out, faster than before one is in."""
-    throttle, address, own = request.app[RATE_LIMITS], client_of(request).address, request[SESSION].user_id
+async def _limited(request: web.Request, change: schemas.UserChangeIn, user_id: UUID) -> AsyncIterator[None]:
+    """Apply the rate limits of log-in and sign-up to changes of one's own password and login."""
+    limits, address, own = request.app[RATE_LIMITS], client_of(request).address, request[SESSION].user_id
     async with contextlib.AsyncExitStack() as stack:
         if "current_password" in change.model_fields_set:
-            await stack.enter_async_context(throttle.guess(str(own), address))
+            await stack.enter_async_context(limits.guess(str(own), address))
         if "login" in change.model_fields_set and user_id == own:
-            await stack.enter_async_context(throttle.rename(address))
+            await stack.enter_async_context(limits.rename(address))
         yield
 
 
@@ -100,7 +100,7 @@ def _answer_user(user: User, *, status: int = 200) -> web.Response:
 
 
 def _versions_wanted(request: web.Request) -> set[str] | None:
-    """Those of If-Match (RFC 9110), of which the user must have one; None when any will do."""
+    """Return the versions in If-Match (RFC 9110), one of which must be current; None if any will do."""
     tags = request.if_match
     if tags is None or request.headers["If-Match"].strip() == "*":
         return None
@@ -124,7 +124,7 @@ USER_ROUTES = (
         list_users,
         Who.PERMITTED,
         "List users",
-        Shapes(query=query_schemas.UsersQuery, answers={200: PageOut[schemas.UserOut]}),
+        Shapes(query=UsersQuery, answers={200: PageOut[schemas.UserOut]}),
         Permission.USERS_READ,
     ),
     Route(
@@ -132,7 +132,7 @@ USER_ROUTES = (
         "/users",
         create_users,
         Who.PERMITTED,
-        "Make a user, or many",
+        "Create a user, or many",
         Shapes(
             body=(schemas.NewUserIn, schemas.NewUsersIn),
             answers={201: (schemas.UserOut, schemas.ItemsOut[schemas.UserOut])},
@@ -156,7 +156,7 @@ USER_ROUTES = (
         Who.PERMITTED,
         "Delete many users",
         Shapes(
-            query=query_schemas.IdsQuery,
+            query=IdsQuery,
             answers={200: schemas.DeletedOut},
             errors=(errors.NoSuchUser, errors.LastAdministrator),
         ),
@@ -191,7 +191,6 @@ USER_ROUTES = (
     ),
 )
 
-
 _PERSON = {"first_name": "Ann", "last_name": "Lee", "birth_date": "1990-05-17"}
 USER_EXAMPLES: Examples = {
     schemas.NewUserIn: {"login": "ann", "password": "correct horse", **_PERSON, "role": "User", "active": True},
@@ -205,4 +204,5 @@ USER_EXAMPLES: Examples = {
         "role": "User",
         "active": True,
     },
+    schemas.DeletedOut: {"deleted": 2},
 }

@@ -48,7 +48,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         raise  # the client has gone, and nobody is left to answer
     except Exception as error:  # noqa: BLE001 - it is told to the operator alone
         request_log.failed(request, error)
-        response = problem(500, "internal error", f"This is a fault of ours. Its id is {request[REQUEST_ID]}.")
+        response = problem(500, "internal error", f"This is a fault of the server. Its id is {request[REQUEST_ID]}.")
     request_log.answered(request, response, perf_counter() - start)
     return response
 

@@ -55,7 +55,7 @@ def unreadable(error: HttpProcessingError) -> web.Response:
 
 def fault() -> web.Response:
     """The answer when there can be no other."""
-    return _last(problem(500, "internal error", "This is a fault of ours."))
+    return _last(problem(500, "internal error", "This is a fault of the server."))
 
 
 def raw(response: web.Response) -> bytes:

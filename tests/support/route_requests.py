@@ -1,15 +1,16 @@
-"""Requests to every route of the table."""
+"""Valid requests to every route of the table."""
 
 from collections import defaultdict
 from uuid import uuid4
 
 from people import PASSWORD
 
+from att.api.openapi.examples import example_of
 from att.api.routes import ROUTES
 
 
 def served() -> dict[str, set[str]]:
-    """The methods of each path, as the table and HTTP have it."""
+    """Return the methods of each path, with HEAD and OPTIONS."""
     methods = defaultdict(lambda: {"OPTIONS"})
     for route in ROUTES:
         methods[route.path] |= {"GET", "HEAD"} if route.method == "GET" and not route.upgrades else {route.method}
@@ -17,13 +18,13 @@ def served() -> dict[str, set[str]]:
 
 
 def fill(path: str, **places: object) -> str:
-    """The path with what stands in its places; what is not given is an id that is nobody's."""
+    """Fill in the parameters of the path; those not given get an unused id."""
     given = defaultdict(uuid4) | {"group": "tea", "file": "swagger-ui.css"} | places
     return path.format_map(given)
 
 
 def request_for(method: str, path: str, **places: object) -> dict[str, object]:
-    """A good body, or query, for a request, that is not used twice."""
+    """Return a valid body or query for a request: a unique one, or the example of its shape."""
     unique = uuid4().hex[:12]
     user_id, role_id = str(places.get("user_id", uuid4())), str(places.get("role_id", uuid4()))
     bodies = {
@@ -42,4 +43,7 @@ def request_for(method: str, path: str, **places: object) -> dict[str, object]:
     queries = {("DELETE", "/users"): {"id": user_id}, ("DELETE", "/roles"): {"id": role_id}}
     if (method, path) in queries:
         return {"params": queries[method, path]}
-    return {"json": bodies.get((method, path), {})} if method in ("POST", "PATCH") else {}
+    if method not in ("POST", "PATCH"):
+        return {}
+    [body] = {route.shapes.body for route in ROUTES if (route.method, route.path) == (method, path)}
+    return {"json": bodies.get((method, path)) or (example_of(body) if body else {})}

@@ -73,7 +73,7 @@ PATCH = Route(
 
 
 def operation(route, *others):
-    """What is said of a route, and the document in which it is."""
+    """Return the operation of a route, and its document."""
     found = document([route, *others], "1.2.3")
     OpenAPIV31SpecValidator(found).validate()
     return found["paths"][route.path][route.method.lower()], found
@@ -82,18 +82,18 @@ def operation(route, *others):
 # The whole table
 
 
-def test_it_is_openapi():
-    """It is valid, complete, JSON, and the same every time."""
+def test_valid():
+    """The document is valid OpenAPI, complete, JSON, and the same every time."""
     found = document(ROUTES, "1.2.3")
     OpenAPIV31SpecValidator(found).validate()
-    told = {(method.upper(), path) for path, methods in found["paths"].items() for method in methods}
-    assert told == {(route.method, route.path) for route in ROUTES}
+    described = {(method.upper(), path) for path, methods in found["paths"].items() for method in methods}
+    assert described == {(route.method, route.path) for route in ROUTES}
     assert found["info"]["version"] == "1.2.3"
     assert json.loads(json.dumps(found)) == found == document(ROUTES, "1.2.3")
 
 
-def test_nothing_in_vain():
-    """Every schema, answer and header that has a name is referred to, and there is no other."""
+def test_components_are_used():
+    """Every named schema, response and header is referred to, and every reference has its target."""
     text = json.dumps(document(ROUTES, ""))
     referred = set(re.findall(r'"#/components/(\w+/[^"]+)"', text))
     components = json.loads(text)["components"]
@@ -102,23 +102,23 @@ def test_nothing_in_vain():
     assert {f"headers/{name}" for name in components["headers"]} >= referred - named
 
 
-def test_who_may_is_told():
-    """What needs no credentials says so, everything else needs them, and a permission is named."""
+def test_security():
+    """Each operation names its credentials and its permission."""
     found = document(ROUTES, "")
     for route in ROUTES:
-        told = found["paths"][route.path][route.method.lower()]
-        assert told["security"] == ([] if route.who is Who.ANYONE else [{"token": []}, {"cookie": []}])
-        assert route.permission is None or f"`{route.permission}`" in told["description"]
-        assert ("401" in told["responses"]) >= (route.who is not Who.ANYONE)
+        described = found["paths"][route.path][route.method.lower()]
+        assert described["security"] == ([] if route.who is Who.ANYONE else [{"token": []}, {"cookie": []}])
+        assert route.permission is None or f"`{route.permission}`" in described["description"]
+        assert ("401" in described["responses"]) >= (route.who is not Who.ANYONE)
 
 
 # One route
 
 
 def test_parameters():
-    """A path's and a query's are told with their constraints; none of a query's is ever null."""
-    told, _ = operation(GET)
-    assert told["parameters"] == [
+    """Parameters of path and query have their constraints, and are never null."""
+    described, _ = operation(GET)
+    assert described["parameters"] == [
         {
             "name": "user_id",
             "in": "path",
@@ -127,8 +127,10 @@ def test_parameters():
             "schema": {"anyOf": [{"type": "string", "format": "uuid"}, {"const": "me"}]},
         }
     ]
-    told, found = operation(USERS)
-    assert {parameter["name"]: (parameter["required"], parameter["schema"]) for parameter in told["parameters"]} == {
+    described, found = operation(USERS)
+    assert {
+        parameter["name"]: (parameter["required"], parameter["schema"]) for parameter in described["parameters"]
+    } == {
         "limit": (False, {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}),
         "after": (False, {"type": "string", "maxLength": CURSOR_LENGTH, "pattern": CURSOR_PATTERN}),
         "id": (True, {"type": "array", "items": {"type": "string", "format": "uuid"}}),
@@ -138,9 +140,9 @@ def test_parameters():
 
 
 def test_either_of_two():
-    """One or many, in and out."""
-    told, _ = operation(MAKE)
-    body, answer = told["requestBody"], told["responses"]["201"]
+    """A body and a response can be one object or many."""
+    described, _ = operation(MAKE)
+    body, answer = described["requestBody"], described["responses"]["201"]
     assert body["required"]
     for content, one, many in [(body, "NewUser", "NewUsers"), (answer, "User", "UserItems")]:
         assert content["content"]["application/json"]["schema"] == {
@@ -149,24 +151,24 @@ def test_either_of_two():
 
 
 def test_optional_body():
-    told, _ = operation(PATCH)
-    assert told["requestBody"]["required"] is False
+    described, _ = operation(PATCH)
+    assert described["requestBody"]["required"] is False
 
 
 def test_preconditions():
-    """One user comes with an ETag, which a change takes; a list has none."""
-    told, found = operation(PATCH, GET)
-    assert [parameter["name"] for parameter in told["parameters"]] == ["user_id", "If-Match"]
-    assert "412" in told["responses"]
+    """A user has an ETag, which a change accepts; a list has none."""
+    described, found = operation(PATCH, GET)
+    assert [parameter["name"] for parameter in described["parameters"]] == ["user_id", "If-Match"]
+    assert "412" in described["responses"]
     methods = found["paths"][GET.path]
     assert all("ETag" in methods[method]["responses"]["200"]["headers"] for method in ("get", "patch"))
     assert "ETag" not in operation(USERS)[0]["responses"]["200"]["headers"]
 
 
 def test_answers():
-    """Each status with its shape and headers; one without a body has no content."""
-    told, found = operation(USERS)
-    answer = told["responses"]["200"]
+    """Each status has its shape and headers; without a body it has no content."""
+    described, found = operation(USERS)
+    answer = described["responses"]["200"]
     assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/UserPage"}
     assert set(answer["headers"]) == {"X-Request-ID", "Link"}
     assert "content" not in operation(PATCH)[0]["responses"]["204"]
@@ -174,24 +176,24 @@ def test_answers():
 
 
 def test_files():
-    """A file has its media types, and no shape."""
+    """A file has its media types and no shape."""
     shapes = Shapes(answers={200: File(("text/css", "application/json"))})
-    told, _ = operation(Route("GET", "/x", users, Who.ANYONE, "", shapes))
-    assert told["responses"]["200"]["content"] == {
+    described, _ = operation(Route("GET", "/x", users, Who.ANYONE, "", shapes))
+    assert described["responses"]["200"]["content"] == {
         "text/css": {"schema": {"type": "string"}},
         "application/json": {"schema": {"type": "object"}},
     }
 
 
 def test_errors():
-    """Each status is a problem with the codes that it can bear, and the headers that go with it."""
-    told, found = operation(MAKE)
+    """Each status is a problem with its codes and headers."""
+    described, found = operation(MAKE)
     for status, codes, header in [
         ("401", ["not signed in"], "WWW-Authenticate"),
         ("409", ["login taken"], None),
         ("503", ["busy", "database unavailable", "redis unavailable", "shutting down"], "Retry-After"),
     ]:
-        name = told["responses"][status]["$ref"].removeprefix("#/components/responses/")
+        name = described["responses"][status]["$ref"].removeprefix("#/components/responses/")
         response = found["components"]["responses"][name]
         content = response["content"]["application/problem+json"]
         assert content["schema"]["allOf"][1]["properties"] == {
@@ -205,7 +207,7 @@ def test_errors():
 
 
 def test_who():
-    """A sentence says to whom it is open."""
+    """The description says who may call the operation."""
     assert operation(USERS)[0]["description"] == "Needs the permission `users.read`."
     assert operation(GET)[0]["description"] == (
         "Open to the user in the path, and to whoever has the permission `users.read`."
@@ -214,6 +216,6 @@ def test_who():
 
 
 def test_one_handler_for_two_paths():
-    """Each operation has a name of its own."""
+    """Each operation has its own id."""
     _, found = operation(USERS, GET)
     assert [path["get"]["operationId"] for path in found["paths"].values()] == ["users", "users_of_user"]

@@ -1,4 +1,4 @@
-"""What errors follow from a row of the route table."""
+"""Errors that follow from a row of the route table."""
 
 import pytest
 
@@ -23,35 +23,35 @@ async def handler(_request):
 
 
 def codes(method, path, who, **shapes):
-    """The codes of each status."""
+    """Return the error codes by status."""
     route = Route(method, path, handler, who, "", Shapes(answers={200: None}, **shapes), Permission.USERS_READ)
     return {status: [refusal.code for refusal in found] for status, found in refusals(route).items()}
 
 
 def test_open_to_anyone():
-    """Who asks and what is sent does not matter to a route for anyone that reads nothing."""
+    """A route for anyone that reads nothing has only the errors of every route."""
     assert codes("GET", "/x", Who.ANYONE) == ALWAYS
 
 
 def test_signed_in():
-    """The guard wants a session, and waits for a body whether or not there is use for one."""
+    """The guard requires a session, and always reads the body."""
     assert codes("GET", "/x", Who.SIGNED_IN) == GUARDED
 
 
 def test_unsafe():
-    """A method that changes something must not come from somebody else's page."""
+    """A method that changes something must not come from another site's page."""
     assert codes("DELETE", "/x", Who.SIGNED_IN) == GUARDED | {403: ["origin not allowed"]}
 
 
 def test_upgrade():
-    """Nor may a WebSocket."""
+    """A WebSocket must not come from another site's page."""
     shapes = Shapes(answers={101: None})
     route = Route("GET", "/x", handler, Who.SIGNED_IN, "", shapes, upgrades=True)
     assert [refusal.code for refusal in refusals(route)[403]] == ["origin not allowed"]
 
 
 def test_body():
-    """A body can be of the wrong type, no JSON, or of the wrong shape."""
+    """A body can have the wrong type, be no JSON, or have the wrong shape."""
     found = codes("POST", "/x", Who.ANYONE, body=schemas.NewAccountIn)
     assert found == ALWAYS | {
         400: ["malformed", "not json"],
@@ -63,29 +63,29 @@ def test_body():
 
 
 def test_any_object():
-    """Of a body that is only to be an object, no member can be wrong."""
+    """A body that may be any object has no members that could be wrong."""
     found = codes("POST", "/x", Who.ANYONE, body=schemas.MessageIn, errors=(errors.NotAnObject,))
     assert found[422] == ["not an object"]
 
 
 def test_key():
-    """A key that is none is wrong in any request that takes one."""
+    """A request that takes an idempotency key can have an invalid one."""
     assert codes("POST", "/x", Who.ANYONE, takes_key=True)[422] == ["invalid input"]
 
 
 def test_query():
-    """A query can be of the wrong shape."""
+    """A query can have the wrong shape."""
     assert codes("GET", "/x", Who.ANYONE, query=query_schemas.PageQuery) == ALWAYS | {422: ["invalid input"]}
 
 
 def test_path():
-    """Each thing in the path may not be there."""
+    """Each parameter of the path can name nothing."""
     found = codes("GET", "/{group}/{user_id}/{role_id}/{session_id}", Who.SIGNED_IN)
     assert found[404] == ["no such group", "no such role", "no such session", "no such user"]
 
 
 def test_own_errors():
-    """What the row names itself is added, in order and once."""
+    """The route's own errors are added, in order and once."""
     own = (errors.LoginTaken, errors.LastAdministrator, errors.PreconditionFailed, errors.NoSuchUser)
     found = codes("PATCH", "/{user_id}", Who.SIGNED_IN, errors=own)
     assert (found[404], found[409], found[412]) == (
@@ -106,7 +106,7 @@ STANDINGS = [
 
 @pytest.mark.parametrize("who", Who)
 def test_who(who):
-    """The rules raise what is told of them, and nothing else."""
+    """The rules raise exactly the documented errors."""
     raised = set()
     for standing in STANDINGS:
         for target in ("me", "another"):
@@ -114,12 +114,12 @@ def test_who(who):
                 check(who, actor="me", target=target, standing=standing)
             except errors.Forbidden as error:
                 raised.add(error.code)
-    told = set(codes("GET", "/x", who).get(403, ()))
-    assert told == raised
+    documented = set(codes("GET", "/x", who).get(403, ()))
+    assert documented == raised
 
 
 def test_detail():
-    """Each is told in the words that people read by default."""
+    """Each error has its default detail."""
     shapes = Shapes(answers={}, errors=(errors.LoginTaken,))
     [refusal] = refusals(Route("GET", "/x", handler, Who.ANYONE, "", shapes))[409]
     assert refusal == (409, "login taken", errors.LoginTaken().detail)

@@ -1,4 +1,4 @@
-"""The OpenAPI document: a pure function of the route table."""
+"""Build the OpenAPI document from the route table."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,9 +6,9 @@ from inspect import getdoc
 from typing import Any
 
 from att import errors
-from att.api.openapi.errors import Refusal, parameters_in, refusals
+from att.api.openapi.errors import Refusal, refusals
 from att.api.openapi.json_schema import Json, Schemas, each_of, markdown
-from att.api.route import Route
+from att.api.route import PATH_PARAMETERS, Route
 from att.api.schemas import SignedInOut, UserOut
 from att.core.names import KEY_PATTERN
 from att.core.permissions import Who
@@ -20,25 +20,19 @@ from att.http.status_codes import phrase_of
 ABOUT = f"""\
 Accounts, groups and broadcasts.
 
-Sign in at `/login`, here with *Try it out*, and send the token as `Authorization: Bearer <token>`. A browser is
-signed in by the cookie `{COOKIE}` as well; requests that change something must then come from a page of this server,
-or of an origin that it allows.
+Sign in at `/login`, here with *Try it out*, and send the token as `Authorization: Bearer <token>`. The cookie
+`{COOKIE}` signs a browser in, too; requests that change something must then come from a page of this server or of an
+origin that it allows.
 
 Bodies are JSON of at most {BODY_LIMIT // 1024} KiB. Errors are problems (RFC 9457): compare `error`, which is stable;
-`detail` is for people. A list is read page by page: give `next` of a page as `after` for the one that follows. Every
-answer bears `X-Request-ID`: your own, if you send one.
+`detail` is for people. Lists come in pages: send `next` of a page as `after` to get the following one. Every
+response has `X-Request-ID`: your own, if you send one.
 """
 SECURITY = {
     "token": {"type": "http", "scheme": "bearer", "description": "The token from sign-up or log-in."},
     "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "Set by sign-up and log-in."},
 }
-TAGS = {
-    **dict.fromkeys(("signup", "login", "logout"), "accounts"),
-    **dict.fromkeys(("broadcast", "listen"), "realtime"),
-    "openapi.json": "docs",
-}
 
-_ID = {"type": "string", "format": "uuid"}
 _WORD = {"type": "string", "minLength": 1}
 _FAULT = {
     "type": "object",
@@ -54,46 +48,37 @@ _PROBLEM: Json = {
         "status": {"type": "integer"},
         "detail": {"type": "string", "description": "For people."},
         "error": {"type": "string", "description": "For programs: it is stable."},
-        "errors": {"type": "array", "items": _FAULT, "description": "Of invalid input: everything that is wrong."},
-        "index": {"type": "integer", "minimum": 0, "description": "Of many items: which was to blame."},
+        "errors": {"type": "array", "items": _FAULT, "description": "All faults of invalid input."},
+        "index": {"type": "integer", "minimum": 0, "description": "Position of the item at fault."},
     },
     "required": ["type", "title", "status", "detail", "error"],
 }
 _HEADERS: dict[str, Json] = {
-    "X-Request-ID": {"required": True, "description": "Of the request.", "schema": _WORD},
-    "Link": {"description": 'The page that follows (RFC 8288): `<…>; rel="next"`.', "schema": _WORD},
-    "ETag": {"description": "Of this version, for `If-Match`.", "schema": _WORD},
+    "X-Request-ID": {"required": True, "description": "The id of the request.", "schema": _WORD},
+    "Link": {"description": 'The following page (RFC 8288): `<…>; rel="next"`.', "schema": _WORD},
+    "ETag": {"description": "This version, for `If-Match`.", "schema": _WORD},
     "Set-Cookie": {"description": f"The cookie `{COOKIE}`.", "schema": _WORD},
     "Retry-After": {"required": True, "description": "In seconds.", "schema": {"type": "integer", "minimum": 1}},
     "WWW-Authenticate": {"required": True, "description": "How to sign in.", "schema": _WORD},
-    "Upgrade": {"required": True, "description": "What to upgrade to.", "schema": {"const": "websocket"}},
+    "Upgrade": {"required": True, "description": "The protocol to upgrade to.", "schema": {"const": "websocket"}},
 }
 _ERROR_HEADERS = {401: "WWW-Authenticate", 426: "Upgrade", 429: "Retry-After", 503: "Retry-After"}
 _KEY = {
     "name": IDEMPOTENCY_KEY,
     "in": "header",
-    "description": "Whatever is sent again with it is known, and is given the first answer.",
+    "description": "A request that is repeated with the same key gets the first response.",
     "schema": {"type": "string", "pattern": KEY_PATTERN},
 }
 _IF_MATCH = {
     "name": "If-Match",
     "in": "header",
-    "description": "The `ETag` that was read: changes nothing when it is no longer the current one.",
+    "description": "The `ETag` that was read: nothing is changed if it is no longer current.",
     "schema": {"type": "string"},
 }
 
 
-PARAMETERS: dict[str, Json] = {
-    "user_id": {"description": "The id of a user, or `me`.", "schema": {"anyOf": [_ID, {"const": "me"}]}},
-    "group": {"description": "The id or the name of a group.", "schema": _WORD},
-    "role_id": {"description": "The id of a role.", "schema": _ID},
-    "session_id": {"description": "The id of a session.", "schema": _ID},
-    "file": {"description": "The name of a file.", "schema": _WORD},
-}
-
-
 def document(routes: Iterable[Route], version: str) -> Json:
-    """The document (OpenAPI 3.1) of these routes; every schema and every error answer stands in it once."""
+    """Return the document (OpenAPI 3.1) of these routes. Schemas and error responses are shared."""
     routes = tuple(routes)
     schemas = Schemas(routes)
     paths: defaultdict[str, Json] = defaultdict(dict)
@@ -107,7 +92,7 @@ def document(routes: Iterable[Route], version: str) -> Json:
     return {
         "openapi": "3.1.0",
         "info": {"title": "att", "version": version, "description": ABOUT, "license": {"name": "MIT"}},
-        "tags": [{"name": tag} for tag in dict.fromkeys(_tag(route) for route in routes)],
+        "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
         "paths": dict(paths),
         "components": {
             "schemas": {**shown, "Problem": _PROBLEM},
@@ -124,7 +109,7 @@ def document(routes: Iterable[Route], version: str) -> Json:
 def _operation(route: Route, schemas: Schemas) -> Json:
     shapes = route.shapes
     operation: Json = {
-        "tags": [_tag(route)],
+        "tags": [route.tag],
         "summary": route.summary,
         "description": _describe_who(route),
         "security": [] if route.who is Who.ANYONE else [{name: []} for name in SECURITY],
@@ -144,20 +129,14 @@ def _operation(route: Route, schemas: Schemas) -> Json:
 
 
 def _operation_ids(routes: Iterable[Route]) -> Iterator[str]:
-    """The names of the handlers. One that serves a second path is told apart by what that path begins with."""
+    """Yield the names of the handlers; for a handler's second path, with its first parameter added."""
     taken = set()
     for route in routes:
         name = route.handler.__name__
         if name in taken:
-            name += f"_of_{parameters_in(route.path)[0].removesuffix('_id')}"
+            name += f"_of_{route.parameters[0].removesuffix('_id')}"
         taken.add(name)
         yield name
-
-
-def _tag(route: Route) -> str:
-    """What the route is about: the last word of its path that is no parameter."""
-    word = [part for part in route.path.split("/") if part and "{" not in part][-1]
-    return TAGS.get(word, word)
 
 
 def _describe_who(route: Route) -> str:
@@ -168,8 +147,10 @@ def _describe_who(route: Route) -> str:
 
 
 def _path_parameters(route: Route) -> Iterator[Json]:
-    for name in parameters_in(route.path):
-        yield {"name": name, "in": "path", "required": True, **PARAMETERS[name]}
+    for name in route.parameters:
+        parameter = PATH_PARAMETERS[name]
+        schema = {"description": parameter.description, "schema": parameter.schema}
+        yield {"name": name, "in": "path", "required": True, **schema}
 
 
 def _query_parameters(route: Route, schemas: Schemas) -> Iterator[Json]:
@@ -183,7 +164,7 @@ def _query_parameters(route: Route, schemas: Schemas) -> Iterator[Json]:
 
 
 def _parameter(member: Json) -> Json:
-    """A member of a query: it is given or left out, never null."""
+    """Return a query parameter. Unlike the shape's field it is never null."""
     rest = {key: value for key, value in member.items() if key not in ("anyOf", "description", "default")}
     if member.get("default") is not None:
         rest["default"] = member["default"]
@@ -205,8 +186,8 @@ def _answer(status: int, answer: Any, schemas: Schemas) -> Json:
         headers.append("ETag")
     if SignedInOut in each:
         headers.append("Set-Cookie")
-    said = " Or: ".join(markdown(getdoc(shape) or "") for shape in each)
-    response: Json = {"description": said or f"{phrase_of(status)}.", "headers": _refer(headers)}
+    description = " Or: ".join(markdown(getdoc(shape) or "") for shape in each)
+    response: Json = {"description": description or f"{phrase_of(status)}.", "headers": _refer(headers)}
     if answer is not None:
         response["content"] = schemas.content(answer, "serialization")
     return response
@@ -216,19 +197,19 @@ def _refer(headers: Iterable[str]) -> Json:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
 
 
-# Refusals
+# Errors
 
 
 def _name(found: Sequence[Refusal]) -> str:
-    """The same for the same refusals, so that they are described once."""
+    """Return a name that equal error responses share."""
     return "-".join([str(found[0].status), *(refusal.code.replace(" ", "_") for refusal in found)])
 
 
 def _problem(found: Sequence[Refusal]) -> Json:
     status = found[0].status
     headers = ["X-Request-ID", *([_ERROR_HEADERS[status]] if status in _ERROR_HEADERS else [])]
-    its_own = {"status": {"const": status}, "error": {"enum": [refusal.code for refusal in found]}}
-    schema = {"allOf": [{"$ref": "#/components/schemas/Problem"}, {"properties": its_own}]}
+    own = {"status": {"const": status}, "error": {"enum": [refusal.code for refusal in found]}}
+    schema = {"allOf": [{"$ref": "#/components/schemas/Problem"}, {"properties": own}]}
     examples = {refusal.code: {"value": _problem_example(refusal)} for refusal in found}
     return {
         "description": " ".join(f"`{refusal.code}`: {refusal.detail}" for refusal in found),

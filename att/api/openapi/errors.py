@@ -1,13 +1,12 @@
-"""How a route can refuse a request: its own errors, and those that follow from the rest of its row."""
+"""Errors of a route: its own, and those that follow from the rest of its row."""
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from inspect import getdoc
 from typing import NamedTuple
 
 from att import errors
-from att.api.route import Route
+from att.api.route import PATH_PARAMETERS, Route
 from att.core.permissions import Who
 from att.http.credentials import SAFE_METHODS
 from att.http.requests import BODY_LIMIT
@@ -15,13 +14,7 @@ from att.http.status_codes import status_of
 
 Kinds = tuple[type[errors.AttError], ...]
 
-NOT_FOUND: dict[str, type[errors.NotFound]] = {
-    "user_id": errors.NoSuchUser,
-    "group": errors.NoSuchGroup,
-    "role_id": errors.NoSuchRole,
-    "session_id": errors.NoSuchSession,
-    "file": errors.NotFound,
-}
+
 _NOT_IN_GROUP: Kinds = (errors.NotAMember, errors.NotAnOwner)
 FORBIDDEN: dict[Who, Kinds] = {
     Who.ANYONE: (),
@@ -38,7 +31,7 @@ FORBIDDEN: dict[Who, Kinds] = {
 
 
 class Refusal(NamedTuple):
-    """One way to refuse: the status, the stable code, and the detail that people read by default."""
+    """An error response: the status, the stable code, and the default detail."""
 
     status: int
     code: str
@@ -46,16 +39,11 @@ class Refusal(NamedTuple):
 
 
 _TOO_LARGE = Refusal(413, "body too large", f"The body is larger than {BODY_LIMIT} bytes.")
-_FAULT = Refusal(500, "internal error", "This is a fault of ours.")
-
-
-def parameters_in(path: str) -> list[str]:
-    """The names of the parameters of a path."""
-    return re.findall(r"{(\w+)}", path)
+_FAULT = Refusal(500, "internal error", "This is a fault of the server.")
 
 
 def refusals(route: Route) -> dict[int, list[Refusal]]:
-    """All the ways, by status, both in order."""
+    """Return all error responses of a route by status, in order."""
     found = {Refusal(status_of(kind), kind.code, " ".join((getdoc(kind) or "").split())) for kind in _kinds(route)}
     found.add(_FAULT)
     if _awaits_body(route):
@@ -69,7 +57,7 @@ def refusals(route: Route) -> dict[int, list[Refusal]]:
 def _kinds(route: Route) -> Iterator[type[errors.AttError]]:
     yield from route.shapes.errors
     yield from (errors.Busy, errors.DatabaseUnavailable, errors.RedisUnavailable, errors.ShuttingDown)
-    yield from (NOT_FOUND[name] for name in parameters_in(route.path))
+    yield from (PATH_PARAMETERS[name].not_found for name in route.parameters)
     yield from FORBIDDEN[route.who]
     if route.who is not Who.ANYONE:
         yield errors.NotSignedIn
@@ -84,12 +72,12 @@ def _of_input(route: Route) -> Iterator[type[errors.AttError]]:
         yield from (errors.Malformed, errors.BodyTimeout)
     if shapes.body is not None:
         yield from (errors.NotJson, errors.WrongMediaType)
-    # A body of which it is only asked that it is an object has no members that could be wrong.
+    # A body that may be any object has no members that could be wrong.
     has_members = shapes.body is not None and errors.NotAnObject not in shapes.errors
     if shapes.query is not None or shapes.takes_key or has_members:
         yield errors.InvalidInput
 
 
 def _awaits_body(route: Route) -> bool:
-    """The guard waits for a body, whether or not one is asked for."""
+    """Return True if the server reads the body: the guard always does."""
     return route.who is not Who.ANYONE or route.shapes.body is not None

@@ -1,4 +1,4 @@
-"""The shapes in JSON Schema, as the documentation shows them."""
+"""JSON Schemas of the shapes for the documentation."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -15,9 +15,9 @@ Json = dict[str, Any]
 
 
 class _Generator(GenerateJsonSchema):
-    """JSON Schema without a title for each member; ``PageOut[GroupOut]`` is called GroupPage."""
+    """Makes JSON Schemas without titles of members; ``PageOut[GroupOut]`` is called GroupPage."""
 
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic calls it so
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic's signature
         return False
 
     def normalize_name(self, name: str) -> str:
@@ -30,7 +30,7 @@ def without_suffix(name: str) -> str:
 
 
 class Schemas:
-    """Those of all shapes of these routes. ``definitions`` holds each under the name by which others refer to it."""
+    """Schemas of all shapes of these routes: ``definitions`` by the names in references."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         places = dict.fromkeys(place for route in routes for place in _places(route))
@@ -41,12 +41,12 @@ class Schemas:
         self.definitions = {name: _tidy(schema) for name, schema in generated.get("$defs", {}).items()}
 
     def of_query(self, shape: type[QueryModel]) -> Json:
-        """The whole schema."""
+        """Return the whole schema of a query."""
         schema: Json = self.definitions[self._references[shape, "validation"]["$ref"].rpartition("/")[2]]
         return schema
 
     def content(self, shapes: Any, mode: JsonSchemaMode) -> Json:
-        """A body or an answer by media types: a file's, or one or either of two shapes, with examples."""
+        """Return the content of a body or a response by media type: a file, or one or two shapes with examples."""
         if isinstance(shapes, File):
             return {
                 media: {"schema": {"type": "object" if "json" in media else "string"}} for media in shapes.media_types
@@ -60,19 +60,19 @@ class Schemas:
 
 
 def each_of(shapes: Any) -> tuple[type[BaseModel], ...]:
-    """No shape, one, or either of two."""
+    """Return the shapes as a tuple of none, one or two."""
     if shapes is None or isinstance(shapes, File):
         return ()
     return shapes if isinstance(shapes, tuple) else (shapes,)
 
 
 def markdown(docstring: str) -> str:
-    """A docstring as a description."""
+    """Return a docstring as Markdown in one line."""
     return " ".join(docstring.split()).replace("``", "`")
 
 
 def _places(route: Route) -> Iterator[tuple[type[BaseModel], JsonSchemaMode]]:
-    """Each shape, and whether it comes in or goes out."""
+    """Yield each shape with its mode: in a request or in a response."""
     for shape in (*each_of(route.shapes.body), *each_of(route.shapes.query)):
         yield shape, "validation"
     for answer in route.shapes.answers.values():
@@ -81,6 +81,6 @@ def _places(route: Route) -> Iterator[tuple[type[BaseModel], JsonSchemaMode]]:
 
 
 def _tidy(schema: Json) -> Json:
-    """Described in Markdown; the name under which it stands is title enough."""
+    """Return a schema with its description in Markdown and without a title, which its name replaces."""
     description = {"description": markdown(schema["description"])} if "description" in schema else {}
     return {key: value for key, value in schema.items() if key != "title"} | description
