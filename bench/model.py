@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 DAY = 86_400.0  # seconds
 KIB, MIB, GIB, TIB = (1024.0**power for power in range(1, 5))
-WHOLE_SWEEP = 12  # each so many looks at the groups there is one at the memberships
+WHOLE_SWEEP = 12  # each so many compared at the groups there is one at the memberships
 MOST_NODES = 2**24  # more are not looked for
 HIGHEST = 10**12  # users; more are not looked for
 
@@ -28,28 +28,28 @@ class Costs:
     delivery: float = of(5.5, "µs of a node", "fanout: of 100 B, what one more socket adds")
     append: float = of(47.0, "µs of a node", "publishing: over att.v1 into 100 groups")
     publish: float = of(6.3, "µs of a node", "nodes: 2 sockets, 20 in flight, the node that sends, on Redis and not")
-    hear: float = of(15.0, "µs of a node", "nodes: likewise, the other node, without the delivery")
+    receive: float = of(15.0, "µs of a node", "nodes: likewise, the other node, without the delivery")
     connect: float = of(1_580.0, "µs of a node", "growth: connecting and resuming")
     connect_group: float = of(5.4, "µs of a node", "growth: for each group of who connects")
     resume: float = of(16.6, "µs of a node", "growth: for each event that was missed")
-    sweep: float = of(3.2, "µs of a node", "upkeep: a look at a group")
-    joinings: float = of(3.1, "µs of a node", "upkeep: a look at a membership")
+    sweep: float = of(3.2, "µs of a node", "upkeep: comparing a group")
+    joinings: float = of(3.1, "µs of a node", "upkeep: comparing a membership")
     session: float = of(13.9, "µs of a node", "sessions: living, in Redis")
     socket: float = of(3.9, "KiB of a node", "memory: a listener with one group")
-    track: float = of(1.6, "KiB of a node", "upkeep: each group that is heard there")
+    stream: float = of(1.6, "KiB of a node", "upkeep: each group with a listener there")
     redis_publish: float = of(1.1, "µs of Redis", "nodes: a message to no node, by those to 1 to 16")
     redis_node: float = of(0.28, "µs of Redis", "nodes: for each node that it goes to")
     redis_session: float = of(0.9, "µs of Redis", "sessions: living, in Redis")
     db_append: float = of(13.8, "µs of PostgreSQL", "publishing: over att.v1 into 100 groups")
     db_connect: float = of(1_030.0, "µs of PostgreSQL", "growth: connecting and resuming")
     db_resume: float = of(8.6, "µs of PostgreSQL", "growth: for each event that was missed")
-    db_sweep: float = of(4.1, "µs of PostgreSQL", "upkeep: a look at a group")
-    db_joinings: float = of(0.7, "µs of PostgreSQL", "upkeep: a look at a membership")
+    db_sweep: float = of(4.1, "µs of PostgreSQL", "upkeep: comparing a group")
+    db_joinings: float = of(0.7, "µs of PostgreSQL", "upkeep: comparing a membership")
     db_session: float = of(0.7, "µs of PostgreSQL", "sessions: living, in Redis")
     wal: float = of(455.0, "bytes an event", "upkeep: of 100 B, and its removal")
     event: float = of(271.0, "bytes an event", "upkeep: of 100 B, on the disk, with its indexes")
-    member: float = of(1_300.0, "bytes a membership", "upkeep: with the event and the history of the joining")
-    group: float = of(1_120.0, "bytes a group", "upkeep: with the history of its making")
+    member: float = of(1_300.0, "bytes a membership", "upkeep: with the event and the history of the join")
+    group: float = of(1_120.0, "bytes a group", "upkeep: with the history of its creation")
     user: float = of(2_000.0, "bytes a user", "assumed, with its history")
     payload: float = of(270.0, "bytes an event", "assumed: of 100 B, on its way between nodes")
 
@@ -133,7 +133,7 @@ class Load(NamedTuple):
     messages: float
     deliveries: float
     reached: float  # nodes, by the mean broadcast
-    tracks: float  # groups that are heard, on each node where they are
+    streams: float  # groups with a listener, on each node that has one
     sockets: float
     cores: float  # of nodes
     memory: float  # GiB, of nodes
@@ -161,50 +161,52 @@ class Model(NamedTuple):
         work, groups = self.workload, sizes(self.workload)
         reach = [nodes_reached(nodes, group.members, work.connected) for group in groups]
         messages = sum(group.count * group.messages for group in groups)
-        heard = sum(g.count * g.messages * r for g, r in zip(groups, reach, strict=True))
+        received = sum(g.count * g.messages * r for g, r in zip(groups, reach, strict=True))
         rates = _Rates(
             messages=messages,
             deliveries=sum(g.count * g.messages * g.members for g in groups) * work.connected,
-            heard=heard if nodes > 1 else 0.0,
+            received=received if nodes > 1 else 0.0,
             published=messages if nodes > 1 else 0.0,
             connects=work.users * work.connects * work.peak / DAY,
             sockets=work.users * work.connected,
-            tracks=sum(g.count * r for g, r in zip(groups, reach, strict=True)),
+            streams=sum(g.count * r for g, r in zip(groups, reach, strict=True)),
         )
-        return self._priced(rates, groups, heard / messages)
+        return self._priced(rates, groups, received / messages)
 
     def _priced(self, rates: "_Rates", groups: list[Size], reached: float) -> Load:
         costs, work, seconds = self.costs, self.workload, self.machines.sweep_interval
-        looks, whole = rates.tracks / seconds, rates.sockets * work.groups / seconds / WHOLE_SWEEP
+        compared, whole = rates.streams / seconds, rates.sockets * work.groups / seconds / WHOLE_SWEEP
         alive = rates.sockets / seconds
         cpu = (
             rates.deliveries * costs.delivery
             + rates.messages * costs.append
             + rates.published * costs.publish
-            + rates.heard * costs.hear
+            + rates.received * costs.receive
             + rates.connects * (costs.connect + work.groups * costs.connect_group + work.missed * costs.resume)
-            + looks * costs.sweep
+            + compared * costs.sweep
             + whole * costs.joinings
             + alive * costs.session
         )
         db_cpu = (
             rates.messages * costs.db_append
             + rates.connects * (costs.db_connect + work.missed * costs.db_resume)
-            + looks * costs.db_sweep
+            + compared * costs.db_sweep
             + whole * costs.db_joinings
             + alive * costs.db_session
         )
-        redis_cpu = rates.published * costs.redis_publish + rates.heard * costs.redis_node + alive * costs.redis_session
+        redis_cpu = (
+            rates.published * costs.redis_publish + rates.received * costs.redis_node + alive * costs.redis_session
+        )
         return Load(
             messages=rates.messages,
             deliveries=rates.deliveries,
             reached=reached,
-            tracks=rates.tracks,
+            streams=rates.streams,
             sockets=rates.sockets,
             cores=cpu / 1e6,
-            memory=(rates.sockets * costs.socket + rates.tracks * costs.track) * KIB / GIB,
+            memory=(rates.sockets * costs.socket + rates.streams * costs.stream) * KIB / GIB,
             redis_cores=redis_cpu / 1e6,
-            redis_network=(rates.published + rates.heard) * costs.payload * 8 / 1e9,
+            redis_network=(rates.published + rates.received) * costs.payload * 8 / 1e9,
             db_cores=db_cpu / 1e6,
             db_wal=rates.messages * costs.wal / MIB,
             db_disk=self._disk(groups) / TIB,
@@ -283,11 +285,11 @@ class _Rates(NamedTuple):
 
     messages: float
     deliveries: float
-    heard: float  # by nodes, from Redis
+    received: float  # by nodes, from Redis
     published: float
     connects: float
     sockets: float  # that are open
-    tracks: float
+    streams: float
 
 
 def assumptions(model: Model) -> Iterator[tuple[str, str, str, str]]:

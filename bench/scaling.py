@@ -75,9 +75,9 @@ def shares(model: Model) -> list[list[str]]:
 
 PARTS = {
     "deliveries": ["delivery"],
-    "appending, and telling other nodes": ["append", "publish", "hear", "db_append"],
+    "appending, and announcing to other nodes": ["append", "publish", "receive", "db_append"],
     "connecting and resuming": ["connect", "connect_group", "resume", "db_connect", "db_resume"],
-    "looks for what no ring has told": ["sweep", "joinings", "session", "db_sweep", "db_joinings", "db_session"],
+    "the periodic comparison with the log": ["sweep", "joinings", "session", "db_sweep", "db_joinings", "db_session"],
 }
 TABLES = {"by users": by_users, "by nodes": by_nodes, "limits": by_limit, "shares": shares}
 

@@ -131,7 +131,7 @@ async def looks(db: Database, log: EventLog, groups: dict[UUID, list[UUID]], rep
             for user_id, group_id, seq in await log.joinings(chunk):
                 assert group_id in known[user_id], seq
 
-    cases = {"a look at a group": heads, "a look at a membership": joinings}
+    cases = {"comparing a group": heads, "comparing a membership": joinings}
     costs: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
 
     async def measure(name: str) -> None:

@@ -82,8 +82,8 @@ def test_load():
     assert one.deliveries == pytest.approx((8 * 2 + 8 * 4) * 0.5)
     assert one.busiest_group == pytest.approx(4)
     # Of a group of 2 somebody listens on one node with 3/4, of 4 with 15/16; on two nodes 2 * (1 - (3/4)^k).
-    assert one.tracks == pytest.approx(4 * 3 / 4 + 2 * 15 / 16)
-    assert two.tracks == pytest.approx(4 * 2 * (1 - 0.75**2) + 2 * 2 * (1 - 0.75**4))
+    assert one.streams == pytest.approx(4 * 3 / 4 + 2 * 15 / 16)
+    assert two.streams == pytest.approx(4 * 2 * (1 - 0.75**2) + 2 * 2 * (1 - 0.75**4))
     assert two.reached == pytest.approx((2 * (1 - 0.75**2) + 2 * (1 - 0.75**4)) / 2)
     assert two.deliveries == one.deliveries
     assert (one.cores, one.db_cores, one.redis_cores) == (0, 0, 0)
@@ -96,8 +96,8 @@ def test_load():
         ("append", "cores", 1, 16),
         ("publish", "cores", 1, 0),
         ("publish", "cores", 2, 16),
-        ("hear", "cores", 1, 0),
-        ("hear", "cores", 2, 8 * 0.875 + 8 * 1.3671875),
+        ("receive", "cores", 1, 0),
+        ("receive", "cores", 2, 8 * 0.875 + 8 * 1.3671875),
         ("redis_publish", "redis_cores", 2, 16),
         ("redis_node", "redis_cores", 2, 8 * 0.875 + 8 * 1.3671875),
         ("redis_session", "redis_cores", 1, 8 / 5),
