@@ -1,4 +1,4 @@
-"""The application, built from its settings. The only place that chooses implementations."""
+"""The application, built from its settings. Only this module chooses implementations."""
 
 import asyncio
 import contextlib
@@ -62,7 +62,8 @@ from att.realtime.registry import Registry
 from att.realtime.retention import RetentionTask
 from att.server import gunicorn
 from att.server.admin import admin_application, serve_admin
-from att.server.drain import Drain
+from att.server.drain import DRAIN, Drain
+from att.server.gunicorn import GENERATED
 from att.server.monitoring import monitor
 from att.server.prometheus import process_registry, register
 from att.sessions.cache import SessionCache
@@ -72,68 +73,68 @@ from att.websocket.endpoint import ListenEndpoint
 from att.websocket.keepalive import TICK, KeepaliveTimer
 
 
-class Shared(NamedTuple):
-    """What is in Redis if there is one: sessions, made with the database, the counts of attempts, and a bus."""
+class Backends(NamedTuple):
+    """Parts that live in Redis if it is configured, else in this process and PostgreSQL."""
 
     make_sessions: Callable[[Engine], SessionStore]
-    throttle: RateLimits
-    bus: SubscribingBroker | None = None
+    rate_limits: RateLimits
+    broker: SubscribingBroker | None = None
     ping: Probe | None = None
 
 
 DATABASE = web.AppKey("database", Database)
-SHARED = web.AppKey("shared", Shared)
-DEPARTURES = web.AppKey("departures", SessionRevoker)
-BUSES: web.AppKey[Sequence[Broker]] = web.AppKey("buses", list)  # of which the last is rung; the others are heard
+BACKENDS = web.AppKey("backends", Backends)
 ENGINE = web.AppKey("engine", Engine)
-KEEPALIVE = web.AppKey("keepalive", KeepaliveTimer)
+PASSWORDS = web.AppKey("passwords", Passwords)
+HUB_WOKEN = web.AppKey("hub_woken", asyncio.Event)
+SESSION_CACHE = web.AppKey("session_cache", SessionCache)
+BROKERS: web.AppKey[Sequence[Broker]] = web.AppKey("brokers", list)  # att receives from all, and sends by the last
 LOG_READER = web.AppKey("log_reader", LogReader)
-_PASSWORDS = web.AppKey("passwords", Passwords)
-METRICS = web.AppKey("metrics", CollectorRegistry)
-CACHE = web.AppKey("cache", SessionCache)
-BEACON = web.AppKey("beacon", PresenceReporter)
+KEEPALIVE = web.AppKey("keepalive", KeepaliveTimer)
 RETENTION = web.AppKey("retention", RetentionTask)
-DRAIN = web.AppKey("drain", Drain)
-GENERATED: web.AppKey[AdministratorCredentials | None] = web.AppKey("generated", AdministratorCredentials)
+METRICS = web.AppKey("metrics", CollectorRegistry)
 
 EXPIRY_INTERVAL = 300.0  # seconds between removals of expired sessions
 TRIM_INTERVAL = 30.0  # seconds between trimmings of the log
 
 
 def create_app(settings: Settings | None = None) -> web.Application:
-    """The application. What it needs is opened when it starts, and closed in reverse order when it ends.
+    """Return the application. Its start opens what it needs, its end closes that in reverse order.
 
-    Starting raises CannotStart or DatabaseUnavailable, with a line for the operator. Without settings they are those of
-    the environment, for a program that serves it in our place; then what is wrong ends the process, with that line.
+    The start raises CannotStart or DatabaseUnavailable, with a line for the operator. Without ``settings`` a program
+    such as gunicorn serves the application: settings come from the environment, and an error ends the process.
     """
     is_hosted = settings is None
     settings = gunicorn.read_settings() if settings is None else settings
-    # aiohttp would log the subprotocols that a client offers, among which a browser may send its token.
+    # aiohttp would log the subprotocols that a client offers, and a browser may send its token among them.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     make = gunicorn.Application if is_hosted else web.Application
     app = make(middlewares=[answer_problems], client_max_size=BODY_LIMIT)
     app[SETTINGS] = settings
     app[REQUEST_LOG] = RequestLog(logs_requests=settings.access_log)
     app[METRICS] = process_registry()
-    app[KEEPALIVE] = KeepaliveTimer()
     app[READINESS] = Readiness()
+    app[KEEPALIVE] = KeepaliveTimer()
     app[DOCUMENT] = _document()
     app.on_response_prepare.append(add_headers)
     contexts: list[gunicorn.Context] = [
-        partial(_ops, is_hosted=is_hosted),
+        partial(_admin_listener, is_hosted=is_hosted),
         _database,
-        _redis,
-        _domain,
+        _backends,
+        _engine,
+        _passwords,
+        _hub,
+        _accounts,
         _realtime,
-        _sweeper,
-        _beacon,
+        _cleanup,
+        _presence,
         _administrator,
-        _watch,
+        _monitoring,
     ]
-    app.cleanup_ctx.extend([gunicorn.failing_in_words(context) for context in contexts] if is_hosted else contexts)
     if is_hosted:
-        app.on_startup.append(_settle)
-        app.on_shutdown.append(_hurry)
+        gunicorn.set_up(app, contexts)
+    else:
+        app.cleanup_ctx.extend(contexts)
     app.on_shutdown.append(_drain)
     add_routes(app.router, ROUTES)
     return app
@@ -145,11 +146,11 @@ def _document() -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
-    """Redis, if one is configured, or what takes its place. Raises CannotStart."""
+async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
+    """Connect to Redis, if it is configured. Raises CannotStart."""
     rates, ttl = (settings.login_failures, settings.address_failures, settings.signups), settings.session_ttl
     if settings.redis_url is None:
-        yield Shared(lambda db: PostgresSessions(db, ttl), RateLimits(*rates))
+        yield Backends(lambda db: PostgresSessions(db, ttl), RateLimits(*rates))
         return
     try:
         from att.accounts.redis_rate_limits import RedisCounts
@@ -163,13 +164,18 @@ async def open_shared(settings: Settings) -> AsyncIterator[Shared]:
         ) from error
     link = await RedisLink.connect(settings.redis_url, TRIAL, TRIAL_KEYS)
     try:
-        throttle = RateLimits(*rates, clock=time.time, make_counts=partial(RedisCounts, link))
-        yield Shared(lambda db: RedisSessions(link, db, ttl), throttle, RedisBroker(link), link.ping)
+        rate_limits = RateLimits(*rates, clock=time.time, make_counts=partial(RedisCounts, link))
+        yield Backends(lambda db: RedisSessions(link, db, ttl), rate_limits, RedisBroker(link), link.ping)
     finally:
         await link.close()
 
 
-async def _ops(app: web.Application, *, is_hosted: bool) -> AsyncIterator[None]:
+# The contexts, in the order in which they start. Each says which keys of the application it needs and gives; all may
+# use those that create_app sets.
+
+
+async def _admin_listener(app: web.Application, *, is_hosted: bool) -> AsyncIterator[None]:
+    """Serve health and metrics."""
     address = app[SETTINGS].admin_listen
     if address is None:
         yield
@@ -179,75 +185,97 @@ async def _ops(app: web.Application, *, is_hosted: bool) -> AsyncIterator[None]:
 
 
 async def _database(app: web.Application) -> AsyncIterator[None]:
+    """Give DATABASE."""
     async with open_database(app[SETTINGS]) as app[DATABASE]:
         yield
 
 
-async def _redis(app: web.Application) -> AsyncIterator[None]:
-    async with open_shared(app[SETTINGS]) as shared:
-        app[SHARED], app[RATE_LIMITS] = shared, shared.throttle
-        if shared.ping is not None:
-            app[READINESS].probes["redis"] = shared.ping
+async def _backends(app: web.Application) -> AsyncIterator[None]:
+    """Give BACKENDS, RATE_LIMITS."""
+    async with open_backends(app[SETTINGS]) as app[BACKENDS]:
+        app[RATE_LIMITS] = app[BACKENDS].rate_limits
+        if (ping := app[BACKENDS].ping) is not None:
+            app[READINESS].probes["redis"] = ping
         yield
 
 
-async def _domain(app: web.Application) -> AsyncIterator[None]:
-    settings, tuned, woken = app[SETTINGS], app[SHARED].bus, asyncio.Event()
-    app[HUB] = hub = _hub(tuned, woken)
-    app[DRAIN] = Drain(hub, app[KEEPALIVE], app[READINESS], settings.drain_time.total_seconds())
+async def _engine(app: web.Application) -> AsyncIterator[None]:
+    """Give ENGINE. Needs DATABASE."""
     app[ENGINE] = db = await Engine.connect(app[DATABASE].dsn)
-    app[_PASSWORDS] = passwords = Passwords(settings.hashing)
-    sessions = SessionCache(app[SHARED].make_sessions(db), hub)
-    app[CACHE] = app[SESSIONS] = app[SESSION_EVENTS] = sessions
-    app[DEPARTURES] = SessionRevoker(sessions, sessions)
-    app[ACCOUNT_SERVICE] = Accounts(db, passwords, sessions, sessions)
-    app[USER_SEARCH] = UserSearch(db)
-    app[ROLE_SERVICE] = Roles(db)
-    app[GROUP_SERVICE] = Groups(db, hub)
-    app[HISTORY] = History(db)
-    app[PRESENCE] = Presence(db)
-    app[BEACON] = PresenceReporter(db, hub.registry)
-    app[EVENT_LOG] = EventLog(db)
-    app[RETENTION] = RetentionTask(db, settings.retention_age)
-    postgres = PostgresBroker(db, app[DATABASE].dsn)
-    app[BUSES] = [postgres] if tuned is None else [postgres, tuned]
-    app[LOG_READER] = LogReader(app[EVENT_LOG], hub, sessions, woken, 0.0 if tuned is None else GAP_WAIT)
-    app[PUBLISHER] = Publisher(app[EVENT_LOG], hub, app[BUSES][-1])
-    app[LISTEN_ENDPOINT] = ListenEndpoint(
-        hub=hub,
-        sessions=sessions,
-        log=app[EVENT_LOG],
-        reader=app[LOG_READER],
-        publisher=app[PUBLISHER],
-        keepalive=app[KEEPALIVE],
-        outbox_limit=settings.outbox_limit,
-    )
+    try:
+        yield
+    finally:
+        await db.close()
+
+
+async def _passwords(app: web.Application) -> AsyncIterator[None]:
+    """Give PASSWORDS."""
+    app[PASSWORDS] = passwords = Passwords(app[SETTINGS].hashing)
     try:
         yield
     finally:
         passwords.close()
-        await db.close()
 
 
-def _hub(broker: SubscribingBroker | None, woken: asyncio.Event) -> Hub:
+async def _hub(app: web.Application) -> AsyncIterator[None]:
+    """Give HUB, HUB_WOKEN, DRAIN. Needs BACKENDS."""
+    app[HUB_WOKEN] = woken = asyncio.Event()
+    broker = app[BACKENDS].broker
     if broker is None:
-        return Hub(Registry(), wake=woken.set)
-    return Hub(Registry(), wake=woken.set, subscribe=broker.subscribe, unsubscribe=broker.unsubscribe)
+        app[HUB] = hub = Hub(Registry(), wake=woken.set)
+    else:
+        app[HUB] = hub = Hub(Registry(), wake=woken.set, subscribe=broker.subscribe, unsubscribe=broker.unsubscribe)
+    app[DRAIN] = Drain(hub, app[KEEPALIVE], app[READINESS], app[SETTINGS].drain_time.total_seconds())
+    yield
+
+
+async def _accounts(app: web.Application) -> AsyncIterator[None]:
+    """Give the services of accounts, sessions and groups. Needs ENGINE, PASSWORDS, BACKENDS, HUB."""
+    db, hub = app[ENGINE], app[HUB]
+    sessions = SessionCache(app[BACKENDS].make_sessions(db), hub)
+    app[SESSION_CACHE] = app[SESSIONS] = app[SESSION_EVENTS] = sessions
+    app[ACCOUNT_SERVICE] = Accounts(db, app[PASSWORDS], sessions, sessions)
+    app[USER_SEARCH] = UserSearch(db)
+    app[ROLE_SERVICE] = Roles(db)
+    app[GROUP_SERVICE] = Groups(db, hub)
+    app[HISTORY] = History(db)
+    yield
 
 
 async def _realtime(app: web.Application) -> AsyncIterator[None]:
-    node = BrokerEvents(app[HUB], app[LOG_READER], app[CACHE], app[DEPARTURES], app[BUSES])
+    """Give EVENT_LOG, BROKERS, LOG_READER, PUBLISHER, LISTEN_ENDPOINT, and run them.
+
+    Needs DATABASE, BACKENDS, ENGINE, HUB, HUB_WOKEN, SESSION_CACHE.
+    """
+    db, hub, sessions, keepalive = app[ENGINE], app[HUB], app[SESSION_CACHE], app[KEEPALIVE]
+    postgres, redis = PostgresBroker(db, app[DATABASE].dsn), app[BACKENDS].broker
+    app[EVENT_LOG] = log = EventLog(db)
+    app[BROKERS] = brokers = [postgres] if redis is None else [postgres, redis]
+    app[LOG_READER] = reader = LogReader(log, hub, sessions, app[HUB_WOKEN], 0.0 if redis is None else GAP_WAIT)
+    app[PUBLISHER] = publisher = Publisher(log, hub, brokers[-1])
+    app[LISTEN_ENDPOINT] = ListenEndpoint(
+        hub=hub,
+        sessions=sessions,
+        log=log,
+        reader=reader,
+        publisher=publisher,
+        keepalive=keepalive,
+        outbox_limit=app[SETTINGS].outbox_limit,
+    )
+    revoker = SessionRevoker(sessions, sessions)
     async with (
-        app[LOG_READER].running(),
-        app[DEPARTURES].running(),
-        node.running(),
-        app[PUBLISHER].running(),
-        every("heartbeat", app[KEEPALIVE].tick, TICK),
+        reader.running(),
+        revoker.running(),
+        BrokerEvents(hub, reader, sessions, revoker, brokers).running(),
+        publisher.running(),
+        every("heartbeat", keepalive.tick, TICK),
     ):
         yield
 
 
-async def _sweeper(app: web.Application) -> AsyncIterator[None]:
+async def _cleanup(app: web.Application) -> AsyncIterator[None]:
+    """Give RETENTION. Remove expired sessions and events. Needs ENGINE, SESSIONS."""
+    app[RETENTION] = RetentionTask(app[ENGINE], app[SETTINGS].retention_age)
     async with (
         every("removal of sessions that are over", app[SESSIONS].sweep, EXPIRY_INTERVAL),
         every("trimming of the log", app[RETENTION].trim, TRIM_INTERVAL),
@@ -255,30 +283,36 @@ async def _sweeper(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-async def _beacon(app: web.Application) -> AsyncIterator[None]:
-    async with app[BEACON].running():
+async def _presence(app: web.Application) -> AsyncIterator[None]:
+    """Give PRESENCE. Report this node's users. Needs ENGINE, HUB."""
+    app[PRESENCE] = Presence(app[ENGINE])
+    async with PresenceReporter(app[ENGINE], app[HUB].registry).running():
         yield
 
 
 async def _administrator(app: web.Application) -> AsyncIterator[None]:
-    """After all that may fail, so that no password is made up for a server that does not start."""
-    administrators = Administrators(app[ENGINE], app[_PASSWORDS], app[CACHE])
+    """Give GENERATED. Needs ENGINE, PASSWORDS, SESSION_CACHE.
+
+    This comes after all contexts that may fail, so that no password is generated for a server that does not start.
+    """
+    administrators = Administrators(app[ENGINE], app[PASSWORDS], app[SESSION_CACHE])
     app[GENERATED] = await administrators.ensure(_wanted_administrator(app[SETTINGS]))
     yield
 
 
-async def _watch(app: web.Application) -> AsyncIterator[None]:
+async def _monitoring(app: web.Application) -> AsyncIterator[None]:
+    """Show the metrics, and mark the server as started. Needs all."""
     register(
         app[METRICS],
         request_log=app[REQUEST_LOG],
         hub=app[HUB],
         publisher=app[PUBLISHER],
-        brokers=app[BUSES],
+        brokers=app[BROKERS],
         db=app[ENGINE],
-        passwords=app[_PASSWORDS],
+        passwords=app[PASSWORDS],
         readiness=app[READINESS],
     )
-    async with monitor(app[READINESS], app[ENGINE], app[BUSES], app[METRICS]):
+    async with monitor(app[READINESS], app[ENGINE], app[BROKERS], app[METRICS]):
         yield
 
 
@@ -288,14 +322,5 @@ def _wanted_administrator(settings: Settings) -> AdministratorCredentials | None
     return AdministratorCredentials(settings.admin_login, settings.admin_password)
 
 
-async def _settle(app: web.Application) -> None:
-    gunicorn.announce_administrator(app[GENERATED])
-    gunicorn.settle()
-
-
-async def _hurry(app: web.Application) -> None:
-    gunicorn.hurry_at_next_signal(app[DRAIN])
-
-
 async def _drain(app: web.Application) -> None:
-    await app[DRAIN].run()  # whoever has the listening sockets has done so already
+    await app[DRAIN].run()

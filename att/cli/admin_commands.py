@@ -8,7 +8,7 @@ import click
 
 from att.accounts.administrators import AdministratorCredentials, Administrators
 from att.accounts.passwords import Passwords
-from att.app import open_shared
+from att.app import open_backends
 from att.cli.options import database_options, redis_option, settings_of
 from att.cli.output import say
 from att.cli.prompts import ask_new_password
@@ -80,11 +80,11 @@ async def _open_and_close(settings: Settings) -> Database:
 async def _work(
     settings: Settings, work: Callable[[Administrators], Awaitable[_T]], *, may_make: bool = True
 ) -> tuple[_T, str]:
-    async with open_database(settings, may_make=may_make) as database, open_shared(settings) as shared:
+    async with open_database(settings, may_make=may_make) as database, open_backends(settings) as backends:
         db, passwords = await Engine.connect(database.dsn), Passwords(settings.hashing)
         try:
             with naming(database):
-                return await work(Administrators(db, passwords, shared.make_sessions(db))), database.place
+                return await work(Administrators(db, passwords, backends.make_sessions(db))), database.place
         finally:
             passwords.close()
             await db.close()

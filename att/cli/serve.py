@@ -1,4 +1,4 @@
-"""Serving: the process from its first socket to its last."""
+"""The server process, from its first socket to its last."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ import click
 from aiohttp import web
 
 from att import __version__
-from att.app import DATABASE, DRAIN, GENERATED, create_app
+from att.app import DATABASE, create_app
 from att.config.settings import Settings
 from att.core.process import collect_less_garbage, room_for_connections
 from att.errors import AttError
@@ -18,17 +18,17 @@ from att.http.bind import check_listeners
 from att.http.connections import ConnectionLimiter
 from att.http.context import READINESS
 from att.http.tls import Certificate
-from att.server.drain import Drain
-from att.server.gunicorn import announce_administrator
+from att.server.drain import DRAIN, Drain
+from att.server.gunicorn import GENERATED, announce_administrator
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SHUTDOWN_TIMEOUT = 1.0  # seconds for requests for which the drain has not waited
 
 
-class Stop:
-    """The signals that stop the server: one asks, a second one hurries, and the next is the system's.
+class StopSignals:
+    """Signals that stop the server: the first asks for it, the second hurries the drain, the next is the system's.
 
-    Until there is a drain to be hurried, the second one is the system's.
+    Before there is a drain, the second one is the system's.
     """
 
     def __init__(self) -> None:
@@ -36,9 +36,9 @@ class Stop:
         self.drain: Drain | None = None
         self._loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
-            self._loop.add_signal_handler(number, self._heard)
+            self._loop.add_signal_handler(number, self._on_signal)
 
-    def _heard(self) -> None:
+    def _on_signal(self) -> None:
         if self.drain is not None and not self.is_asked.is_set():
             self.is_asked.set()
             return
@@ -50,10 +50,10 @@ class Stop:
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; a second one stops at once. Raises what ``create_app`` says, and CannotStart."""
-    stop = Stop()
+    """Serve until SIGTERM or SIGINT. Raises CannotStart, and the errors of the application's start."""
+    stop = StopSignals()
     certificate = _certificate(settings)
-    await check_listeners(settings.listen)  # before anything is made that a server would need
+    await check_listeners(settings.listen)  # a taken address fails before a database is made
     app = create_app(settings)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
     try:
@@ -62,23 +62,23 @@ async def serve(settings: Settings) -> None:
         try:
             if not stop.is_asked.is_set():
                 acceptor = await _open_acceptor(runner, settings, certificate)
-                app[DRAIN].watch(acceptor)
+                app[DRAIN].add_acceptor(acceptor)
                 stop.drain = app[DRAIN]
                 _announce(acceptor.urls, app[DATABASE].place)
         finally:
-            announce_administrator(app[GENERATED])  # also if the address was taken meanwhile: it is nowhere else
+            announce_administrator(app[GENERATED])  # even if the address is taken: the password is stored nowhere else
         await stop.is_asked.wait()
-        await app[DRAIN].run()
+        await app.shutdown()  # drains, before the runner closes idle connections
     except AttError:
-        app[READINESS].draining = True  # nobody has come in, and nobody is to be sent away
-        if not stop.is_asked.is_set():  # Ctrl-C reaches the programs that we start as well, and they fail
+        app[READINESS].draining = True  # there is nobody to drain
+        if not stop.is_asked.is_set():  # Ctrl-C also reaches the programs that we start, and they fail
             raise
     finally:
         await runner.cleanup()
 
 
 def _certificate(settings: Settings) -> Certificate | None:
-    """The one that is read again at SIGHUP. Raises CannotStart."""
+    """Return the certificate, which SIGHUP reloads. Raises CannotStart."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     certificate = Certificate(settings.tls_cert, settings.tls_key)
@@ -87,7 +87,7 @@ def _certificate(settings: Settings) -> Certificate | None:
 
 
 async def _open_acceptor(runner: web.AppRunner, settings: Settings, certificate: Certificate | None) -> Acceptor:
-    """Raises CannotStart."""
+    """Start to accept connections. Raises CannotStart."""
     if runner.server is None:
         raise RuntimeError("the application has not been set up")
     limits = room_for_connections(), settings.address_connections
@@ -98,6 +98,6 @@ async def _open_acceptor(runner: web.AppRunner, settings: Settings, certificate:
 
 
 def _announce(urls: list[str], data_place: str) -> None:
-    with contextlib.suppress(OSError):  # whoever read our output may have gone
+    with contextlib.suppress(OSError):  # the reader of our output may be gone
         click.echo(f"att {__version__} listens on {' and '.join(urls)}")
         click.echo(f"data is in {data_place}; stop with Ctrl-C")

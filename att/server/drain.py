@@ -1,4 +1,4 @@
-"""How a server stops without anybody losing anything: bit by bit, until nobody is connected or the time is over."""
+"""Drain: stop the server gradually, until nobody is connected or the time is over, so that nothing is lost."""
 
 import asyncio
 import contextlib
@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Protocol, TypeVar
 
+from aiohttp import web
+
 from att.core.readiness import Readiness
 from att.http.connections import Traffic
 from att.protocol.frames import CloseCode
 from att.realtime.hub import Hub
 
-_TICK = 0.05  # seconds between portions, and between looks at the connections
-IDLE_SHARE = 4  # a connection that is kept alive without a request has a quarter of the time
+_TICK = 0.05  # seconds between portions, and between checks of the connections
+IDLE_SHARE = 4  # an idle keep-alive connection has a quarter of the time
 REQUEST_TIME = 10.0  # seconds for requests in flight, once the time is over
-GOODBYE = 1.0  # seconds for sockets that are closed in a hurry
-HINTS = range(1, 6)  # seconds after which a listener is asked to come back
+CLOSE_TIME = 1.0  # seconds for the close frames of the last sockets
+HINTS = range(1, 6)  # seconds after which a listener is asked to reconnect
 
 Item = TypeVar("Item")
 
@@ -25,7 +27,7 @@ log = logging.getLogger("att")
 
 
 def portions(items: Sequence[Item], seconds: float) -> Iterator[tuple[float, Sequence[Item]]]:
-    """The items in portions of nearly one size, and when each is due: the first at 0, the last before the end."""
+    """Yield portions of nearly equal size, each with the second at which it is due, from 0 to before ``seconds``."""
     count = max(1, min(len(items), round(seconds / _TICK)))
     bounds = [len(items) * number // count for number in range(count + 1)]
     for number in range(count):
@@ -33,19 +35,19 @@ def portions(items: Sequence[Item], seconds: float) -> Iterator[tuple[float, Seq
 
 
 class DrainedAcceptor(Protocol):
-    """By which connections come in."""
+    """Acceptor of connections, as the drain uses it."""
 
     def close(self) -> None:
-        """Let nobody in any more but those who are waiting."""
+        """Accept the pending connections, then refuse new ones."""
 
     def traffic(self) -> Traffic:
-        """What has come in and is still there."""
+        """Return the number of connections that are open and busy."""
 
 
 class Drain:
-    """Sends everybody away within ``seconds``, so that they come back one after the other, and to another node.
+    """Closes all connections within ``seconds``, one after the other, so that clients reconnect to other nodes.
 
-    ``sockets`` are those that are not closed yet, whether or not they hear anything.
+    ``sockets`` are all WebSockets that are not closed yet, attached to the hub or not.
     """
 
     def __init__(
@@ -62,34 +64,34 @@ class Drain:
         self._seconds = seconds
         self._clock = clock
         self._is_urgent = asyncio.Event()
-        self._door: DrainedAcceptor | None = None
+        self._acceptor: DrainedAcceptor | None = None
 
-    def watch(self, door: DrainedAcceptor) -> None:
-        """Close this as well, and wait for those who came in by it. Without one only the WebSockets are seen to."""
-        self._door = door
+    def add_acceptor(self, acceptor: DrainedAcceptor) -> None:
+        """Close this acceptor too, and wait for its connections. Without one, only WebSockets are closed."""
+        self._acceptor = acceptor
 
     async def run(self) -> None:
-        """Send everybody away, and wait until they have gone. The second time there is nothing left to do."""
+        """Close all connections and wait for their ends. Does nothing the second time."""
         if self._readiness.draining:
             return
         self._readiness.draining = True
-        if self._door is not None:
-            self._door.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         start = self._clock()
-        await self._send_away(start)
+        await self._close_listeners(start)
         while not self._is_urgent.is_set() and not self._is_over(self._clock() - start):
             await self._pause(_TICK)
         left = self._hub.stop_admitting()
         self._hub.disconnect(left, CloseCode.GOING_AWAY)
-        await self._say_goodbye()
+        await self._wait_for_close_frames()
         cut_off = f"; sockets cut off: {len(left)}" if left else ""
         log.info("the drain has ended after %.1f s%s", self._clock() - start, cut_off)
 
     def hurry(self) -> None:
-        """Wait for nothing any more."""
+        """Stop waiting."""
         self._is_urgent.set()
 
-    async def _send_away(self, start: float) -> None:
+    async def _close_listeners(self, start: float) -> None:
         listeners = self._hub.stop_admitting()
         count, seconds = len(listeners), self._seconds
         log.info("the drain begins; sockets to close: %d, within %.0f s; another signal stops at once", count, seconds)
@@ -101,19 +103,19 @@ class Drain:
                 self._hub.disconnect([listener], CloseCode.RESTART, _reason())
 
     async def _until(self, moment: float) -> None:
-        """Wait until then, as long as somebody is listening."""
+        """Wait until then, as long as there are listeners."""
         while len(self._hub.registry) and not self._is_urgent.is_set() and (left := moment - self._clock()) > 0:
             await self._pause(min(left, _TICK))
 
-    async def _say_goodbye(self) -> None:
-        """Leave the last ones a moment to take their close frames."""
+    async def _wait_for_close_frames(self) -> None:
+        """Give the last sockets a moment for their close frames."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GOODBYE):
-                while len(self._sockets):  # noqa: ASYNC110 - it is asked once in the server's life
+            async with asyncio.timeout(CLOSE_TIME):
+                while len(self._sockets):  # noqa: ASYNC110 - once in the server's life
                     await asyncio.sleep(_TICK / 5)
 
     def _is_over(self, elapsed: float) -> bool:
-        traffic = Traffic() if self._door is None else self._door.traffic()
+        traffic = Traffic() if self._acceptor is None else self._acceptor.traffic()
         if traffic.busy or len(self._sockets):
             return elapsed > self._seconds + REQUEST_TIME
         return not traffic.open or elapsed >= self._seconds / IDLE_SHARE
@@ -124,6 +126,9 @@ class Drain:
                 await self._is_urgent.wait()
 
 
+DRAIN = web.AppKey("drain", Drain)
+
+
 def _reason() -> bytes:
-    seconds = random.choice(HINTS)  # noqa: S311 - it spreads them, and is no secret
+    seconds = random.choice(HINTS)  # noqa: S311 - no secret, it spreads the reconnects
     return f"{CloseCode.RESTART.reason}; retry in {seconds} s".encode()

@@ -1,4 +1,4 @@
-"""What we see to when another program serves the application in our place: gunicorn."""
+"""Support for gunicorn, which serves the application in place of ``att-server``."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,25 +22,25 @@ from att.core.process import allow_many_files, collect_less_garbage
 from att.errors import AttError
 from att.http.access_log import REQUEST_LOG, RequestLog
 from att.http.connections import LIMITS, ConnectionLimiter
-from att.server.drain import Drain
+from att.server.drain import DRAIN
 from att.server.logging import set_up_logging
 
-BOOT_ERROR = 3  # the status by which gunicorn knows that starting another worker would not help
-_PATIENCE = 3.0  # seconds between the first workers that fail, for the others to get that far, and to be stopped
+BOOT_ERROR = 3  # exit status that tells gunicorn not to start another worker
+_EXIT_PAUSE = 3.0  # seconds between exits of failing workers, for gunicorn to stop the others
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # who would have connections of their own has no other way
+    warnings.simplefilter("ignore", DeprecationWarning)  # the only way to connections of our own class
 
     class Application(web.Application):
-        """One whose connections are ours, whoever has accepted them: they answer what is no HTTP as they always do."""
+        """Application whose connections are ours, so that requests that are not HTTP get the usual answers."""
 
         def _make_handler(self, **options: Any) -> web.Server:
             return GunicornServer(self[REQUEST_LOG], self._handle, request_factory=self._make_request, **options)
 
 
 class GunicornServer(web.Server):
-    """Makes a connection for each that another program has accepted, and limits what is limited without knowing it."""
+    """Opens a connection of ours for each one that gunicorn accepts. The time limits apply; the counts do not."""
 
     def __init__(self, request_log: RequestLog, *parts: Any, **options: Any) -> None:
         super().__init__(*parts, **options)
@@ -50,7 +50,7 @@ class GunicornServer(web.Server):
     def __call__(self) -> web.RequestHandler:
         quota = self._limiter.acquire(None)
         if quota is None:
-            raise RuntimeError("nobody is to be turned away here")
+            raise RuntimeError("a limiter without limits has refused a connection")
         return self._limiter.open(quota, {**self._kwargs, **LIMITS})
 
     def pre_shutdown(self) -> None:
@@ -60,25 +60,34 @@ class GunicornServer(web.Server):
 
 Context = Callable[[web.Application], AsyncIterator[None]]
 
+GENERATED: web.AppKey[AdministratorCredentials | None] = web.AppKey("generated", AdministratorCredentials)
+
 log = logging.getLogger("att")
 
 
 def read_settings() -> Settings:
-    """Those of the environment. What is wrong with them ends the process, with one line."""
+    """Return the settings of the environment. If they are wrong, end the process with one line."""
     try:
         settings = settings_from_environment()
     except click.UsageError as error:
         _fail(" ".join(error.format_message().split()))
     set_up_logging(settings.log_format)
     if settings.listen != DEFAULT_LISTEN or settings.tls_cert is not None:
-        log.warning("ATT_LISTEN and ATT_TLS_CERT do nothing here: see the --bind and --certfile of what serves att")
+        log.warning("ATT_LISTEN and ATT_TLS_CERT do nothing here: use gunicorn's --bind and --certfile")
     if settings.address_connections != ADDRESS_CONNECTIONS:
-        log.warning("ATT_ADDRESS_CONNECTIONS does nothing here: a proxy before it must see to that")
+        log.warning("ATT_ADDRESS_CONNECTIONS does nothing here: set such a limit in the proxy")
     return settings
 
 
-def failing_in_words(context: Context) -> Context:
-    """It; but when it cannot begin, the process ends with one line."""
+def set_up(app: web.Application, contexts: Iterable[Context]) -> None:
+    """Add the contexts of an application that gunicorn serves, and what ``att-server`` does besides."""
+    app.cleanup_ctx.extend(_exiting(context) for context in contexts)
+    app.on_startup.append(_after_start)
+    app.on_shutdown.append(_hurry_at_next_signal)
+
+
+def _exiting(context: Context) -> Context:
+    """Return a context that ends the process with one line if it cannot start."""
 
     async def begin(app: web.Application) -> AsyncIterator[None]:
         inner = contextlib.asynccontextmanager(context)(app)
@@ -94,33 +103,33 @@ def failing_in_words(context: Context) -> Context:
     return begin
 
 
-def settle() -> None:
-    """The application has started."""
+async def _after_start(app: web.Application) -> None:
+    announce_administrator(app[GENERATED])
     allow_many_files()
     collect_less_garbage()
 
 
-def hurry_at_next_signal(drain: Drain) -> None:
-    """The first signal began the end; another one ends it at once."""
+async def _hurry_at_next_signal(app: web.Application) -> None:
+    """End the drain at the next signal; the first one has begun it."""
     for number in SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, drain.hurry)
+        asyncio.get_running_loop().add_signal_handler(number, app[DRAIN].hurry)
 
 
 def announce_administrator(generated: AdministratorCredentials | None) -> None:
-    """Say with which password the first administrator was made, if it was made up."""
+    """Print the password of the first administrator, if it was generated."""
     if generated is not None:
-        with contextlib.suppress(OSError):  # whoever read our output may have gone
+        with contextlib.suppress(OSError):  # the reader of our output may be gone
             click.echo(f"the administrator is {generated.login} with the password {generated.password} (shown once)")
 
 
 def _fail(message: str) -> NoReturn:
-    """Say it and end, as the first worker that does so, or as gunicorn tells the others to.
+    """Print the message and exit with ``BOOT_ERROR``, one worker at a time.
 
-    gunicorn stops when one has ended with ``BOOT_ERROR``; of a second one it would make a traceback.
+    gunicorn stops at the first such exit, and would print a traceback for a second one.
     """
     click.echo(f"att: {message}", err=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with Path(__file__).open("rb") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        time.sleep(_PATIENCE)
+    with Path(__file__).open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        time.sleep(_EXIT_PAUSE)
         sys.exit(BOOT_ERROR)

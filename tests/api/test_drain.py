@@ -16,7 +16,7 @@ from people import PASSWORD, Person
 from waiting import eventually
 
 from att.api.keys import HUB
-from att.app import DRAIN, create_app
+from att.app import create_app
 from att.client.messages import ending
 from att.config.settings import Settings
 from att.core.readiness import Readiness
@@ -26,7 +26,7 @@ from att.http.context import READINESS
 from att.protocol.frames import CloseCode
 from att.realtime.hub import Hub
 from att.realtime.registry import Listener, Registry
-from att.server.drain import _TICK, REQUEST_TIME, Drain, portions
+from att.server.drain import _TICK, DRAIN, REQUEST_TIME, Drain, portions
 
 DEADLINE = 5  # seconds
 FOR_EVER = 3_600.0  # seconds
@@ -98,13 +98,13 @@ def listen(hub):
 
 @pytest.fixture
 async def drain(hub):
-    """Make a drain of that many seconds and that door, and begin it."""
+    """Make a drain of that many seconds and that acceptor, and begin it."""
     tasks = []
 
-    def go(seconds, door=None):
+    def go(seconds, acceptor=None):
         made = Drain(hub, (), Readiness(), seconds)
-        if door is not None:
-            made.watch(door)
+        if acceptor is not None:
+            made.add_acceptor(acceptor)
         tasks.append(asyncio.create_task(made.run()))
         return made, tasks[-1]
 
@@ -125,17 +125,17 @@ def codes(connections):
 
 async def test_nothing_to_wait_for(hub, drain):
     """With nobody there it is over at once; nobody is let in."""
-    door = Entrance()
-    made, task = drain(FOR_EVER, door)
+    acceptor = Entrance()
+    made, task = drain(FOR_EVER, acceptor)
     await over(task)
-    assert door.is_closed
+    assert acceptor.is_closed
     assert made._readiness.draining
     with pytest.raises(ShuttingDown):
         hub.attach(Listener(UUID(int=1), uuid4(), RecordingConnection()))
 
 
 async def test_readiness_fails_first(hub, listen, drain):
-    """Before the door is closed, which is before the first socket is."""
+    """Before the acceptor is closed, which is before the first socket is."""
     [connection] = listen(1)
     seen = []
 
@@ -214,22 +214,22 @@ async def test_those_who_go_by_themselves(hub, listen, drain):
 async def test_a_second_signal(listen, drain):
     """Whoever is left is closed with 1001, and nothing is waited for."""
     connections = listen(3)
-    door = Entrance(3, 3)
-    made, task = drain(FOR_EVER, door)
+    acceptor = Entrance(3, 3)
+    made, task = drain(FOR_EVER, acceptor)
     await asyncio.sleep(0)
     made.hurry()
     await over(task)
     assert sorted(codes(connections)) == [CloseCode.GOING_AWAY] * 2 + [CloseCode.RESTART]
-    assert door.looks == 0
+    assert acceptor.looks == 0
 
 
 async def test_requests_are_waited_for(drain):
     """As long as a request is in flight it goes on, past the time; then an idle connection is no reason to."""
-    door = Entrance(2, 1)
-    _, task = drain(0, door)
-    await door.looked_at()
+    acceptor = Entrance(2, 1)
+    _, task = drain(0, acceptor)
+    await acceptor.looked_at()
     assert not task.done()
-    door.current = Traffic(2, 0)
+    acceptor.current = Traffic(2, 0)
     await over(task)
 
 
@@ -242,15 +242,15 @@ async def test_requests_are_not_waited_for_without_end(monkeypatch, drain):
 
 async def test_idle_connections_have_a_share(drain):
     """Those that are kept alive are waited for, until they are closed; and by a second signal no more."""
-    door = Entrance(1, 0)
-    made, task = drain(FOR_EVER, door)
-    await door.looked_at()
+    acceptor = Entrance(1, 0)
+    made, task = drain(FOR_EVER, acceptor)
+    await acceptor.looked_at()
     assert not task.done()
-    door.current = Traffic()
+    acceptor.current = Traffic()
     await over(task)
-    door = Entrance(1, 0)
-    made, task = drain(FOR_EVER, door)
-    await door.looked_at()
+    acceptor = Entrance(1, 0)
+    made, task = drain(FOR_EVER, acceptor)
+    await acceptor.looked_at()
     made.hurry()
     await over(task)
     _, task = drain(_TICK, Entrance(1, 0))
@@ -261,11 +261,11 @@ async def test_the_second_time_nothing_is_done(listen, drain):
     listen(1)
     made, task = drain(0)
     await over(task)
-    door = Entrance(1, 1)
-    made.watch(door)
+    acceptor = Entrance(1, 1)
+    made.add_acceptor(acceptor)
     await over(asyncio.create_task(made.run()))
-    assert not door.is_closed
-    assert door.looks == 0
+    assert not acceptor.is_closed
+    assert acceptor.looks == 0
 
 
 # With an application

@@ -3,7 +3,7 @@
 import pytest
 from waiting import eventually
 
-from att.app import CACHE
+from att.app import SESSION_CACHE
 from att.sessions.cache import _SECONDS
 from att.sessions.store import PostgresSessions
 
@@ -50,4 +50,4 @@ async def test_log_out(finds, client, sign_up):
 
 
 async def trusted(client):
-    return client.app[CACHE]._is_told
+    return client.app[SESSION_CACHE]._is_told

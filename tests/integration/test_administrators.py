@@ -13,11 +13,12 @@ from att.accounts.administrators import AdministratorCredentials, Administrators
 from att.accounts.passwords import Passwords
 from att.accounts.roles import Roles
 from att.accounts.service import Accounts
-from att.app import GENERATED, create_app
+from att.app import create_app
 from att.db.engine import Engine
 from att.errors import AuthFailed, CannotStart, NoSuchUser
 from att.realtime.hub import Hub
 from att.realtime.registry import Registry
+from att.server.gunicorn import GENERATED
 from att.sessions.store import PostgresSessions
 
 ROOT = AdministratorCredentials("Root", PASSWORD)

@@ -16,7 +16,7 @@ from valkeys import Valkey, ValkeyCluster
 from waiting import eventually
 
 from att.accounts.redis_rate_limits import RedisCounts
-from att.app import create_app, open_shared
+from att.app import create_app, open_backends
 from att.cli.doctor.checks import Level
 from att.cli.doctor.redis import check_redis
 from att.errors import CannotStart
@@ -163,7 +163,7 @@ async def test_a_right_is_missing(alone, settings, right):
     """A server that starts says in one line which right it lacks."""
     by_operator(alone, "ACL", "SETUSER", "att", f"-{right}")
     with pytest.raises(CannotStart) as caught:
-        async with open_shared(replace(settings, redis_url=url_of(alone))):
+        async with open_backends(replace(settings, redis_url=url_of(alone))):
             pytest.fail("is taken for whole")
     mend = "deploy/redis.acl.example has all that is needed"
     place = f"127.0.0.1:{alone.port}"
@@ -174,7 +174,7 @@ async def test_a_right_is_missing(alone, settings, right):
 
 async def test_a_trial_leaves_nothing(valkey, valkey_url, settings):
     """What is tried at the start is nothing that anybody sees."""
-    async with open_shared(replace(settings, redis_url=valkey_url)):
+    async with open_backends(replace(settings, redis_url=valkey_url)):
         assert valkey.ask("KEYS", "*") == []
 
 
@@ -184,7 +184,7 @@ async def test_other_keys(alone, settings):
         by_operator(alone, "ACL", "LOAD")
         by_operator(alone, "ACL", "SETUSER", "att", pattern)
         with pytest.raises(CannotStart, match=f"refuses: No permissions to {says}; deploy/"):
-            async with open_shared(replace(settings, redis_url=url_of(alone))):
+            async with open_backends(replace(settings, redis_url=url_of(alone))):
                 pytest.fail("is taken for whole")
 
 

@@ -12,7 +12,7 @@ from valkeys import Valkey
 from waiting import eventually
 
 from att.accounts import service as module
-from att.app import CACHE, create_app, open_shared
+from att.app import SESSION_CACHE, create_app, open_backends
 from att.config.settings import Rate
 from att.errors import CannotStart, RedisUnavailable
 from att.http.context import READINESS
@@ -51,7 +51,7 @@ async def nodes(start):
 
 
 async def _is_told(node):
-    return node.app[CACHE]._is_told
+    return node.app[SESSION_CACHE]._is_told
 
 
 @pytest.fixture
@@ -232,7 +232,9 @@ async def test_gone_by_sql_while_it_is_away(nodes, ann, valkey, sql, change, is_
 
 async def test_changes_while_it_is_away(nodes, ann, valkey, sql, monkeypatch):
     """A change that is to end sessions is refused as a whole, and can be made as soon as it is back."""
-    monkeypatch.setattr(ann.client.app[CACHE], "find", _always(await ann.client.app[CACHE].find(ann.token)))
+    monkeypatch.setattr(
+        ann.client.app[SESSION_CACHE], "find", _always(await ann.client.app[SESSION_CACHE].find(ann.token))
+    )
     valkey.kill()
     before = sql("SELECT password_hash FROM users WHERE login = 'ann'")
     changes = [
@@ -284,7 +286,7 @@ async def test_database_away(nodes, ann, postgresql):
     socket = await at(nodes[1], ann).listen()
     with away(postgresql):
         assert (await problem(await nodes[0].post("/login", json=ANN)))[:2] == (503, "database unavailable")
-    nodes[1].app[CACHE].trust(is_told=False)
+    nodes[1].app[SESSION_CACHE].trust(is_told=False)
 
     async def is_back():
         return (await ann.request("GET", "/users/me")).status == 200
@@ -298,5 +300,5 @@ async def test_library_missing(settings, monkeypatch):
     """Without the library one line says what to install."""
     monkeypatch.setitem(sys.modules, "att.sessions.redis_store", None)  # as if its import had failed
     with pytest.raises(CannotStart, match=r"run pip install 'att\[redis\]'$"):
-        async with open_shared(replace(settings, redis_url="redis://127.0.0.1")):
+        async with open_backends(replace(settings, redis_url="redis://127.0.0.1")):
             pytest.fail("starts without")

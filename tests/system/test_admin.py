@@ -282,7 +282,7 @@ async def test_the_figures_are_true(client, operator, sign_up):
 
 async def test_what_is_in_use_is_told(client, operator):
     """A connection that is held, and a password that is being hashed."""
-    engine, passwords = client.app[app_module.ENGINE], client.app[app_module._PASSWORDS]
+    engine, passwords = client.app[app_module.ENGINE], client.app[app_module.PASSWORDS]
     async with engine.transaction(), engine.transaction():
         found = await operator.scrape()
         assert found["att_db_connections",] >= found["att_db_connections_in_use",] >= 2

@@ -319,7 +319,7 @@ async def test_connections_of_one_address(start):
         await eventually(is_let_in)
     status, log = await server.end(signal.SIGTERM)
     assert status == 0
-    assert log.count("connections of 127.0.0.1 are refused") == 1
+    assert log.count("refusing connections of 127.0.0.1") == 1
 
 
 async def test_the_banner_is_short_and_true(server):

@@ -107,7 +107,7 @@ async def test_a_path_cannot_forge_a_sample(request_log, exposed):
 async def test_refusals(request_log, exposed):
     """By status, and not among the requests, whose share of errors they would change."""
     for status in (400, 503, 503):
-        request_log.refused(None, web.Response(status=status))
+        request_log.rejected(None, web.Response(status=status))
     found, _ = exposed()
     assert found["att_http_refusals_total", ("status", "400")] == 1
     assert found["att_http_refusals_total", ("status", "503")] == 2
