@@ -1,4 +1,4 @@
-"""WebSocket frames as bytes (RFC 6455), and the codes with which att closes a socket."""
+"""WebSocket frames as bytes (RFC 6455), and att's close codes."""
 
 import struct
 from enum import IntEnum
@@ -10,7 +10,7 @@ _LENGTH_16, _LENGTH_64 = 126, 127
 
 
 class CloseCode(IntEnum):
-    """Why a socket was closed. 4000 to 4499, 1001 and 1012: connect again; 4500 to 4999: do not."""
+    """Reason of a close. 4000 to 4499, 1001 and 1012: reconnect; 4500 to 4999: do not."""
 
     GOING_AWAY = 1001, "server is stopping"
     RESTART = 1012, "server is restarting"
@@ -29,7 +29,7 @@ class CloseCode(IntEnum):
 
 
 def text_frame(payload: bytes) -> bytes:
-    """One unfragmented, unmasked text frame that carries ``payload``, which must be UTF-8 (RFC 6455, section 5.2)."""
+    """Return an unfragmented, unmasked text frame with ``payload``, which must be UTF-8 (RFC 6455, section 5.2)."""
     length = len(payload)
     if length < _LENGTH_16:
         header = struct.pack("!BB", _FINAL_TEXT, length)
@@ -44,11 +44,11 @@ PING_FRAME = bytes((_PING, 0))
 
 
 def pong_frame(payload: bytes) -> bytes:
-    """The answer to a ping that carried ``payload``, of at most 125 bytes (RFC 6455, section 5.5.3)."""
+    """Return the answer to a ping with ``payload``, of at most 125 bytes (RFC 6455, section 5.5.3)."""
     return struct.pack("!BB", _PONG, len(payload)) + payload
 
 
 def close_frame(code: int, reason: bytes = b"") -> bytes:
-    """A close frame with a reason of at most 123 bytes; without either if the code is 0 (RFC 6455, section 5.5.1)."""
+    """Return a close frame with a reason of at most 123 bytes, or an empty one if the code is 0 (RFC 6455, 5.5.1)."""
     payload = struct.pack("!H", code) + reason if code else b""
     return struct.pack("!BB", _CLOSE, len(payload)) + payload

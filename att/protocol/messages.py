@@ -1,7 +1,6 @@
-"""The frames of att.v1 (docs/reference/realtime.md): the server's are built here, the client's are read here.
+"""The frames of att.v1, as described in docs/reference/realtime.md: builds the server's, parses the client's.
 
-The bytes of ``data`` are never changed: what is broadcast is cut out of the client's frame as it is, and put into the
-server's frames as it is.
+The bytes of ``data`` are never changed: a broadcast is cut out of the client's frame, and put into the server's frames.
 """
 
 import re
@@ -17,10 +16,10 @@ from att.core.names import check_key, check_printable, parse_uuid
 from att.errors import AttError, ProtocolError
 
 SUBPROTOCOL = "att.v1"
-BEARER_PREFIX = "att.bearer."  # of the subprotocol that carries a token
-RESUME_LIMIT = 10_000  # groups that one can resume at once
+BEARER_PREFIX = "att.bearer."  # prefix of the subprotocol that carries a token
+RESUME_LIMIT = 10_000  # groups in one resume
 ID_LENGTH = 200
-GROUP_LENGTH = 256  # a name of 64 characters, each of which may be four before it is put into normal form
+GROUP_LENGTH = 256  # a name has 64 characters, each of up to four before normalization
 SEQ_LIMIT = 2**63 - 1
 MAX_DEPTH = 200  # of objects and arrays in the data
 MAX_DIGITS = 4_300  # of a number in the data, before its decimal point
@@ -31,11 +30,11 @@ FrameId = str | int
 _T = TypeVar("_T")
 
 
-# What the server sends
+# Frames of the server
 
 
 class GroupPosition(Protocol):
-    """A group that a listener hears, and where its log stands."""
+    """A group of a listener, and the last seq of its log."""
 
     @property
     def group_id(self) -> UUID: ...
@@ -59,15 +58,15 @@ class Entry(GroupPosition, Protocol):
 
 
 def hello(user_id: UUID, session_id: UUID, heartbeat: float, groups: Iterable[GroupPosition]) -> bytes:
-    """What a listener is greeted with."""
-    standings = [{"id": group.group_id, "name": group.name, "seq": group.seq} for group in groups]
+    """Return the first frame for a listener."""
+    positions = [{"id": group.group_id, "name": group.name, "seq": group.seq} for group in groups]
     return encode(
-        {"type": "hello", "user_id": user_id, "session_id": session_id, "heartbeat": heartbeat, "groups": standings}
+        {"type": "hello", "user_id": user_id, "session_id": session_id, "heartbeat": heartbeat, "groups": positions}
     )
 
 
 def event(event: Entry) -> bytes:
-    """An event of the log, as everybody hears it."""
+    """Return the frame of an event, the same for all listeners."""
     head = f'{{"type":"{event.kind}",{_group(event.group_id, event.name)},"seq":{event.seq}'
     user = "null" if event.user_id is None else f'"{event.user_id}"'
     if event.kind != "message":
@@ -77,22 +76,22 @@ def event(event: Entry) -> bytes:
 
 
 def gap(group_id: UUID, name: str, first: int, last: int) -> bytes:
-    """What is said in place of events that are no longer kept: the first and the last of them."""
+    """Return the frame for events that are no longer kept: the first and the last seq."""
     return f'{{"type":"gap",{_group(group_id, name)},"from":{first},"to":{last}}}'.encode()
 
 
 def ack(id: FrameId, group_id: UUID, seq: int, at: datetime) -> bytes:  # noqa: A002 - the frame calls it so
-    """A broadcast is in the log."""
+    """Return the frame that confirms a broadcast."""
     return encode({"type": "ack", "id": id, "group": group_id, "seq": seq, "at": timestamp(at)})
 
 
 def error(id: FrameId | None, error: AttError) -> bytes:  # noqa: A002 - the frame calls it so
-    """A broadcast is refused."""
+    """Return the frame that refuses a broadcast."""
     return encode({"type": "error", "id": id, "error": error.code, "detail": error.detail})
 
 
 def timestamp(at: datetime) -> str:
-    """The moment as RFC 3339 has it: in UTC, to the microsecond."""
+    """Return the moment in RFC 3339: in UTC, with microseconds."""
     return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
@@ -100,7 +99,7 @@ def _group(group_id: UUID, name: str) -> str:
     return f'"group":"{group_id}","name":{encode(name).decode()}'
 
 
-# What the client sends
+# Frames of the client
 
 
 class _Frame(Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
@@ -108,17 +107,17 @@ class _Frame(Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
 
 
 class Ping(_Frame, frozen=True, tag="ping"):
-    """Asks for a pong."""
+    """Request for a pong."""
 
 
 class Resume(NamedTuple):
-    """The first frame: up to which seq a group has been heard. Groups that are not named are heard from now on."""
+    """The first frame: the last seq received of each group. Other groups start with new events."""
 
     groups: dict[UUID, int]
 
 
 class Broadcast(NamedTuple):
-    """A message for a group, which is named by its id or its name."""
+    """A message for a group, given by its id or its name."""
 
     id: FrameId
     group: UUID | str
@@ -146,7 +145,7 @@ _LONG_NUMBER = re.compile(rb"(?<![0-9.])[0-9]{%d}" % (MAX_DIGITS + 1))
 
 
 def parse(text: str | bytes) -> Resume | Broadcast | Ping:
-    """The client's frame. Raises ProtocolError when it is not one that att.v1 knows."""
+    """Parse a frame of the client. Raise ProtocolError if att.v1 has no such frame."""
     try:
         frame = _DECODER.decode(text)
     except UnicodeError:

@@ -1,1 +1,1 @@
-"""Delivery: who is connected here, and how a broadcast reaches them."""
+"""Delivery: the listeners of this node, and the way of a broadcast to them."""

@@ -1,4 +1,4 @@
-"""What this node does when a broker rings."""
+"""Handling of broker events on this node."""
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
@@ -12,7 +12,7 @@ from att.sessions.revocation import SessionRevoker
 
 
 class BrokerEvents:
-    """The ``Ears`` of the application, on each of its brokers: what one does not tell, another one does."""
+    """The application's ``BrokerEventHandler``, attached to each of its brokers."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class BrokerEvents:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Ring and hear all of them while the block runs."""
+        """Run all brokers while the block runs."""
         async with contextlib.AsyncExitStack() as stack:
             for broker in self._brokers:
                 await stack.enter_async_context(broker.running(self))

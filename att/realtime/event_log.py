@@ -1,8 +1,7 @@
-"""The log of each group: what was sent to it, and who joined and left it, in one order. Appending, and reading.
+"""Each group's log: its messages, and its members' joining and leaving, in one order. Appending and reading.
 
-The database writes it (see the migration "Added event table"): ``att_append`` what is sent, triggers on ``members`` and
-``groups`` who joined and left. ``seq`` counts 1, 2, 3 … within a group. What retention no longer holds is missing at
-the beginning, and nowhere else.
+The database writes it (see the migration "Added event table"): ``att_append`` the messages, triggers on ``members`` and
+``groups`` the rest. ``seq`` counts 1, 2, 3 … within a group. Retention removes events from the beginning only.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,15 +18,15 @@ from att.errors import AttError, FieldError, InvalidInput, NoSuchGroup, NotAMemb
 
 Kind = Literal["message", "joined", "left"]
 
-_SLICE = 200  # events of one group in an answer
-SLICE_BYTES = 1024**2  # of their bodies; the last of them may go beyond it
-READ_BYTES = 8 * 1024**2  # of all groups that are read at once
+_SLICE = 200  # events of one group in one read
+SLICE_BYTES = 1024**2  # of their bodies; the last one may exceed it
+READ_BYTES = 8 * 1024**2  # of all groups in one read
 KEY_LENGTH = 200
-UNACCEPTABLE = ("22", "54")  # SQLSTATEs of what is no JSON to the database, or nested too deeply for it
+UNACCEPTABLE = ("22", "54")  # SQLSTATEs of JSON that is invalid, or nested too deeply
 
 
 class LogEvent(NamedTuple):
-    """An event. ``user_id`` has sent it (None: somebody by SQL), joined or left; ``body`` is what was sent."""
+    """An event. ``user_id`` sent the message (None: by SQL), joined or left; ``body`` is the message."""
 
     group_id: UUID
     name: str
@@ -39,7 +38,7 @@ class LogEvent(NamedTuple):
 
 
 class Publish(NamedTuple):
-    """A message to the group with this id or name. With a key it is appended once, however often that is tried."""
+    """A message to the group with this id or name. With a key it is appended once, however often it is tried."""
 
     group: UUID | str
     actor_id: UUID
@@ -48,14 +47,14 @@ class Publish(NamedTuple):
 
 
 class PublishResult(NamedTuple):
-    """What is in the log. A repeat was there before: ``seq`` and ``at`` are those of the first."""
+    """The logged message. For a repeat it is the first one's event, with its ``seq`` and ``at``."""
 
     event: LogEvent
     is_repeat: bool
 
 
 class Position(NamedTuple):
-    """Where the log of a group ends, and whether the user is a member there."""
+    """The last seq of a group's log, and whether the user is a member."""
 
     group_id: UUID
     name: str
@@ -64,22 +63,22 @@ class Position(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """Events in a row, oldest first, and the seq with which the log ends: 0 when there is none."""
+    """Consecutive events, oldest first, and the last seq of the log: 0 when it is empty."""
 
     events: list[LogEvent]
     head: int
 
 
 class Replay(NamedTuple):
-    """A slice, whether the user was a member when it begins, and the group's name."""
+    """A slice, whether the user was a member before it, and the group's name."""
 
     slice: Slice
     was_member: bool
     name: str
 
     def visible_to(self, user_id: UUID) -> Iterator[LogEvent]:
-        """What that user, for whom it was read, may know: what was there while they were in, and their own coming and
-        going.
+        """Yield the events that the user of the replay may see: those while a member, and their own joining and
+        leaving.
         """
         is_in = self.was_member
         for event in self.slice.events:
@@ -99,7 +98,7 @@ def _reading(sql: str) -> Statement:
     return prepare(text(sql))._replace(is_read=True)
 
 
-# Arrays of ids go as text, which costs the driver less than a value for each.
+# Arrays of ids are sent as text, which costs the driver less than a value for each.
 APPEND = prepare(
     text("""
     SELECT item, refusal, CAST(group_id AS text), name, seq, at, is_repeat FROM att_append(
@@ -109,14 +108,14 @@ APPEND = prepare(
     """)
 )
 
-_WANTED = "(g.id = ANY (CAST(:group_ids AS uuid[])) OR g.name_key = ANY (CAST(:name_keys AS text[])))"
+_NAMED = "(g.id = ANY (CAST(:group_ids AS uuid[])) OR g.name_key = ANY (CAST(:name_keys AS text[])))"
 LOCK_HOLDERS = _reading(f"""
-    WITH free AS (SELECT g.id FROM groups AS g WHERE {_WANTED} FOR NO KEY UPDATE SKIP LOCKED)
-    SELECT g.id, g.name_key, CAST(g.xmax AS text) FROM groups AS g WHERE {_WANTED} AND g.id NOT IN (SELECT id FROM free)
+    WITH free AS (SELECT g.id FROM groups AS g WHERE {_NAMED} FOR NO KEY UPDATE SKIP LOCKED)
+    SELECT g.id, g.name_key, CAST(g.xmax AS text) FROM groups AS g WHERE {_NAMED} AND g.id NOT IN (SELECT id FROM free)
 """)  # noqa: S608 - of constants
 
 _HEAD = "coalesce(g.seq, (SELECT max(e.seq) FROM events AS e WHERE e.group_id = w.group_id), 0)"
-# Bodies are stored as they are, so that their size is told without reading them.
+# Bodies are stored uncompressed, so their size is known without reading them.
 _SLICES = f"""
     SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, %s, f.seq, f.kind, f.actor_id, f.at, f.body
     FROM unnest(CAST(:group_ids AS uuid[]), CAST(:afters AS bigint[])) AS w (group_id, after)
@@ -134,10 +133,10 @@ _SLICES = f"""
     ) AS f ON true
     ORDER BY w.group_id, f.seq
 """  # noqa: S608 - of constants
-_THEIRS = "e.group_id = w.group_id AND e.actor_id = :user_id AND e.kind <> 'message'"
+_OWN_EVENTS = "e.group_id = w.group_id AND e.actor_id = :user_id AND e.kind <> 'message'"
 _WAS_MEMBER = f"""coalesce(
-    (SELECT e.kind = 'joined' FROM events AS e WHERE {_THEIRS} AND e.seq <= w.after ORDER BY e.seq DESC LIMIT 1),
-    (SELECT e.kind = 'left' FROM events AS e WHERE {_THEIRS} AND e.seq > w.after ORDER BY e.seq LIMIT 1),
+    (SELECT e.kind = 'joined' FROM events AS e WHERE {_OWN_EVENTS} AND e.seq <= w.after ORDER BY e.seq DESC LIMIT 1),
+    (SELECT e.kind = 'left' FROM events AS e WHERE {_OWN_EVENTS} AND e.seq > w.after ORDER BY e.seq LIMIT 1),
     EXISTS (SELECT FROM members AS m WHERE m.group_id = w.group_id AND m.user_id = :user_id)
 )"""  # noqa: S608 - of constants
 READ = _reading(_SLICES % "NULL")
@@ -176,21 +175,21 @@ class EventLog:
         self._db = db
 
     async def append(self, publishes: Sequence[Publish]) -> list[PublishResult | AttError]:
-        """Append them in this order, in one transaction; for each what came of it, or why it was refused.
+        """Append in this order, in one transaction. Return a result or the reason of the refusal for each.
 
-        Raises what the engine raises, and InvalidInput when the database does not take a body: then all have failed,
-        and each is to be tried alone.
+        Raise what the engine raises, and InvalidInput if the database rejects a body: then nothing was appended, and
+        each is to be tried alone.
         """
         results: list[Any] = [_fault(publish) for publish in publishes]
-        places = [place for place, fault in enumerate(results) if fault is None]
-        rows = await self._append([publishes[place] for place in places]) if places else []
+        indexes = [index for index, fault in enumerate(results) if fault is None]
+        rows = await self._append([publishes[index] for index in indexes]) if indexes else []
         for row in rows:
-            place = places[row[0] - 1]
-            results[place] = _outcome(publishes[place], row)
+            index = indexes[row[0] - 1]
+            results[index] = _outcome(publishes[index], row)
         return results
 
     async def lock_holders(self, groups: Collection[UUID | str]) -> list[tuple[UUID, str, str]]:
-        """Those of these groups that somebody else has locked now: id, key of the name, and by which transaction."""
+        """Return those of these groups that another transaction has locked: id, name key and transaction."""
         ids = _array(group for group in groups if isinstance(group, UUID))
         keys = [key for group in groups if (key := key_of(group))]
         return await self._db.fetch_all(LOCK_HOLDERS, group_ids=ids, name_keys=keys)
@@ -209,9 +208,9 @@ class EventLog:
     async def read_from(
         self, group_id: UUID, user_id: UUID, after: int, limit: int = _SLICE, size: int = SLICE_BYTES
     ) -> Replay:
-        """As ``read`` does of one group, and whether that user was a member when the event ``after`` had happened.
+        """Read one group like ``read``, and find whether the user was a member after the event ``after``.
 
-        The bodies have about ``size`` bytes, of one event always.
+        The bodies have about ``size`` bytes; at least one event is read.
         """
         where = {"group_ids": _array([group_id]), "afters": _array([after]), "user_id": user_id}
         rows = await self._db.fetch_all(READ_FROM, **where, limit=limit, size=max(size, 1))
@@ -219,18 +218,20 @@ class EventLog:
         return Replay(Slice([event for row in rows for event in _events(row)], head), was_member, name)
 
     async def positions(self, user_id: UUID) -> list[Position]:
-        """At one moment: the groups of that user, and those whose log still tells that they joined or left."""
+        """Return the positions, at one moment, of the user's groups and of those whose log has their joining or
+        leaving.
+        """
         rows = await self._db.fetch_all(POSITIONS, user_id=user_id)
         return [Position(*row) for row in rows]
 
     async def heads(self, group_ids: Collection[UUID]) -> dict[UUID, int]:
-        """The seq with which each log ends, 0 when there is none."""
+        """Return the last seq of each log, 0 when it is empty."""
         return dict(await self._db.fetch_all(_HEADS, group_ids=_array(group_ids)))
 
     async def joinings(self, user_ids: Collection[UUID]) -> list[tuple[UUID, UUID, list[int]]]:
-        """Each of these users with each group that they are a member of, or joined as far as the log is held.
+        """Return each of these users with each group that they belong to, or joined according to the log.
 
-        With them go the seqs with which they joined it, the first one first; none when that is no longer held.
+        With them come the seqs of their joinings in order; none if they are no longer in the log.
         """
         return await self._db.fetch_all(JOININGS, user_ids=_array(user_ids))
 
@@ -250,11 +251,11 @@ class EventLog:
         except DriverError as error:
             if not (error.pgcode or "").startswith(UNACCEPTABLE):
                 raise
-            raise _invalid("body", "is not JSON that the database takes") from error
+            raise _invalid("body", "is not JSON that the database accepts") from error
 
 
 def key_of(group: UUID | str) -> str | None:
-    """The key of a group's name; None for an id, and for what can be no name."""
+    """Return the key of a group's name; None for an id, and for an impossible name."""
     return None if isinstance(group, UUID) or not _is_sendable(group, RAW_LENGTH) else fold(group)
 
 
@@ -277,7 +278,7 @@ def _events(row: Any) -> Iterable[LogEvent]:
 
 
 def _fault(publish: Publish) -> AttError | None:
-    """Why the driver cannot send it: PostgreSQL has no text with a NUL, nor any that is not Unicode."""
+    """Return why the driver cannot send it, if so: PostgreSQL's text has no NUL and nothing but Unicode."""
     if isinstance(publish.group, str) and not _is_sendable(publish.group, RAW_LENGTH):
         return NoSuchGroup()
     if publish.key is not None and not (publish.key and _is_sendable(publish.key, KEY_LENGTH)):
@@ -289,10 +290,10 @@ def _fault(publish: Publish) -> AttError | None:
     return _invalid("body", "must not contain NUL") if b"\0" in publish.body else None
 
 
-def _is_sendable(words: str, longest: int) -> bool:
-    if len(words) > longest or "\0" in words:
+def _is_sendable(text: str, limit: int) -> bool:
+    if len(text) > limit or "\0" in text:
         return False
-    return not any("\ud800" <= character <= "\udfff" for character in words)
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _invalid(field: str, message: str) -> InvalidInput:

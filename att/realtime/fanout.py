@@ -1,4 +1,4 @@
-"""What an event looks like to a listener, giving events to one alone, and counting what was given."""
+"""Frames of events for listeners, replay to one listener, and counts of deliveries."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -13,11 +13,11 @@ from att.realtime.event_log import LogEvent
 from att.realtime.group_streams import StreamPosition
 from att.realtime.registry import Dialect, Listener
 
-COUNTS = 10_000  # events of which it is remembered to how many sockets they were written
+COUNTS = 10_000  # recent events whose deliveries are stored
 
 
 class Delivered(NamedTuple):
-    """To how many sockets here an event was written, and to how many it could not be, since they are closing."""
+    """Sockets of this node to which an event was written, and sockets that were closing."""
 
     delivered: int
     dropped: int
@@ -28,7 +28,7 @@ DeliveryCallback = Callable[[Delivered], None]
 
 
 class Counts:
-    """What was delivered of each message, of all together, and who waits to be told."""
+    """Deliveries of each recent message and in total, and callbacks for the next ones."""
 
     def __init__(self) -> None:
         self.delivered = Counter("att_deliveries", "Messages written to sockets here.", registry=None)
@@ -39,7 +39,7 @@ class Counts:
         self._waiting: dict[tuple[UUID, int], DeliveryCallback] = {}
 
     def add(self, event: LogEvent, delivered: Delivered) -> None:
-        """Remember it, and tell whoever waits."""
+        """Store a delivery, and call its callback."""
         if event.kind == "message":
             key = event.group_id, event.seq
             self._counts[key] = delivered
@@ -51,38 +51,38 @@ class Counts:
                 callback(delivered)
 
     def skip(self, event: LogEvent) -> None:
-        """Nobody is to hear it, unless it was delivered before."""
+        """Store that an event has no listener here, unless it was delivered before."""
         if self.of(event) is None:
             self.add(event, NOBODY)
 
     def of(self, event: LogEvent) -> Delivered | None:
-        """What was delivered; None when nothing was yet, or it was too long ago."""
+        """Return what was delivered; None if that is still to come, or too long ago."""
         return self._counts.get((event.group_id, event.seq))
 
     def expect(self, event: LogEvent, callback: DeliveryCallback) -> None:
-        """Tell as soon as it is delivered, or nobody hears its group any more."""
+        """Call back as soon as the event is delivered, or its group has no listener any more."""
         self._waiting[event.group_id, event.seq] = callback
 
     def forget(self, event: LogEvent) -> None:
-        """Nobody waits any more."""
+        """Drop the callback for an event."""
         self._waiting.pop((event.group_id, event.seq), None)
 
     def drop_group(self, group_id: UUID) -> None:
-        """Nobody hears the group here any more."""
+        """Call back for all events of a group that has no listener any more."""
         for key in [key for key in self._waiting if key[0] == group_id]:
             self._waiting.pop(key)(NOBODY)
 
 
 def encode(event: LogEvent, dialect: Dialect) -> bytes | None:
-    """The frame that tells of it, to be built once for all; None when this dialect does not tell of it."""
+    """Return the event's frame, built once for all listeners; None if the dialect has no frame for it."""
     if dialect is Dialect.V1:
         return text_frame(messages.event(event))
     return text_frame(event.body) if event.kind == "message" else None
 
 
-def replay(listener: Listener, place: StreamPosition, events: Iterable[LogEvent]) -> StreamPosition:
-    """Give a listener what its user was a member for. Its place after that."""
-    seq, is_member = place
+def replay(listener: Listener, position: StreamPosition, events: Iterable[LogEvent]) -> StreamPosition:
+    """Send a listener the events during its user's membership. Return the listener's new position."""
+    seq, is_member = position
     for event in events:
         if is_member and event.seq > seq + 1:
             send_gap(listener, event.group_id, event.name, seq + 1, event.seq - 1)
@@ -97,6 +97,6 @@ def replay(listener: Listener, place: StreamPosition, events: Iterable[LogEvent]
 
 
 def send_gap(listener: Listener, group_id: UUID, name: str, first: int, last: int) -> None:
-    """Tell a listener which seqs the log no longer holds."""
+    """Send a listener a gap: seqs that the log no longer has."""
     if listener.dialect is Dialect.V1:
         listener.connection.replay(text_frame(messages.gap(group_id, name, first, last)))

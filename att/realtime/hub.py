@@ -1,8 +1,8 @@
-"""Applies the log to the listeners of this node. A pure state machine: what it wants read, others read.
+"""Applies the log to this node's listeners. A pure state machine: it asks for reads, and does no I/O.
 
-Each group that somebody hears here has a stream, on which its events are applied strictly in the order of their seq,
-whatever comes when: rings that were lost, repeated or overtaken, events twice, reads that are late. A listener comes in
-by ``attach`` before it is read from the database where it stands, and hears what follows by ``settle``.
+Each group with listeners here has a stream, which applies its events strictly in the order of their seq, even if
+announcements are lost, repeated or reordered, events come twice, or reads are late. A listener is attached before its
+user's positions are read from the database, then started with them.
 """
 
 from collections import deque
@@ -16,16 +16,16 @@ from att.realtime.fanout import Counts, Delivered, encode, replay, send_gap
 from att.realtime.group_streams import GroupStream, LastKnownSeqs, ReadQueue, StreamPosition
 from att.realtime.registry import Dialect, Listener, ListenerConnection, Registry, Span
 
-_SLICE = 500  # frames written before others have their turn
-READS = 100  # groups that are read at once
+_SLICE = 500  # frames written before other streams have their turn
+READS = 100  # groups in one read
 
 
 class Hub:
     """The streams and the registry; a ``GroupListener`` and a ``SessionListener``.
 
-    ``registry`` tells who is connected, ``counts`` what was delivered. The hub calls ``wake`` when there is something
-    to do: slices for ``step``, or reads that are ``wanted``. It calls ``subscribe`` when a group gets its first
-    listener here, and ``unsubscribe`` when the last one has left: events of other groups need not come.
+    ``registry`` holds the connected listeners, ``counts`` the deliveries. The hub calls ``wake`` when there is work:
+    slices for ``step``, or reads in ``wanted``. It calls ``subscribe`` for a group's first listener on this node and
+    ``unsubscribe`` after its last; announcements of other groups are not needed.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class Hub:
     # Listeners
 
     def attach(self, listener: Listener) -> None:
-        """Let a listener in; it hears nothing before ``settle``. Raises ShuttingDown."""
+        """Add a listener, which receives nothing before ``start``. Raise ShuttingDown."""
         if self._is_closing:
             raise ShuttingDown
         self.registry.attach(listener)
 
     def start(self, listener: Listener, positions: Iterable[Position], resume: Mapping[UUID, int]) -> None:
-        """Let it hear what follows its user's positions, which were read after it was attached.
+        """Deliver events after its user's positions, which were read after ``attach``.
 
-        What it has missed since the seqs of ``resume`` it is given from the log: see ``missing``.
+        Events missed since the seqs of ``resume`` come from the log: see ``missing``.
         """
         if listener not in self.registry:
             return
@@ -72,23 +72,21 @@ class Hub:
             self._start_group(listener, before, before.seq, span)
 
     def missing(self, listener: Listener) -> list[UUID]:
-        """The groups in which it is to be given what it has missed."""
+        """Return the groups in which the listener has to catch up."""
         return [group_id for group_id in listener.groups if self.served_up_to(listener, group_id) is not None]
 
     def served_up_to(self, listener: Listener, group_id: UUID) -> int | None:
-        """Up to which seq a listener that catches up in this group was served; None when it does not."""
+        """Return the last seq sent to a listener that catches up in this group, else None."""
         stream = self._streams.get(group_id)
         return None if stream is None else stream.served_up_to(listener)
 
     def serve(self, listener: Listener, group_id: UUID, found: Replay) -> None:
-        """Give a listener that catches up what is in the log above the seq up to which it was served."""
+        """Send a listener that catches up the events above the seq up to which it was served."""
         after = self.served_up_to(listener, group_id)
         if after is None:
             return
         stream, place = self._streams[group_id], StreamPosition(after, found.was_member)
-        end = (
-            found.slice.head if found.slice.head > after else stream.known_head
-        )  # nothing is left of a group that is gone
+        end = found.slice.head if found.slice.head > after else stream.known_head  # a deleted group's log may be empty
         first = found.slice.events[0].seq if found.slice.events else end + 1
         if first > after + 1:
             send_gap(listener, group_id, found.name, after + 1, first - 1)
@@ -98,25 +96,25 @@ class Hub:
         self._schedule(stream)
 
     def detach(self, listener: Listener) -> None:
-        """Let it go."""
+        """Remove a listener."""
         self.registry.detach(listener)
         for stream in [self._streams[group_id] for group_id in listener.groups]:
             stream.remove(listener)
             self._schedule(stream)
 
     def stop_admitting(self) -> tuple[Listener, ...]:
-        """Let nobody in from now on. Who is here, to be sent away bit by bit."""
+        """Refuse new listeners. Return those that are here, to be disconnected step by step."""
         self._is_closing = True
         return self.registry.everyone()
 
     def disconnect(self, listeners: Iterable[Listener], code: CloseCode, reason: bytes = b"") -> None:
-        """Close the sockets of those who are still here."""
+        """Close the sockets of those that are still here."""
         self._close([listener for listener in listeners if listener in self.registry], code, reason)
 
     # The log
 
     def offer(self, event: LogEvent) -> None:
-        """An event that is in the log. One that nobody hears here, or that was known_head before, is dropped."""
+        """Apply a logged event. Drop one without listeners here, or one that was applied before."""
         stream = self._streams.get(event.group_id)
         if stream is None or (event.seq <= stream.seq and not stream.is_running):
             self._last_known.note(event.group_id, event.seq)
@@ -126,7 +124,7 @@ class Hub:
             self._schedule(stream)
 
     def observe_head(self, group_id: UUID, seq: int) -> None:
-        """A group has reached this seq."""
+        """Note that a group has reached this seq."""
         stream = self._streams.get(group_id)
         if stream is None:
             self._last_known.note(group_id, seq)
@@ -135,29 +133,29 @@ class Hub:
             self._schedule(stream)
 
     def joined(self, group_id: UUID, seq: int, user_id: UUID) -> None:
-        """A user has joined a group, by the event with this seq or a later one."""
+        """Note that a user joined a group by the event with this seq, or a later one."""
         if not any(listener.is_new_to(group_id, seq) for listener in self.registry.of_user(user_id)):
             self.observe_head(group_id, seq)
             return
         stream = self._stream(group_id, seq - 1)
         stream.observe(seq)
-        if seq <= stream.seq:  # what came since was told without them
+        if seq <= stream.seq:  # later events were delivered without them
             self._close(self._admit(stream, seq, user_id), CloseCode.RESYNC)
         self._schedule(stream)
 
     def wanted(self, limit: int = READS) -> dict[UUID, int]:
-        """The groups to be read now, no more than that, and after which seq."""
+        """Return up to ``limit`` groups to be read now, each with the seq to read after."""
         return self._read_queue.wanted(limit)
 
     def may_fill_gap(self, group_id: UUID) -> bool:
-        """Whether what a group wants may come by itself: what is after it is here already."""
+        """Return True if a group's gap may close without a read: events behind it are here."""
         stream = self._streams.get(group_id)
         return stream is not None and stream.has_early
 
     def read(self, group_id: UUID, after: int, found: Slice) -> None:
-        """What is in a group's log above a seq: its first events, and where it ends."""
+        """Apply the first events of a group's log above a seq, and its head."""
         stream = self._streams.get(group_id)
-        if stream is None or after > stream.tail:  # it was wanted by a stream that is gone
+        if stream is None or after > stream.tail:  # the stream that wanted it is gone
             return
         first = found.events[0].seq if found.events else found.head + 1
         stream.forget_early()
@@ -171,20 +169,20 @@ class Hub:
         self._schedule(stream)
 
     def heads(self, among: Iterable[UUID] | None = None) -> dict[UUID, int]:
-        """The groups that somebody hears here, and which seq they are known to have reached."""
+        """Return the groups with listeners here, and the highest seq known of each."""
         streams = self._streams.values() if among is None else filter(None, map(self._streams.get, among))
         return {stream.group_id: stream.known_head for stream in streams}
 
     def compare(self, group_id: UUID, known_head: int, head: int) -> None:
-        """A group was known to have reached ``known_head``, and its log then ended with ``head``."""
+        """Compare the known head of a group with the head of its log, read later."""
         stream = self._streams.get(group_id)
-        if stream is not None and head < known_head:  # the database was restored from a backup: numbers are used again
+        if stream is not None and head < known_head:  # after a restore from a backup seqs repeat
             self._skip_lost(stream, head)
         else:
             self.observe_head(group_id, head)
 
     def step(self) -> bool:
-        """Write one slice of frames. Whether there is more to write."""
+        """Write one slice of frames. Return True if there is more to write."""
         if self._running:
             self._written = 0
             run = self._running.popleft()
@@ -203,10 +201,10 @@ class Hub:
         self._close(self.registry.of_user(user_id), CloseCode.SESSION_ENDED)
 
     def user_state_unknown(self, user_id: UUID) -> None:
-        """Have all sockets of the user connect again, which those can whose session is still there."""
+        """Have all sockets of the user reconnect; those whose session has ended will fail."""
         self._close(self.registry.of_user(user_id), CloseCode.RESYNC)
 
-    # Within
+    # Internals
 
     def _stream(self, group_id: UUID, seq: int) -> GroupStream:
         stream = self._streams.get(group_id)
@@ -217,7 +215,7 @@ class Hub:
         return stream
 
     def _start_group(self, listener: Listener, position: Position, resumed: int, joined: Span | None) -> None:
-        """Have it hear a group from there. Whether its user is a member is for the log to tell if they joined since."""
+        """Start a listener in one group. Later joinings decide whether its user is a member."""
         group_id, _, seq, is_member = position
         if resumed >= seq and not is_member and joined is None:
             listener.left[group_id] = seq
@@ -231,7 +229,7 @@ class Hub:
         self._schedule(stream)
 
     def _schedule(self, stream: GroupStream) -> None:
-        """See to what a stream needs after it has changed."""
+        """Queue a changed stream for reading or running, or drop it if it is idle."""
         if stream.wants_read and self._read_queue.note(stream):
             self._wake()
         if stream.is_running:
@@ -250,11 +248,11 @@ class Hub:
         self.counts.drop_group(stream.group_id)
 
     def _run(self, stream: GroupStream) -> Iterator[None]:
-        """Apply what is in the queue, a slice at a time."""
+        """Apply queued events, one slice at a time."""
         try:
             while (event := stream.pop()) is not None:
                 yield from self._apply(stream, event)
-        finally:  # a fault of ours in one event is no reason to keep back the next
+        finally:  # an error in one event must not keep back the next
             stream.is_running = False
         self._schedule(stream)
 
@@ -276,7 +274,7 @@ class Hub:
         self.counts.add(event, Delivered(delivered, total - delivered))
 
     def _audiences(self, stream: GroupStream, event: LogEvent) -> list[tuple[Dialect, tuple[ListenerConnection, ...]]]:
-        """Who hears the event whose turn it is: a user who joins by it, and one who leaves by it, too."""
+        """Return the receivers of the current event, including a user who joins or leaves by it."""
         whose = self.registry.of_user(event.user_id) if event.user_id and event.kind != "message" else ()
         if event.kind == "joined" and event.user_id:
             self._admit(stream, event.seq, event.user_id)
@@ -288,7 +286,7 @@ class Hub:
         return [(dialect, connections) for dialect, connections in audiences if connections]
 
     def _admit(self, stream: GroupStream, seq: int, user_id: UUID) -> list[Listener]:
-        """Have a user who joined by this event hear what follows. Those of their listeners who did not before."""
+        """Add the listeners of a user who joined by this event. Return those that were not there before."""
         admitted = []
         for listener in self.registry.of_user(user_id):
             if not listener.is_started:
@@ -298,7 +296,7 @@ class Hub:
         return admitted
 
     def _skip_lost(self, stream: GroupStream, seq: int) -> None:
-        """The log holds nothing up to this seq: have its listeners connect again, and so be told what is lost."""
+        """Skip events that the log has lost. Their listeners reconnect, and are told of the gap."""
         self._close(stream.everyone(), CloseCode.RESYNC)
         stream.skip(seq)
         self._schedule(stream)

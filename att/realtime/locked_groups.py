@@ -1,7 +1,6 @@
-"""What is sent to a group that somebody else locks, by a transaction in SQL that has not ended: it waits here.
+"""Queue for publishes to groups whose row another transaction has locked.
 
-However many groups are held, one statement looks at them all. Nothing is appended from here: what can go on goes back
-to where it came from.
+One statement checks all locked groups. Nothing is appended from here: publishes go back to the main queue.
 """
 
 import asyncio
@@ -13,19 +12,19 @@ from att.errors import Busy, DatabaseUnavailable
 from att.realtime.event_log import EventLog, key_of
 from att.realtime.publish_queue import PendingPublish, PublishQueue, resolve_all
 
-_MAX_WAIT = 3.0  # seconds for which what is sent to a held group waits before it is refused
-_PAUSE = 0.1  # seconds between looks at who locks the groups
+_MAX_WAIT = 3.0  # seconds after which a publish to a locked group is refused
+_PAUSE = 0.1  # seconds between checks of the locks
 
 
 class LockedGroups:
-    """The items for held groups, in ``lane``. When somebody lets go of a group, its own go back to ``free``."""
+    """The locked groups, and in ``queue`` the publishes to them, which return to ``free`` after the unlock."""
 
     def __init__(self, log: EventLog, free: PublishQueue) -> None:
         self.queue = PublishQueue()
         self._log = log
         self._free = free
         self._holders: dict[UUID, str] = {}
-        self._ids: dict[str, UUID] = {}  # of those groups, by the keys of their names
+        self._ids: dict[str, UUID] = {}  # of locked groups, by the keys of their names
         self._handed_over: set[UUID] = set()
         self._is_any = asyncio.Event()
 
@@ -33,16 +32,16 @@ class LockedGroups:
         return bool(self._holders)
 
     def queue_for(self, group: UUID | str) -> PublishQueue:
-        """Where what is sent to this group waits."""
+        """Return the queue for publishes to this group."""
         return self._free if self._locked_id(group) is None else self.queue
 
     async def take_locked(self, batch: Sequence[PendingPublish]) -> list[PendingPublish]:
-        """Have those of a batch wait here whose groups are held; the rest of it. Raises what the log raises.
+        """Queue a batch's publishes to locked groups here. Return the others. Raise what the log raises.
 
-        Those that are still in ``free`` for the same groups follow them.
+        Later publishes to the same groups move here from ``free``.
         """
-        locks = await self._log.lock_holders({item.publish.group for item in batch})
-        locks = [lock for lock in locks if lock[0] not in self._handed_over]
+        found = await self._log.lock_holders({item.publish.group for item in batch})
+        locks = [lock for lock in found if lock[0] not in self._handed_over]
         self._handed_over.clear()
         if not locks:
             return [*batch]
@@ -55,7 +54,7 @@ class LockedGroups:
         return [item for item in batch if not self._is_locked(item)]
 
     async def recheck(self) -> None:
-        """Look now and then at who locks the groups, for as long as any is held."""
+        """Check regularly which transactions hold the locks, while any group is locked."""
         while True:
             await self._is_any.wait()
             await asyncio.sleep(_PAUSE)
@@ -65,17 +64,17 @@ class LockedGroups:
             except Busy:
                 continue
             except Exception as error:
-                self._unlock(self._holders.keys())  # they are told of it there
+                self._unlock(self._holders.keys())  # the main queue reports the error
                 if not isinstance(error, DatabaseUnavailable):
                     raise
             else:
                 self._update({group_id: holder for group_id, _, holder in locks})
 
     def _update(self, holders: dict[UUID, str]) -> None:
-        """Go by who locks them now.
+        """Apply the present lock holders.
 
-        A group that is held by another than before is one that nobody locks for long, such as one to which other
-        servers append. Whoever waits for it in the database gets it, while a look may never find it free.
+        If the holder of a group has changed, the lock changes hands quickly, as when other servers append. An append
+        that waits in the database gets the lock in turn, while a check may never find the group free.
         """
         changed = {group_id for group_id, holder in self._holders.items() if holders.get(group_id) != holder}
         self._handed_over |= changed & holders.keys()
@@ -92,7 +91,7 @@ class LockedGroups:
             self._is_any.clear()
 
     def _locked_id(self, group: UUID | str) -> UUID | None:
-        """The id of the group if it is held, else None."""
+        """Return the group's id if it is locked, else None."""
         if isinstance(group, UUID):
             return group if group in self._holders else None
         return self._ids.get(key_of(group) or "") if self._ids else None

@@ -1,4 +1,4 @@
-"""Keeps the hub in step with the log: runs its slices, reads what it wants, and looks up what no ring has told."""
+"""Keeps the hub in step with the log: runs its slices, reads what it wants, and sweeps for missed announcements."""
 
 import asyncio
 import contextlib
@@ -14,11 +14,11 @@ from att.realtime.event_log import EventLog, Position
 from att.realtime.hub import READS, Hub
 from att.realtime.registry import Listener
 
-_SWEEP_INTERVAL = 5.0  # seconds between looks for what no ring has told: how late that can be
-WHOLE_SWEEP = 12  # every so many of them, joinings are looked for too, of which the database itself tells
-_CHUNK = 1_000  # groups, users or sessions that are looked up by one statement
-READERS = 4  # listeners that are given what they missed at the same time
-GAP_WAIT = 0.02  # seconds for which a gap may close by itself, where events come by the bus
+_SWEEP_INTERVAL = 5.0  # seconds between sweeps for missed announcements: their greatest delay
+WHOLE_SWEEP = 12  # every twelfth sweep includes joinings, which the database announces itself
+_CHUNK = 1_000  # groups, users or sessions in one statement
+READERS = 4  # listeners that catch up at the same time
+GAP_WAIT = 0.02  # seconds for which a gap may close by itself if the broker carries events
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts to read from a database that does not answer
 
 _T = TypeVar("_T")
@@ -28,21 +28,21 @@ class LiveSessions(Protocol):
     """Knows which sessions have not ended."""
 
     async def living(self, owners: Mapping[UUID, UUID]) -> set[UUID]:
-        """Of these sessions, each with its user, those that have not."""
+        """Return those of these sessions, each given with its user, that have not ended."""
 
 
-class RetentionGap(NamedTuple):
-    """After which seq events are missing, and since when."""
+class _Gap(NamedTuple):
+    """The seq before a gap, and when the gap was found."""
 
     after: int
     since: float
 
 
 class LogReader:
-    """The hub's hands. When the database cannot be read deliveries wait; they are never guessed.
+    """Does the hub's I/O: reads the log, runs deliveries. Retries until the database answers.
 
-    Where a bus brings the events themselves, what is missing before one that is here is mostly under way, from another
-    node. ``gap_wait`` is how many seconds it is waited for before the log is read. The hub sets ``woken``.
+    If the broker carries events, those missing before a present one are usually on their way from another node. The
+    reader waits ``gap_wait`` seconds for them before it reads the log. The hub sets ``woken``.
     """
 
     def __init__(
@@ -55,36 +55,36 @@ class LogReader:
         self._subscribed: set[UUID] = set()
         self._readers = asyncio.Semaphore(READERS)
         self._gap_wait = gap_wait
-        self._gaps: dict[UUID, RetentionGap] = {}
+        self._gaps: dict[UUID, _Gap] = {}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Do it while the block runs."""
+        """Keep the hub in step while the block runs."""
         async with (
-            supervise("writing of slices", self._write),
+            supervise("writing of frames", self._write),
             supervise("reading of the log", self._read),
-            supervise("looks for what no ring has told", self._sweep_regularly),
-            supervise("looks for what groups have missed", self._look_up_subscribed),
+            supervise("sweeping for missed announcements", self._sweep_regularly),
+            supervise("looking up of subscribed groups", self._look_up_subscribed),
         ):
             yield
 
     def sweep_soon(self) -> None:
-        """Rings may have been missed."""
+        """Sweep soon, since announcements may have been missed."""
         self._to_sweep.set()
 
     def look_up_soon(self, group_ids: Iterable[UUID]) -> None:
-        """Rings of these groups may have been missed."""
+        """Look up these groups soon, since their announcements may have been missed."""
         self._subscribed.update(group_ids)
         self._to_look_up.set()
 
     async def positions(self, user_id: UUID) -> list[Position]:
-        """Where that user stands, as soon as the database answers."""
+        """Return the user's positions as soon as the database answers."""
         return await _retry(lambda: self._log.positions(user_id))
 
     async def catch_up(self, listener: Listener, drained: Callable[[], Awaitable[object]], size: int) -> None:
-        """Give a listener what it has missed, as fast as it takes it: ``drained`` returns when it can take more.
+        """Send a listener the events that it has missed. ``drained`` returns when it can take more.
 
-        Of one page the bodies have about ``size`` bytes.
+        The bodies of one page have about ``size`` bytes.
         """
         for group_id in self._hub.missing(listener):
             while self._hub.served_up_to(listener, group_id) is not None:
@@ -95,18 +95,18 @@ class LogReader:
     async def _serve(self, listener: Listener, group_id: UUID, size: int) -> None:
         after = self._hub.served_up_to(listener, group_id)
         if after is None:
-            return  # it has gone while it was waited for
+            return  # it left meanwhile
         found = await _retry(lambda: self._log.read_from(group_id, listener.user_id, after, size=size))
         self._hub.serve(listener, group_id, found)
 
     async def sweep(self) -> None:
-        """Look up what rings may not have told: new events, joinings, and sessions that have ended."""
+        """Look up what announcements may have missed: new events, joinings and ended sessions."""
         await self._sweep_groups()
         await self._sweep_users()
         await self._sweep_sessions()
 
     async def _sweep_groups(self) -> None:
-        """What costs little, and is lost when a node dies after it has appended, and before it has rung."""
+        """Sweep for events of a node that died between append and announcement. This costs little."""
         for group_ids in _chunks([*self._hub.heads()]):
             await self._look_up(group_ids)
 
@@ -122,16 +122,16 @@ class LogReader:
             await self._find_joinings(user_ids)
 
     async def _look_up(self, group_ids: Sequence[UUID]) -> None:
-        """See where their logs end. Of groups that nobody hears here it is noted for whoever is about to."""
-        heard = self._hub.heads(group_ids)
+        """Compare the heads of these logs, also for groups that are about to get their first listener."""
+        known = self._hub.heads(group_ids)
         found = await self._log.heads(group_ids)
         for group_id in group_ids:
-            self._hub.compare(group_id, heard.get(group_id, 0), found.get(group_id, 0))
+            self._hub.compare(group_id, known.get(group_id, 0), found.get(group_id, 0))
 
     async def _look_up_subscribed(self) -> None:
         while True:
             while self._subscribed:
-                # Those that are tuned in anew meanwhile are to be looked up once more.
+                # A group subscribed to again meanwhile is looked up once more.
                 group_ids = [self._subscribed.pop() for _ in range(min(len(self._subscribed), _CHUNK))]
                 await _retry(partial(self._look_up, group_ids))
             await self._to_look_up.wait()
@@ -145,7 +145,7 @@ class LogReader:
                 continue
             if not seqs:
                 self._hub.user_state_unknown(user_id)
-            for seq in seqs:  # from the first on of which they do not know they have missed what came
+            for seq in seqs:  # listeners have missed events since the first one unknown to them
                 self._hub.joined(group_id, seq, user_id)
 
     async def _sweep_regularly(self) -> None:
@@ -158,15 +158,15 @@ class LogReader:
             await _retry(self._sweep_groups)
             if is_whole:
                 await _retry(self._sweep_users)
-            with contextlib.suppress(Unavailable):  # they may be elsewhere than the log; the next sweep is soon
+            with contextlib.suppress(Unavailable):  # their store may be another than the log's; the next sweep is soon
                 await self._sweep_sessions()
 
     async def _write(self) -> None:
         while True:
-            while self._hub.step():  # noqa: ASYNC110 - it works, and lets others work
+            while self._hub.step():  # noqa: ASYNC110 - each step is work; other tasks run in between
                 await asyncio.sleep(0)
             await self._woken.wait()
-            self._woken.clear()  # no harm to the other task that waits: each looks for work before it waits again
+            self._woken.clear()  # the other waiting task checks for work before it waits again
 
     async def _read(self) -> None:
         limit, pause = READS, _FIRST_PAUSE
@@ -179,7 +179,7 @@ class LogReader:
                 continue
             try:
                 found = await self._log.read(due)
-            except Unavailable:  # if it was too much for the time that there is, less may do
+            except Unavailable:  # a smaller read may finish in time
                 await asyncio.sleep(pause)
                 limit, pause = max(limit // 2, 1), min(2 * pause, _LONGEST_PAUSE)
                 continue
@@ -187,12 +187,12 @@ class LogReader:
                 self._hub.read(group_id, after, found[group_id])
 
     def _due(self, wanted: dict[UUID, int]) -> dict[UUID, int]:
-        """What is to be read now: what cannot come by itself, or has not for too long."""
+        """Return what is to be read now: gaps that cannot close by themselves, or have not in time."""
         if not self._gap_wait:
             return wanted
         now, gaps = asyncio.get_running_loop().time(), self._gaps
         self._gaps = {
-            group_id: gaps[group_id] if group_id in gaps and gaps[group_id].after == after else RetentionGap(after, now)
+            group_id: gaps[group_id] if group_id in gaps and gaps[group_id].after == after else _Gap(after, now)
             for group_id, after in wanted.items()
         }
         return {
@@ -209,7 +209,7 @@ class LogReader:
 
 
 async def _retry(read: Callable[[], Awaitable[_T]]) -> _T:
-    """What is read, as soon as the database answers."""
+    """Return the result of a read as soon as the database answers."""
     pause = _FIRST_PAUSE
     while True:
         try:

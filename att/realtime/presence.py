@@ -1,6 +1,6 @@
-"""Who is connected, on any node: each node writes down its own users, and reads those of all.
+"""Presence: the connected users of all nodes. Each node records its own users, and reads those of all.
 
-The tables are unlogged. What a node has written goes when it stops, or when it has been silent for a while.
+The tables are unlogged. A node's rows are deleted when it stops, or after it has been silent for a while.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from att.db.keyset import Listing
 from att.db.schema import members, nodes, presence, users
 from att.errors import NoSuchUser, Unavailable
 
-_TICK = 1.0  # seconds between looks at who has come and gone
+_TICK = 1.0  # seconds between writes of changed users
 _SIGN_INTERVAL = 2.0  # seconds between signs of life
-_SILENCE = timedelta(seconds=8)  # after which a node is taken for dead
-_CHUNK = 1_000  # users whom one statement writes
-_STOP_TIMEOUT = 2.0  # seconds to say goodbye
+_SILENCE = timedelta(seconds=8)  # after which a node counts as dead
+_CHUNK = 1_000  # users in one statement
+_STOP_TIMEOUT = 2.0  # seconds to delete the records at the end
 
 log = logging.getLogger("att")
 
 
 class Present(NamedTuple):
-    """A user who is connected: since the earliest of their sockets was opened, and by how many."""
+    """A connected user: the start of the earliest of their sockets, and the number of sockets."""
 
     user_id: UUID
     login: str
@@ -51,7 +51,7 @@ class Stay(NamedTuple):
 
 
 class UserPresence(NamedTuple):
-    """Since when a user is connected, None when they are not, and by how many sockets."""
+    """The start of a user's presence, None if they are not connected, and the number of their sockets."""
 
     user_id: UUID
     since: datetime | None
@@ -59,16 +59,16 @@ class UserPresence(NamedTuple):
 
 
 class Roster(Protocol):
-    """Who is connected here."""
+    """The connected users of this node."""
 
     def take_changed(self) -> set[UUID]:
-        """The users who have come or gone since this was asked last, or of whose sockets some have."""
+        """Return the users whose sockets have changed since the last call."""
 
     def users(self) -> list[UUID]:
-        """All who are connected."""
+        """Return all connected users."""
 
     def connected(self, user_id: UUID) -> tuple[float, int] | None:
-        """Since when, by the clock of ``time.monotonic``, and by how many sockets; None when by none."""
+        """Return the start by ``time.monotonic`` and the number of sockets; None if there is none."""
 
 
 _is_alive = nodes.c.seen_at > func.now() - literal(_SILENCE)
@@ -105,7 +105,7 @@ REGISTER = prepare(
     """)
 )
 SIGN_OF_LIFE = prepare(update(nodes).where(nodes.c.id == bindparam("node_id")).values(seen_at=func.now()))
-# Nothing is written for a node that others have taken for dead; while it writes nobody does.
+# Writes nothing for a node that others have deleted, and keeps them from deleting it meanwhile.
 WRITE = prepare(
     text("""
     WITH node AS (SELECT id FROM nodes WHERE id = :node_id FOR KEY SHARE)
@@ -117,7 +117,7 @@ WRITE = prepare(
     """)
 )
 REMOVE = prepare(text("DELETE FROM presence WHERE node_id = :node_id AND user_id = ANY (CAST(:user_ids AS uuid[]))"))
-# Of many nodes that find the same one dead, one removes it, and none waits.
+# If many nodes find the same one dead, one deletes it and none waits.
 _SWEEP = prepare(
     delete(nodes).where(
         nodes.c.id.in_(
@@ -129,33 +129,33 @@ LEAVE = prepare(delete(nodes).where(nodes.c.id == bindparam("node_id")))
 
 
 class Presence:
-    """Who is connected, on any node. What happened in the last second or two may be missing."""
+    """Reads the presence on all nodes. Changes of the last second or two may be missing."""
 
     def __init__(self, db: Engine) -> None:
         self._db = db
 
     async def in_group(self, group_id: UUID, window: Window) -> Page[Present]:
-        """The members who are connected, by their ids."""
+        """Return the connected members, by their ids."""
         page = await PRESENT_IN_GROUP.read(self._db, window, group_id=group_id)
         return page.map(Present._make)
 
     async def of_user(self, user_id: UUID) -> UserPresence:
-        """One user's. Raises NoSuchUser."""
+        """Return one user's presence. Raise NoSuchUser."""
         row = await self._db.fetch_one(PRESENCE_OF_USER, user_id=user_id)
         if row is None:
             raise NoSuchUser
         return UserPresence(*row)
 
     async def stays(self, user_id: UUID) -> list[Stay]:
-        """One user's, node by node, the earliest first."""
+        """Return one user's presence on each node, the earliest first."""
         return [Stay(*row) for row in await self._db.fetch_all(STAYS_OF_USER, user_id=user_id)]
 
 
 class PresenceReporter:
-    """Writes down who is connected to this node, and that it lives.
+    """Records the presence on this node, and that the node is alive.
 
-    Whatever gets lost is written anew: when the database was away, when others took this node for dead, when the
-    database has lost its unlogged tables. Times are the database's.
+    Everything lost is written again: after the database was away, after other nodes took this one for dead, after the
+    database lost its unlogged tables. Times are the database's.
     """
 
     def __init__(self, db: Engine, roster: Roster) -> None:
@@ -163,28 +163,28 @@ class PresenceReporter:
         self._roster = roster
         self._started = time.monotonic()
         self._node_id = uuid4()
-        self._epoch: datetime | None = None  # when the monotonic clock stood at 0; None when we are not registered
+        self._epoch: datetime | None = None  # the monotonic clock's 0; None if not registered
         self._next_sign = 0.0
         self._pending: set[UUID] = set()
         self._has_failed = False
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Do so while the block runs, and take it all back in the end."""
-        self._node_id = uuid4()  # here, since processes that were forked would have the same
-        async with every("telling who is connected", self.tick, _TICK):
+        """Record while the block runs, and delete the records at its end."""
+        self._node_id = uuid4()  # here, since forked processes would share an earlier one
+        async with every("recording of presence", self.tick, _TICK):
             yield
         with contextlib.suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(_STOP_TIMEOUT):
                 await self._db.execute(LEAVE, node_id=self._node_id)
 
     async def tick(self) -> None:
-        """Write what has changed, and now and then a sign of life. What cannot be written is kept for the next time."""
+        """Write changes, and a sign of life when it is due. Failed writes are tried again at the next tick."""
         try:
             await self._report()
         except Unavailable as error:
             if not self._has_failed:
-                log.warning("who is connected here cannot be told, until the database takes it: %s", error.why)
+                log.warning("presence on this node cannot be recorded until the database answers: %s", error.why)
             self._has_failed = True
         else:
             self._has_failed = False
@@ -199,7 +199,7 @@ class PresenceReporter:
             self._pending.difference_update(chunk)
 
     async def _give_sign_of_life(self) -> None:
-        """Give a sign of life, or begin anew where there is nothing of us any more; and see who else is dead."""
+        """Update this node's row, or register anew if it is gone. Delete the rows of dead nodes."""
         now = time.monotonic()
         if self._epoch is None or not await self._db.execute(SIGN_OF_LIFE, node_id=self._node_id):
             await self._register()
@@ -226,4 +226,4 @@ class PresenceReporter:
             since=[epoch + timedelta(seconds=since) for since, _ in stays.values()],
             sockets=[sockets for _, sockets in stays.values()],
         ):
-            self._epoch = None  # we have been taken for dead
+            self._epoch = None  # other nodes took this one for dead

@@ -1,4 +1,4 @@
-"""What waits to be appended to the log, in the order in which it came."""
+"""Queue of publishes that wait to be appended, in the order in which they came."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger("att")
 
 
 class PendingPublish:
-    """A publish, since when it is here, whom to tell what became of it, and since when that is unknown."""
+    """A publish, its time of arrival, its callback, and the time since when its outcome is unknown."""
 
     __slots__ = ("_callback", "publish", "since", "unknown_since")
 
@@ -30,24 +30,24 @@ class PendingPublish:
         self._callback: PublishCallback | None = callback
 
     def resolve(self, outcome: Outcome) -> None:
-        """Tell it, once. Whoever fails to take it fails alone."""
+        """Call back with the outcome, once. An error in the callback is logged."""
         callback, self._callback = self._callback, None
         if callback is None:
             return
         try:
             callback(outcome)
         except Exception:
-            log.exception("nobody could be told what became of a message")
+            log.exception("the outcome of a publish could not be delivered")
 
 
 def resolve_all(items: Iterable[PendingPublish], outcome: Outcome) -> None:
-    """Tell the same to each."""
+    """Resolve all items with the same outcome."""
     for item in items:
         item.resolve(outcome)
 
 
 class PublishQueue:
-    """Items in a row. ``ready`` is set when one is put in, ``bytes`` is the size of all their bodies."""
+    """Items in order. ``ready`` is set when one is added, ``bytes`` is the size of all bodies."""
 
     def __init__(self, items: Iterable[PendingPublish] = ()) -> None:
         self.ready = asyncio.Event()
@@ -59,18 +59,18 @@ class PublishQueue:
         return len(self._items)
 
     def put(self, item: PendingPublish) -> None:
-        """At the end."""
+        """Add an item at the end."""
         self._items.append(item)
         self.bytes += len(item.publish.body)
         self.ready.set()
 
     def put_back(self, items: Sequence[PendingPublish]) -> None:
-        """At the beginning."""
+        """Add items at the beginning."""
         self._items.extendleft(reversed(items))
         self.bytes += sum(len(item.publish.body) for item in items)
 
     def take(self) -> list[PendingPublish]:
-        """A batch from the beginning."""
+        """Remove and return a batch from the beginning."""
         batch: list[PendingPublish] = []
         size = 0
         while self._items and len(batch) < BATCH_ITEMS and size < BATCH_BYTES:
@@ -80,16 +80,16 @@ class PublishQueue:
         return batch
 
     def take_older(self, moment: float) -> list[PendingPublish]:
-        """Those from the beginning that have been here since before that moment."""
+        """Remove and return the items at the beginning that arrived before that moment."""
         taken = []
         while self._items and self._items[0].since < moment:
             taken.append(self._items.popleft())
         self.bytes -= sum(len(item.publish.body) for item in taken)
         return taken
 
-    def take_all(self, is_wanted: Callable[[PendingPublish], bool] | None = None) -> list[PendingPublish]:
-        """All that there are, or all that are wanted."""
-        taken = [item for item in self._items if is_wanted is None or is_wanted(item)]
+    def take_all(self, matches: Callable[[PendingPublish], bool] | None = None) -> list[PendingPublish]:
+        """Remove and return all items, or all wanted ones."""
+        taken = [item for item in self._items if matches is None or matches(item)]
         if taken:
             gone = set(taken)
             self._items = deque(item for item in self._items if item not in gone)

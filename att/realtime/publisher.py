@@ -1,4 +1,4 @@
-"""The one task that appends to the log. While a batch is under way the next one gathers by itself."""
+"""The one task that appends to the log. While a batch is being appended the next one gathers."""
 
 import asyncio
 import contextlib
@@ -18,21 +18,21 @@ from att.realtime.hub import Hub
 from att.realtime.locked_groups import LockedGroups
 from att.realtime.publish_queue import Outcome, PendingPublish, PublishCallback, PublishQueue, resolve_all
 
-QUEUE_ITEMS = 10_000  # drafts that wait; the next one is told to come back
+QUEUE_ITEMS = 10_000  # waiting publishes; further ones are refused
 _QUEUE_BYTES = 64 * 1024**2
-_RETRY_TIME = 10.0  # seconds for which an append whose outcome is unknown is tried again, if it has a key
+_RETRY_TIME = 10.0  # seconds for which an append with unknown outcome is retried, if it has a key
 _PAUSE = 0.1  # seconds between attempts
-DELIVERY_TIMEOUT = 2.0  # seconds that an answer waits for the fan-out; the event is in the log, and delivered later
-_STOP_TIMEOUT = 5.0  # seconds to append what waits when the server stops
-LOCKED_SHARE = 0.5  # of the queue; once as much is in use, what is sent to held groups is refused
+DELIVERY_TIMEOUT = 2.0  # seconds that a response waits for the fan-out; the event is logged, and delivered later
+_STOP_TIMEOUT = 5.0  # seconds to append waiting publishes when the server stops
+LOCKED_SHARE = 0.5  # of the queue; above it publishes to locked groups are refused
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # buckets of the metric
-ATTEMPTS = 3  # at appending a batch; then the database has too much to do
+ATTEMPTS = 3  # at appending a batch, before it is refused as too much
 
 log = logging.getLogger("att")
 
 
 class Publisher:
-    """Appends drafts in the order in which they come, gives the events to the hub and rings the broker."""
+    """Appends publishes in their order, gives the events to the hub, and announces them to the broker."""
 
     def __init__(self, log: EventLog, hub: Hub, broker: Broker) -> None:
         self._log = log
@@ -59,11 +59,11 @@ class Publisher:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Append while the block runs, and at its end what still waits; nothing is taken from then on."""
+        """Append while the block runs, and at its end what still waits. Publishes are refused from then on."""
         try:
             async with (
                 supervise("appending to the log", self._write),
-                supervise("waiting for held groups", self._locked.recheck),
+                supervise("checking of locked groups", self._locked.recheck),
             ):
                 yield
                 self._is_closed = True
@@ -77,11 +77,11 @@ class Publisher:
 
     @property
     def waiting(self) -> int:
-        """How many drafts wait."""
+        """The number of waiting publishes."""
         return len(self._queue) + len(self._locked.queue)
 
     def submit(self, publish: Publish, callback: PublishCallback) -> None:
-        """Append it soon, and tell then. Raises Busy when too much waits, and ShuttingDown."""
+        """Append soon, then call back. Raise Busy if too much waits, and ShuttingDown."""
         if self._is_closed:
             raise ShuttingDown
         queue = self._locked.queue_for(publish.group)
@@ -94,7 +94,7 @@ class Publisher:
         queue.put(PendingPublish(publish, callback))
 
     async def append(self, publish: Publish) -> PublishResult:
-        """Append it. Raises why it cannot be; ConnectionLost when it has no key and may be there or not."""
+        """Append and return the result, or raise why not; ConnectionLost if that is unknown and there is no key."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.submit(publish, lambda outcome: None if future.done() else future.set_result(outcome))
         outcome = await future
@@ -103,7 +103,7 @@ class Publisher:
         return outcome
 
     async def publish(self, publish: Publish) -> tuple[PublishResult, Delivered]:
-        """Append it, and see to how many sockets of this node it was written. Raises what ``append`` does."""
+        """Append, and count the deliveries to sockets of this node. Raise what ``append`` raises."""
         result = await self.append(publish)
         return result, await self._delivered(result)
 
@@ -133,19 +133,19 @@ class Publisher:
 
     @contextlib.asynccontextmanager
     async def _answering(self, batch: Sequence[PendingPublish]) -> AsyncIterator[None]:
-        """Whatever happens inside, everybody is told something."""
+        """Resolve the batch even if an error occurs inside."""
         try:
             yield
         except asyncio.CancelledError:
-            self._broker.announce_sweep()  # it may be in the log or not
+            self._broker.announce_sweep()  # the outcome is unknown
             resolve_all(batch, ConnectionLost())
             raise
         except Exception:
-            log.exception("a batch could not be result")
+            log.exception("a batch could not be appended")
             resolve_all(batch, Unavailable())
 
     async def _append(self, batch: Sequence[PendingPublish]) -> None:
-        """And have what is for groups that somebody else holds wait beside the others, which do not."""
+        """Append a batch. Publishes to locked groups wait aside, and do not delay the others."""
         for attempt in range(ATTEMPTS):
             try:
                 if attempt or self._locked:
@@ -158,13 +158,13 @@ class Publisher:
                 return
             except Busy:
                 continue
-            except Exception:  # noqa: BLE001 - what the database has against one is told when that one is tried
+            except Exception:  # noqa: BLE001 - the retry one by one finds the cause
                 await self._append_one_by_one(batch)
                 return
         resolve_all(batch, Busy())
 
     async def _append_whole(self, batch: Sequence[PendingPublish]) -> None:
-        """Raises what the log raises: then nothing of it was result, or that is not known."""
+        """Append a batch at once. Raise what the log raises: then nothing was appended, or the outcome is unknown."""
         outcomes = await self._log.append([item.publish for item in batch])
         self._count(batch)
         for item, outcome in zip(batch, outcomes, strict=True):
@@ -172,21 +172,21 @@ class Publisher:
             item.resolve(outcome)
 
     async def _append_one_by_one(self, batch: Sequence[PendingPublish]) -> None:
-        """So a bad one fails alone."""
-        for place, item in enumerate(batch):
+        """Append each alone, so that a bad one fails alone."""
+        for index, item in enumerate(batch):
             try:
                 await self._append_alone(item)
             except Busy as error:
                 item.resolve(error)
-                self._queue.put_back(batch[place + 1 :])
+                self._queue.put_back(batch[index + 1 :])
                 return
             except DatabaseUnavailable as error:
-                self._queue.put_back(batch[place + 1 :])
+                self._queue.put_back(batch[index + 1 :])
                 await self._try_again([item], error)
                 return
 
     async def _append_alone(self, item: PendingPublish) -> None:
-        """Raises Busy, and DatabaseUnavailable."""
+        """Append one item. Raise Busy and DatabaseUnavailable."""
         try:
             [outcome] = await self._log.append([item.publish])
         except (Busy, DatabaseUnavailable):
@@ -194,7 +194,7 @@ class Publisher:
         except AttError as error:
             item.resolve(error)
         except Exception:
-            log.exception("a message could not be result")
+            log.exception("a message could not be appended")
             item.resolve(Unavailable())
         else:
             self._count([item])
@@ -202,10 +202,10 @@ class Publisher:
             item.resolve(outcome)
 
     async def _try_again(self, batch: Sequence[PendingPublish], error: DatabaseUnavailable) -> None:
-        """Append again what may be in the log or not, if it has a key by which the log tells; refuse the rest."""
+        """Retry items with unknown outcome if they have a key, by which the log finds repeats. Refuse the rest."""
         now = time.monotonic()
         if isinstance(error, ConnectionLost):
-            self._broker.announce_sweep()  # what has no key may be there, and nobody has been told of it
+            self._broker.announce_sweep()  # publishes without a key may be logged but unannounced
             for item in batch:
                 item.unknown_since = item.unknown_since or now
         again = [
@@ -229,11 +229,11 @@ class Publisher:
         event = outcome.event
         (self.repeated if outcome.is_repeat else self.appended).inc()
         try:
-            if outcome.is_repeat:  # what is in the log is what came first, not this
+            if outcome.is_repeat:  # the log has the first message, not this one
                 self._broker.announce_head(event.group_id, event.seq)
                 self._hub.observe_head(event.group_id, event.seq)
             else:
                 self._broker.announce(event)
                 self._hub.offer(event)
         except Exception:
-            log.exception("a message is in the log, but could not be delivered at once")
+            log.exception("a message was appended, but could not be delivered at once")

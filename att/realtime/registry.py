@@ -1,4 +1,4 @@
-"""Who is connected to this node: from user and from session to listeners. No loop, no socket, no database."""
+"""Index of this node's listeners by user and session. No loop, no socket, no database."""
 
 import time
 from collections import defaultdict
@@ -11,23 +11,23 @@ from att.protocol.frames import CloseCode
 
 
 class Dialect(IntEnum):
-    """What a listener understands: messages alone, as they were sent, or every frame of att.v1."""
+    """A listener's dialect: plain messages as they were sent, or every frame of att.v1."""
 
     PLAIN = 0
     V1 = 1
 
 
 class ListenerConnection(Protocol):
-    """What a listener is heard through."""
+    """The connection of a listener."""
 
     def send(self, frame: bytes) -> bool:
-        """Hand over a frame without waiting. False when it cannot be: the connection is closing or too slow."""
+        """Send a frame without waiting. Return False if the connection is closing or too slow."""
 
     def replay(self, frame: bytes) -> None:
-        """Hand over a frame of a page that was read at the pace at which the listener takes them."""
+        """Send a frame of a page, which was read at the listener's pace."""
 
     def close(self, code: CloseCode, reason: bytes = b"") -> None:
-        """Begin to close it, without waiting; the reason is the code's own if none is given."""
+        """Begin to close the connection, without waiting. The default reason is the code's own."""
 
 
 class Span(NamedTuple):
@@ -37,16 +37,16 @@ class Span(NamedTuple):
     last: int
 
     def widened(self, seq: int) -> "Span":
-        """So that it holds this seq too."""
+        """Return a span that also covers this seq."""
         return Span(min(self.first, seq), max(self.last, seq))
 
 
 class Listener:
-    """One open socket of one user, under one session, made at ``since`` by the clock of ``time.monotonic``.
+    """One open socket of a user under a session, opened at ``since`` by ``time.monotonic``.
 
-    Its other fields belong to the hub. ``groups`` are those in whose tracks it has a place. ``left`` are those that its
-    user has left, or was not in when that was read, and by which seq. ``joined``, kept until it is settled, are those
-    that its user has joined meanwhile, and by which seqs.
+    The other fields belong to the hub. ``groups`` are those whose streams it is placed in. ``left`` maps groups that
+    its user has left, or was not a member of when the positions were read, to that seq. ``joined`` maps groups that its
+    user joined before it was started to their seqs.
     """
 
     __slots__ = ("connection", "dialect", "groups", "is_started", "joined", "left", "session_id", "since", "user_id")
@@ -65,7 +65,7 @@ class Listener:
         self.is_started = False
 
     def is_new_to(self, group_id: UUID, seq: int) -> bool:
-        """Whether it does not know of a joining by its user with this seq."""
+        """Return True if the listener does not know of its user's joining with this seq."""
         return not self.is_started or (group_id not in self.groups and seq > self.left.get(group_id, 0))
 
 
@@ -73,10 +73,9 @@ _NOBODY: AbstractSet[Listener] = frozenset()
 
 
 class Registry:
-    """The listeners of this node. An empty set takes no memory: what was detached leaves nothing behind, but that its
-    user is among those of ``take_changed``.
+    """The listeners of this node. ``sockets`` counts them by dialect.
 
-    ``sockets`` is how many there are, by dialect.
+    Empty sets are deleted, so a detached listener leaves only its user in ``take_changed``.
     """
 
     def __init__(self) -> None:
@@ -89,14 +88,14 @@ class Registry:
         return sum(len(listeners) for listeners in self._users.values())
 
     def attach(self, listener: Listener) -> None:
-        """Add it."""
+        """Add a listener."""
         self.sockets[listener.dialect] += listener not in self
         self._users[listener.user_id].add(listener)
         self._sessions[listener.session_id].add(listener)
         self._changed.add(listener.user_id)
 
     def detach(self, listener: Listener) -> None:
-        """Remove it. Harmless when it is not there."""
+        """Remove a listener, if it is there."""
         self.sockets[listener.dialect] -= listener in self
         _discard(self._users, listener.user_id, listener)
         _discard(self._sessions, listener.session_id, listener)
@@ -106,29 +105,29 @@ class Registry:
         return listener in self._users.get(listener.user_id, _NOBODY)
 
     def users(self) -> list[UUID]:
-        """Who is connected."""
+        """Return the connected users."""
         return list(self._users)
 
     def take_changed(self) -> set[UUID]:
-        """The users who have had listeners attached or detached since this was asked last."""
+        """Return the users whose listeners have changed since the last call."""
         changed, self._changed = self._changed, set()
         return changed
 
     def connected(self, user_id: UUID) -> tuple[float, int] | None:
-        """Since when the user is connected, by the clock of ``time.monotonic``, and by how many listeners; or None."""
+        """Return the start by ``time.monotonic`` and the number of the user's listeners, or None."""
         listeners = self._users.get(user_id)
         return (min(listener.since for listener in listeners), len(listeners)) if listeners else None
 
     def of_user(self, user_id: UUID) -> tuple[Listener, ...]:
-        """The user's listeners here; a copy, so that they may be detached while it is walked."""
+        """Return a copy of the user's listeners, so that they may be detached during iteration."""
         return tuple(self._users.get(user_id, ()))
 
     def sessions(self) -> dict[UUID, UUID]:
-        """The sessions that have listeners here, each with its user."""
+        """Return the sessions that have listeners here, each with its user."""
         return {session_id: next(iter(listeners)).user_id for session_id, listeners in self._sessions.items()}
 
     def memberships(self) -> dict[UUID, set[UUID]]:
-        """The users who are settled, and the groups in which all their listeners have a place."""
+        """Return the users with started listeners, and the groups in which all of these are placed."""
         found: dict[UUID, set[UUID]] = {}
         for listener in self.everyone():
             if listener.is_started:
@@ -136,11 +135,11 @@ class Registry:
         return found
 
     def of_session(self, session_id: UUID) -> tuple[Listener, ...]:
-        """The session's listeners here."""
+        """Return the session's listeners."""
         return tuple(self._sessions.get(session_id, ()))
 
     def everyone(self) -> tuple[Listener, ...]:
-        """All listeners here."""
+        """Return all listeners."""
         return tuple(listener for listeners in self._users.values() for listener in listeners)
 
 

@@ -1,6 +1,6 @@
-"""Trims the log: what is beyond a group's retention, what is too old, and what is left of groups that are gone.
+"""Trimming of the log: events beyond a group's retention, events that are too old, and logs of deleted groups.
 
-Each statement removes few events, and locks nothing that an append waits for. Of many nodes one trims at a time.
+Each statement deletes few events, and locks nothing that an append waits for. One node trims at a time.
 """
 
 from datetime import timedelta
@@ -10,15 +10,15 @@ from sqlalchemy import text
 
 from att.db.engine import Engine, Statement, prepare
 
-GRACE = timedelta(minutes=1)  # however little is retained: in this time every node has read what is new
-AFTERLIFE = timedelta(hours=1)  # how long the log of a group that is gone is kept: its last members read that they left
-BATCH = 1_000  # events that one statement removes
-_PAGE = 5_000  # groups that one statement looks at
-PAGES = 20  # in one go, the next of which goes on from there: a million groups are looked at in ten
-PAGES_GONE = 4  # likewise, to find those that are gone; this takes longer, and is less urgent
+GRACE = timedelta(minutes=1)  # kept at any retention, so that every node can read new events
+AFTERLIFE = timedelta(hours=1)  # how long a deleted group's log is kept, so that its last members can read it
+BATCH = 1_000  # events that one statement deletes
+_PAGE = 5_000  # groups that one statement checks
+PAGES = 20  # in one call; ten calls check a million groups
+DELETED_PAGES = 4  # likewise, to find deleted groups, which takes longer and is less urgent
 START = UUID(int=0)
 
-# Looks at the oldest event alone: most groups have no more than they retain, and this tells it from their own rows.
+# Reads the oldest event alone: the row of most groups shows that they have no surplus.
 OVERFULL = prepare(
     text("""
     WITH page AS (SELECT id, seq - retention AS last FROM groups WHERE id > :after ORDER BY id LIMIT :page)
@@ -30,8 +30,8 @@ OVERFULL = prepare(
     )
     """)
 )._replace(is_read=True)
-# From one group to the next by the index, however many events lie between them.
-_GONE = prepare(
+# Steps from one group to the next by the index, however many events lie between them.
+_DELETED_GROUPS = prepare(
     text("""
     WITH RECURSIVE walk (id) AS (
         (SELECT group_id FROM events WHERE group_id > :after ORDER BY group_id LIMIT 1)
@@ -55,7 +55,7 @@ _DELETE = """
         WHERE (SELECT pg_try_advisory_xact_lock(107152797364071)) LIMIT :batch
     ) AS d
     WHERE e.group_id = d.group_id AND e.seq = d.seq
-"""  # the number is "attlog"; whoever does not get the lock leaves it to those who have it
+"""  # the number is "attlog"; a node that does not get the lock leaves the work to the one that has it
 DELETE_OVERFULL = prepare(
     text(
         _DELETE.format("""
@@ -71,31 +71,33 @@ DELETE_OLD = prepare(
     text(_DELETE.format("SELECT group_id, seq FROM events WHERE at < now() - CAST(:age AS interval) ORDER BY at, seq"))
 )
 _OF_GROUPS = "SELECT group_id, seq FROM events WHERE group_id = ANY (CAST(:group_ids AS uuid[])) ORDER BY group_id, seq"
-DELETE_GONE = prepare(text(_DELETE.format(_OF_GROUPS)))
+DELETE_LOGS = prepare(text(_DELETE.format(_OF_GROUPS)))
 
 
 class RetentionTask:
-    """Trims the log in the database to events that are no older than ``age``."""
+    """Trims the log to events not older than ``age``."""
 
     def __init__(self, db: Engine, age: timedelta) -> None:
         self._db = db
         self._age = max(age, GRACE)
-        self._after_overfull = self._after_gone = START
+        self._after_overfull = self._after_deleted = START
 
     async def trim(self) -> None:
-        """Remove what is not to be kept; of very many groups a part at a time, the next part when called again."""
+        """Delete what retention does not cover. With very many groups, each call continues where the last stopped."""
         await self._delete(DELETE_OLD, age=self._age)
         for _ in range(PAGES):
             self._after_overfull = await self._trim_page(OVERFULL, DELETE_OVERFULL, self._after_overfull, grace=GRACE)
             if self._after_overfull == START:
                 break
-        for _ in range(PAGES_GONE):
-            self._after_gone = await self._trim_page(_GONE, DELETE_GONE, self._after_gone, afterlife=AFTERLIFE)
-            if self._after_gone == START:
+        for _ in range(DELETED_PAGES):
+            self._after_deleted = await self._trim_page(
+                _DELETED_GROUPS, DELETE_LOGS, self._after_deleted, afterlife=AFTERLIFE
+            )
+            if self._after_deleted == START:
                 break
 
     async def _trim_page(self, find: Statement, delete: Statement, after: UUID, **spared: timedelta) -> UUID:
-        """Find groups in a page of them, and delete what they have to give. After which group to go on."""
+        """Find groups in one page of them, and delete their surplus. Return the group after which to continue."""
         last, group_ids = await self._db.fetch_one(find, after=after, page=_PAGE, **spared)
         if group_ids:
             await self._delete(delete, group_ids=group_ids, **spared)

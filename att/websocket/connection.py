@@ -20,26 +20,26 @@ from att.websocket.frame_reader import FrameReader
 from att.websocket.keepalive import TICK, KeepaliveTimer
 from att.websocket.upgrade import Upgraded
 
-HEARTBEAT = 25.0  # seconds of silence after which a peer is pinged; one that is silent for half as long again is gone
+HEARTBEAT = 25.0  # seconds of silence before a ping; after half as long again the peer is considered gone
 
-# Bytes that a listener may send at once: a plain one is ignored, another one broadcasts.
+# Bytes of one message: a plain listener's is ignored, another one's may be a broadcast.
 MESSAGE_LIMITS = {Dialect.PLAIN: 4 * 1024, Dialect.V1: BODY_LIMIT + 4 * 1024}
 
 log = logging.getLogger("att")
 
 
 class MessageHandler(Protocol):
-    """Who hears what is said on a socket."""
+    """Receiver of a connection's messages."""
 
     def on_message(self, message: WSMessage) -> None:
-        """A message, text or bytes."""
+        """Handle a message, text or bytes."""
 
     def on_lost(self) -> None:
-        """The connection is lost."""
+        """Handle the loss of the connection."""
 
 
 class WebSocketConnection(FrameReader):
-    """A ``Connection`` of the registry, a ``Peer`` of the heartbeat, and the protocol of a transport."""
+    """A ``ListenerConnection``, a ``KeepalivePeer``, and the protocol of a transport."""
 
     __slots__ = (
         "_expires_at",
@@ -65,7 +65,7 @@ class WebSocketConnection(FrameReader):
         self._on_close: OnClose | None = None
 
     def open(self, upgraded: Upgraded, session: Session, handler: MessageHandler, dialect: Dialect) -> None:
-        """It is this transport's protocol: from now on frames can be sent. Nothing is heard before ``listen``."""
+        """Take over a transport, so that frames can be sent. Messages are handled after ``listen``."""
         self._quota, self._on_close = upgraded.quota, upgraded.on_close
         self._session_id, self._expires_at = session.id, session.expires_at.timestamp()
         self._handler = handler
@@ -75,13 +75,13 @@ class WebSocketConnection(FrameReader):
         self._keepalive.attach(self, min(_ticks(HEARTBEAT), self._check_session()))
 
     def listen(self, early: bytes) -> None:
-        """Hear what is said, and what was said already. If it was closed meanwhile, say so."""
+        """Handle messages, beginning with those already received. If it was closed meanwhile, send the close frame."""
         if self._deadline is None:
             self._send_close()
         if early:
             self.data_received(early)
 
-    # What the peer says
+    # Receiving
 
     def data_received(self, data: bytes) -> None:
         self._last_received = self._keepalive.now
@@ -91,18 +91,18 @@ class WebSocketConnection(FrameReader):
         if message.type is WSMsgType.CLOSE:
             self._on_close_frame(message.data)
         elif self._close_code is not None or self._handler is None:
-            return  # what is said after that is not heard
+            return  # messages after the close are ignored
         elif message.type is WSMsgType.PING:
             self.send(pong_frame(message.data))
         elif message.type is not WSMsgType.PONG:
             try:
                 self._handler.on_message(message)
             except Exception:
-                log.exception("what was said on a socket cannot be dealt with")
+                log.exception("a WebSocket message could not be handled")
                 self.close(CloseCode.RESYNC)
 
     def _on_close_frame(self, code: int) -> None:
-        """The peer closes it, or has seen that we do."""
+        """Close the transport: the peer has closed, or confirmed our close."""
         self._begin_close(code)
         if self._transport is not None:
             self._transport.close()
@@ -110,11 +110,11 @@ class WebSocketConnection(FrameReader):
     def _on_read_error(self, error: BaseException) -> None:
         self._begin_close(error.code if isinstance(error, WebSocketError) else WSCloseCode.INTERNAL_ERROR)
         if self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()  # to close it now would throw away what is on the way, with our reason
+            self._transport.write_eof()  # closing would discard pending frames and the close frame
 
     def _send_close(self) -> None:
         super()._send_close()
-        self.resume()  # to hear that the peer has seen it
+        self.resume()  # to read the peer's close frame
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
@@ -131,10 +131,10 @@ class WebSocketConnection(FrameReader):
         if on_close is not None:
             on_close(self._close_code)
 
-    # The heartbeat
+    # Keepalive
 
     def check_liveness(self) -> int:
-        """Whether the peer is there, and its session. It is pinged in between, however soon it is looked at again."""
+        """Ping a silent peer or cut it, and check the session. Return the ticks to the next check."""
         ping, end = _ticks(HEARTBEAT), _ticks(HEARTBEAT * 1.5)
         if not self._is_open:
             return ping
@@ -146,20 +146,20 @@ class WebSocketConnection(FrameReader):
         return min(max((ping if silent < ping else end) - silent, 1), self._check_session())
 
     def _check_session(self) -> int:
-        """After how many beats to look again; it is looked up if it has expired as far as we know."""
+        """Look up a session that may have expired. Return the ticks to the next check."""
         left = self._expires_at - time.time()
         if left <= 0 and (self._renewal is None or self._renewal.done()):
             self._renewal = asyncio.get_running_loop().create_task(self._renew_session())
         return max(math.ceil(left / TICK), 1)
 
     async def _renew_session(self) -> None:
-        """How long the session lives by now. When it has ended, or cannot be told, the socket is closed."""
+        """Update the session's expiry. Close the socket if the session has ended, or its store does not answer."""
         try:
             session = await self._sessions.check(self._session_id)
         except Unavailable:
             self.close(CloseCode.RESYNC)
         except Exception:
-            log.exception("it cannot be told whether a session has ended")
+            log.exception("a session could not be looked up")
             self.close(CloseCode.RESYNC)
         else:
             if session is None:

@@ -1,4 +1,4 @@
-"""How a request becomes a listener: the steps, in their order."""
+"""The steps by which a request becomes a listener, in their order."""
 
 import contextlib
 from dataclasses import dataclass

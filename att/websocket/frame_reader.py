@@ -1,19 +1,19 @@
-"""What a peer says, taken out of its bytes by aiohttp's reader of frames (RFC 6455), a turn at a time."""
+"""Reading of frames (RFC 6455): aiohttp's reader extracts messages from the peer's bytes, a limited part at a time."""
 
 import asyncio
 from typing import Any
 
 from aiohttp import WSMessage
-from aiohttp._websocket.reader import WebSocketDataQueue  # of which nothing public is another kind
+from aiohttp._websocket.reader import WebSocketDataQueue  # the reader requires this class, which is not public
 from aiohttp.http import WebSocketReader
 
 from att.websocket.frame_writer import FrameWriter
 
-TURN = 16 * 1024  # bytes of one peer that are looked at in one go; others want their turn
+TURN = 16 * 1024  # bytes of one peer that are read before other peers have their turn
 
 
 class _Found(WebSocketDataQueue):
-    """Where a reader puts what it finds. All readers share one: it is emptied before the next one is fed."""
+    """Results of a reader. All readers share one, which is emptied before the next reader is fed."""
 
     def __init__(self, *unused: Any, **options: Any) -> None:
         super().__init__(*unused, **options)
@@ -27,50 +27,50 @@ class _Found(WebSocketDataQueue):
         self.error = exc
 
     def take(self) -> tuple[list[WSMessage], BaseException | None]:
-        """The messages that were found, and what is wrong with what follows them."""
+        """Remove and return the messages, and the error after them."""
         found = self.messages, self.error
         self.messages, self.error = [], None
         return found
 
 
-_found = _Found(None, 0, loop=None)  # a protocol, a limit and a loop are for whoever waits for messages
+_found = _Found(None, 0, loop=None)  # protocol, limit and loop are unused
 
 
 class FrameReader(FrameWriter):
-    """The other half: it hears messages, and can be held up. What is not read yet waits with the peer."""
+    """The reading half: handles messages, and can be paused. Unread bytes stay with the peer."""
 
     __slots__ = ("_is_paused", "_reader", "_rest", "_turn")
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
-        self._reader: WebSocketReader | None = None  # none before ``begin``, and when nothing more can be read
+        self._reader: WebSocketReader | None = None  # None before ``_start_reading`` and after an error
         self._rest = b""
         self._turn: asyncio.Handle | None = None
         self._is_paused = False
 
     def _start_reading(self, limit: int) -> None:
-        """Hear messages of at most ``limit`` bytes."""
+        """Start to read messages of at most ``limit`` bytes."""
         self._reader = WebSocketReader(_found, limit + 1, compress=False, decode_text=True)
 
     def _on_message(self, message: WSMessage) -> None:
-        """A message, or a control frame."""
+        """Handle a message or a control frame."""
         raise NotImplementedError
 
     def _on_read_error(self, error: BaseException) -> None:
-        """What the peer says is no WebSocket, or too much; nothing of it is heard any more."""
+        """Handle bytes that are no WebSocket frames, or too long. Nothing is read after them."""
         raise NotImplementedError
 
     def pause(self) -> None:
-        """Read no more for now. What was read in the same turn is heard."""
+        """Pause reading. Messages already being read are still handled."""
         self._is_paused = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading."""
         if self._is_paused:
             self._is_paused = False
-            self._take_turn()
+            self._schedule_turn()
 
     def data_received(self, data: bytes) -> None:
         if self._reader is None:
@@ -79,7 +79,7 @@ class FrameReader(FrameWriter):
             self._rest += data
             if self._transport is not None:
                 self._transport.pause_reading()
-            self._take_turn()
+            self._schedule_turn()
         else:
             self._read(self._reader, data)
 
@@ -89,7 +89,7 @@ class FrameReader(FrameWriter):
         if self._turn is not None:
             self._turn.cancel()
 
-    def _take_turn(self) -> None:
+    def _schedule_turn(self) -> None:
         if self._turn is None and not self._is_paused:
             self._turn = asyncio.get_running_loop().call_soon(self._read_on)
 
@@ -99,7 +99,7 @@ class FrameReader(FrameWriter):
         if part and self._reader is not None:
             self._read(self._reader, part)
         if self._rest:
-            self._take_turn()
+            self._schedule_turn()
         elif not self._is_paused and self._transport is not None:
             self._transport.resume_reading()
 

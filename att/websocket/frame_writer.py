@@ -1,4 +1,4 @@
-"""What is written to a peer, and never awaited: frames, and at the end why it is closed."""
+"""Writing of frames to a peer, which never waits, and closing with a reason."""
 
 import asyncio
 import contextlib
@@ -6,14 +6,14 @@ import socket
 
 from att.protocol.frames import CloseCode, close_frame
 
-_CLOSE_TIMEOUT = 5.0  # seconds for a peer to take what was written before it, and its close frame
-KERNEL_BUFFER = 64 * 1024  # bytes that the kernel may hold of one socket's outbox; by itself it takes megabytes
-DRAIN_TIMEOUT = 30.0  # seconds for a peer to take a quarter of its outbox while it is given what it missed
-DRAIN_PAUSE = 0.01  # seconds between looks at the outbox
+_CLOSE_TIMEOUT = 5.0  # seconds for a peer to take pending data and the close frame
+KERNEL_BUFFER = 64 * 1024  # bytes that the kernel may buffer for one socket; its default is megabytes
+DRAIN_TIMEOUT = 30.0  # seconds for a peer to take a page while it catches up
+DRAIN_PAUSE = 0.01  # seconds between checks of the pending data
 
 
 class SharedSocket(socket.socket):
-    """A socket whose descriptor is somebody else's, and is not closed with it."""
+    """A socket that does not close its descriptor, which belongs to another one."""
 
     __slots__ = ()
 
@@ -22,15 +22,15 @@ class SharedSocket(socket.socket):
 
 
 class FrameWriter(asyncio.Protocol):
-    """A protocol, and a ``Connection`` of the registry.
+    """The writing half: a protocol and a ``ListenerConnection``.
 
-    As long as nothing waits in the transport frames are sent past it, which costs half: by a raw on its socket. There
-    is one in use from when it is open to when it is closed or lost, except while something waits, or over TLS. What
-    comes while the transport has enough waits here: a frame is one object for all who wait for it, and in the transport
-    each would cost memory and a system call.
+    While the transport has nothing to write, frames bypass it, which costs half: they are sent by ``_active_socket``.
+    It is set while the connection is open, except while data waits, and over TLS. Frames that come while the transport
+    is full are kept here, where all connections share one object; in the transport each copy would cost memory and a
+    system call.
     """
 
-    # By name, and those of a first class before others: what a fan-out looks at in each lies beside its type.
+    # Python sorts slots by name, a base class's first, so a fan-out finds ``_active_socket`` beside the type.
     __slots__ = (
         "_active_socket",
         "_close_code",
@@ -51,7 +51,7 @@ class FrameWriter(asyncio.Protocol):
         self._close_code: int | None = None
         self._reason = b""
         self._deadline: asyncio.TimerHandle | None = None
-        self._waiting: list[bytes] | None = None  # while the transport has enough
+        self._waiting: list[bytes] | None = None  # while the transport is full
         self._waiting_size = 0  # bytes
 
     def send(self, frame: bytes) -> bool:
@@ -60,16 +60,16 @@ class FrameWriter(asyncio.Protocol):
         try:
             sent = self._active_socket.send(frame)
         except OSError:
-            sent = 0  # the transport meets the same, and knows what to do
+            sent = 0  # the transport gets the same error, and handles it
         if sent < len(frame):
             self._write(frame[sent:])
         return True
 
     def _send_behind(self, frame: bytes) -> bool:
-        """Send it behind what waits, unless that is too much."""
+        """Send a frame after the waiting ones, unless these are too many."""
         if not self._is_open:
             return False
-        # Looked at before the write: a frame of any size reaches a peer that keeps up.
+        # Checked before the write, so that a frame of any size reaches a peer that keeps up.
         if self._pending > self._limit:
             self.close(CloseCode.TOO_SLOW)
             return False
@@ -84,17 +84,17 @@ class FrameWriter(asyncio.Protocol):
         self._begin_close(code, reason or code.reason.encode())
 
     def abort(self) -> None:
-        """Hang up at once."""
+        """Close the transport at once."""
         if self._transport is not None:
             self._transport.abort()
 
     @property
     def page_size(self) -> int:
-        """How many bytes may be replayed at once, so that there is room left for what happens meanwhile."""
+        """The number of bytes to replay at once, which leaves room for new events."""
         return self._limit // 4
 
     async def drained(self) -> None:
-        """Wait until most of what was written has gone. A peer that does not take it is closed."""
+        """Wait until most of the pending data is written. Close a peer that is too slow."""
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT):
                 while self._is_open and self._pending > self._limit // 4:  # noqa: ASYNC110 - see DRAIN_PAUSE
@@ -102,18 +102,18 @@ class FrameWriter(asyncio.Protocol):
         except TimeoutError:
             self.close(CloseCode.TOO_SLOW)
 
-    # What the transport tells
+    # Callbacks of the transport
 
     def pause_writing(self) -> None:
         self._active_socket, self._waiting = None, []
 
     def resume_writing(self) -> None:
         self._flush()
-        if self._waiting is None:  # else that was enough again
+        if self._waiting is None:  # else the transport is full again
             self._active_socket = self._spare_socket if self._is_open else None
 
     def eof_received(self) -> None:
-        self._active_socket = None  # the transport closes it now
+        self._active_socket = None  # the transport closes itself now
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._transport = self._active_socket = self._spare_socket = self._waiting = None
@@ -121,34 +121,34 @@ class FrameWriter(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
 
-    # Within
+    # Internals
 
     def _open(self, transport: asyncio.Transport) -> None:
-        """It is this transport's protocol, and frames can be sent."""
+        """Take over a transport, so that frames can be sent."""
         self._transport = transport
         raw, is_tls = transport.get_extra_info("socket"), transport.get_extra_info("sslcontext") is not None
         if raw is not None:
             _limit_kernel(raw)
             if not is_tls:
                 self._spare_socket = SharedSocket(raw.family, raw.type, raw.proto, raw.fileno())
-        # So that we are told as soon as anything waits: over TLS that is when so much does, else when more does.
+        # Calls ``pause_writing`` as soon as a byte waits: over TLS at the limit, else above it.
         transport.set_write_buffer_limits(high=int(is_tls), low=0)
         if not self._pending:
             self.resume_writing()
 
     def _begin_close(self, code: int, reason: bytes = b"") -> None:
-        """Close it, the first time. If it is not open yet it is closed by ``_send_close``."""
+        """Close once. A connection that is not open yet is closed by ``_send_close``."""
         if self._close_code is None:
             self._close_code, self._reason, self._active_socket = code, reason, None
             self._send_close()
 
     def _send_close(self) -> None:
-        """Send the close frame if there is one to be sent."""
+        """Send the close frame if there is one."""
         transport = self._transport
         if transport is not None and self._close_code is not None and not transport.is_closing():
             self._flush()
             transport.write(close_frame(self._close_code, self._reason))
-            # Whoever has not taken its close frame by then never will; what waits for it must not stay.
+            # A peer that has not taken the close frame by then never will; its pending data must not stay.
             self._deadline = asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT, transport.abort)
 
     @property
@@ -167,12 +167,12 @@ class FrameWriter(asyncio.Protocol):
             self._transport.write(frame)
 
     def _flush(self) -> None:
-        """Give the transport what waits here."""
+        """Pass the waiting frames to the transport."""
         waiting, self._waiting, self._waiting_size = self._waiting, None, 0
         if waiting and self._transport is not None:
             self._transport.writelines(waiting)
 
 
 def _limit_kernel(raw: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it was closed already
+    with contextlib.suppress(OSError):  # the socket was closed already
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER)

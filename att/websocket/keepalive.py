@@ -1,4 +1,4 @@
-"""When to look at each of many peers again: one clock for all of them, instead of timers for each."""
+"""One timer for the checks of many peers, instead of one for each."""
 
 import logging
 from collections import defaultdict
@@ -10,16 +10,16 @@ log = logging.getLogger("att")
 
 
 class KeepalivePeer(Protocol):
-    """Whoever is looked at now and then. ``due`` is the heartbeat's own: the beat at which that is."""
+    """A peer that is checked regularly. ``due``, the tick of its next check, belongs to the timer."""
 
     due: int
 
     def check_liveness(self) -> int:
-        """After how many ticks, 1 or more, it is to be looked at again. It must not detach anybody."""
+        """Return the number of ticks to the next check, 1 or more. Must not detach any peer."""
 
 
 class KeepaliveTimer:
-    """``now`` counts the ticks. They are counted rather than timed: when all stood still, nobody seems to be silent."""
+    """Counts ticks in ``now``, instead of reading a clock: after a standstill no peer seems to be silent."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -29,12 +29,12 @@ class KeepaliveTimer:
         return sum(len(peers) for peers in self._due.values())
 
     def attach(self, peer: KeepalivePeer, ticks: int) -> None:
-        """Look at it after so many ticks."""
+        """Check a peer after so many ticks."""
         peer.due = self.now + ticks
         self._due[peer.due].add(peer)
 
     def detach(self, peer: KeepalivePeer) -> None:
-        """Look at it no more. Harmless when it is not there."""
+        """Stop checking a peer, if it is there."""
         peers = self._due.get(peer.due)
         if peers is not None:
             peers.discard(peer)
@@ -42,10 +42,10 @@ class KeepaliveTimer:
                 del self._due[peer.due]
 
     async def tick(self) -> None:
-        """Look at those whose time it is. Who fails to be looked at fails alone, and is looked at no more."""
+        """Check the peers that are due. One whose check fails is not checked again."""
         self.now += 1
         for peer in self._due.pop(self.now, ()):
             try:
                 self.attach(peer, peer.check_liveness())
             except Exception:
-                log.exception("a socket cannot be looked after")
+                log.exception("the check of a WebSocket failed")

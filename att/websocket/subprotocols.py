@@ -1,4 +1,4 @@
-"""What is said on a listener's socket: nothing by a plain one, else att.v1 (docs/reference/realtime.md)."""
+"""Subprotocols of a listener's socket: plain, which ignores messages, and att.v1, as in docs/reference/realtime.md."""
 
 import asyncio
 import logging
@@ -19,14 +19,14 @@ from att.realtime.publisher import Publisher
 from att.realtime.registry import Listener
 from att.websocket.connection import HEARTBEAT, WebSocketConnection
 
-RESUME_TIMEOUT = 10.0  # seconds for the first frame
-IN_FLIGHT = 1_000  # broadcasts of one socket that are not answered yet; then nothing more is read from it
+RESUME_TIMEOUT = 10.0  # seconds for the resume frame
+IN_FLIGHT = 1_000  # unanswered broadcasts of one socket, at which reading is paused
 
 log = logging.getLogger("att")
 
 
 class PlainProtocol:
-    """A plain listener's: whatever it says is ignored."""
+    """Plain subprotocol: ignores all messages."""
 
     __slots__ = ("_catching_up", "_connection", "_hub", "_listener", "_log_reader")
 
@@ -38,14 +38,14 @@ class PlainProtocol:
         self._catching_up: asyncio.Task[None] | None = None
 
     def begin(self, positions: Sequence[Position]) -> None:
-        """The socket is open, and its user stood there when the listener was attached."""
+        """Begin on an open socket, with its user's positions read after the listener was attached."""
         self._start(positions, {})
 
     def on_message(self, message: WSMessage) -> None:
-        """Something was said."""
+        """Ignore a message."""
 
     def on_lost(self) -> None:
-        """The socket is closed, or never came about. Harmless when it was told before."""
+        """Detach the listener. May be called twice, or without ``begin``."""
         if self._catching_up is not None:
             self._catching_up.cancel()
         self._hub.detach(self._listener)
@@ -65,12 +65,12 @@ class PlainProtocol:
         try:
             await work
         except Exception:
-            log.exception("a listener cannot be given what it has missed")
+            log.exception("a listener could not be sent its missed events")
             self._connection.close(CloseCode.RESYNC)
 
 
 class AttV1Protocol(PlainProtocol):
-    """One in att.v1."""
+    """Subprotocol att.v1."""
 
     __slots__ = ("_in_flight", "_positions", "_publisher", "_resume_timer")
 
@@ -128,7 +128,7 @@ class AttV1Protocol(PlainProtocol):
             self._start(positions, groups)
 
     async def _start_ahead(self, groups: Mapping[UUID, int]) -> None:
-        """It has heard more than there was when it was greeted: where its user stands is read once more."""
+        """Start with positions read anew: the listener has received more than was there at its hello."""
         positions = await self._log_reader.positions(self._listener.user_id)
         self._hub.start(self._listener, positions, groups)
         await self._catch_up()

@@ -1,7 +1,7 @@
-"""How a request becomes a WebSocket (RFC 6455, section 4.2) that is aiohttp's no more.
+"""Upgrade of a request to a WebSocket (RFC 6455, section 4.2) that leaves aiohttp.
 
-aiohttp keeps the request, its parser and two tasks for as long as a WebSocket of its own is open, 13 KiB. What it has
-to do ends here with the answer, and the connection goes on with a protocol of ours.
+While a WebSocket of aiohttp's own is open, it keeps the request, its parser and two tasks: 13 KiB. Here its work ends
+with the response, and the connection continues with a protocol of ours.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from att.realtime.registry import Dialect
 
 
 def dialect_of(request: web.Request) -> Dialect:
-    """What whoever asks wants to speak. Raises UpgradeRequired when the request cannot become a WebSocket."""
+    """Return the requested dialect. Raise UpgradeRequired if the request cannot become a WebSocket."""
     dialect = Dialect.V1 if SUBPROTOCOL in offered_subprotocols(request) else Dialect.PLAIN
     probe = web.WebSocketResponse(compress=False, protocols=_subprotocols(dialect))
     if not probe.can_prepare(request).ok:
@@ -30,7 +30,7 @@ def dialect_of(request: web.Request) -> Dialect:
 
 
 async def accept(request: web.Request, dialect: Dialect) -> web.StreamResponse:
-    """Answer that it becomes one; ``take_over`` must follow at once. Raises ConnectionError when nobody is there."""
+    """Send the 101 response; ``detach_transport`` must follow at once. Raise ConnectionError if the peer is gone."""
     key = request.headers[hdrs.SEC_WEBSOCKET_KEY].encode()
     response = web.StreamResponse(status=101)
     response.headers[hdrs.UPGRADE] = "websocket"
@@ -44,9 +44,9 @@ async def accept(request: web.Request, dialect: Dialect) -> web.StreamResponse:
 
 
 class Upgraded(NamedTuple):
-    """A connection that was taken over: its transport, and what the peer has said already.
+    """A detached connection: its transport, and the bytes that came early.
 
-    When it is closed the quota, who counts connections, is to be told, and ``farewell`` with which code.
+    At its close ``quota`` is to be released, and ``on_close`` called with the code.
     """
 
     transport: asyncio.Transport
@@ -56,36 +56,33 @@ class Upgraded(NamedTuple):
 
 
 def detach_transport(request: web.Request, protocol: asyncio.Protocol) -> Upgraded:
-    """Have the connection go on with this protocol, which tells the quota, if there is one, when it is closed.
-
-    Raises ConnectionError when nobody is there.
-    """
+    """Continue the connection with this protocol. Raise ConnectionError if the peer is gone."""
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError
     on_close = request.app[REQUEST_LOG].on_close(request)
     early = _Early()
-    request.protocol.set_parser(early)  # type: ignore[arg-type]  # it asks for these two methods alone
+    request.protocol.set_parser(early)  # type: ignore[arg-type]  # only these two methods are used
     transport.set_protocol(protocol)
     quota = request.protocol.detach() if isinstance(request.protocol, HttpConnection) else None
-    # To aiohttp the connection is lost, all but for its end: it lets go of everything, and does not close it.
+    # aiohttp takes the connection for lost: it releases everything, and does not close the transport.
     request.protocol.transport = None
     request.protocol.connection_lost(None)
-    return Upgraded(transport, early.said, quota, on_close)
+    return Upgraded(transport, early.data, quota, on_close)
 
 
 class _Early:
-    """What aiohttp gives what came after the request to."""
+    """Receiver of the bytes that come right after the request."""
 
     def __init__(self) -> None:
-        self.said = b""
+        self.data = b""
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        self.said += data
+        self.data += data
         return False, b""
 
     def feed_eof(self) -> None:
-        """It is over."""
+        """Ignore the end."""
 
 
 def _subprotocols(dialect: Dialect) -> tuple[str, ...]:

@@ -366,8 +366,8 @@ async def test_the_database_is_away(node, ann_id, add_user, sql, postgresql, cap
                 await eventually(lambda: has_failed(node))
                 await node.beacon.tick()
         await eventually(lambda: found(sql, [(ben_id, 1)]), 15)
-    told = [record.getMessage() for record in caplog.records if "who is connected" in record.getMessage()]
-    assert len(told) == 1
+    warnings = [record for record in caplog.records if "presence on this node" in record.getMessage()]
+    assert len(warnings) == 1
 
 
 async def has_failed(node):

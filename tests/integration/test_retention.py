@@ -106,7 +106,7 @@ async def test_many(retention, monkeypatch, fill, held):
 
 async def test_very_many(retention, sql, monkeypatch, fill, held):
     """Of more groups than it looks at in one go, the next ones have their turn next time; then it begins anew."""
-    for name, size in (("_PAGE", 2), ("PAGES", 2), ("PAGES_GONE", 2)):
+    for name, size in (("_PAGE", 2), ("PAGES", 2), ("DELETED_PAGES", 2)):
         monkeypatch.setattr(module, name, size)
     groups = sorted(fill(f"tea {place}", 1, 3) for place in range(6))
     gone = sorted(fill(f"gone {place}", 3, 3, "2h") for place in range(6))

@@ -98,9 +98,9 @@ def test_close_code(code, value, reason, is_to_reconnect):
 
 
 def test_ranges_are_documented():
-    """The ranges are told where the codes are."""
+    """The docstring of the codes gives their ranges."""
     [reconnect, terminal] = re.findall(r"(\d{4} to \d{4}[^:]*): ([^;.]*)", CloseCode.__doc__)
-    assert reconnect == ("4000 to 4499, 1001 and 1012", "connect again")
+    assert reconnect == ("4000 to 4499, 1001 and 1012", "reconnect")
     assert terminal == ("4500 to 4999", "do not")
 
 

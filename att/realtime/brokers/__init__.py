@@ -1,1 +1,1 @@
-"""Brokers: how nodes announce events to each other."""
+"""Brokers between nodes: the interface, and one module for each implementation."""

@@ -1,4 +1,4 @@
-"""The doorbell between nodes: "this group is now at seq N". It may lose, repeat or reorder; the log is the truth."""
+"""Interface of the brokers between nodes. They may lose, repeat or reorder announcements; the log is the truth."""
 
 import contextlib
 import logging
@@ -11,14 +11,13 @@ from uuid import UUID
 from att.realtime.event_log import LogEvent
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to connect
-STOP_TIMEOUT = 2.0  # seconds to ring what was not pending yet when the server stops
-
+STOP_TIMEOUT = 2.0  # seconds to send pending announcements when the server stops
 
 log = logging.getLogger("att")
 
 
 class MemberJoined(NamedTuple):
-    """A user joined a group by the event with this seq."""
+    """A user's joining of a group by the event with this seq."""
 
     group_id: UUID
     seq: int
@@ -26,10 +25,9 @@ class MemberJoined(NamedTuple):
 
 
 class Announcement(NamedTuple):
-    """What a payload tells: heads of groups, who joined, which sessions ended; ``sweep``: more than it could hold.
+    """Content of one payload: group heads, joined members, ended sessions, deleted or disabled users.
 
-    ``users`` are those who were deleted or disabled, ``events`` messages that came along, so that nobody has to read
-    them.
+    ``events`` are messages sent along, which need no read. ``sweep`` asks for a sweep, as not everything fitted in.
     """
 
     groups: dict[UUID, int]
@@ -44,27 +42,27 @@ SWEEP_ANNOUNCEMENT = Announcement({}, sweep=True)
 
 
 class BrokerEventHandler(Protocol):
-    """Who hears the bus."""
+    """Receiver of a broker's events."""
 
     def on_announcement(self, announcement: Announcement) -> None:
-        """Another node, this one, or a trigger of the database rang."""
+        """Handle an announcement of any node, this one included, or of a database trigger."""
 
     def on_connected(self) -> None:
-        """Rings are heard from now on; what was pending before may have been missed."""
+        """Handle a new connection. Earlier announcements may have been missed."""
 
     def on_subscribed(self, group_ids: Sequence[UUID]) -> None:
-        """Of these groups too they are heard from now on, and may have been missed before."""
+        """Handle new subscriptions to these groups. Their earlier announcements may have been missed."""
 
     def on_disconnected(self) -> None:
-        """Rings are not heard from now on."""
+        """Handle the loss of the connection. Announcements are missed from now on."""
 
 
 class Broker(Protocol):
     """Carries announcements to every node, the announcing one included.
 
-    ``is_connected`` is true while no announcement is missed. ``sent`` and ``received`` count payloads.
-    ``round_trip`` is the time in seconds until this node's last payload came back, or since the oldest one that has
-    not come back was sent; 0 before the first.
+    ``is_connected`` is true while no announcement is missed. ``sent`` and ``received`` count payloads. ``round_trip``
+    is the time in seconds until this node's last payload came back, or since the oldest one that has not come back was
+    sent; 0 before the first.
     """
 
     name: str
@@ -78,26 +76,26 @@ class Broker(Protocol):
     def round_trip(self) -> float: ...
 
     def announce(self, event: LogEvent) -> None:
-        """Tell every node of a message that is in the log: soon, and once for all that is pending meanwhile."""
+        """Announce a logged message soon, together with whatever else is pending then."""
 
     def announce_head(self, group_id: UUID, seq: int) -> None:
-        """Tell every node that a group is at this seq."""
+        """Announce that a group has reached this seq."""
 
     def announce_sweep(self) -> None:
-        """Tell every node that something has happened of which it is not known what."""
+        """Ask every node for a sweep, because the outcome of a change is unknown."""
 
     def running(self, handler: BrokerEventHandler) -> contextlib.AbstractAsyncContextManager[None]:
-        """Ring and hear while the block runs."""
+        """Send and receive announcements while the block runs."""
 
 
 class SubscribingBroker(Broker, Protocol):
-    """A bus on which just those groups are heard that it was value of."""
+    """A broker that receives announcements of subscribed groups only."""
 
     def subscribe(self, group_id: UUID) -> None:
-        """It is heard here from now on, soon; then the ears are value."""
+        """Subscribe to a group soon; ``on_subscribed`` follows."""
 
     def unsubscribe(self, group_id: UUID) -> None:
-        """It is heard here no more."""
+        """Unsubscribe from a group."""
 
 
 class RoundTrip:
@@ -106,21 +104,21 @@ class RoundTrip:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._last = 0.0
-        self._awaited: float | None = None  # since when nothing has come back
+        self._awaited: float | None = None  # when the oldest outstanding payload was sent
 
     @property
     def seconds(self) -> float:
-        """Of the last one, or of one that is awaited, if that is longer."""
+        """The last round trip, or the age of the oldest outstanding payload if that is longer."""
         return self._last if self._awaited is None else max(self._last, self._clock() - self._awaited)
 
     def start(self) -> float:
-        """One is on its way: its mark."""
+        """Start a measurement, and return its mark."""
         now = self._clock()
         self._awaited = now if self._awaited is None else self._awaited
         return now
 
     def finish(self, mark: float) -> None:
-        """It has come back. Raises ValueError when it cannot have been on its way."""
+        """Finish the measurement with this mark. Raise ValueError if the mark cannot be genuine."""
         took = self._clock() - mark
         if not 0.0 <= took < math.inf:
             raise ValueError(mark)

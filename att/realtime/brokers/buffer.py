@@ -1,4 +1,4 @@
-"""What waits to be pending. However long it cannot be, it takes no more than so much memory."""
+"""Buffer of pending announcements, bounded in memory however long the broker is away."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -6,10 +6,10 @@ from uuid import UUID
 
 from att.realtime.event_log import LogEvent
 
-GROUPS = 10_000  # whose heads are kept; if there are more, all are to be swept instead
-BYTES = 4 * 1024**2  # of bodies, of all groups
-GROUP_BYTES = 256 * 1024  # of bodies that go into one payload; of what is beyond it nodes are value to read it
-EVENTS = 1_000  # of one group that go into one payload
+GROUPS = 10_000  # with pending heads; more are replaced by one sweep
+BYTES = 4 * 1024**2  # of bodies in all groups
+GROUP_BYTES = 256 * 1024  # of bodies in one payload; nodes read the rest from the log
+EVENTS = 1_000  # of one group in one payload
 
 
 class PendingAnnouncement:
@@ -24,7 +24,7 @@ class PendingAnnouncement:
 
 
 class AnnouncementBuffer:
-    """Heads and messages of groups, and whether to sweep."""
+    """Pending heads and messages by group, and whether to announce a sweep."""
 
     def __init__(self) -> None:
         self.is_sweep = False
@@ -35,7 +35,7 @@ class AnnouncementBuffer:
         return self.is_sweep or bool(self._groups)
 
     def add(self, event: LogEvent) -> None:
-        """A message is to be value, or only where its group stands, if there is no room for more."""
+        """Add a message, or its group's head alone if the buffer is full."""
         pending, size = self.add_head(event.group_id, event.seq), len(event.body)
         has_room = pending.bytes + size <= GROUP_BYTES and self._bytes + size <= BYTES
         if has_room and len(pending.events) < EVENTS:
@@ -44,7 +44,7 @@ class AnnouncementBuffer:
             self._bytes += size
 
     def add_head(self, group_id: UUID, seq: int) -> PendingAnnouncement:
-        """It is to be value where the group stands."""
+        """Add a group's head. Return the group's pending announcement."""
         if len(self._groups) >= GROUPS and group_id not in self._groups:
             self._groups.clear()
             self._bytes = 0
@@ -54,12 +54,12 @@ class AnnouncementBuffer:
         return pending
 
     def take(self, limit: int) -> dict[UUID, PendingAnnouncement]:
-        """What is to be value of so many groups, which is no longer here."""
+        """Remove and return the announcements of up to ``limit`` groups."""
         taken = {group_id: self._groups.pop(group_id) for group_id in [*islice(self._groups, limit)]}
         self._bytes -= sum(pending.bytes for pending in taken.values())
         return taken
 
     def put_back(self, taken: Mapping[UUID, PendingAnnouncement]) -> None:
-        """It could not be value. Who hears again looks up what was missed, so the messages need not go with it."""
+        """Restore announcements that could not be sent. Heads suffice: nodes read the log after reconnecting."""
         for group_id, pending in taken.items():
             self.add_head(group_id, pending.head)

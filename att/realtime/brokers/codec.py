@@ -1,8 +1,8 @@
-"""How messages travel between nodes: those of one group that are pending at once, as bytes.
+"""Binary format of announcements that carry messages of one group between nodes.
 
-A version, the id of the node that rings, the head of the group, and the messages in MessagePack, whose bodies come out
-byte for byte. Who may write on the channel may write anything, so what is read is checked as if a stranger had sent it.
-Joinings and leavings do not travel: who may hear what is value by the database alone.
+A version, the id of the sending node, the head of the group, and the messages in MessagePack, with their bodies byte
+for byte. Anyone with access to the channel may write to it, so payloads are checked as untrusted input. Joined and left
+events are not sent: only the database decides who receives what.
 """
 
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ _DECODER: Decoder[list[_Message]] = Decoder(list[_Message])
 
 
 class DecodedAnnouncement(NamedTuple):
-    """What came: from which node, which seq the group has reached, and messages of it."""
+    """The sending node, the seq that the group has reached, and messages of it."""
 
     sender: UUID
     head: int
@@ -43,18 +43,18 @@ class DecodedAnnouncement(NamedTuple):
 
 
 def encode(sender: UUID, head: int, events: Iterable[LogEvent]) -> bytes:
-    """The payload that tells of one group. The events are messages."""
+    """Return the payload for one group. The events must be messages."""
     messages = [_Message(event.name, event.seq, event.user_id, event.at, event.body) for event in events]
     return HEADER.pack(VERSION, sender.bytes, head) + _ENCODER.encode(messages)
 
 
 def decode(group_id: UUID, payload: bytes, *, own: UUID) -> DecodedAnnouncement:
-    """What a payload tells; of a node's own only the head. Raises ValueError when it is none."""
+    """Decode a payload; of this node's own, only the head. Raise ValueError if it is malformed."""
     if len(payload) < HEADER.size:
-        raise ValueError("it is cut off")
+        raise ValueError("the payload is cut off")
     version, sender, head = HEADER.unpack_from(payload)
     if version != VERSION or not 0 < head <= HIGHEST:
-        raise ValueError("it is of another version")
+        raise ValueError("the payload has another version")
     sender = UUID(bytes=sender)
     if sender == own:
         return DecodedAnnouncement(sender, head, [])
@@ -66,7 +66,7 @@ def decode(group_id: UUID, payload: bytes, *, own: UUID) -> DecodedAnnouncement:
 
 
 def _event(group_id: UUID, message: _Message) -> LogEvent:
-    # Read as the body of a broadcast is, for it goes to listeners as it is.
+    # Checked like the body of a broadcast, since listeners get it unchanged.
     if not isinstance(from_json(message.body, allow_inf_nan=False, cache_strings=False), dict):
-        raise ValueError("a message is no object")  # noqa: TRY004 - it is value as every other fault of the payload
+        raise ValueError("a message is not an object")  # noqa: TRY004 - every fault is a ValueError
     return LogEvent(group_id, message.name, message.seq, "message", message.user_id, message.at, message.body)

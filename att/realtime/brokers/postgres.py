@@ -24,14 +24,15 @@ from att.realtime.brokers.base import (
 )
 from att.realtime.event_log import LogEvent
 
-_HEADS = 100  # groups in one payload, of which PostgreSQL takes less than 8,000 bytes
-HIGHEST = 2**63 - 1  # of what PostgreSQL counts
+_HEADS = 100  # groups in one payload, which must have less than 8,000 bytes
+HIGHEST = 2**63 - 1  # of a bigint in PostgreSQL
 
 
 class PostgresBroker:
-    """A ``Bus`` by LISTEN and NOTIFY, outside of the transaction that it tells of: NOTIFY serialises commits.
+    """A ``Broker`` by LISTEN and NOTIFY.
 
-    It tells heads alone, for PostgreSQL takes less than 8,000 bytes. If nobody rings it, it hears what triggers tell.
+    NOTIFY runs outside the announced transaction, since it serialises commits. Payloads carry heads alone: PostgreSQL
+    limits them to 8,000 bytes. Database triggers announce on the same channel.
     """
 
     name = "postgresql"
@@ -68,8 +69,8 @@ class PostgresBroker:
     @contextlib.asynccontextmanager
     async def running(self, handler: BrokerEventHandler) -> AsyncIterator[None]:
         async with (
-            supervise("hearing of the bus", lambda: self._receive(handler)),
-            supervise("ringing of the bus", self._announce_pending),
+            supervise("receiving of announcements", lambda: self._receive(handler)),
+            supervise("sending of announcements", self._announce_pending),
         ):
             yield
             with contextlib.suppress(TimeoutError):
@@ -128,14 +129,14 @@ class PostgresBroker:
             if value.get("from") == self._id:
                 self._round_trip.finish(float(value["mark"]))
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError):
-            log.warning("an announcement on the channel %s is not ours, and is ignored", CHANNEL)
+            log.warning("ignored a malformed announcement on the channel %s", CHANNEL)
             return
         self.received += 1
         handler.on_announcement(announcement)
 
 
 def _parse(value: dict[str, Any]) -> Announcement:
-    """Raises what comes of anything else: anybody with an account on the database can announce anything."""
+    """Return the announcement. Raise an error if it is malformed: every database account can send payloads."""
     return Announcement(
         {UUID(group_id): _seq(seq) for group_id, seq in value.get("groups", {}).items()},
         [MemberJoined(UUID(group_id), _seq(seq), UUID(user_id)) for group_id, seq, user_id in value.get("joined", ())],

@@ -30,9 +30,9 @@ from att.sessions.redis_scripts import ENDED_CHANNEL
 from att.sessions.redis_store import log
 
 ALL, GROUP_CHANNEL, NODE = "att:all", "att:group:", "att:node:"  # channels
-_AT_ONCE = 100  # groups that are pending by one pipeline
-SUBSCRIBED_AT_ONCE = 5_000  # groups that are subscribed to before it is looked what else there is
-_TICK = 2.0  # seconds between echoes, and between looks for channels that nobody needs any more
+_AT_ONCE = 100  # groups announced by one pipeline
+SUBSCRIBED_AT_ONCE = 5_000  # groups in one round of subscribing
+_TICK = 2.0  # seconds between measured round trips, and between checks for unneeded channels
 
 
 class RedisBroker:
@@ -73,16 +73,16 @@ class RedisBroker:
     async def running(self, handler: BrokerEventHandler) -> AsyncIterator[None]:
         self._handler = handler
         async with (
-            supervise("hearing of the bus in Redis", self._receive),
-            supervise("ringing of the bus in Redis", self._announce_pending),
-            supervise("timing of the bus in Redis", self._time),
+            supervise("receiving of announcements from Redis", self._receive),
+            supervise("sending of announcements to Redis", self._announce_pending),
+            supervise("measuring of the round trip by Redis", self._measure),
         ):
             yield
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STOP_TIMEOUT):
                     await self._idle.wait()
 
-    # Which groups are heard here
+    # Subscriptions
 
     def subscribe(self, group_id: UUID) -> None:
         self._subscriptions.subscribe(group_id)
@@ -90,7 +90,7 @@ class RedisBroker:
     def unsubscribe(self, group_id: UUID) -> None:
         self._subscriptions.unsubscribe(group_id)
 
-    # Ringing
+    # Sending
 
     def announce(self, event: LogEvent) -> None:
         self._outgoing.add(event)
@@ -135,14 +135,14 @@ class RedisBroker:
             (f"{GROUP_CHANNEL}{group_id}", encode(self._id, each.head, each.events)) for group_id, each in taken.items()
         ]
 
-    async def _time(self) -> None:
+    async def _measure(self) -> None:
         while True:
             await self._is_up.wait()
             with contextlib.suppress(Unavailable):
                 await self._channels.publish(self._own, str(self._round_trip.start()))
             await asyncio.sleep(_TICK)
 
-    # Hearing
+    # Receiving
 
     async def _receive(self) -> None:
         pause = FIRST_PAUSE
@@ -157,13 +157,13 @@ class RedisBroker:
             finally:
                 pause = FIRST_PAUSE if self.is_connected else pause
                 self._is_up.clear()
-                self._round_trip.start()  # so that its lag grows until something is heard again
+                self._round_trip.start()  # so that the measured time grows until payloads come again
                 self._handler.on_disconnected()
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _update_subscriptions(self, hearing: Hearing) -> None:
-        """Subscribe to what is heard here, and what is not, unsubscribe from."""
+        """Subscribe to and unsubscribe from channels as needed."""
         while True:
             while any(change := self._subscriptions.take(SUBSCRIBED_AT_ONCE)):
                 await hearing.subscribe_sharded([f"{GROUP_CHANNEL}{group_id}" for group_id in change.more])
@@ -174,7 +174,7 @@ class RedisBroker:
             self._to_subscribe.clear()
 
     def subscribed(self, channel: str) -> None:
-        if channel == ALL:  # the last of those that are asked for first
+        if channel == ALL:  # the last of the first three channels
             self._outage.end()
             self._is_up.set()
             self._handler.on_connected()
@@ -189,12 +189,12 @@ class RedisBroker:
                 return
             announcement = self._read(channel, payload)
         except (ValueError, TypeError, AttributeError, RecursionError):
-            log.warning("an announcement on the channel %s is not ours, and is ignored", channel)
+            log.warning("ignored a malformed announcement on the channel %s", channel)
             return
         self._handler.on_announcement(announcement)
 
     def _read(self, channel: str, payload: bytes) -> Announcement:
-        """Raises what comes of anything else: whoever may publish in Redis can announce anything."""
+        """Return the announcement. Raise an error if it is malformed: every Redis user can publish payloads."""
         if channel.startswith(GROUP_CHANNEL):
             group_id = UUID(channel.removeprefix(GROUP_CHANNEL))
             found = decode(group_id, payload, own=self._id)
