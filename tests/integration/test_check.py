@@ -139,7 +139,7 @@ def test_it_tells_as_it_goes(run, db_url, port, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "check_open_files", interrupted)
-    monkeypatch.setattr(module, "_soon", lambda probe, *_: probe)
+    monkeypatch.setattr(module, "_in_thread", lambda check, *_: check)
     result = run("check", "--db-url", db_url, "--listen", port)
     assert (result.returncode, result.stderr.strip()) == (130, "att-server: interrupted")
     assert result.stdout.count("\n") == len(DATABASE)

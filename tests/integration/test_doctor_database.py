@@ -302,7 +302,7 @@ class Pooler:
 
 async def test_a_pooler_that_works_by_transaction(db_url, postgresql, monkeypatch):
     """An announcement that does not come back fails, though all else is well."""
-    monkeypatch.setattr(module, "_HEARING", 0.5)
+    monkeypatch.setattr(module, "_ARRIVAL", 0.5)
     pooler = Pooler(postgresql.info.host)
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         async with pooler.running(directory):

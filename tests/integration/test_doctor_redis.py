@@ -6,31 +6,20 @@ import socket
 from pathlib import Path
 
 import pytest
+import redis.asyncio
 from valkeys import Valkey
 
 from att.cli.doctor import redis as module
 from att.cli.doctor.checks import Level
-from att.cli.doctor.redis import (
-    COMMANDS,
-    PLAIN,
-    SHARDED,
-    check_redis,
-    judge_identity,
-    judge_memory,
-    judge_persistence,
-    judge_slots,
-)
+from att.cli.doctor.redis import check_redis, judge_clock, judge_memory, judge_persistence, judge_version
 
-NAMES = ["Redis", "Redis rights", "Redis announcements", "Redis memory", "Redis persistence", "Redis clock"]
+NAMES = ["Redis", "Redis memory", "Redis persistence", "Redis clock", "Redis rights", "Redis announcements"]
 MIB = 1024**2
 ACL = next(
     line.split()[2:]
     for line in (Path(__file__).parents[2] / "deploy" / "redis.acl.example").read_text().splitlines()
     if line.startswith("user att ")
 )
-# Given by the library when it connects, or before it asks a cluster.
-LIBRARYS = {"select", "client|setinfo", "command", "cluster|slots"}
-OPERATORS = {"info"}  # a server does without
 
 
 async def check(url):
@@ -65,33 +54,21 @@ async def test_one_that_serves(valkey_url):
     assert found["Redis clock"].level is Level.OK
 
 
-async def test_nothing_is_changed(valkey_url, valkey):
-    """No key is left behind, nor was there one."""
-    valkey.ask("CONFIG", "RESETSTAT")
+async def test_no_key_is_left(valkey_url, valkey):
     valkey.ask("SET", "att:theirs", "x")
-    before = valkey.ask("INFO", "persistence")["rdb_changes_since_last_save"]
     await check(valkey_url)
-    assert valkey.ask("INFO", "persistence")["rdb_changes_since_last_save"] == before
     assert valkey.ask("KEYS", "*") == [b"att:theirs"]
 
 
 async def test_a_cluster(cluster_url):
-    """Each of its servers is looked at, and whether they have all slots."""
+    """Each of its servers is checked."""
     found = await check(cluster_url)
-    assert [*found] == [*NAMES, "Redis cluster"]
+    assert [*found] == NAMES
     assert faults(found) == []
-    assert found["Redis"].found.endswith(", and so on all 3")
-    assert found["Redis cluster"].found == "16,384 of 16,384 slots, on 3 servers"
+    assert " of 3: valkey " in found["Redis"].found
 
 
-# Who may do what
-
-
-def test_the_commands_are_those_of_the_example():
-    """Each that it grants is tried, and none is tried that it does not grant."""
-    granted = {rule[1:] for rule in ACL if rule.startswith("+")}
-    heard = {word.lower() for words in (PLAIN, SHARDED) for word in words if "message" not in word}
-    assert granted == {command.lower() for command in COMMANDS} | heard | LIBRARYS | OPERATORS
+# Rights
 
 
 async def test_a_user_with_the_rights_of_the_example(valkey_url, valkey):
@@ -108,36 +85,22 @@ async def test_a_user_with_the_rights_of_the_example(valkey_url, valkey):
 
 
 async def test_a_user_who_may_not_read_info(valkey_url, valkey):
-    """A server runs as well; what is not known is told, and how it could be."""
+    """A server runs as well; the finding says how to have the rest checked."""
     with user_of([valkey], valkey_url, "-info") as url:
         found = await check(url)
     assert faults(found) == []
-    warned = [finding for finding in found.values() if finding.level is Level.WARN]
-    assert [finding.name for finding in warned] == ["Redis memory", "Redis persistence"]
-    assert all("grant +info" in finding.remedy for finding in warned)
-    assert "noeviction" in found["Redis memory"].remedy
-
-
-async def test_a_right_that_is_missing(valkey_url, valkey):
-    """Each is missed, and only it."""
-    for command in COMMANDS:
-        if command == "PING":  # without it nobody gets in
-            continue
-        with user_of([valkey], valkey_url, f"-{command.lower()}") as url:
-            found = await check(url)
-        expected = ["Redis rights"] if command != "TIME" else ["Redis rights", "Redis clock"]
-        assert faults(found) == expected, command
-        assert found["Redis rights"].found == f"User clerk has no permissions to run the '{command.lower()}' command"
-        assert "deploy/redis.acl.example" in found["Redis rights"].remedy
+    assert [*found] == ["Redis", "Redis rights", "Redis announcements"]
+    assert (found["Redis"].level, "'info' command" in found["Redis"].found) == (Level.WARN, True)
+    assert "grant +info" in found["Redis"].remedy
 
 
 @pytest.mark.parametrize(
     ("rules", "name", "words"),
     [
         (["-subscribe"], "Redis announcements", "'subscribe' command"),
-        (["-publish"], "Redis announcements", "'publish' command"),
-        (["-unsubscribe"], "Redis announcements", "'unsubscribe' command"),
-        (["resetchannels", "&other:*"], "Redis announcements", "to access a channel"),
+        (["-publish"], "Redis rights", "'publish' command"),
+        (["-zadd"], "Redis rights", "'zadd' command"),
+        (["resetchannels", "&other:*"], "Redis rights", "to access a channel"),
         (["resetkeys", "~other:*"], "Redis rights", "to access a key"),
         (["-ping"], "Redis", "'ping' command"),
         (["nopass", "resetpass", ">another"], "Redis", "wants another user or password"),
@@ -160,14 +123,26 @@ async def test_one_server_of_a_cluster_has_other_rules(cluster_url, valkey_clust
         last.ask("ACL", "SETUSER", "clerk", "-zadd")
         found = await check(url)
         assert faults(found) == ["Redis rights"]
-        assert found["Redis rights"].found.startswith(f"127.0.0.1:{last.port}: ")
-        last.ask("ACL", "SETUSER", "clerk", "+zadd", "-spublish")
+        assert f"Redis at 127.0.0.1:{last.port}: " in found["Redis rights"].found
+        last.ask("ACL", "SETUSER", "clerk", "+zadd")
         for server in valkey_cluster.servers:
-            server.ask("ACL", "SETUSER", "clerk", "-ssubscribe")
+            server.ask("ACL", "SETUSER", "clerk", "-subscribe")
         assert faults(await check(url)) == ["Redis announcements"]
 
 
-# What it keeps
+async def test_announcements_that_do_not_arrive(valkey_url, monkeypatch):
+    """As behind a proxy that does not pass them on."""
+    monkeypatch.setattr(module, "_ARRIVAL", 0.2)
+
+    async def dropped(*_):
+        pass
+
+    monkeypatch.setattr(redis.asyncio.Redis, "publish", dropped)
+    finding = (await check(valkey_url))["Redis announcements"]
+    assert finding[1:3] == (Level.FAIL, "nothing arrived within 0.2 s")
+
+
+# Memory, persistence, clock
 
 
 async def test_eviction(valkey_url, valkey):
@@ -194,7 +169,7 @@ async def test_eviction(valkey_url, valkey):
     ],
 )
 def test_memory(policy, most, used, level):
-    verdict = judge_memory(policy, most, used)
+    verdict = judge_memory({"maxmemory_policy": policy, "maxmemory": most, "used_memory": used})
     assert verdict.level is level
     assert bool(verdict.remedy) is (level is not Level.OK)
 
@@ -224,19 +199,13 @@ def test_persistence(info, level, words):
     assert words in verdict.found
 
 
-def test_slots_that_nobody_has():
-    assert judge_slots([(0, 100), (200, 16_383)], 2)[:2] == (Level.FAIL, "16,285 of 16,384 slots, on 2 servers")
+@pytest.mark.parametrize(("ahead", "level"), [(0, Level.OK), (5, Level.WARN), (-600, Level.FAIL)])
+def test_the_clock(ahead, level):
+    verdict = judge_clock({"server_time_usec": (1_000_000 + ahead) * 1_000_000, "our_time": 1_000_000.0})
+    assert verdict.level is level
 
 
-@pytest.mark.parametrize(("shift", "level"), [(-5, Level.WARN), (600, Level.FAIL)])
-async def test_the_clock(valkey_url, monkeypatch, shift, level):
-    """Ours is put forward or back here."""
-    now = module.time.time
-    monkeypatch.setattr(module.time, "time", lambda: now() + shift)
-    assert (await check(valkey_url))["Redis clock"].level is level
-
-
-# Whether it can be had
+# Servers that cannot be used
 
 
 async def only(url):
@@ -267,26 +236,26 @@ async def test_one_that_says_nothing():
 
 
 async def test_one_that_is_killed_meanwhile(monkeypatch):
-    """It is told once, and not asked again."""
+    """The finding says so once, and no other check is tried."""
     own = Valkey()
     own.start()
     try:
         rights = module._rights
 
-        async def kill(server):
+        async def kill(link):
             own.kill()
-            return await rights(server)
+            return await rights(link)
 
         monkeypatch.setattr(module, "_rights", kill)
         found = await check(own.url)
-        assert [*found] == ["Redis", "Redis rights"]
+        assert [*found] == NAMES[:-1]
         assert faults(found) == ["Redis rights"]
     finally:
         own.stop()
 
 
 async def test_a_replica(valkey_url, valkey):
-    """It cannot be written to."""
+    """It does not accept writes."""
     own = Valkey()
     own.start()
     try:
@@ -300,10 +269,9 @@ async def test_a_replica(valkey_url, valkey):
 
 @pytest.mark.parametrize(
     ("version", "role", "level"),
-    [(b"6.2.14", b"master", Level.FAIL), (b"7.0.0", b"replica", Level.FAIL), (b"7.0.0", b"master", Level.OK)],
+    [("6.2.14", "master", Level.FAIL), ("7.0.0", "slave", Level.FAIL), ("7.0.0", "master", Level.OK)],
 )
-def test_what_it_says_of_itself(version, role, level):
-    told = [b"server", b"redis", b"version", version, b"proto", 2, b"mode", b"standalone", b"role", role]
-    verdict = judge_identity(told, "here")
+def test_version(version, role, level):
+    verdict = judge_version({"redis_version": version, "role": role, "name": "here"})
     assert verdict.level is level
-    assert verdict.found.startswith(f"redis {version.decode()} at here")
+    assert verdict.found.startswith(f"redis {version} at here")

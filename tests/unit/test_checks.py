@@ -1,14 +1,14 @@
-"""Checks in turn: each comes to a finding in bounded time, whatever its probe does."""
+"""Checks in turn: each comes to a finding in bounded time, whatever it does."""
 
 import asyncio
 
 import pytest
 
-from att.cli.doctor.checks import Finding, Level, compare_clocks, fail, look, ok, warn
+from att.cli.doctor.checks import Finding, Level, compare_clocks, fail, ok, run_checks, warn
 from att.errors import CannotStart, DatabaseUnavailable
 
 
-def probe(verdict=None, error=None):
+def check(verdict=None, error=None):
     async def go():
         if error is not None:
             raise error
@@ -17,39 +17,39 @@ def probe(verdict=None, error=None):
     return go
 
 
-async def found(probes, **options):
-    return [finding async for finding in look(probes, **options)]
+async def found(checks, **options):
+    return [finding async for finding in run_checks(checks, **options)]
 
 
-async def test_each_is_looked_at():
+async def test_each_is_run():
     """In their order, also after one that fails."""
     verdicts = {"a": ok("well"), "b": fail("ill", "heal it"), "c": warn("so so", "wait")}
-    findings = await found({name: probe(verdict) for name, verdict in verdicts.items()})
+    findings = await found({name: check(verdict) for name, verdict in verdicts.items()})
     assert findings == [Finding(name, *verdict) for name, verdict in verdicts.items()]
 
 
 async def test_an_error_is_a_failure():
     """In its own words; the others may still be well."""
-    findings = await found({"a": probe(error=CannotStart("no way")), "b": probe(ok("well"))})
+    findings = await found({"a": check(error=CannotStart("no way")), "b": check(ok("well"))})
     assert findings == [Finding("a", Level.FAIL, "no way"), Finding("b", Level.OK, "well")]
 
 
 async def test_a_service_that_is_gone_is_not_asked_again():
-    findings = await found({"a": probe(error=DatabaseUnavailable("gone")), "b": probe(ok("well"))})
+    findings = await found({"a": check(error=DatabaseUnavailable("gone")), "b": check(ok("well"))})
     assert findings == [Finding("a", Level.FAIL, "gone")]
 
 
 async def test_one_that_does_not_come_back():
     """It is given up after its time, and nothing more is asked of that service."""
     never = asyncio.Event()
-    [finding] = await found({"a": never.wait, "b": probe(ok("well"))}, patience=0.01)
+    [finding] = await found({"a": never.wait, "b": check(ok("well"))}, seconds=0.01)
     assert finding[:3] == ("a", Level.FAIL, "no answer within 0.01 s")
     assert finding.remedy
 
 
 async def test_a_mistake_of_ours_is_not_hidden():
     with pytest.raises(KeyError):
-        await found({"a": probe(error=KeyError())})
+        await found({"a": check(error=KeyError())})
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_line(finding, line):
 )
 def test_clocks(ahead, level, words):
     """Either way: a little is well, more a warning, too much a failure."""
-    verdict = compare_clocks(ahead, well=1, bearable=60)
+    verdict = compare_clocks(ahead)
     assert verdict.level is level
     assert verdict.found.startswith(words)
     assert bool(verdict.remedy) is (level is not Level.OK)

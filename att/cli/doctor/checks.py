@@ -1,4 +1,4 @@
-"""Checks of a configuration: what one finds, and how they are made in turn, each within a bounded time."""
+"""Run checks of a configuration in turn, each within a bounded time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from att.errors import AttError, Unavailable
 
-_PATIENCE = 8.0  # seconds for one check; what it waits for has bounds of its own, most of them shorter
+_TIMEOUT = 8.0  # seconds for one check; most of what it waits for has a shorter limit
+_CLOCK_OK, _CLOCK_WARN = 1.0, 60.0  # seconds of difference up to which a clock is that
 
 
 class Level(StrEnum):
-    """Whether a server runs well with what was found, runs with less than it could have, or breaks its promises."""
+    """How well a server runs with this: well, with less than it could have, or not as it promises."""
 
     OK = "ok"
     WARN = "warn"
@@ -19,7 +20,7 @@ class Level(StrEnum):
 
 
 class Verdict(NamedTuple):
-    """What was found, and, unless it is well, what to do about it. Neither holds a password."""
+    """The result of a check and, unless it is ok, how to fix it. Neither contains a password."""
 
     level: Level
     found: str
@@ -27,7 +28,7 @@ class Verdict(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A verdict, and the name of the check that came to it."""
+    """A verdict with the name of its check."""
 
     name: str
     level: Level
@@ -44,47 +45,45 @@ Check = Callable[[], Awaitable[Verdict]]
 
 
 def ok(found: str) -> Verdict:
-    """All is well."""
+    """Return the verdict that all is well."""
     return Verdict(Level.OK, found)
 
 
 def warn(found: str, remedy: str) -> Verdict:
-    """It runs, with less than it could have."""
+    """Return the verdict that a server runs, with less than it could have."""
     return Verdict(Level.WARN, found, remedy)
 
 
 def fail(found: str, remedy: str = "") -> Verdict:
-    """It does not run, or does not keep what it promises."""
+    """Return the verdict that a server does not run, or breaks its promises."""
     return Verdict(Level.FAIL, found, remedy)
 
 
-def compare_clocks(ahead: float, *, well: float, bearable: float) -> Verdict:
-    """The verdict on a clock that is so many seconds ahead of ours: up to where it is well, and where bearable."""
+def compare_clocks(ahead: float) -> Verdict:
+    """Return the verdict on a clock that is this many seconds ahead of ours."""
     found = f"{abs(ahead):.2f} s {'ahead of' if ahead > 0 else 'behind'} the clock of this machine"
-    if abs(ahead) <= well:
+    if abs(ahead) <= _CLOCK_OK:
         return ok(found)
-    return (warn if abs(ahead) <= bearable else fail)(found, "let both machines keep time by NTP")
+    return (warn if abs(ahead) <= _CLOCK_WARN else fail)(found, "synchronize both machines by NTP")
 
 
-async def look(probes: Mapping[str, Check], patience: float = _PATIENCE) -> AsyncIterator[Finding]:
-    """What each probe of one service finds, by name. Once the service does not answer, the rest are not tried.
+async def run_checks(checks: Mapping[str, Check], seconds: float = _TIMEOUT) -> AsyncIterator[Finding]:
+    """Yield the findings of checks of one service, by name. Skip the rest once the service is unavailable.
 
-    A probe fails that raises an AttError, or takes more than that many seconds.
+    A check fails if it raises an AttError or takes longer than that many seconds.
     """
-    for name, probe in probes.items():
-        verdict, is_gone = await _look(probe, patience)
+    for name, check in checks.items():
+        verdict, is_gone = await _run(check, seconds)
         yield Finding(name, *verdict)
         if is_gone:
             return
 
 
-async def _look(probe: Check, patience: float) -> tuple[Verdict, bool]:
+async def _run(check: Check, seconds: float) -> tuple[Verdict, bool]:
     try:
-        async with asyncio.timeout(patience):
-            return await probe(), False
+        async with asyncio.timeout(seconds):
+            return await check(), False
     except TimeoutError:
-        return fail(
-            f"no answer within {patience:g} s", "look what it is busy with, or whether a firewall is between"
-        ), True
+        return fail(f"no answer within {seconds:g} s", "find out whether it is busy, or behind a firewall"), True
     except AttError as error:
         return fail(error.why), isinstance(error, Unavailable)
