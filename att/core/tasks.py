@@ -5,9 +5,9 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from att.errors import AttError
 
@@ -100,21 +100,6 @@ async def supervise(name: str, work: Callable[[], Awaitable[object]]) -> AsyncIt
             while not task.done():  # a cancellation may get lost, see above
                 task.cancel()
                 await asyncio.wait([task], timeout=1)
-
-
-async def together(*works: Coroutine[Any, Any, None]) -> None:
-    """Do all of it at once, until one of them ends or fails: then none goes on. Raises what it has raised."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiting = [*tasks]
-        while waiting:  # a cancellation may get lost: see above
-            for task in waiting:
-                task.cancel()
-            _, waiting = map(list, await asyncio.wait(waiting, timeout=1))
-    for task in done:
-        task.result()
 
 
 async def _restart(state: Work, work: Callable[[], Awaitable[object]]) -> None:

@@ -8,10 +8,9 @@ https://redis.io/docs/latest/develop/pubsub/
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
-from att.core.tasks import together
 from att.errors import RedisUnavailable
 from att.redis.client import RedisLink
 
@@ -84,11 +83,15 @@ class Hearing:
         for connection in self._connections.values():
             await connection.disconnect(nowait=True)
 
-    async def run(self) -> None:
-        """Hear, until a connection is lost. Raises RedisUnavailable then."""
-        names = [*self._connections]
+    async def run(self, beside: Coroutine[Any, Any, None]) -> None:
+        """Receive messages and run ``beside`` until a connection is lost. Raises RedisUnavailable then."""
         with self._link.translating():
-            await together(*map(self._read, names), *map(self._watch, names))
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for work in (beside, *map(self._read, self._connections), *map(self._watch, self._connections)):
+                        tasks.create_task(work)
+            except ExceptionGroup as group:
+                raise group.exceptions[0] from None
 
     async def subscribe(self, *channels: str) -> None:
         """Ask for channels that all servers have. Raises RedisUnavailable, as the others do."""

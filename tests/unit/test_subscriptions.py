@@ -1,5 +1,7 @@
 """Tuning: a group that is heard here is subscribed to, once, and for a while after."""
 
+import asyncio
+import contextlib
 from uuid import UUID
 
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parts import Clock
 
+from att.realtime.brokers import redis as redis_broker
 from att.realtime.brokers import subscriptions as module
 from att.realtime.brokers.subscriptions import LINGER, SubscriptionChange, Subscriptions
 
@@ -132,3 +135,25 @@ def test_anything(steps):
     while take(2):
         pass
     assert subscribed == wanted
+
+
+async def test_a_cancellation_that_is_dropped(monkeypatch):
+    """The broker's task ends all the same."""
+    monkeypatch.setattr(redis_broker, "_TICK", 0.01)
+    is_sending = asyncio.Event()
+
+    class Hearing:
+        async def subscribe_sharded(self, _channels):
+            is_sending.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+        async def unsubscribe_sharded(self, _channels):
+            pass
+
+    broker = redis_broker.RedisBroker(None)
+    broker.subscribe(TEA)
+    task = asyncio.create_task(broker._update_subscriptions(Hearing()))
+    await is_sending.wait()
+    task.cancel()
+    await asyncio.wait_for(task, 5)

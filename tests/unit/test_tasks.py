@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from att.core import tasks
-from att.core.tasks import Work, every, failing, supervise, together
+from att.core.tasks import Work, every, failing, supervise
 from att.errors import DatabaseUnavailable
 
 
@@ -201,57 +201,3 @@ async def test_a_flood_of_failures_is_one_line(caplog, monkeypatch):
     async with asyncio.timeout(5), supervise("hearing", fail):
         await enough.wait()
     assert len(caplog.records) == 1
-
-
-# Together
-
-
-async def _hang(ended):
-    try:
-        await asyncio.Event().wait()
-    finally:
-        ended.append(1)
-
-
-async def test_together_until_one_fails():
-    """None of the others goes on."""
-    ended = []
-
-    async def fail():
-        raise DatabaseUnavailable
-
-    with pytest.raises(DatabaseUnavailable):
-        await asyncio.wait_for(together(_hang(ended), fail(), _hang(ended)), 5)
-    assert ended == [1, 1]
-
-
-async def test_together_until_one_ends():
-    ended = []
-    await asyncio.wait_for(together(_hang(ended), asyncio.sleep(0)), 5)
-    assert ended == [1]
-
-
-async def test_together_until_it_is_cancelled():
-    ended = []
-    task = asyncio.create_task(together(_hang(ended), _hang(ended)))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 5)
-    assert ended == [1, 1]
-
-
-async def test_together_when_a_cancellation_gets_lost():
-    """It is repeated."""
-    tries = []
-
-    async def stubborn():
-        while len(tries) < 2:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                tries.append(1)
-
-    await asyncio.wait_for(together(stubborn(), asyncio.sleep(0)), 5)
-    assert tries == [1, 1]

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from att.core.log_limits import OutageLog
-from att.core.tasks import supervise, together
+from att.core.tasks import is_cancelled, supervise
 from att.errors import Unavailable
 from att.realtime.brokers.base import (
     FIRST_PAUSE,
@@ -151,7 +151,7 @@ class RedisBroker:
                 async with self._channels.hearing(self) as hearing:
                     self._subscriptions.begin()
                     await hearing.subscribe(ENDED_CHANNEL, self._own, ALL)
-                    await together(hearing.run(), self._update_subscriptions(hearing))
+                    await hearing.run(self._update_subscriptions(hearing))
             except Unavailable as error:
                 self._outage.begin(error.why)
             finally:
@@ -164,7 +164,7 @@ class RedisBroker:
 
     async def _update_subscriptions(self, hearing: Hearing) -> None:
         """Subscribe to and unsubscribe from channels as needed."""
-        while True:
+        while not is_cancelled():  # wait_for of Python 3.11, in the library, may drop a cancellation
             while any(change := self._subscriptions.take(SUBSCRIBED_AT_ONCE)):
                 await hearing.subscribe_sharded([f"{GROUP_CHANNEL}{group_id}" for group_id in change.more])
                 await hearing.unsubscribe_sharded([f"{GROUP_CHANNEL}{group_id}" for group_id in change.less])
