@@ -1,7 +1,7 @@
-"""Everything that can be refused, and why.
+"""The error tree.
 
-An error carries a stable lower-case ``code`` that programs may compare, and a ``detail`` for people; the default
-detail is the class's docstring. Nothing here knows HTTP: ``att.http.status_codes`` chooses the status.
+An error has a stable lower-case ``code`` for programs, and a ``detail`` for people, by default the class's docstring.
+``att.http.status_codes`` chooses the HTTP status.
 
 AttError
 ├── Malformed
@@ -58,9 +58,9 @@ CLOSE_REASON_BYTES = 123  # RFC 6455, section 5.5: 125 for a control frame, less
 
 
 class AttError(Exception):
-    """The request cannot be carried out. ``index`` is that of the item which was to blame, when there were many.
+    """The request failed. ``index`` is the position of the item at fault, if there were many.
 
-    ``why`` is for the operator, in the log and in what their tools ask: it may name what clients are not to know.
+    ``why`` is the cause for the operator's log and tools; clients do not see it.
     """
 
     code: ClassVar[str] = "error"
@@ -92,7 +92,7 @@ class BodyTimeout(Malformed, code="request timeout"):
 
 
 class Unauthenticated(AttError, code="not signed in"):
-    """It is not known who is asking."""
+    """The request is not signed in."""
 
 
 class NotSignedIn(Unauthenticated, code="not signed in"):
@@ -112,7 +112,7 @@ class Forbidden(AttError, code="forbidden"):
 
 
 class NotYou(Forbidden, code="not you"):
-    """This belongs to somebody else."""
+    """This belongs to another user."""
 
 
 class NotPermitted(Forbidden, code="not permitted"):
@@ -132,7 +132,7 @@ class WrongPassword(Forbidden, code="wrong password"):
 
 
 class OriginNotAllowed(Forbidden, code="origin not allowed"):
-    """A request that is signed in by the cookie needs an Origin header that is this server's or in --allow-origin.
+    """With the session cookie, the Origin header must be this server's or one of --allow-origin.
 
     Programs send 'Authorization: Bearer <token>' instead of the cookie.
     """
@@ -163,50 +163,50 @@ class NoSuchMember(NotFound, code="no such member"):
 
 
 class Conflict(AttError, code="conflict"):
-    """The request contradicts what is already there."""
+    """The request conflicts with the present state."""
 
 
 class LoginTaken(Conflict, code="login taken"):
-    """Another user has this login; logins are compared without regard to case."""
+    """Another user has this login. Upper and lower case make no difference."""
 
 
 class RoleNameTaken(Conflict, code="role name taken"):
-    """Another role has this name; names are compared without regard to case."""
+    """Another role has this name. Upper and lower case make no difference."""
 
 
 class GroupNameTaken(Conflict, code="group name taken"):
-    """Another group has this name; names are compared without regard to case."""
+    """Another group has this name. Upper and lower case make no difference."""
 
 
 class RoleInUse(Conflict, code="role in use"):
-    """The role is somebody's. Give them another one first."""
+    """Some users have this role. Give them another one first."""
 
 
 class BuiltInRole(Conflict, code="built-in role"):
-    """The roles Admin and User stay, by these names."""
+    """The roles Admin and User can be neither renamed nor deleted."""
 
 
 class LastAdministrator(Conflict, code="last administrator"):
-    """Somebody must be left who is active, has a password, and whose role permits everything ('*')."""
+    """At least one active user with a password must keep a role that permits everything ('*')."""
 
 
 class LastOwner(Conflict, code="last owner"):
-    """The last owner can neither leave nor become a plain member. Make somebody else an owner, or delete the group."""
+    """The last owner can neither leave nor become a plain member. Add another owner, or delete the group."""
 
 
 class Invalid(AttError, code="invalid input"):
-    """The request can be read, but not accepted."""
+    """The request is invalid."""
 
 
 class FieldError(NamedTuple):
-    """What is wrong with one member of the input: ``field`` is its name, or a dotted path to it."""
+    """A fault of one field of the input: ``field`` is its name, or a dotted path to it."""
 
     field: str
     message: str
 
 
 class InvalidInput(Invalid, code="invalid input"):
-    """Members of the input that cannot be accepted, all of them at once."""
+    """Invalid fields of the input, all at once."""
 
     def __init__(self, fields: list[FieldError]) -> None:
         self.fields = fields
@@ -230,7 +230,7 @@ class TooManyAttempts(AttError, code="too many attempts"):
 
 
 class UpgradeRequired(AttError, code="websocket required"):
-    """This address speaks WebSocket (RFC 6455, version 13) only."""
+    """This address accepts only WebSockets (RFC 6455, version 13)."""
 
 
 class Unavailable(AttError, code="unavailable"):
@@ -244,15 +244,15 @@ class DatabaseUnavailable(Unavailable, code="database unavailable"):
 
 
 class ConnectionLost(DatabaseUnavailable):
-    """The connection to the database was lost. Whether a change was made is not known: look before you repeat it."""
+    """The connection to the database was lost. A change may have been made: check before you repeat it."""
 
 
 class RedisUnavailable(Unavailable, code="redis unavailable"):
-    """Redis cannot be reached, and sessions can be neither begun nor looked up without it. Try again in a moment."""
+    """Redis, which stores the sessions, cannot be reached. Try again in a moment."""
 
 
 class Busy(Unavailable, code="busy"):
-    """The server has more to do than it can take on. Try again in a moment."""
+    """The server is overloaded. Try again in a moment."""
 
 
 class ShuttingDown(Unavailable, code="shutting down"):
@@ -264,17 +264,17 @@ class CannotStart(AttError, code="cannot start"):
 
 
 class ProtocolError(AttError, code="protocol error"):
-    """A frame that is none of att.v1's, or that comes out of turn. It closes the socket; the detail is the reason."""
+    """An invalid or unexpected frame of att.v1. It closes the socket; the detail is the close reason."""
 
     @property
     def reason(self) -> bytes:
-        """As much of the detail as a close frame takes: whole characters, 123 bytes."""
+        """Return as much of the detail as fits into a close frame: whole characters, at most 123 bytes."""
         return self.detail.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore").encode()
 
 
 @contextmanager
 def at_index(index: int | None) -> Iterator[None]:
-    """Mark what is raised inside with the index of the item that is being dealt with."""
+    """Add the position of an item to an error that is raised inside."""
     try:
         yield
     except AttError as error:
@@ -284,7 +284,7 @@ def at_index(index: int | None) -> Iterator[None]:
 
 @contextmanager
 def with_detail(detail: str) -> Iterator[None]:
-    """Tell by this detail what can only be done later, of what is raised inside."""
+    """Replace the detail of an ``Unavailable`` that is raised inside."""
     try:
         yield
     except Unavailable as error:

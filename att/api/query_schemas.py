@@ -1,4 +1,4 @@
-"""The shapes of queries: what may stand behind the question mark."""
+"""Shapes of queries."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -7,21 +7,21 @@ from pydantic import Field
 from att.core.fields import Id, Moment, Name, Number, PartOfName, RowId, Seq, Truth
 from att.http.schemas import PageQuery, QueryModel
 
-IDS = 200  # that fit into the first line of a request
+IDS = 200  # as many as fit into the first line of a request
 
 
 class EventsQuery(QueryModel):
-    """Which part of a log."""
+    """A part of a log."""
 
-    after: Seq = Field(default=0, description="The `next` of the page before, or the `seq` of any event.")
-    limit: Number = Field(default=100, ge=1, le=1_000, description="How many items a page has at most.")
+    after: Seq = Field(default=0, description="The `next` of the previous page, or the `seq` of any event.")
+    limit: Number = Field(default=100, ge=1, le=1_000, description="Maximum number of items in a page.")
 
 
 # Users
 
 
 class UsersQuery(PageQuery):
-    """Which users, and in which order: with a minus sign in front the other way round.
+    """Filters of users and their order, which a minus sign reverses.
 
     ``q`` is a part of the login, the first or the last name. ``registered_to`` itself is not included.
     """
@@ -36,7 +36,7 @@ class UsersQuery(PageQuery):
 
 
 class IdsQuery(QueryModel):
-    """Which ones, by ``id``, given as many times as there are."""
+    """Ids of items: ``id``, repeated."""
 
     repeatable: ClassVar[frozenset[str]] = frozenset({"id"})
 
@@ -47,7 +47,7 @@ class IdsQuery(QueryModel):
 
 
 class HistoryQuery(PageQuery):
-    """Which part of the history. Times are from ``from`` on and before ``to``."""
+    """Filters of the history. ``from`` is included, ``to`` is not."""
 
     table: Literal["users", "roles", "groups", "members"] | None = None
     row: RowId | None = None

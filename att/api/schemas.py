@@ -1,4 +1,4 @@
-"""The shapes of requests and answers."""
+"""Shapes of requests and responses."""
 
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -26,7 +26,7 @@ from att.realtime.event_log import Kind
 _U = TypeVar("_U", bound="NewUserIn | NamedUserChangeIn")
 
 MANY = 1_000  # items of one request
-_PASSWORDS = 100  # items of one request that bring a password, each of which is hashed
+_PASSWORDS = 100  # items of one request with a password, each of which is hashed
 
 
 class NewAccountIn(RequestModel):
@@ -37,14 +37,14 @@ class NewAccountIn(RequestModel):
 
 
 class CredentialsIn(RequestModel):
-    """The body of log-in. A password too short to be anyone's is a wrong password, not a malformed one."""
+    """The body of log-in. A password that is too short is a wrong one, not invalid input."""
 
     login: Name
     password: TypedPassword
 
 
 class NewUserIn(RequestModel):
-    """A user to be made. Without a password they cannot sign in until they are given one."""
+    """A new user. Without a password they cannot sign in until they get one."""
 
     login: Name
     password: NewPassword | None = None
@@ -56,9 +56,9 @@ class NewUserIn(RequestModel):
 
 
 class UserChangeIn(RequestModel):
-    """The members of a user that are to change; those that are not given stay.
+    """Fields of a user to change; the others stay.
 
-    ``current_password`` comes with a new password of one's own.
+    To change one's own password, send ``current_password``, too.
     """
 
     login: Name = Field(default_factory=str)
@@ -78,14 +78,14 @@ class NamedUserChangeIn(UserChangeIn):
 
 
 class NewRoleIn(RequestModel):
-    """A role to be made."""
+    """A new role."""
 
     name: Name
     permissions: PermissionList = Field(default_factory=list)
 
 
 class RoleChangeIn(RequestModel):
-    """The members of a role that are to change; those that are not given stay."""
+    """Fields of a role to change; the others stay."""
 
     name: Name = Field(default_factory=str)
     permissions: PermissionList = Field(default_factory=list)
@@ -99,7 +99,7 @@ class NamedRoleChangeIn(RoleChangeIn):
 
 def _check_passwords(items: list[_U]) -> list[_U]:
     if sum(bool(item.password) for item in items) > _PASSWORDS:
-        raise ValueError(f"must not bring more than {_PASSWORDS} passwords")
+        raise ValueError(f"must not have more than {_PASSWORDS} passwords")
     return items
 
 
@@ -110,7 +110,7 @@ UserChangeList = Annotated[
 
 
 class NewUsersIn(RootModel[NewUserList], hide_input_in_errors=True):
-    """Users to be made, all or none; at most 100 with a password."""
+    """New users, all or none; at most 100 with a password."""
 
 
 class UserChangesIn(RootModel[UserChangeList], hide_input_in_errors=True):
@@ -118,7 +118,7 @@ class UserChangesIn(RootModel[UserChangeList], hide_input_in_errors=True):
 
 
 class NewRolesIn(RootModel[Annotated[list[NewRoleIn], Field(min_length=1, max_length=MANY)]]):
-    """Roles to be made, all or none."""
+    """New roles, all or none."""
 
 
 class RoleChangesIn(RootModel[Annotated[list[NamedRoleChangeIn], Field(min_length=1, max_length=MANY)]]):
@@ -126,7 +126,7 @@ class RoleChangesIn(RootModel[Annotated[list[NamedRoleChangeIn], Field(min_lengt
 
 
 class NewGroupIn(RequestModel):
-    """A group to be made."""
+    """A new group."""
 
     name: GroupName
     join: Join = "invite"
@@ -135,7 +135,7 @@ class NewGroupIn(RequestModel):
 
 
 class GroupChangeIn(RequestModel):
-    """The members of a group that are to change; those that are not given stay."""
+    """Fields of a group to change; the others stay."""
 
     name: GroupName = Field(default_factory=str)
     join: Join = Field(default_factory=lambda: "invite")
@@ -144,25 +144,25 @@ class GroupChangeIn(RequestModel):
 
 
 class MemberChangeIn(RequestModel):
-    """The role that a member is to have. Without it one who is new is a plain member, and others stay what they are."""
+    """The member's role. By default a new member is a plain member, and others keep theirs."""
 
     role: Membership = Field(default_factory=lambda: "member")
 
 
 class NewMembersIn(RequestModel):
-    """Users to be made members, all or none."""
+    """Users to add as members, all or none."""
 
     user_ids: Annotated[list[Id], Field(min_length=1, max_length=MANY)]
 
 
 class MessageIn(BaseModel):
-    """Any JSON object. It is sent on as it came, byte for byte."""
+    """Any JSON object. It is delivered byte for byte as it was sent."""
 
     model_config = ConfigDict(extra="allow")
 
 
 class SignedInOut(ResponseModel):
-    """The answer to sign-up and log-in. The token is shown once, and is what signs requests in."""
+    """The response to sign-up and log-in. The token signs requests in; it is shown only here."""
 
     user_id: UUID
     token: str
@@ -183,7 +183,7 @@ class UserOut(ResponseModel):
 
 
 class RoleOut(ResponseModel):
-    """A role and what it permits."""
+    """A role and its permissions."""
 
     id: UUID
     name: str
@@ -191,7 +191,7 @@ class RoleOut(ResponseModel):
 
 
 class ChangeOut(ResponseModel):
-    """A row of the history: what was changed, when, by whom. ``old`` and ``new`` hold what differs."""
+    """A change in the history. ``old`` and ``new`` have the values that differ."""
 
     id: int
     at: datetime
@@ -207,7 +207,7 @@ class ChangeOut(ResponseModel):
 
 
 class SessionOut(ResponseModel):
-    """A session; ``current`` is the one that asks, ``sockets`` how many it has open."""
+    """A session. ``current`` is that of this request; ``sockets`` is the number of its open WebSockets."""
 
     id: UUID
     created_at: datetime
@@ -220,7 +220,7 @@ class SessionOut(ResponseModel):
 
 
 class GroupOut(ResponseModel):
-    """A group; ``role`` is one's own in it, null when one is not a member. It keeps ``retention`` events."""
+    """A group. ``role`` is one's own in it, null for non-members. The group keeps ``retention`` events."""
 
     id: UUID
     name: str
@@ -241,7 +241,7 @@ class MemberOut(ResponseModel):
 
 
 class EventOut(ResponseModel):
-    """An event of a group's log. ``user_id`` has sent it, joined or left; ``data`` is the JSON object that was sent."""
+    """An event of a group's log. ``user_id`` sent it, joined or left; ``data`` is the JSON object that was sent."""
 
     seq: int
     kind: Kind
@@ -251,7 +251,7 @@ class EventOut(ResponseModel):
 
 
 class PresenceOut(ResponseModel):
-    """Since when a user is connected, and by how many sockets; null and 0 when they are not."""
+    """Since when a user is connected, and by how many sockets; null and 0 when not connected."""
 
     user_id: UUID
     since: datetime | None
@@ -266,21 +266,21 @@ class PresentOut(PresenceOut):
 
 
 class ItemsOut(ResponseModel, Generic[_T]):
-    """What was made or changed, in the order in which it was asked for."""
+    """New or changed items, in the order of the request."""
 
     items: Sequence[_T]
 
 
 class DeletedOut(ResponseModel):
-    """How many were deleted."""
+    """Number of deleted items."""
 
     deleted: int
 
 
 class DeliveryOut(ResponseModel):
-    """The answer to a broadcast: where it is in the group's log, and to how many sockets of this node it was written.
+    """The response to a broadcast: its position in the group's log, and the number of sockets of this node it went to.
 
-    ``dropped`` are those that it could not be written to, since they read too slowly or are closing.
+    ``dropped`` sockets did not get it, since they read too slowly or are closing.
     """
 
     group: UUID

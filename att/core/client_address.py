@@ -1,7 +1,6 @@
-"""Whose request it is: the address of the connection, or the one that a proxy which we trust has seen.
+"""Find a client's address: the connection's, or the one that a trusted proxy reports.
 
-Ours, since aiohttp-remotes 1.4 believes the header whoever opens the connection, and refuses one that comes in two
-lines or names a port.
+aiohttp-remotes 1.4 would believe the header of any client, and rejects one in two lines or with a port.
 """
 
 import re
@@ -10,32 +9,32 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Literal
 
 IPAddress = IPv4Address | IPv6Address
-Proxy = IPv4Network | IPv6Network | Literal["unix"]  # "unix" is one that comes by our unix socket
+Proxy = IPv4Network | IPv6Network | Literal["unix"]  # "unix" is a proxy on the unix socket
 
 _WITH_PORT = re.compile(r"\[([^]]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+")
 
 
 def client_address(peer: str | None, forwarded: Iterable[str], trusted: Collection[Proxy]) -> str | None:
-    """The client's IP address, None when all that is known is our unix socket.
+    """Return the client's IP address, None if only the unix socket is known.
 
     ``peer`` is the other end of the connection, None for a unix socket; ``forwarded`` are the lines of
-    X-Forwarded-For. A proxy appends to it whom it was called by, so that only what trusted ones appended is read,
-    from the right; what the client wrote itself stands left of that.
+    X-Forwarded-For. Each proxy appends its peer's address, so only the entries of trusted proxies are read, from the
+    right. Entries further left may be the client's own.
     """
     address = parse_address(peer or "")
     hops = [hop for line in forwarded for hop in line.split(",") if hop.strip()]
     while hops and is_trusted(address, trusted):
-        caller = parse_address(hops.pop().strip())
-        if caller is None:
+        client = parse_address(hops.pop().strip())
+        if client is None:
             break
-        address = caller
+        address = client
     return None if address is None else str(address)
 
 
 def parse_address(text: str) -> IPAddress | None:
-    """The address that is written here, with or without a port; None when there is none.
+    """Parse an address with or without a port; return None when it is invalid.
 
-    Of one way to write it: IPv4 in IPv6 is IPv4, and the zone of a link is left out.
+    Equal addresses become equal: IPv4 in IPv6 becomes IPv4, and a zone is left out.
     """
     match = _WITH_PORT.fullmatch(text)
     try:
@@ -48,7 +47,7 @@ def parse_address(text: str) -> IPAddress | None:
 
 
 def is_trusted(address: IPAddress | None, trusted: Collection[Proxy]) -> bool:
-    """Whether what comes from there, None for a unix socket, comes from one of these."""
+    """Return True if the address, None for a unix socket, is that of a trusted proxy."""
     if address is None:
         return "unix" in trusted
     return any(address in network for network in trusted if network != "unix")

@@ -1,4 +1,4 @@
-"""The types of what clients send: how each is read, and what the documentation says of it."""
+"""Types of input fields, with their parsers and JSON Schemas."""
 
 import re
 from datetime import UTC, date, datetime
@@ -28,12 +28,12 @@ def _parse_date(text: object) -> object:
 
 
 def _whole(number: object) -> object:
-    """JSON has one kind of numbers: 5.0 is whole too."""
+    """Convert 5.0 to 5: JSON has one type of numbers."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def _text(least: int, most: int, **more: str) -> WithJsonSchema:
-    """What the documentation says of a text whose rules are in ``att.core.names``."""
+    """Return the JSON Schema of a text whose rules are in ``att.core.names``."""
     return WithJsonSchema({"type": "string", "minLength": least, "maxLength": most, **more})
 
 
@@ -61,7 +61,7 @@ TypedPassword = Annotated[
 ]
 
 
-# In queries, where everything is text
+# Types of query parameters, where everything is text
 
 
 _MOMENT_FORM = re.compile(
@@ -83,12 +83,12 @@ def _seq(text: object) -> object:
 
 def _moment(text: object) -> object:
     if not isinstance(text, str) or not _MOMENT_FORM.fullmatch(text.lower()):
-        raise ValueError("must be a time with its zone (RFC 3339), as 2026-11-22T06:20:00Z; write + as %2B")
+        raise ValueError("must be a time with its zone (RFC 3339), like 2026-11-22T06:20:00Z; write + as %2B")
     try:
-        # In UTC, since PostgreSQL does not take every offset that RFC 3339 has.
+        # In UTC, since PostgreSQL does not accept every offset of RFC 3339.
         return datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError("must be a time that there is, in the years 1 to 9999") from None
+        raise ValueError("must be an existing time in the years 1 to 9999") from None
 
 
 def _truth(text: object) -> object:

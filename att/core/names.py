@@ -1,4 +1,4 @@
-"""What may be a login, a group's name or a password, and when two names are the same."""
+"""Rules for logins, names and passwords, and for the equality of names."""
 
 import re
 import unicodedata
@@ -7,10 +7,10 @@ from uuid import UUID
 NAME_LENGTH = 64
 PASSWORD_CHARACTERS = 6
 PASSWORD_BYTES = 1024
-RAW_LENGTH = 4096  # characters; putting unbounded text into normal form takes time that grows with its square
+RAW_LENGTH = 4096  # characters; the time to normalise a text grows with its square
 
-# What ``check_name`` takes, as ECMA-262 says it to clients: neither controls nor line breaks, and no space at the ends.
-# Left out is what no pattern can say: that the length is counted in normal form.
+# The rules of ``check_name`` as patterns of ECMA-262 for clients: no controls, no line breaks, no space at the ends.
+# No pattern can say that the length is counted in normal form.
 _INNER = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _OUTER = r"[^\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 _NAME = rf"{_OUTER}(?:{_INNER}{{0,{NAME_LENGTH - 2}}}{_OUTER})?"
@@ -25,21 +25,21 @@ _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # controls, lone surrogates,
 
 
 def normalise(text: str) -> str:
-    """The one way (NFC) in which equal texts are written, whatever keyboard they came from."""
+    """Return the text in normal form (NFC), in which equal texts are equal."""
     return unicodedata.normalize("NFC", text)
 
 
 def fold(name: str) -> str:
-    """The key by which names are compared: Unicode's canonical caseless match (The Unicode Standard, D145).
+    """Return the key to compare names by: Unicode's canonical caseless match (The Unicode Standard, D145).
 
-    Done here and not by the database, where ``lower()`` under a C locale folds ASCII only.
+    The database cannot do it: ``lower()`` with a C locale folds ASCII only.
     """
     decomposed = unicodedata.normalize("NFD", name)
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", decomposed.casefold()))
 
 
 def check_name(text: str) -> str:
-    """The name in normal form. Raises ValueError, with a message for people, when it cannot be one."""
+    """Return the name in normal form. Raises ValueError, with a message for people, if it is not allowed."""
     name = normalise(text[:RAW_LENGTH])
     if not 1 <= len(name) <= NAME_LENGTH or len(text) > RAW_LENGTH:
         raise ValueError(f"must have 1 to {NAME_LENGTH} characters")
@@ -50,18 +50,18 @@ def check_name(text: str) -> str:
 
 
 def check_printable(text: str) -> None:
-    """Raises ValueError when a character is one that nobody sees, or that the database does not take."""
+    """Raise ValueError if a character is invisible, or the database does not accept it."""
     if any(unicodedata.category(character) in _UNPRINTABLE for character in text):
         raise ValueError("must not contain control characters")
 
 
 def check_person_name(text: str) -> str:
-    """A first or last name: nothing, or what ``check_name`` takes. Raises ValueError otherwise."""
+    """Return a first or last name in normal form: it may be empty. Raises ValueError."""
     return check_name(text) if text else ""
 
 
 def check_group_name(text: str) -> str:
-    """A name that can stand in a path and cannot be taken for an id. Raises ValueError otherwise."""
+    """Return a group's name in normal form: usable in a path, and no id. Raises ValueError."""
     name = check_name(text)
     if "/" in name or name in (".", ".."):
         raise ValueError("must not contain '/', or be '.' or '..'")
@@ -71,10 +71,7 @@ def check_group_name(text: str) -> str:
 
 
 def check_password(text: str) -> str:
-    """The password in normal form (as RFC 8265 has it). Raises ValueError when it cannot be one.
-
-    The message never contains the password.
-    """
+    """Return a new password in normal form (RFC 8265). Raises ValueError, without the password in the message."""
     password = check_password_size(text)
     if len(password) < PASSWORD_CHARACTERS:
         raise ValueError(f"must have at least {PASSWORD_CHARACTERS} characters")
@@ -82,7 +79,7 @@ def check_password(text: str) -> str:
 
 
 def check_password_size(text: str) -> str:
-    """A password as typed at log-in: of a size that can be hashed. Raises ValueError otherwise."""
+    """Return a typed password in normal form. Raises ValueError if it is too long to hash."""
     password = normalise(text[:RAW_LENGTH])
     if any(unicodedata.category(character) == "Cs" for character in password):
         raise ValueError("must be Unicode text")
@@ -92,14 +89,14 @@ def check_password_size(text: str) -> str:
 
 
 def check_key(text: str) -> str:
-    """An idempotency key. Raises ValueError when it cannot be one."""
+    """Return an idempotency key. Raises ValueError if it is invalid."""
     if not re.fullmatch(KEY_PATTERN, text):
         raise ValueError("must have 1 to 200 printable ASCII characters, and no space at the ends")
     return text
 
 
 def parse_uuid(text: str) -> UUID | None:
-    """The UUID written as in RFC 9562 (8-4-4-4-12 hexadecimal digits, either case), or None."""
+    """Return the UUID written as in RFC 9562 (8-4-4-4-12 hexadecimal digits, either case), or None."""
     try:
         value = UUID(text)
     except ValueError:

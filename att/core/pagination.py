@@ -1,4 +1,4 @@
-"""Pages by key: where a page begins is the key of the last item before it, never a count."""
+"""Keyset pagination: a page begins after the key of the last item of the previous page."""
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -20,7 +20,7 @@ CursorKey = tuple[Any, ...]
 
 
 class Window(NamedTuple):
-    """Which part of a list is asked for: at most ``limit`` items, those after the one with the key ``after``."""
+    """The requested part of a list: at most ``limit`` items after the one with the key ``after``."""
 
     limit: int = PAGE_DEFAULT
     after: CursorKey | None = None
@@ -28,31 +28,31 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[_T]):
-    """A part of a list, and the cursor of the part that follows: None after the last one."""
+    """A page of a list, and the cursor of the following page: None after the last one."""
 
     items: Sequence[_T]
     next: str | None
 
     def map(self, make: Callable[[_T], _U]) -> "Page[_U]":
-        """The same page of other things."""
+        """Return the page with each item converted."""
         return Page([make(item) for item in self.items], self.next)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order in which a list is given: its name, which no other has, and the kinds of its keys' parts."""
+    """The order of a list: its unique name, and the types of its key's parts."""
 
     name: str
     kinds: tuple[type, ...]
     is_descending: bool = False
 
     def cursor(self, key: CursorKey) -> str:
-        """The key as text, opaque to clients."""
+        """Return the key as text, opaque to clients."""
         parts = [self.name, *(_WRITE[kind](part) for kind, part in zip(self.kinds, key, strict=True))]
         return urlsafe_b64encode(json.dumps(parts, separators=(",", ":")).encode()).decode().rstrip("=")
 
     def parse(self, text: str) -> CursorKey:
-        """Read a cursor that ``cursor`` wrote. Raises ValueError when it is not one of this order."""
+        """Read a cursor that ``cursor`` wrote. Raises ValueError when it belongs to another order."""
         try:
             name, *parts = json.loads(urlsafe_b64decode(text[:CURSOR_LENGTH] + "=" * (-len(text) % 4)).decode())
             key = tuple(_READ[kind](part) for kind, part in zip(self.kinds, parts, strict=True))
@@ -60,7 +60,7 @@ class Order:
         except (ValueError, TypeError, RecursionError, OverflowError):
             is_ours = False
         if not is_ours:
-            raise ValueError("is not a cursor of this list in this order; take it from 'next' of a page")
+            raise ValueError("is not a cursor of this list in this order; use 'next' of a page")
         return key
 
 

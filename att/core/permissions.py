@@ -1,4 +1,4 @@
-"""Pure rules: may this person do this? No loop, no socket, no database."""
+"""Rules of permission, free of I/O."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Post = Literal["members", "owners"]
 
 
 class Permission(StrEnum):
-    """What a role may permit beyond one's own account and one's own groups."""
+    """Permissions that a role can grant beyond one's own account and groups."""
 
     EVERYTHING = "*"
     USERS_READ = "users.read"
@@ -32,7 +32,7 @@ Permissions = frozenset[str]
 
 
 class Who(Enum):
-    """Who may call a route without any permission. Each value is the sentence that the documentation shows."""
+    """Users who may call a route without a permission. Each value is the documentation's wording."""
 
     ANYONE = "anyone"
     SIGNED_IN = "anyone signed in"
@@ -48,7 +48,7 @@ class Who(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """On whose behalf a change is made; the database records it with the change."""
+    """The author of a change; the database records it with the change."""
 
     user_id: UUID
     session_id: UUID | None
@@ -57,7 +57,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How one stands to the group in the path: one's own role in it, None for a stranger, and the group's rules."""
+    """The user's role in the group in the path, None for a non-member, and the group's rules."""
 
     role: MemberRole | None = None
     join: Join = "invite"
@@ -68,7 +68,7 @@ NO_GROUP = Standing()
 
 
 def check(who: Who, *, actor: UUID, target: UUID | None = None, standing: Standing = NO_GROUP) -> None:
-    """Pass, or raise a ``Forbidden`` that says what is missing.
+    """Raise a ``Forbidden`` that says what is missing, if something is.
 
     ``actor`` is the user who asks, ``target`` the user in the path.
     """
@@ -96,22 +96,22 @@ def _is_for_owners(who: Who, *, is_own: bool, is_open: bool, post: Post) -> bool
     )
 
 
-def permits(held: Collection[str], wanted: Permission) -> bool:
-    """Whether a role with the permissions ``held`` permits this."""
-    return wanted in held or Permission.EVERYTHING in held
+def permits(granted: Collection[str], wanted: Permission) -> bool:
+    """Return True if the permissions ``granted`` include this one."""
+    return wanted in granted or Permission.EVERYTHING in granted
 
 
-def check_covers(held: Collection[str], others: Collection[str]) -> None:
-    """Nobody raises themselves: who deals with a role, or with somebody who has it, needs all that it permits.
+def check_covers(granted: Collection[str], others: Collection[str]) -> None:
+    """Raise NotPermitted, with the missing permissions, unless ``granted`` covers ``others``.
 
-    Raises NotPermitted that names what is missing.
+    So no user can gain permissions: to change a role, or a user who has it, takes all permissions of the role.
     """
-    missing = set() if Permission.EVERYTHING in held else set(others) - set(held)
+    missing = set() if Permission.EVERYTHING in granted else set(others) - set(granted)
     if missing:
-        raise NotPermitted(f"Your role lacks what theirs permits: {', '.join(sorted(missing))}.")
+        raise NotPermitted(f"Your role lacks permissions of theirs: {', '.join(sorted(missing))}.")
 
 
-def check_permits(held: Collection[str], wanted: Permission) -> None:
-    """Raises NotPermitted that names the permission."""
-    if not permits(held, wanted):
+def check_permits(granted: Collection[str], wanted: Permission) -> None:
+    """Raise NotPermitted, with the missing permission, unless it is granted."""
+    if not permits(granted, wanted):
         raise NotPermitted(f"Your role does not permit {wanted}.")

@@ -1,4 +1,4 @@
-"""The sockets on which we listen."""
+"""Open and check the sockets on which the server listens."""
 
 import asyncio
 import errno
@@ -13,13 +13,13 @@ from typing import Any
 from att.config.settings import ListenAddress
 from att.errors import CannotStart
 
-BACKLOG = 1_024  # connections that wait to be accepted; the system may grant fewer
-UNIX_PATH = 107  # bytes of the path of a unix socket, on Linux; elsewhere it is less by a few
-ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # an address of the host's name that this machine does not have
+BACKLOG = 1_024  # pending connections; the system may allow fewer
+UNIX_PATH = 107  # bytes of a unix socket's path on Linux; other systems allow a few less
+ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # the host name has an address that this machine does not have
 
 
 async def check_listeners(address: ListenAddress) -> None:
-    """Raises CannotStart when we could not listen there now."""
+    """Raise CannotStart if the server cannot listen there now."""
     try:
         await try_address(address)
     except (OSError, UnicodeError) as error:
@@ -27,21 +27,18 @@ async def check_listeners(address: ListenAddress) -> None:
 
 
 async def try_address(address: ListenAddress) -> None:
-    """Bind to it for an instant, without listening: whoever connects is refused, as before.
-
-    Raises OSError and UnicodeError.
-    """
+    """Bind to the address and close it again, without listening. Raises OSError and UnicodeError."""
     if address.path is not None:
         _try_path(Path(address.path))
         return
-    for plug in await _tcp_sockets(address):
-        plug.close()
+    for sock in await _tcp_sockets(address):
+        sock.close()
 
 
 async def open_listeners(addresses: Sequence[ListenAddress], option: str) -> tuple[ListenAddress, list[socket.socket]]:
-    """At the first of the addresses that is free; which that is. One for each that the host has, or a unix socket.
+    """Listen at the first address that is free; return it and its sockets, one for each address of the host.
 
-    Raises CannotStart, which tells by which option the addresses were chosen.
+    Raises CannotStart, which names the option that sets the address.
     """
     for address in addresses[:-1]:
         try:
@@ -65,9 +62,9 @@ async def _tcp_sockets(address: ListenAddress, backlog: int | None = None) -> li
     listeners: list[socket.socket] = []
     absent: OSError | None = None
     try:
-        for family, place in dict.fromkeys((family, place) for family, _, _, _, place in found):
+        for family, sockaddr in dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found):
             try:
-                listeners.append(_bound(socket.socket(family), place, backlog))
+                listeners.append(_bound(socket.socket(family), sockaddr, backlog))
             except OSError as error:
                 if error.errno not in ABSENT:
                     raise
@@ -82,7 +79,7 @@ async def _tcp_sockets(address: ListenAddress, backlog: int | None = None) -> li
 
 
 def _try_path(path: Path) -> None:
-    """Raises OSError when a unix socket cannot be made there; the file of one that has ended is replaced."""
+    """Raise OSError if no unix socket can be created there. A file that an ended server left would be replaced."""
     if path.exists():
         if not path.is_socket():
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
@@ -99,28 +96,28 @@ def _unix_listener(path: str) -> socket.socket:
     _check_unclaimed(path)
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(Path(path).stat().st_mode):
-            Path(path).unlink()  # a server that was killed has left it behind
+            Path(path).unlink()  # left by a server that was killed
     return _bound(socket.socket(socket.AF_UNIX), path, BACKLOG)
 
 
 def _check_unclaimed(path: str) -> None:
-    """Raises OSError when a server listens on the unix socket, rather than having left its file behind."""
+    """Raise OSError if a server listens on the unix socket."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
-        # EAGAIN: it is there, and has more callers than it can take.
+        # EAGAIN: it listens, but its backlog is full.
         if probe.connect_ex(path) in (0, errno.EAGAIN):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _bound(listener: socket.socket, place: Any, backlog: int | None) -> socket.socket:
-    """It, bound to that place, and listening there if so many may wait. Raises OSError."""
+def _bound(listener: socket.socket, sockaddr: Any, backlog: int | None) -> socket.socket:
+    """Bind the socket, and listen if there is a backlog. Raises OSError."""
     try:
         if listener.family != socket.AF_UNIX:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if listener.family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.setblocking(False)
-        listener.bind(place)
+        listener.bind(sockaddr)
         if backlog is not None:
             listener.listen(backlog)
     except BaseException:

@@ -1,4 +1,4 @@
-"""Who sends a request, as far as it is told by the connection and by headers that anyone may write."""
+"""Information about the client of a request, from its connection and headers."""
 
 from functools import lru_cache
 
@@ -10,18 +10,18 @@ from att.http.context import SETTINGS
 from att.sessions.store import ClientInfo
 
 FORWARDED_PROTO = istr("X-Forwarded-Proto")
-_USER_AGENT_LENGTH = 512  # characters of User-Agent that are kept
+_USER_AGENT_LENGTH = 512  # characters of User-Agent that are stored
 
 
 def client_of(request: web.Request) -> ClientInfo:
-    """The client: an address that it cannot forge, and what it calls itself."""
+    """Return the client's address, which it cannot forge, and its User-Agent."""
     forwarded = request.headers.getall("X-Forwarded-For", ())
     address = client_address(request.remote, forwarded, request.app[SETTINGS].trust_proxy)
     return ClientInfo(address, _printable(request.headers.get("User-Agent", "")) or None)
 
 
 def is_https(request: web.Request) -> bool:
-    """Whether the client speaks https, to us or to a proxy that we trust."""
+    """Return True if the client uses https, to the server or to a trusted proxy."""
     if request.secure:
         return True
     scheme = request.headers.get(FORWARDED_PROTO)
@@ -32,7 +32,7 @@ def is_https(request: web.Request) -> bool:
 
 @lru_cache(maxsize=1024)
 def _is_proxy(peer: str | None, trusted: frozenset[Proxy]) -> bool:
-    """Whether the other end of a connection is a proxy that we trust: it is asked for each request."""
+    """Return True if the peer is a trusted proxy. Cached, since each request needs it."""
     return is_trusted(parse_address(peer or ""), trusted)
 
 

@@ -1,4 +1,4 @@
-"""Keys of the application and the request that any part of HTTP uses."""
+"""Keys of the application and the request for this package."""
 
 from aiohttp import web
 

@@ -1,6 +1,6 @@
-"""Which pages of other origins get to see our answers (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol).
+"""CORS (https://fetch.spec.whatwg.org/#http-cors-protocol): show responses to pages of the origins that are allowed.
 
-None, unless the operator names their origin: then just that one, with its credentials.
+Only origins that the operator names are allowed, with credentials.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,11 @@ from att.http.context import SETTINGS
 
 REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-Request-ID"
 ANSWER_HEADERS = "ETag, Link, Location, Retry-After, X-Request-ID"
-MAX_AGE = 7200  # seconds for which a browser need not ask again; more no browser takes
+MAX_AGE = 7200  # seconds for which a browser caches a preflight; no browser accepts more
 
 
 def share(request: web.Request, headers: CIMultiDict[str]) -> bool:
-    """Let the page that asks see the answer, if its origin is allowed. Whether it is.
-
-    Errors too, for a page that is not let see them can tell its user nothing.
-    """
+    """Show the response to the page if its origin is allowed; return True if so. Errors are shown, too."""
     allowed = request.app[SETTINGS].allow_origin
     if not allowed:
         return False
@@ -34,7 +31,7 @@ def share(request: web.Request, headers: CIMultiDict[str]) -> bool:
 
 
 def preflight(request: web.Request, methods: str) -> Mapping[str, str]:
-    """What a browser that asks beforehand whether its page may send a request is told besides; others nothing."""
+    """Return the headers of the response to a preflight from an allowed origin, else none."""
     is_allowed = request.headers.get(hdrs.ORIGIN) in request.app[SETTINGS].allow_origin
     if not is_allowed or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
         return {}

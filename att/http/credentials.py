@@ -13,9 +13,9 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def bearer_token(request: web.Request) -> str | None:
-    """The token of the Authorization header (RFC 6750), or of a subprotocol; None when there is neither.
+    """Return the token of the Authorization header (RFC 6750) or of a subprotocol; None when there is neither.
 
-    Any other scheme gives the empty string: whoever sends one does not mean to be known by a cookie.
+    Another scheme gives the empty string, so that the cookie is not used instead.
     """
     header = request.headers.get("Authorization")
     if header is None:
@@ -25,7 +25,7 @@ def bearer_token(request: web.Request) -> str | None:
 
 
 def _subprotocol_token(request: web.Request) -> str | None:
-    """The token of a page on another origin, which can set no header of a WebSocket but its subprotocols."""
+    """Return the token among the subprotocols: a page can set no other header of a WebSocket."""
     for name in offered_subprotocols(request):
         if name.startswith(BEARER_PREFIX):
             return name.removeprefix(BEARER_PREFIX)
@@ -33,15 +33,15 @@ def _subprotocol_token(request: web.Request) -> str | None:
 
 
 def offered_subprotocols(request: web.Request) -> list[str]:
-    """What a client that asks for a WebSocket would speak (RFC 6455, section 4.1)."""
+    """Return the subprotocols that the client offers (RFC 6455, section 4.1)."""
     header = ",".join(request.headers.getall("Sec-WebSocket-Protocol", ()))
     return [name for part in header.split(",") if (name := part.strip())]
 
 
 def check_origin(request: web.Request) -> None:
-    """Whether the page that sent this is ours or an allowed one. Raises OriginNotAllowed.
+    """Raise OriginNotAllowed unless the page that sent this is of this server or of an allowed origin.
 
-    A browser says so itself in Sec-Fetch-Site, which no page can forge; an older one only names the Origin.
+    Browsers send Sec-Fetch-Site, which no page can forge; older ones only Origin.
     """
     origin = request.headers.get("Origin")
     site = request.headers.get("Sec-Fetch-Site")
@@ -56,13 +56,13 @@ def _authority(origin: str | None) -> str | None:
 
 
 def set_session_cookie(request: web.Request, response: web.StreamResponse, token: str) -> None:
-    """Have the browser keep the token, out of reach of the page's scripts and of other sites."""
+    """Store the token in the browser, out of reach of scripts and other sites."""
     max_age = int(request.app[SETTINGS].session_ttl.total_seconds())
     secure = _is_https(request)
     response.set_cookie(COOKIE, token, max_age=max_age, httponly=True, samesite="Lax", secure=secure)
 
 
 def _is_https(request: web.Request) -> bool:
-    """Whether the browser speaks https, be it to a proxy before us. Whoever lies spoils only a cookie of their own."""
+    """Return True if the browser uses https, perhaps to a proxy. A forged header only affects the sender's cookie."""
     forwarded = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
     return "https" in (request.scheme, forwarded, request.headers.get("Origin", "").partition(":")[0])

@@ -1,4 +1,4 @@
-"""HTTP for everything else: reading requests, and answering them, errors as problems (RFC 9457)."""
+"""Middleware of the application: request ids, errors as problems (RFC 9457), headers of every response."""
 
 import asyncio
 import re
@@ -22,15 +22,9 @@ _REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-# Reading
-
-
-# Answering
-
-
 @web.middleware
 async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request an id, and turn whatever is raised into an answer that says no more than it should."""
+    """Give the request an id, and turn exceptions into problems without internal details."""
     start, request_log = perf_counter(), request.app[REQUEST_LOG]
     given = request.headers.get("X-Request-ID", "")
     request[REQUEST_ID] = given if _REQUEST_ID_FORM.fullmatch(given) else token_hex(16)
@@ -45,8 +39,8 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         response = problem_of_http(error)
     except (ConnectionError, asyncio.CancelledError):
         request_log.answered(request, None, perf_counter() - start)
-        raise  # the client has gone, and nobody is left to answer
-    except Exception as error:  # noqa: BLE001 - it is told to the operator alone
+        raise  # the client has gone: there is no response
+    except Exception as error:  # noqa: BLE001 - the operator's log has it
         request_log.failed(request, error)
         response = problem(500, "internal error", f"This is a fault of the server. Its id is {request[REQUEST_ID]}.")
     request_log.answered(request, response, perf_counter() - start)
@@ -54,19 +48,18 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """What every answer bears."""
-    # An answer that is given before the middleware is reached has no id yet.
+    """Add the headers of every response."""
+    # A response from before the middleware has no id yet.
     headers = response.headers
     headers["X-Request-ID"] = request.get(REQUEST_ID) or token_hex(16)
     add_security_headers(headers, is_shared=share(request, headers), is_https=is_https(request))
-    # The server drains, or the rest of this body stands before the next request.
+    # The server drains, or the rest of the body comes before the next request.
     is_last = request.app[READINESS].draining or not request.content.is_eof()
     if is_last and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
         response.force_close()
         headers["Connection"] = "close"
     session = request.get(SESSION)
     if session is not None and session.slid and COOKIE not in response.cookies and bearer_token(request) is None:
-        # The browser's copy lives as long as the session, which has just been prolonged. By now the answer's own
-        # cookies are written.
+        # The session was extended, so the cookie must be, too. The response's own cookies are already written.
         set_session_cookie(request, response, request.cookies[COOKIE])
         response.headers.add("Set-Cookie", response.cookies[COOKIE].OutputString())

@@ -11,7 +11,7 @@ from att.http.status_codes import phrase_of, status_of
 
 
 def problem(status: int, code: str, detail: str, **members: Any) -> web.Response:
-    """An error as ``application/problem+json``."""
+    """Return an error as ``application/problem+json``."""
     title = phrase_of(status)
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "error": code, **members}
     response = web.json_response(body, status=status, content_type="application/problem+json")
@@ -21,7 +21,7 @@ def problem(status: int, code: str, detail: str, **members: Any) -> web.Response
 
 
 def problem_of(error: errors.AttError) -> web.Response:
-    """The answer to an error of ours."""
+    """Return the response to an error of ``att.errors``."""
     status = status_of(type(error))
     fields = getattr(error, "fields", None)
     members: dict[str, Any] = {}
@@ -38,14 +38,14 @@ def problem_of(error: errors.AttError) -> web.Response:
 
 
 def problem_of_http(error: web.HTTPException) -> web.Response:
-    """The answer to an error of aiohttp's."""
+    """Return the response to an error of aiohttp."""
     allow = error.headers.get("Allow", "").replace(",", ", ")
     codes = {413: "body too large"}
     details = {
         404: "There is nothing at this address.",
-        405: f"This address does not know the method; it knows {allow or 'none'}.",
+        405: f"This address does not allow the method. It allows {allow or 'none'}.",
         413: f"The body is larger than {BODY_LIMIT} bytes.",
-        417: "The server meets no expectation but 100-continue (RFC 9110, section 10.1.1).",
+        417: "The server supports no expectation but 100-continue (RFC 9110, section 10.1.1).",
     }
     phrase = phrase_of(error.status)
     response = problem(error.status, codes.get(error.status, phrase.lower()), details.get(error.status, error.reason))

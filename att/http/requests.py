@@ -15,33 +15,33 @@ from att.http.schemas import PageQuery, QueryModel
 from att.http.validation import explain
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
-BODY_LIMIT = 1024 * 1024  # bytes of one request body: of one broadcast, or of a thousand users with all that they have
+BODY_LIMIT = 1024 * 1024  # bytes of one request body: a broadcast, or a thousand users with all fields
 BODY_TIMEOUT = 30.0  # seconds for a body to arrive
-ENCODINGS = ("gzip", "deflate", "identity")  # of a body; aiohttp leaves as it is what it does not know
+ENCODINGS = ("gzip", "deflate", "identity")  # of a body; aiohttp would not decode others
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.!#$&^_-]+\+json)")
 Shape = TypeVar("Shape", bound=BaseModel)
 QueryShape = TypeVar("QueryShape", bound=QueryModel)
 
 
 async def load_body(request: web.Request) -> bytes:
-    """Wait for the body, whatever it is. One over the limit is a 413. Raises Malformed, WrongMediaType, BodyTimeout."""
+    """Read the body. Raises Malformed, WrongMediaType, BodyTimeout, and a 413 if it is over the limit."""
     if request.headers.get("Content-Encoding", "identity").lower() not in ENCODINGS:
         raise errors.WrongMediaType(f"Send the body with no Content-Encoding but {' or '.join(ENCODINGS)}.")
     if (request.content_length or 0) > BODY_LIMIT:
         raise web.HTTPRequestEntityTooLarge(BODY_LIMIT, request.content_length or 0)
     try:
-        if request.content.is_eof():  # it has come along with the headers, as most do
+        if request.content.is_eof():  # usually it arrives together with the headers
             return await request.read()
         async with asyncio.timeout(BODY_TIMEOUT):
             return await request.read()
     except TimeoutError as error:
         raise errors.BodyTimeout from error
     except web.RequestPayloadError as error:
-        raise errors.Malformed("The body breaks off, or is not encoded as its headers say.") from error
+        raise errors.Malformed("The body is incomplete, or not encoded as its headers say.") from error
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The body, which must call itself JSON unless it is empty. Raises WrongMediaType, and what ``load_body`` does."""
+    """Read a body of type JSON, or an empty one. Raises WrongMediaType, and the errors of ``load_body``."""
     body = await load_body(request)
     if body and not _JSON_TYPE.fullmatch(request.content_type):
         raise errors.WrongMediaType
@@ -49,7 +49,7 @@ async def read_body(request: web.Request) -> bytes:
 
 
 def parse_json(body: bytes) -> Any:
-    """The value of a JSON text of bounded depth. Raises NotJson that says where it breaks off."""
+    """Parse a JSON text of limited depth. Raises NotJson, with the position of the fault."""
     try:
         return from_json(body, allow_inf_nan=False, cache_strings=False)
     except ValueError as error:
@@ -57,27 +57,27 @@ def parse_json(body: bytes) -> Any:
 
 
 async def read(request: web.Request, shape: type[Shape]) -> Shape:
-    """The body in this shape. Raises NotJson, WrongMediaType, InvalidInput."""
+    """Read the body in this shape. Raises NotJson, WrongMediaType, InvalidInput."""
     return _fit(shape, parse_json(await read_body(request)))
 
 
 async def read_some(request: web.Request, one: type[Shape], many: type[RootModel[list[Shape]]]) -> Shape | list[Shape]:
-    """An object, or an array of them. Raises what ``read`` does."""
+    """Read an object or an array of objects. Raises the errors of ``read``."""
     value = parse_json(await read_body(request))
     return _fit(many, value).root if isinstance(value, list) else _fit(one, value)
 
 
 def read_query(request: web.Request, shape: type[QueryShape]) -> QueryShape:
-    """The query in this shape. Raises InvalidInput."""
+    """Read the query in this shape. Raises InvalidInput."""
     given = {name: request.query.getall(name) for name in request.query}
     singular = {field.alias or name for name, field in shape.model_fields.items()} - shape.repeatable
-    if twice := [name for name in given if name in singular and len(given[name]) > 1]:
-        raise errors.InvalidInput([errors.FieldError(name, "must not be given twice") for name in twice])
+    if repeated := [name for name in given if name in singular and len(given[name]) > 1]:
+        raise errors.InvalidInput([errors.FieldError(name, "must not be given twice") for name in repeated])
     return _fit(shape, {name: values[0] if name in singular else values for name, values in given.items()})
 
 
 def read_idempotency_key(request: web.Request) -> str | None:
-    """The key by which a repeated request is known; None when there is none. Raises InvalidInput."""
+    """Return the idempotency key, None when there is none. Raises InvalidInput."""
     keys = request.headers.getall(IDEMPOTENCY_KEY, [])
     if len(keys) > 1:
         raise errors.InvalidInput([errors.FieldError(IDEMPOTENCY_KEY, "must not be given twice")])
@@ -88,7 +88,7 @@ def read_idempotency_key(request: web.Request) -> str | None:
 
 
 def read_window(query: PageQuery, order: Order) -> Window:
-    """Which part of a list in this order is asked for. Raises InvalidInput when the cursor is of another one."""
+    """Return the requested part of a list. Raises InvalidInput when the cursor belongs to another list or order."""
     try:
         return Window(query.limit, None if query.after is None else order.parse(query.after))
     except ValueError as error:

@@ -5,36 +5,33 @@ from typing import ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from att.core.fields import (
-    Cursor,
-    Number,
-)
+from att.core.fields import Cursor, Number
 from att.core.pagination import PAGE_DEFAULT, PAGE_LIMIT
 
 _T = TypeVar("_T")
 
 
 class RequestModel(BaseModel):
-    """What a client sends: exactly these members, of exactly these types."""
+    """A request body: exactly these fields, of exactly these types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
 class ResponseModel(BaseModel):
-    """What a client gets, made from the attributes of what the domain returns."""
+    """A response body, made from the attributes of a domain object."""
 
     model_config = ConfigDict(from_attributes=True, hide_input_in_errors=True)
 
 
 class PageOut(ResponseModel, Generic[_T]):
-    """A part of a list. ``next`` is the ``after`` of the part that follows, null at the end."""
+    """A page of a list. ``next`` is the ``after`` of the following page, null at the end."""
 
     items: Sequence[_T]
     next: str | None
 
 
 class QueryModel(BaseModel):
-    """Exactly these parameters. Those in ``repeatable`` are lists, the others are given once."""
+    """A query: exactly these parameters. Those in ``repeatable`` are lists, the others are given once."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,5 +41,5 @@ class QueryModel(BaseModel):
 class PageQuery(QueryModel):
     """The query of a list."""
 
-    limit: Number = Field(default=PAGE_DEFAULT, ge=1, le=PAGE_LIMIT, description="How many items a page has at most.")
-    after: Cursor | None = Field(default=None, description="The `next` of the page before.")
+    limit: Number = Field(default=PAGE_DEFAULT, ge=1, le=PAGE_LIMIT, description="Maximum number of items in a page.")
+    after: Cursor | None = Field(default=None, description="The `next` of the previous page.")

@@ -1,4 +1,4 @@
-"""Which HTTP status answers which error, and what it is called."""
+"""HTTP statuses of errors, and their phrases."""
 
 from http import HTTPStatus
 
@@ -18,15 +18,15 @@ _STATUS: dict[type[errors.AttError], int] = {
     errors.UpgradeRequired: 426,
     errors.Unavailable: 503,
 }
-# As RFC 9110 has them; Python before 3.13 knows older names.
+# Phrases of RFC 9110; Python before 3.13 has older ones.
 _PHRASES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
 
 
 def status_of(kind: type[errors.AttError]) -> int:
-    """The HTTP status of errors of this class."""
+    """Return the HTTP status of errors of this class."""
     return next((_STATUS[base] for base in kind.__mro__ if base in _STATUS), 500)
 
 
 def phrase_of(status: int) -> str:
-    """What the status is called."""
+    """Return the phrase of a status."""
     return _PHRASES.get(status) or HTTPStatus(status).phrase

@@ -1,4 +1,4 @@
-"""The certificate that we show, read from files that may be changed while we serve."""
+"""The server's certificate, read from files that may change while it serves."""
 
 import logging
 import ssl
@@ -10,10 +10,9 @@ log = logging.getLogger("att")
 
 
 class Certificate:
-    """A certificate with those above it, and its key, both in PEM. Raises CannotStart when they cannot be used.
+    """A certificate chain and its key, both in PEM. Raises CannotStart when they cannot be used.
 
-    ``context`` is for the connections that begin from now on: TLS 1.2 or later, with the ciphers that Python takes for
-    safe.
+    ``context`` is for new connections: TLS 1.2 or later, with Python's default ciphers.
     """
 
     def __init__(self, cert: Path, key: Path) -> None:
@@ -22,13 +21,13 @@ class Certificate:
         self.context = self._load()
 
     def reload(self) -> None:
-        """Read the files again. If they cannot be used that is logged, and what was read before stays."""
+        """Read the files again. If they cannot be used, log that and keep the present certificate."""
         try:
             self.context = self._load()
         except CannotStart as error:
-            log.error("the certificate stays as it was: %s", error.detail)  # noqa: TRY400 - the line says all
+            log.error("keeping the present certificate: %s", error.detail)  # noqa: TRY400 - the detail is enough
         else:
-            log.info("the certificate has been read again")
+            log.info("the certificate was reloaded")
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -36,7 +35,7 @@ class Certificate:
         context.set_alpn_protocols(["http/1.1"])
         try:
             for path in (self._cert, self._key):
-                path.read_bytes()  # the library does not say which of them it cannot read
+                path.read_bytes()  # the library does not name the file that it cannot read
             context.load_cert_chain(self._cert, self._key, password=_refuse_password)
         except ssl.SSLError as error:
             raise CannotStart(
@@ -48,7 +47,7 @@ class Certificate:
 
 
 def _refuse_password() -> str:
-    raise CannotStart("the key of --tls-key is encrypted; give one that is not, in a file that only this user can read")
+    raise CannotStart("the key of --tls-key is encrypted; use one that is not, in a file that only this user can read")
 
 
 def _why(error: ssl.SSLError) -> str:

@@ -1,4 +1,4 @@
-"""What is wrong with an input, in words for people."""
+"""Explain invalid input to people."""
 
 import re
 from typing import Any
@@ -8,20 +8,20 @@ from pydantic_core import ErrorDetails
 
 from att.errors import FieldError, InvalidInput
 
-FAULTS_TOLD = 100
+FAULTS_SHOWN = 100
 
-_WORDING = re.compile(r"^\w+ should ")  # of pydantic: "Input should be a valid list", "String should have at most …"
+_WORDING = re.compile(r"^\w+ should ")  # pydantic: "Input should be a valid list", "String should have at most …"
 
 
 def explain(error: ValidationError) -> InvalidInput:
-    """Every fault at once, each with the path of its member; what was sent is not repeated.
+    """Return an error with every fault and the path of its field; input is not repeated.
 
-    Of very many the first are told, and how many more there are: the answer must not outgrow the question.
+    Of very many faults only the first are listed, so that the response is not larger than the request.
     """
     faults = error.errors(include_url=False, include_input=False)
-    told = [_explain_one(fault) for fault in faults[:FAULTS_TOLD]]
-    untold = len(faults) - len(told)
-    return InvalidInput([*told, FieldError("body", f"has {untold} more faults")] if untold else told)
+    shown = [_explain_one(fault) for fault in faults[:FAULTS_SHOWN]]
+    more = len(faults) - len(shown)
+    return InvalidInput([*shown, FieldError("body", f"has {more} more faults")] if more else shown)
 
 
 def _explain_one(fault: ErrorDetails) -> FieldError:

@@ -78,8 +78,8 @@ async def test_refused(data, status, code, caplog):
 @pytest.mark.parametrize(
     ("data", "detail"),
     [
-        ("BREW / HTTP/1.1", "The server knows no such method"),
-        ("BREW", "This begins with none of the methods that the server knows"),
+        ("BREW / HTTP/1.1", "The server does not support this method"),
+        ("BREW", "The request does not begin with a method"),
         ("GET / HTTP/1.1", "A request of HTTP/1.1 needs a Host header"),
         (
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nContent-Encoding: br",

@@ -211,7 +211,7 @@ async def test_other_methods(client):
             if method != "HEAD":
                 problem = await response.json()
                 assert problem["error"] == "method not allowed"
-                assert problem["detail"] == f"This address does not know the method; it knows {allow}."
+                assert problem["detail"] == f"This address does not allow the method. It allows {allow}."
 
 
 async def test_head(client, administrator, new_role):

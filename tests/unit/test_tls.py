@@ -59,7 +59,7 @@ def test_read_again(files, caplog):
     shutil.copy(FILES / "two.key", files[1])
     certificate.reload()
     assert certificate.context is not before
-    assert [record.message for record in caplog.records] == ["the certificate has been read again"]
+    assert [record.message for record in caplog.records] == ["the certificate was reloaded"]
 
 
 @pytest.mark.parametrize("spoil", [lambda cert: cert.write_text("nothing"), Path.unlink])
@@ -71,4 +71,4 @@ def test_what_cannot_be_read_again(files, caplog, spoil):
     certificate.reload()
     assert certificate.context is before
     [record] = caplog.records
-    assert record.message.startswith("the certificate stays as it was: cannot ")
+    assert record.message.startswith("keeping the present certificate: cannot ")

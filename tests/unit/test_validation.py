@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from att.api import query_schemas, schemas
 from att.errors import InvalidInput
-from att.http.validation import FAULTS_TOLD, explain
+from att.http.validation import FAULTS_SHOWN, explain
 
 ID = "0f2a7c1e-5b3d-4c8f-9a6e-1d2b3c4d5e6f"
 NO_STRING = "must be a valid string"
@@ -70,7 +70,7 @@ def faults(shape, value):
     ],
 )
 def test_every_fault_is_told(shape, value, expected):
-    """All faults come at once, each under the name of its member; is not knowns are named."""
+    """All faults come at once, each with the name of its field, unknown ones included."""
     found = faults(shape, value)
     assert found.keys() == expected.keys()
     assert all(found[field] == message for field, message in expected.items() if message is not ...)
@@ -129,5 +129,5 @@ def test_very_many_faults_are_counted():
     with pytest.raises(ValidationError) as caught:
         schemas.NewGroupIn.model_validate({"name": "tea"} | {str(number): 0 for number in range(1_000)})
     fields = explain(caught.value).fields
-    assert len(fields) == FAULTS_TOLD + 1
+    assert len(fields) == FAULTS_SHOWN + 1
     assert fields[-1] == ("body", "has 900 more faults")
