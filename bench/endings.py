@@ -1,4 +1,4 @@
-"""How soon after a log-out on one server the session's socket on the other is closed, over PostgreSQL and over Redis.
+"""Delay from a log-out on one server to the close of the session's socket on the other, over PostgreSQL and Redis.
 
 The time is taken from before the request is sent to when the close frame has arrived, with 100 broadcasts a second.
 """
@@ -8,46 +8,46 @@ import time
 from contextlib import suppress
 
 from harness import Account, Database, Server, Valkey, att, database, figure, percentile, run, valkey
-from load import Ear, Speaker, att_request, json_body, open_ear, open_many
+from load import Listener, Sender, att_request, json_body, open_listener, open_many
 from nodes import sign_in
 from report import Report
 
 ENDINGS = 300
-CHATTER = 0.01  # seconds between broadcasts
+BROADCAST_PAUSE = 0.01  # seconds between broadcasts
 BETWEEN = 0.01  # seconds between log-outs
 TIMEOUT = 30.0  # seconds
 SESSION_ENDED = 4500
 
 
 async def endings(db: Database, redis: Valkey | None) -> list[float]:
-    """Milliseconds of each, on two fresh servers."""
+    """Milliseconds of each close, on two fresh servers."""
     url = None if redis is None else redis.url
     accounts = db.people(ENDINGS + 1)
     if redis is not None:
         await sign_in(redis, accounts)
-    *leaving, speaking = accounts
+    *leaving, sending = accounts
     group = db.group("PostgreSQL" if redis is None else "Redis", accounts)
     async with att(db, url) as here, att(db, url) as there:
-        ears = await open_many(ENDINGS, lambda number: open_ear(there.port, att_request(leaving[number])))
-        speaker = await Speaker(group, json_body(100)).open(here.port, speaking)
-        chatter = asyncio.create_task(_chatter(speaker))
-        found = [await _end(here, account, ear) for account, ear in zip(leaving, ears, strict=True)]
-        chatter.cancel()
+        listeners = await open_many(ENDINGS, lambda number: open_listener(there.port, att_request(leaving[number])))
+        sender = await Sender(group, json_body(100)).open(here.port, sending)
+        broadcasting = asyncio.create_task(_keep_broadcasting(sender))
+        found = [await _end(here, account, listener) for account, listener in zip(leaving, listeners, strict=True)]
+        broadcasting.cancel()
         with suppress(asyncio.CancelledError):
-            await chatter
+            await broadcasting
     return found
 
 
-async def _chatter(speaker: Speaker) -> None:
+async def _keep_broadcasting(sender: Sender) -> None:
     while True:
-        speaker.say()
-        await asyncio.sleep(CHATTER)
+        sender.say()
+        await asyncio.sleep(BROADCAST_PAUSE)
 
 
-async def _end(server: Server, account: Account, ear: Ear) -> float:
+async def _end(server: Server, account: Account, listener: Listener) -> float:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     closed: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-    ear.on_close = lambda: closed.set_result(time.perf_counter())
+    listener.on_close = lambda: closed.set_result(time.perf_counter())
     began = time.perf_counter()
     head = f"POST /logout HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {account.token}\r\n"
     writer.write(f"{head}Content-Length: 0\r\n\r\n".encode())
@@ -55,14 +55,14 @@ async def _end(server: Server, account: Account, ear: Ear) -> float:
         answer = await reader.readline()
         ended = await closed
     assert answer.split()[1] == b"204", answer
-    assert ear.close_code == SESSION_ENDED, ear.close_code
+    assert listener.close_code == SESSION_ENDED, listener.close_code
     writer.close()
     await asyncio.sleep(BETWEEN)
     return (ended - began) * 1e3
 
 
 async def main() -> None:
-    """Over both."""
+    """Measure over PostgreSQL and over Redis."""
     report = Report("endings")
     with database() as db, valkey() as redis:
         for name, store in (("PostgreSQL", None), ("Redis", redis)):

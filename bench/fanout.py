@@ -1,7 +1,7 @@
-"""What it costs the server to give a broadcast to one more socket.
+"""Cost to the server of delivering a broadcast to one more socket.
 
-One broadcast at a time, sent by one client more: the next one when all have heard the one before. All that the server
-does is counted, att's appending to the log included, but for what PostgreSQL does, which is told beside it.
+One broadcast at a time, sent by a client of its own: the next one when all have received the last. All work of the
+server counts, att's appending to the log included. PostgreSQL's work is shown beside it.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from harness import REPEATS, Account, Cpu, Database, Server, att, database, figure, peer, run
-from load import Arrivals, Ear, Speaker, att_request, json_body, open_ear, open_many, upgrade
+from load import Arrivals, Listener, Sender, att_request, json_body, open_listener, open_many, upgrade
 from report import Report
 
 COUNTS = [int(count) for count in sys.argv[1:]] or [100, 1_000, 5_000]
@@ -21,7 +21,7 @@ SIZES = {"100 B": 100, "4 KB": 4_096}
 DELIVERIES = 40_000  # of one measurement, of at least ROUNDS broadcasts
 ROUNDS = 12
 WARM_UP = 20  # broadcasts
-SETTLED = 0.5  # seconds between the last listener and the first broadcast
+REST = 0.5  # seconds between the last listener and the first broadcast
 SERVERS = ("att", "bare", "websockets", "starlette", "socketio")
 
 Say = Callable[[bytes], None]
@@ -29,68 +29,68 @@ Figures = dict[tuple[int, str, str], list[tuple[Cpu, float]]]  # by sockets, siz
 
 
 async def say_to_att(port: int, account: Account, group: UUID) -> Say:
-    """A client that broadcasts to a group."""
-    speaker = await Speaker(group, b"{}").open(port, account)
+    """Return a function that broadcasts to a group of att."""
+    sender = await Sender(group, b"{}").open(port, account)
 
     def say(body: bytes) -> None:
-        speaker.set_body(body)
-        speaker.say()
+        sender.set_body(body)
+        sender.say()
 
     return say
 
 
 async def say_to_peer(port: int) -> Say:
-    """A client that is no listener."""
-    ear = await open_ear(port, upgrade("/talker"))
-    return ear.send
+    """Return a function that sends to a peer, from a client that does not listen."""
+    listener = await open_listener(port, upgrade("/sender"))
+    return listener.send
 
 
-async def join_socketio(port: int) -> Ear:
-    """A listener in the room of python-socketio."""
-    ear = await _socketio(port)
-    ear.send(b'42["join",{}]')
-    return ear
+async def join_socketio(port: int) -> Listener:
+    """Open a listener in the room of python-socketio."""
+    listener = await _socketio(port)
+    listener.send(b'42["join",{}]')
+    return listener
 
 
 async def say_to_socketio(port: int) -> Say:
-    """A client that is not in the room."""
-    ear = await _socketio(port)
-    return lambda body: ear.send(b'42["say",' + body + b"]")
+    """Return a function that sends to the room, from a client outside it."""
+    listener = await _socketio(port)
+    return lambda body: listener.send(b'42["say",' + body + b"]")
 
 
-async def _socketio(port: int) -> Ear:
-    ear = await open_ear(port, upgrade("/socket.io/?EIO=4&transport=websocket"))
-    await _has_heard(ear, 1)
-    ear.send(b"40")
-    await _has_heard(ear, 2)
-    return ear
+async def _socketio(port: int) -> Listener:
+    listener = await open_listener(port, upgrade("/socket.io/?EIO=4&transport=websocket"))
+    await _has_received(listener, 1)
+    listener.send(b"40")
+    await _has_received(listener, 2)
+    return listener
 
 
-async def _has_heard(ear: Ear, count: int) -> None:
+async def _has_received(listener: Listener, count: int) -> None:
     async with asyncio.timeout(10):
-        while ear.heard < count:  # noqa: ASYNC110 - before anything is measured
+        while listener.received < count:  # noqa: ASYNC110 - before anything is measured
             await asyncio.sleep(0.001)
 
 
 class Rounds:
-    """Broadcasts to the listeners of one server, one by one."""
+    """Broadcasts to the listeners of one server, one after the other."""
 
-    def __init__(self, server: Server, db: Database, ears: list[Ear], say: Say) -> None:
+    def __init__(self, server: Server, db: Database, listeners: list[Listener], say: Say) -> None:
         self._server = server
         self._db = db
-        self._arrivals = Arrivals(ears)
-        self._count = len(ears)
+        self._arrivals = Arrivals(listeners)
+        self._count = len(listeners)
         self._say = say
 
     async def broadcast(self, body: bytes, rounds: int) -> None:
-        """So many times."""
+        """Broadcast this many times."""
         for _ in range(rounds):
             self._arrivals.expect(1)
             self._say(body)
             await self._arrivals.wait()
 
     async def measure(self, size: int) -> tuple[Cpu, float]:
-        """Microseconds of a delivery: the server's, and the database's."""
+        """Return the server's and the database's microseconds of a delivery."""
         rounds = max(ROUNDS, DELIVERIES // self._count)
         body = json_body(size)
         await self.broadcast(body, WARM_UP)
@@ -102,25 +102,25 @@ class Rounds:
 
 
 class Crowd(NamedTuple):
-    """Who listens to att, the last of them also speaks, and in which group."""
+    """Accounts of att's listeners, the last of which also sends, and their group."""
 
     accounts: list[Account]
     group: UUID
 
 
-async def with_listeners(server: Server, count: int, crowd: Crowd) -> tuple[list[Ear], Say]:
-    """A server's listeners, and a client that speaks."""
+async def with_listeners(server: Server, count: int, crowd: Crowd) -> tuple[list[Listener], Say]:
+    """Open a server's listeners, and a client that sends."""
     port = server.port
     if server.name == "att":
-        ears = await open_many(count, lambda number: open_ear(port, att_request(crowd.accounts[number])))
-        return ears, await say_to_att(port, crowd.accounts[-1], crowd.group)
+        listeners = await open_many(count, lambda number: open_listener(port, att_request(crowd.accounts[number])))
+        return listeners, await say_to_att(port, crowd.accounts[-1], crowd.group)
     if server.name == "socketio":
         return await open_many(count, lambda _: join_socketio(port)), await say_to_socketio(port)
-    return await open_many(count, lambda _: open_ear(port, upgrade("/"))), await say_to_peer(port)
+    return await open_many(count, lambda _: open_listener(port, upgrade("/"))), await say_to_peer(port)
 
 
 async def main() -> None:
-    """Each server alone with its listeners, in random order, as often as is repeated."""
+    """Measure each server alone with its listeners, in random order."""
     figures: Figures = defaultdict(list)
     with database() as db:
         accounts = db.people(max(COUNTS) + 1)
@@ -130,16 +130,16 @@ async def main() -> None:
             random.shuffle(order)
             for name in order:
                 async with att(db) if name == "att" else peer(name) as server:
-                    ears, say = await with_listeners(server, count, Crowd(accounts, group))
-                    await asyncio.sleep(SETTLED)
-                    rounds = Rounds(server, db, ears, say)
+                    listeners, say = await with_listeners(server, count, Crowd(accounts, group))
+                    await asyncio.sleep(REST)
+                    rounds = Rounds(server, db, listeners, say)
                     for size in random.sample([*SIZES], len(SIZES)):
                         figures[count, size, name].append(await rounds.measure(SIZES[size]))
     tell(Report("fanout"), figures)
 
 
 def tell(report: Report, figures: Figures) -> None:
-    """What was found, and how it compares to the bare loop."""
+    """Report the figures, and their ratio to the bare loop."""
     for (count, size, name), measured in sorted(figures.items(), key=lambda item: _rank(item[0])):
         case = f"{count:,} sockets, {size}, {name}"
         report.add(case, "CPU", "µs a delivery", figure([cpu.total for cpu, _ in measured]))

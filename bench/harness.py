@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes and what they cost, an att with people and groups in it, repeats, figures."""
+"""Shared by the benchmarks: processes and their costs, a server with people and groups, repeats, figures."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Cpu(NamedTuple):
-    """Seconds of CPU time, to the nanosecond, and how many of them were spent in user mode, to 10 ms."""
+    """Seconds of CPU time, to the nanosecond, and the part of it in user mode, to 10 ms."""
 
     total: float
     user: float
@@ -48,7 +48,7 @@ class Cpu(NamedTuple):
 
 
 def cpu_of(pid: int) -> Cpu:
-    """What a process has used up to now, with all its threads, as the kernel accounts for it."""
+    """Return what a process has used until now, with all its threads, as the kernel accounts for it."""
     clock = ctypes.c_int()
     if _libc.clock_getcpuclockid(pid, ctypes.byref(clock)) != 0:
         raise ProcessLookupError(pid)
@@ -87,28 +87,28 @@ class Server:
         return self._process.pid
 
     def cpu(self) -> Cpu:
-        """The CPU time that it has used."""
+        """The CPU time used."""
         return cpu_of(self.pid)
 
     def memory(self) -> int:
-        """The bytes of memory that it holds (resident set)."""
+        """The bytes of memory in use (resident set)."""
         return psutil.Process(self.pid).memory_info().rss
 
 
 def peer(name: str) -> Server:
-    """One of the servers of peers.py."""
+    """Start one of the servers of peers.py."""
     return Server(name, [sys.executable, str(HERE / "peers.py"), name, "PORT"])
 
 
 class Account(NamedTuple):
-    """Somebody who is signed in."""
+    """An account that is signed in."""
 
     id: UUID
     token: str
 
 
 class Database:
-    """An embedded PostgreSQL on a disk, with fsync on, and what the benchmarks put into it."""
+    """An embedded PostgreSQL on a disk, with fsync on, and the data of the benchmarks."""
 
     def __init__(self, directory: Path) -> None:
         self._embedded = EmbeddedPostgres(directory)
@@ -126,11 +126,11 @@ class Database:
 
     @property
     def directory(self) -> str:
-        """Where its unix socket lies."""
+        """The directory of its unix socket."""
         return self.dsn.split(maxsplit=1)[0].partition("=")[2]
 
     def cpu(self) -> float:
-        """The seconds of CPU time that all its processes have used, those that have ended too."""
+        """The seconds of CPU time of all its processes, including those that have ended."""
         postmaster = psutil.Process(self._pid)
         ended = postmaster.cpu_times()
         total = cpu_of(self._pid).total + ended.children_user + ended.children_system
@@ -140,13 +140,13 @@ class Database:
         return total
 
     def run(self, sql: str, *values: object) -> list[tuple]:
-        """Run a statement; its rows, if it has any."""
+        """Run a statement. Return its rows, if it has any."""
         with self.connection.cursor() as cursor:
             cursor.execute(sql, values or None)
             return cursor.fetchall() if cursor.description else []
 
     def people(self, count: int) -> list[Account]:
-        """New users, each with a session, past the triggers that would write a history of them."""
+        """Create users, each with a session, without writing history."""
         first, self._accounts = self._accounts, self._accounts + count
         tokens = [f"{number:043d}" for number in range(first, first + count)]
         self.run("SET session_replication_role = replica")
@@ -168,7 +168,7 @@ class Database:
         return [Account(*both) for both in zip(ids, tokens, strict=True)]
 
     def group(self, name: str, members: Sequence[Account], *, retention: int = 1_000) -> UUID:
-        """A new group with these members, whose joining is not told in its log."""
+        """Create a group with these members, without events of their joins."""
         [(group_id,)] = self.run(
             "INSERT INTO groups (name, name_key, retention) VALUES (%s, %s, %s) RETURNING id", name, name, retention
         )
@@ -183,7 +183,7 @@ class Database:
         return UUID(str(group_id))
 
     def clear_log(self) -> None:
-        """Have nothing there that must be trimmed, past the trigger that would refuse it."""
+        """Empty the log, so that nothing must be trimmed."""
         self.run("SET session_replication_role = replica")
         self.run("TRUNCATE events")
         self.run("SET session_replication_role = DEFAULT")
@@ -191,7 +191,7 @@ class Database:
 
 @contextlib.contextmanager
 def database() -> Iterator[Database]:
-    """A database of one's own, on the disk of the temporary directory."""
+    """Start a database in the temporary directory."""
     directory = Path(tempfile.mkdtemp(prefix="att-bench-"))
     try:
         opened = Database(directory)
@@ -204,7 +204,7 @@ def database() -> Iterator[Database]:
 
 
 def att(db: Database, redis_url: str | None = None) -> Server:
-    """An ``att-server`` on the database, and on a Redis if one is given."""
+    """Start an ``att-server`` on the database, and on a Redis if one is given."""
     url = f"postgresql://postgres@/postgres?host={db.directory}"
     program = str(Path(sys.executable).parent / "att-server")
     # The load comes from one address.
@@ -214,7 +214,7 @@ def att(db: Database, redis_url: str | None = None) -> Server:
 
 
 class Valkey:
-    """A Valkey that keeps what it is told in memory alone."""
+    """A Valkey that stores its data in memory only."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -223,13 +223,13 @@ class Valkey:
             self._pid = client.info("server")["process_id"]
 
     def cpu(self) -> Cpu:
-        """The CPU time that it has used."""
+        """The CPU time used."""
         return cpu_of(self._pid)
 
 
 @contextlib.contextmanager
 def valkey() -> Iterator[Valkey]:
-    """A Valkey of one's own."""
+    """Start a Valkey."""
     directory = Path(tempfile.mkdtemp(prefix="att-bench-"))
     try:
         with ValkeyServer(data_dir=directory) as server:
@@ -239,7 +239,7 @@ def valkey() -> Iterator[Valkey]:
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -264,7 +264,7 @@ class Figure(NamedTuple):
 
 
 def figure(values: Sequence[float]) -> Figure:
-    """Of measurements."""
+    """Return the figure of some measurements."""
     return Figure(statistics.median(values), min(values), max(values))
 
 
@@ -273,7 +273,7 @@ def _short(value: float) -> str:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which this share of them lies."""
+    """Return the value below which this share of them lies."""
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
 
@@ -286,7 +286,7 @@ async def shuffled(cases: Sequence[T], repeats: int, measure: Callable[[T], Awai
 
 
 def run(main: Callable[[], Awaitable[None]]) -> None:
-    """Run a benchmark: the load is this process, whose garbage is not collected while it measures."""
+    """Run a benchmark. This process is the load; its garbage is not collected while it measures."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     gc.disable()

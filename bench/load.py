@@ -1,4 +1,4 @@
-"""The load: bare TCP connections that speak just enough WebSocket and HTTP, and cost less than any server."""
+"""The load: bare TCP connections with just enough WebSocket and HTTP, which cost less than any server."""
 
 import asyncio
 import json
@@ -12,14 +12,14 @@ from uuid import UUID
 
 from harness import Account
 
-TIMEOUT = 60.0  # seconds for anything that is waited for
-AT_ONCE = 64  # connections that are being opened at the same time
+TIMEOUT = 60.0  # seconds
+AT_ONCE = 64  # connections opened at the same time
 PING = 0x89
 CLOSE = 0x88
 
 
 def mask(payload: bytes) -> bytes:
-    """A client's text frame (RFC 6455). The mask is zero, which spares us the work and not the server."""
+    """Build a client's text frame (RFC 6455). The mask is zero, which saves work here and not in the server."""
     length = len(payload)
     if length < 126:
         head = struct.pack("!BB", 0x81, 0x80 | length)
@@ -31,19 +31,19 @@ def mask(payload: bytes) -> bytes:
 
 
 def pong(payload: bytes) -> bytes:
-    """A client's answer to a ping: with what it carried, or it is none, and some servers hang up 20 s later."""
+    """Build the pong for a ping, with its payload. Some servers close a connection without it 20 s later."""
     return struct.pack("!BB", 0x8A, 0x80 | len(payload)) + b"\0\0\0\0" + payload
 
 
-class Ear(asyncio.Protocol):
-    """A listener. ``on_frame`` is called with each frame's payload; without one, frames are counted in ``heard``."""
+class Listener(asyncio.Protocol):
+    """A listener. ``on_frame`` is called with each payload; without it, frames are counted in ``received``."""
 
     def __init__(self, request: bytes, on_frame: Callable[[bytes], object] | None = None) -> None:
         self._request = request
         self._on_frame = on_frame
         self._rest = b""
         self._usual = 0
-        self.heard = 0
+        self.received = 0
         self.on_count: Callable[[int], object] | None = None
         self.close_code: int | None = None
         self.on_close: Callable[[], object] | None = None
@@ -61,7 +61,7 @@ class Ear(asyncio.Protocol):
             self.opened.set_exception(ConnectionError("closed before it was open"))
 
     def send(self, payload: bytes) -> None:
-        """A text frame."""
+        """Send a text frame."""
         self.transport.write(mask(payload))
 
     def data_received(self, data: bytes) -> None:
@@ -89,13 +89,13 @@ class Ear(asyncio.Protocol):
                 length = int.from_bytes(data[start + 2 : at])
             if end < at + length:
                 break
-            self._hear(data[start], data, at, length)
+            self._receive(data[start], data, at, length)
             if self._on_frame is None:
                 self._usual = at + length - start
             start = at + length
         return data[start:]
 
-    def _hear(self, kind: int, data: bytes, at: int, length: int) -> None:
+    def _receive(self, kind: int, data: bytes, at: int, length: int) -> None:
         if kind == 0x81:
             if self._on_frame is not None:
                 self._on_frame(data[at : at + length])
@@ -108,13 +108,13 @@ class Ear(asyncio.Protocol):
                 self.on_close()
 
     def _count(self) -> None:
-        self.heard += 1
+        self.received += 1
         if self.on_count is not None:
-            self.on_count(self.heard)
+            self.on_count(self.received)
 
 
 def upgrade(path: str, *headers: str) -> bytes:
-    """The request that opens a WebSocket."""
+    """Build the request that opens a WebSocket."""
     lines = [
         f"GET {path} HTTP/1.1",
         "Host: 127.0.0.1",
@@ -129,27 +129,27 @@ def upgrade(path: str, *headers: str) -> bytes:
 
 async def connect(port: int, protocol: asyncio.Protocol) -> None:
     """Open the connection of a protocol."""
-    plug = socket.socket()
-    plug.setblocking(False)
-    plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection = socket.socket()
+    connection.setblocking(False)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     loop = asyncio.get_running_loop()
-    await loop.sock_connect(plug, ("127.0.0.1", port))
-    await loop.create_connection(lambda: protocol, sock=plug)
+    await loop.sock_connect(connection, ("127.0.0.1", port))
+    await loop.create_connection(lambda: protocol, sock=connection)
 
 
-async def open_ear(port: int, request: bytes, on_frame: Callable[[bytes], object] | None = None) -> Ear:
-    """A listener, whose request was granted."""
-    ear = Ear(request, on_frame)
-    await connect(port, ear)
+async def open_listener(port: int, request: bytes, on_frame: Callable[[bytes], object] | None = None) -> Listener:
+    """Open a listener, and wait until the server accepts it."""
+    listener = Listener(request, on_frame)
+    await connect(port, listener)
     async with asyncio.timeout(TIMEOUT):
-        head = await ear.opened
+        head = await listener.opened
     if b" 101 " not in head.partition(b"\r\n")[0]:
         raise ConnectionError(head.decode())
-    return ear
+    return listener
 
 
 async def open_many(count: int, open_one: Callable[[int], object]) -> list:
-    """Many of them, a few at a time."""
+    """Open many of them, a few at a time."""
     room = asyncio.Semaphore(AT_ONCE)
 
     async def go(number: int) -> object:
@@ -159,51 +159,51 @@ async def open_many(count: int, open_one: Callable[[int], object]) -> list:
     return await asyncio.gather(*(go(number) for number in range(count)))
 
 
-async def close_all(ears: Sequence[Ear]) -> None:
-    """Hang up."""
-    for ear in ears:
-        ear.transport.abort()
-    await asyncio.gather(*(ear.lost for ear in ears))
+async def close_all(listeners: Sequence[Listener]) -> None:
+    """Close the connections."""
+    for listener in listeners:
+        listener.transport.abort()
+    await asyncio.gather(*(listener.lost for listener in listeners))
 
 
 class Arrivals:
-    """Waits until every one of some listeners has heard so many frames more."""
+    """Waits until each of some listeners has received that many more frames."""
 
-    def __init__(self, ears: Sequence[Ear]) -> None:
-        self._count = len(ears)
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self._count = len(listeners)
         self._missing = 0
-        self._goals = [0] * len(ears)
+        self._goals = [0] * len(listeners)
         self._done = asyncio.Event()
-        self._ears = ears
-        for number, ear in enumerate(ears):
-            ear.on_count = lambda heard, number=number: self._heard(number, heard)
+        self._listeners = listeners
+        for number, listener in enumerate(listeners):
+            listener.on_count = lambda received, number=number: self._received(number, received)
 
     def expect(self, frames: int) -> None:
-        """From now on."""
-        self._goals = [ear.heard + frames for ear in self._ears]
+        """Start to count."""
+        self._goals = [listener.received + frames for listener in self._listeners]
         self._missing = self._count
         self._done.clear()
 
     async def wait(self) -> None:
-        """Until all have."""
+        """Wait until all have them."""
         async with asyncio.timeout(TIMEOUT):
             await self._done.wait()
 
-    def _heard(self, number: int, heard: int) -> None:
-        if heard == self._goals[number]:
+    def _received(self, number: int, received: int) -> None:
+        if received == self._goals[number]:
             self._missing -= 1
             if not self._missing:
                 self._done.set()
 
 
 def att_request(account: Account, *, is_v1: bool = False) -> bytes:
-    """The request of a listener of att."""
+    """Build the request of an att listener."""
     subprotocol = ["Sec-WebSocket-Protocol: att.v1"] if is_v1 else []
     return upgrade("/listen/me", f"Authorization: Bearer {account.token}", *subprotocol)
 
 
-class Speaker:
-    """A socket in att.v1 that broadcasts: one at a time, or many of them in flight."""
+class Sender:
+    """An att.v1 socket that broadcasts: one at a time, or many in flight."""
 
     def __init__(self, group: UUID | str, body: bytes) -> None:
         self._head = b'{"type":"broadcast","id":1,"group":"%s","data":' % str(group).encode()
@@ -213,22 +213,22 @@ class Speaker:
         self._hello: asyncio.Future[dict] = asyncio.get_running_loop().create_future()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self.on_ack: Callable[[], object] | None = None
-        self.ear: Ear
+        self.listener: Listener
 
-    async def open(self, port: int, account: Account) -> "Speaker":
-        """Connect, and hear from now on."""
-        self.ear = await open_ear(port, att_request(account, is_v1=True), self._heard)
+    async def open(self, port: int, account: Account) -> "Sender":
+        """Connect, and start from now."""
+        self.listener = await open_listener(port, att_request(account, is_v1=True), self._received)
         async with asyncio.timeout(TIMEOUT):
             await self._hello
-        self.ear.send(b'{"type":"resume"}')
+        self.listener.send(b'{"type":"resume"}')
         return self
 
     def say(self) -> None:
-        """Broadcast, once."""
-        self.ear.transport.write(self.frame)
+        """Broadcast once."""
+        self.listener.transport.write(self.frame)
 
     def set_body(self, body: bytes) -> None:
-        """What is broadcast from now on."""
+        """Set the body of the following broadcasts."""
         self.frame = mask(self._head + body + b"}")
 
     async def broadcast(self) -> None:
@@ -239,7 +239,7 @@ class Speaker:
         async with asyncio.timeout(TIMEOUT):
             await future
 
-    def _heard(self, payload: bytes) -> None:
+    def _received(self, payload: bytes) -> None:
         if payload.startswith(b'{"type":"ack"'):
             self.acks += 1
             if self._waiting:
@@ -255,7 +255,7 @@ class Speaker:
 
 
 class Poster(asyncio.Protocol):
-    """A connection that is kept alive, on which one request follows the answer to the other."""
+    """A persistent connection, on which each request follows the response to the previous one."""
 
     def __init__(self, request: bytes, on_answer: Callable[["Poster"], object]) -> None:
         self._request = request
@@ -283,7 +283,7 @@ class Poster(asyncio.Protocol):
 
 
 def post_request(path: str, account: Account, body: bytes) -> bytes:
-    """A broadcast over HTTP."""
+    """Build a broadcast over HTTP."""
     lines = [
         f"POST {path} HTTP/1.1",
         "Host: 127.0.0.1",
@@ -295,5 +295,5 @@ def post_request(path: str, account: Account, body: bytes) -> bytes:
 
 
 def json_body(size: int) -> bytes:
-    """A JSON object of so many bytes."""
+    """Build a JSON object of this many bytes."""
     return b'{"pad":"%s"}' % (b"x" * (size - 10))

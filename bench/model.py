@@ -1,7 +1,7 @@
-"""A model of an installation: how many nodes it takes, what they ask of Redis and PostgreSQL, and what is full first.
+"""A model of an installation: how many nodes it takes, their load on Redis and PostgreSQL, and what is full first.
 
-It is arithmetic on what was measured and what is assumed, each of which stands here with where it is from. Nothing in
-it is random: of what is, it computes the expected value.
+It is arithmetic on measurements and assumptions, each of which is listed here with its source. Nothing in it is random:
+it computes expected values.
 """
 
 import math
@@ -11,23 +11,25 @@ from typing import Any, NamedTuple
 
 DAY = 86_400.0  # seconds
 KIB, MIB, GIB, TIB = (1024.0**power for power in range(1, 5))
-WHOLE_SWEEP = 12  # each so many compared at the groups there is one at the memberships
-MOST_NODES = 2**24  # more are not looked for
+WHOLE_SWEEP = 12  # of this many comparisons of groups, one compares memberships too
+MOST_NODES = 2**24  # the search ends here
 HIGHEST = 10**12  # users; more are not looked for
 
 
 def of(value: float, unit: str, source: str) -> Any:
-    """A field with this value, and what is to be told of it."""
+    """Define a field with this value, its unit, and its source."""
     return field(default=value, metadata={"unit": unit, "source": source})
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one of each thing costs whom."""
+    """The cost of one of each thing."""
 
     delivery: float = of(5.5, "µs of a node", "fanout: of 100 B, what one more socket adds")
     append: float = of(47.0, "µs of a node", "publishing: over att.v1 into 100 groups")
-    publish: float = of(6.3, "µs of a node", "nodes: 2 sockets, 20 in flight, the node that sends, on Redis and not")
+    publish: float = of(
+        6.3, "µs of a node", "nodes: 2 sockets, 20 in flight, the node that sends, with and without Redis"
+    )
     receive: float = of(15.0, "µs of a node", "nodes: likewise, the other node, without the delivery")
     connect: float = of(1_580.0, "µs of a node", "growth: connecting and resuming")
     connect_group: float = of(5.4, "µs of a node", "growth: for each group of who connects")
@@ -56,7 +58,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Workload:
-    """Who does what, how often: people who chat, each in some groups, most of them small."""
+    """A use of att: people who chat, each in some groups, most of them small."""
 
     users: float = of(1e6, "users", "what is asked for")
     connected: float = of(0.1, "of the users", "assumed, at the busiest time, with one socket each")
@@ -71,13 +73,13 @@ class Workload:
     retained: float = of(30.0, "days", "the default of --retention-age; of a group 1,000 events at most")
 
 
-# Few groups, some of them with very many, to which is sent the more the more hear it.
+# Few groups, some of them very large. Larger groups have more messages.
 CROWDS = Workload(groups=5.0, tail=1.9, largest=1_048_576.0, messages=10.0, posting=0.8)
 
 
 @dataclass(frozen=True)
 class Machines:
-    """What there is of each, and how much of it may be used."""
+    """The machines there are, and how much of each may be used."""
 
     busy: float = of(0.6, "of a core", "assumed: what may be used at the busiest time")
     node_memory: float = of(4.0, "GiB", "assumed: for the sockets of a node, which uses one core")
@@ -91,12 +93,12 @@ class Machines:
     sweep_interval: float = of(5.0, "seconds", "_SWEEP_INTERVAL of att/realtime/log_reader.py")
 
 
-CONNECTIONS = 12  # that a node has with PostgreSQL
+CONNECTIONS = 12  # of a node with PostgreSQL
 RETENTION = 1_000  # events of a group that are kept
 
 
 class Size(NamedTuple):
-    """How many groups there are with so many members, and how many messages a second each of them has at the peak."""
+    """The groups with this many members: their number, and the messages a second of each at the peak."""
 
     members: float
     count: float
@@ -104,7 +106,7 @@ class Size(NamedTuple):
 
 
 def sizes(workload: Workload) -> list[Size]:
-    """The groups by size, in powers of two: as many memberships as there are, and a heavy tail."""
+    """Return the groups by size, in powers of two: as many memberships as there are, and a heavy tail."""
     largest = min(workload.largest, workload.users)
     while True:
         classes = [2.0**power for power in range(1, max(int(math.log2(largest)), 1) + 1)]
@@ -123,12 +125,12 @@ def sizes(workload: Workload) -> list[Size]:
 
 
 def nodes_reached(nodes: float, members: float, connected: float = 1.0) -> float:
-    """On how many of the nodes a group has a listener, expected: each member is connected, to any node, or is not."""
+    """Return the expected number of nodes with a listener. Each member is connected to any node, or to none."""
     return nodes * (1 - (1 - connected / nodes) ** members)
 
 
 class Load(NamedTuple):
-    """What so many nodes have to do together, each second of the busiest time, and what they hold."""
+    """The work of this many nodes together in a second of the busiest time, and what they store."""
 
     messages: float
     deliveries: float
@@ -146,18 +148,18 @@ class Load(NamedTuple):
 
 
 class Model(NamedTuple):
-    """All that is assumed."""
+    """All assumptions."""
 
     costs: Costs = Costs()
     workload: Workload = Workload()
     machines: Machines = Machines()
 
     def of_users(self, users: float) -> "Model":
-        """The same, with so many users."""
+        """Return the same model with this many users."""
         return self._replace(workload=replace(self.workload, users=users))
 
     def load(self, nodes: float) -> Load:
-        """What so many nodes have to do."""
+        """Return the load of this many nodes."""
         work, groups = self.workload, sizes(self.workload)
         reach = [nodes_reached(nodes, group.members, work.connected) for group in groups]
         messages = sum(group.count * group.messages for group in groups)
@@ -220,7 +222,7 @@ class Model(NamedTuple):
         return sum(kept) * costs.event + rest
 
     def nodes_for(self, fills: Callable[[Load, float], float]) -> int:
-        """The least number of nodes that are not more than full: ``fills`` tells how full so many of them are."""
+        """Return the smallest number of nodes that suffices. ``fills`` returns how full that many are."""
         high = 1
         while fills(self.load(high), high) > 1:
             high *= 2
@@ -233,19 +235,19 @@ class Model(NamedTuple):
         return high
 
     def by_cpu(self, load: Load, nodes: float) -> float:
-        """How full the cores of so many nodes are."""
+        """Return how full the cores of this many nodes are."""
         return load.cores / nodes / self.machines.busy
 
     def by_memory(self, load: Load, nodes: float) -> float:
-        """How full their memory is."""
+        """Return how full their memory is."""
         return load.memory / nodes / self.machines.node_memory
 
     def nodes(self) -> int:
-        """How many it takes, for both."""
+        """Return how many nodes both need."""
         return max(self.nodes_for(self.by_cpu), self.nodes_for(self.by_memory))
 
     def fullness(self) -> dict[str, float]:
-        """How full each thing is of which there is one: 1 is full. Of nodes there are some."""
+        """Return how full each resource is; 1 is full. The number of nodes is one of them."""
         nodes, have = self.nodes(), self.machines
         load = self.load(nodes)
         return {
@@ -260,7 +262,7 @@ class Model(NamedTuple):
         }
 
     def users_until(self, is_full: Callable[["Model"], bool]) -> float:
-        """With how many users it is full, to a hundredth; ``HIGHEST`` when never."""
+        """Return the number of users at which it is full, to a hundredth; ``HIGHEST`` for never."""
         low, high = 1.0, float(HIGHEST)
         if not is_full(self.of_users(high)):
             return high
@@ -270,13 +272,13 @@ class Model(NamedTuple):
         return high
 
     def limits(self) -> dict[str, float]:
-        """With how many users each thing is full, the first one first."""
+        """Return the number of users at which each resource is full, the first one first."""
         names = self.fullness()
         found = {name: self.users_until(lambda model, name=name: model.fullness()[name] > 1) for name in names}
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def users_of(self, nodes: int) -> float:
-        """How many users so many nodes hold."""
+        """Return how many users this many nodes can serve."""
         return self.users_until(lambda model: model.nodes() > nodes)
 
 
@@ -293,7 +295,7 @@ class _Rates(NamedTuple):
 
 
 def assumptions(model: Model) -> Iterator[tuple[str, str, str, str]]:
-    """Each input: of which part it is, its name, its value with its unit, and where it is from."""
+    """Yield each input: its part, its name, its value with its unit, and its source."""
     for part in model:
         for one in fields(part):
             value = f"{getattr(part, one.name):,.10g} {one.metadata['unit']}"

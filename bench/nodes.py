@@ -1,9 +1,9 @@
-"""What a second node adds: the same sockets on one server and on two, which tell each other by PostgreSQL or by Redis.
+"""Cost of a second node: the same sockets on one server and on two, which announce over PostgreSQL or over Redis.
 
 Broadcasts are sent on the first node: one at a time, and with many in flight. The rate is that of all together, where
-load, PostgreSQL, Redis and all nodes share this machine's cores; CPU time is the figure to go by. With two sockets, one
-on each node, hardly anything is delivered: what is left is the cost of a broadcast to the node that sends it, and to
-one that only hears of it.
+load, PostgreSQL, Redis and all nodes share this machine's cores; compare the CPU time. With two sockets, one on each
+node, hardly anything is delivered: what is left is the cost of a broadcast to the node that sends it, and to the one
+that receives its announcement.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from harness import REPEATS, Account, Database, Valkey, att, database, figure, run, shuffled, valkey
-from load import Arrivals, Speaker, att_request, json_body, open_ear, open_many
+from load import Arrivals, Sender, att_request, json_body, open_listener, open_many
 from report import Report
 
 from att.redis.client import RedisLink
@@ -32,7 +32,7 @@ DELIVERIES = 40_000  # of one measurement, of at least ROUNDS broadcasts and at 
 ROUNDS, MOST = 40, 2_000
 IN_FLIGHT = 20
 LIFETIME = timedelta(days=1)  # of sessions
-SETTLED = 1.0  # seconds between the last listener and the first broadcast
+REST = 1.0  # seconds between the last listener and the first broadcast
 
 SUBSCRIBERS = (1, 2, 4, 8, 16)
 PUBLISHED = 20_000
@@ -42,7 +42,7 @@ PAYLOAD = "x" * 250
 
 
 class Case(NamedTuple):
-    """How many sockets on how many nodes, and whether these are on Redis."""
+    """The number of sockets and of nodes, with Redis or without."""
 
     sockets: int
     nodes: int
@@ -57,7 +57,7 @@ CASES = [Case(sockets, nodes, on_redis) for sockets in (SOCKETS, FEW) for nodes 
 
 
 class Cost(NamedTuple):
-    """Of one measurement: microseconds of CPU of a broadcast, and broadcasts a second."""
+    """One measurement: microseconds of CPU of a broadcast, and broadcasts a second."""
 
     first: float  # of the node that sends
     other: float
@@ -67,48 +67,48 @@ class Cost(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What it costs one at a time, and with many in flight."""
+    """The cost one at a time, and with many in flight."""
 
     alone: Cost
     together: Cost
 
 
 class Crowd(NamedTuple):
-    """Who listens, the last of them speaks, and in which group."""
+    """Accounts of the listeners, the last of which sends, and their group."""
 
     accounts: list[Account]
     group: UUID
 
 
 class Stage:
-    """Nodes, with sockets on each of them, and somebody who broadcasts on the first."""
+    """Nodes with sockets on each of them, and a sender on the first."""
 
     def __init__(self, case: Case, db: Database, redis: Valkey) -> None:
         self._sockets = case.sockets
         self._servers = [att(db, redis.url if case.on_redis else None) for _ in range(case.nodes)]
         self._db, self._redis = db, redis
         self._arrivals: Arrivals
-        self._speaker: Speaker
+        self._sender: Sender
 
     @asynccontextmanager
     async def open(self, crowd: Crowd) -> AsyncIterator["Stage"]:
-        """While the block runs."""
+        """Run them while the block runs."""
         async with AsyncExitStack() as stack:
             for server in self._servers:
                 await stack.enter_async_context(server)
 
             async def open_one(number: int) -> object:
                 port = self._servers[number % len(self._servers)].port
-                return await open_ear(port, att_request(crowd.accounts[number]))
+                return await open_listener(port, att_request(crowd.accounts[number]))
 
             self._arrivals = Arrivals(await open_many(self._sockets, open_one))
-            self._speaker = await Speaker(crowd.group, BODY).open(self._servers[0].port, crowd.accounts[-1])
-            await asyncio.sleep(SETTLED)
+            self._sender = await Sender(crowd.group, BODY).open(self._servers[0].port, crowd.accounts[-1])
+            await asyncio.sleep(REST)
             await self._broadcast(WARM_UP, 1)
             yield self
 
     async def measure(self, in_flight: int) -> Cost:
-        """Broadcasts with so many in flight."""
+        """Broadcast with this many in flight."""
         turns = min(max(ROUNDS, DELIVERIES // self._sockets), MOST) // in_flight
         before, began = self._cpu(), time.perf_counter()
         await self._broadcast(turns, in_flight)
@@ -124,12 +124,12 @@ class Stage:
         for _ in range(turns):
             self._arrivals.expect(at_once)
             for _ in range(at_once):
-                self._speaker.say()
+                self._sender.say()
             await self._arrivals.wait()
 
 
 async def channels(redis: Valkey, subscribers: int) -> float:
-    """Microseconds of Redis of a message that goes to so many connections."""
+    """Return Redis's microseconds of a message to this many connections."""
     loop = asyncio.get_running_loop()
     hearing = []
     for _ in range(subscribers):
@@ -159,7 +159,7 @@ def _command(*words: str) -> bytes:
 
 
 async def main() -> None:
-    """Each case with fresh servers, in random order."""
+    """Measure each case with fresh servers, in random order."""
     found: dict[Case | int, list] = defaultdict(list)
     with database() as db, valkey() as redis:
         accounts = db.people(SOCKETS + 1)
@@ -181,7 +181,7 @@ async def main() -> None:
 
 
 async def sign_in(redis: Valkey, accounts: Sequence[Account]) -> None:
-    """Begin the sessions of these accounts in Redis, as they are in PostgreSQL already."""
+    """Begin the sessions of these accounts in Redis, as they are in PostgreSQL."""
     link = await RedisLink.connect(redis.url)
     try:
         keys = SessionKeys(link, LIFETIME, slack_of(LIFETIME))
@@ -194,12 +194,12 @@ async def sign_in(redis: Valkey, accounts: Sequence[Account]) -> None:
 
 
 def tell(report: Report, found: dict[Case | int, list]) -> None:
-    """What was found, and how two nodes compare to one."""
+    """Report the figures, and the ratio of two nodes to one."""
     for case in CASES:
         one = [each.alone for each in found[case._replace(nodes=1, on_redis=False)]]
         base = figure([cost.first for cost in one]).median
         for place, how in enumerate(("", f", {IN_FLIGHT} in flight")):
-            tell_costs(report, f"{case}{how}", case, [each[place] for each in found[case]])
+            report_costs(report, f"{case}{how}", case, [each[place] for each in found[case]])
         shares = [(each.alone.first + each.alone.other) / base for each in found[case]]
         report.add(str(case), "servers' CPU, times one node's", "", figure(shares))
     for count in SUBSCRIBERS:
@@ -207,8 +207,8 @@ def tell(report: Report, found: dict[Case | int, list]) -> None:
     report.save()
 
 
-def tell_costs(report: Report, name: str, case: Case, costs: list[Cost]) -> None:
-    """Of one way to broadcast."""
+def report_costs(report: Report, name: str, case: Case, costs: list[Cost]) -> None:
+    """Report one way to broadcast."""
     report.add(name, "servers' CPU", "µs a delivery", figure([(c.first + c.other) / case.sockets for c in costs]))
     report.add(name, "of the node that sends", "µs a broadcast", figure([cost.first for cost in costs]))
     if case.nodes > 1:

@@ -1,7 +1,7 @@
-"""What att is measured against, each a process of its own: `peers.py NAME PORT`.
+"""Servers to compare att with, each a process of its own: `peers.py NAME PORT`.
 
-Each sends to everybody what a client sends it. They have no log, no accounts and no groups but one. Compression is off,
-and the loop is uvloop, as with att.
+Each sends every message of a client to all. They have no log, no accounts and one group. Compression is off, and the
+loop is uvloop, as with att.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ BACKLOG = 4_096
 
 
 def bare(port: int) -> None:
-    """Blocking sockets, and a loop of ``send``: what the kernel alone costs. A ``talker`` is no listener."""
+    """Serve with blocking sockets and a loop of ``send``: the kernel's cost alone. A ``sender`` does not listen."""
     door = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
     poll = select.epoll()
     poll.register(door, select.EPOLLIN)
@@ -27,33 +27,33 @@ def bare(port: int) -> None:
     while True:
         for number, _ in poll.poll():
             if number == door.fileno():
-                plug, _ = door.accept()
-                plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                everyone[plug.fileno()] = plug
-                poll.register(plug, select.EPOLLIN)
+                connection, _ = door.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                everyone[connection.fileno()] = connection
+                poll.register(connection, select.EPOLLIN)
                 continue
-            plug = everyone[number]
-            data = _receive(plug)
+            connection = everyone[number]
+            data = _receive(connection)
             if not data:
-                poll.unregister(plug)
+                poll.unregister(connection)
                 del everyone[number]
                 listeners.pop(number, None)
             elif data.startswith(b"GET"):
-                plug.send(_accept(data))
-                if b"talker" not in data:
-                    listeners[number] = plug
+                connection.send(_accept(data))
+                if b"sender" not in data:
+                    listeners[number] = connection
             else:
                 _send_all(listeners.values(), _frame(data))
 
 
-def _receive(plug: socket.socket) -> bytes:
+def _receive(connection: socket.socket) -> bytes:
     try:
-        data = plug.recv(65_536)
+        data = connection.recv(65_536)
         if data and not data.startswith(b"GET"):
             length = data[1] & 127
             length, head = (length, 6) if length < 126 else (int.from_bytes(data[2:4]), 8)
             while len(data) < head + length:
-                data += plug.recv(65_536)
+                data += connection.recv(65_536)
             return data[head:]
         return data
     except ConnectionError:
@@ -72,18 +72,18 @@ def _frame(payload: bytes) -> bytes:
 
 
 def _send_all(listeners: object, frame: bytes) -> None:
-    for plug in listeners:
-        plug.send(frame)
+    for connection in listeners:
+        connection.send(frame)
 
 
 def websockets(port: int) -> None:
-    """``websockets.broadcast``."""
+    """Serve with ``websockets.broadcast``."""
     from websockets.asyncio.server import broadcast, serve
 
     everyone = set()
 
     async def handle(connection: object) -> None:
-        if connection.request.path != "/talker":
+        if connection.request.path != "/sender":
             everyone.add(connection)
         try:
             async for message in connection:
@@ -99,7 +99,7 @@ def websockets(port: int) -> None:
 
 
 def starlette(port: int) -> None:
-    """A loop of ``send_text`` in Starlette on uvicorn."""
+    """Serve with a loop of ``send_text`` in Starlette on uvicorn."""
     from starlette.applications import Starlette
     from starlette.routing import WebSocketRoute
     from starlette.websockets import WebSocketDisconnect
@@ -108,7 +108,7 @@ def starlette(port: int) -> None:
 
     async def handle(connection: object) -> None:
         await connection.accept()
-        if connection.url.path != "/talker":
+        if connection.url.path != "/sender":
             everyone.add(connection)
         try:
             while True:
@@ -124,7 +124,7 @@ def starlette(port: int) -> None:
 
 
 def socketio(port: int) -> None:
-    """``emit`` to a room in python-socketio on uvicorn."""
+    """Serve with ``emit`` to a room in python-socketio on uvicorn."""
     import socketio as library
 
     server = library.AsyncServer(async_mode="asgi", ping_interval=3_600)
@@ -155,7 +155,7 @@ def _uvicorn(app: object, port: int) -> None:
 
 
 def aiohttp(port: int) -> None:
-    """A handler that reads a body and answers a small JSON object, and does nothing else."""
+    """Serve a handler that reads a body and answers a small JSON object."""
     from aiohttp import web
 
     answer = {"group": "0" * 36, "seq": 1, "at": "2026-01-01T00:00:00.000000Z", "delivered": 0, "dropped": 0}

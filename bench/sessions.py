@@ -1,7 +1,6 @@
-"""What sessions cost in Redis and in PostgreSQL: to begin one, to find it, to look whether it still lives
-(many at once), to end all of a user's.
+"""Cost of sessions in Redis and in PostgreSQL: begin one, find it, check that many are alive, end all of a user's.
 
-The stores run in this process, as they do in a server, without the cache that spares a server most of the finding. CPU
+The stores run in this process, as they do in a server, without the cache that saves a server most of the finding. CPU
 time is this process's, PostgreSQL's and Redis's.
 """
 
@@ -24,7 +23,7 @@ from att.sessions.store import ClientInfo, PostgresSessions, SessionStore, Verif
 
 USERS = 400
 EACH = 5  # sessions of each of them: 2 times CHUNK of all
-TIMES = 4  # that each session is looked for
+TIMES = 4  # that each session is found
 AT_ONCE = 32  # calls in flight
 HASH = "x"  # of the password that they sign in with
 NOBODY = ClientInfo("127.0.0.1", "bench")
@@ -34,7 +33,7 @@ T = TypeVar("T")
 
 
 class Cost(NamedTuple):
-    """Of one measurement: calls a second, and microseconds of CPU of a call."""
+    """One measurement: calls a second, and microseconds of CPU of a call."""
 
     a_second: float
     here: float
@@ -50,7 +49,7 @@ class Meter:
         self._redis = redis
 
     async def measure(self, call: Callable[[T], Awaitable[object]], items: Sequence[T]) -> tuple[list, Cost]:
-        """What each call answers, and what they cost, with so many in flight."""
+        """Return the results of the calls and their cost, with this many in flight."""
         left = iter(enumerate(items))
         answers: list = [None] * len(items)
 
@@ -69,7 +68,7 @@ class Meter:
 
 
 async def verbs(store: SessionStore, meter: Meter, accounts: Sequence[Account]) -> dict[str, Cost]:
-    """Each verb's cost: of sessions that are begun, found, and ended."""
+    """Measure each operation: begin sessions, find them, end them."""
     users = [Verified(account.id, HASH) for account in accounts for _ in range(EACH)]
     signed_in, create = await meter.measure(lambda user: store.create(user, NOBODY), users)
     tokens = [each.token for each in signed_in] * TIMES
@@ -86,7 +85,7 @@ async def verbs(store: SessionStore, meter: Meter, accounts: Sequence[Account]) 
 
 
 async def main() -> None:
-    """Both stores, in random order."""
+    """Measure both stores, in random order."""
     found: dict[str, list[dict[str, Cost]]] = defaultdict(list)
     with database() as db, valkey() as redis:
         accounts = db.people(USERS)
@@ -113,7 +112,7 @@ async def main() -> None:
 
 
 def tell(report: Report, found: dict[str, list[dict[str, Cost]]]) -> None:
-    """Each verb, in one store and in the other."""
+    """Report each operation, in one store and in the other."""
     for verb in VERBS:
         for name, measured in found.items():
             costs = [each[verb] for each in measured]

@@ -1,8 +1,7 @@
-"""What is paid when nobody says anything, and what things take on the disk: the inputs of scaling.py that no other
-question measures.
+"""Cost of idle listeners, and of data on the disk: the inputs of scaling.py that no other question measures.
 
-The looks for what no ring has told (att/realtime/log_reader.py) run in this process, with the statements and the hub of
-a server, so that the server's CPU time is this process's.
+The periodic comparison with the log (att/realtime/log_reader.py) runs in this process, with the statements and the hub
+of a server, so the server's CPU time is this process's.
 """
 
 import gc
@@ -43,28 +42,28 @@ T = TypeVar("T")
 
 
 class Silent:
-    """A ``Connection`` that takes everything."""
+    """A ``ListenerConnection`` that accepts everything."""
 
     def send(self, _frame: bytes) -> bool:
-        """It was."""
+        """Accept it."""
         return True
 
 
 def sizes(db: Database) -> dict[str, int]:
-    """The bytes of each table with its indexes, and under ``wal`` those that were ever written to the log of all."""
+    """Return the bytes of each table with its indexes, and under ``wal`` all bytes ever written to the WAL."""
     [(wal,)] = db.run("SELECT CAST(pg_current_wal_insert_lsn() - '0/0' AS bigint)")
     return {"wal": wal} | {table: db.run("SELECT pg_total_relation_size(%s)", table)[0][0] for table in TABLES}
 
 
 def grown(db: Database, work: Callable[[], T]) -> tuple[T, dict[str, int]]:
-    """What the work returns, and the bytes that it has added."""
+    """Return the result of the work, and the bytes that it has added."""
     before = sizes(db)
     result = work()
     return result, {name: size - before[name] for name, size in sizes(db).items()}
 
 
 def members(db: Database, report: Report) -> tuple[list[Account], dict[UUID, list[UUID]]]:
-    """Users, and groups of each of them; what these take."""
+    """Create users, and groups of each of them. Return the bytes of these."""
     accounts = db.people(USERS)
     ids = [str(account.id) for account in accounts]
     rows, made = grown(db, lambda: db.run(MAKE_GROUPS, ids, GROUPS))
@@ -86,7 +85,7 @@ def _join(db: Database, groups: Sequence[str], owners: Sequence[str]) -> None:
 
 
 async def events(db: Database, log: EventLog, account: Account, group: UUID, report: Report) -> None:
-    """Messages, and their removal."""
+    """Append messages, and remove them."""
     drafts = [Publish(group, account.id, BODY)] * BATCH
     before = sizes(db)
     for _ in range(EVENTS // BATCH):
@@ -100,7 +99,7 @@ async def events(db: Database, log: EventLog, account: Account, group: UUID, rep
 
 
 def hub_of(groups: dict[UUID, list[UUID]], count: int) -> tuple[Hub, float]:
-    """A hub in which each user hears the first so many of their groups; KiB of memory of one user."""
+    """Fill a hub in which each user listens to their first few groups. Return KiB of memory a user."""
     gc.collect()
     tracemalloc.start()
     hub = Hub(Registry())
@@ -115,15 +114,15 @@ def hub_of(groups: dict[UUID, list[UUID]], count: int) -> tuple[Hub, float]:
 
 
 async def looks(db: Database, log: EventLog, groups: dict[UUID, list[UUID]], report: Report) -> None:
-    """The look at the heads of all groups that are heard, and the one at the memberships of all who listen."""
+    """Compare all groups that have listeners, and all memberships of the listeners."""
     hub, _ = hub_of(groups, GROUPS)
     count = USERS * GROUPS
 
     async def heads() -> None:
         for chunk in _chunks([*hub.heads().items()]):
             found = await log.heads([group_id for group_id, _ in chunk])
-            for group_id, heard in chunk:
-                hub.compare(group_id, heard, found.get(group_id, 0))
+            for group_id, known in chunk:
+                hub.compare(group_id, known, found.get(group_id, 0))
 
     async def joinings() -> None:
         for chunk in _chunks([*hub.registry.memberships()]):
@@ -146,7 +145,7 @@ async def looks(db: Database, log: EventLog, groups: dict[UUID, list[UUID]], rep
 
 
 async def cost(db: Database, work: Callable[[], Awaitable[None]]) -> tuple[float, float]:
-    """Seconds of CPU of this process, and of PostgreSQL."""
+    """Return seconds of CPU of this process, and of PostgreSQL."""
     here, there = cpu_of(os.getpid()).total, db.cpu()
     await work()
     return cpu_of(os.getpid()).total - here, db.cpu() - there
@@ -157,7 +156,7 @@ def _chunks(items: Sequence[T]) -> list[Sequence[T]]:
 
 
 async def main() -> None:
-    """One database for all."""
+    """Measure all on one database."""
     report = Report("upkeep")
     with database() as db:
         accounts, groups = members(db, report)

@@ -1,7 +1,7 @@
-"""What a page of `GET /users` costs among a million users: each filter and order, against page 1 of the same run.
+"""Cost of a page of `GET /users` among a million users: each filter and order, against page 1 of the same run.
 
-Every request goes over HTTP to an application in this process. Requests of page 1 alternate with those of the other, so
-that a noisy machine is noisy to both; the figures are the medians of their times.
+Every request goes over HTTP to an application in this process. Requests of page 1 alternate with the others, so that
+noise of the machine affects both; the figures are the medians of their times.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ CASES = [
 
 
 async def main() -> None:
-    """Make the users, then ask."""
+    """Create the users, then measure."""
     with tempfile.TemporaryDirectory(prefix="att-bench-") as directory:
         embedded = EmbeddedPostgres(Path(directory))
         dsn = embedded.start()
@@ -91,7 +91,7 @@ async def main() -> None:
 
 
 def fill(dsn: str) -> None:
-    """All users in one statement, and the index of parts of names after it."""
+    """Create all users in one statement, and the index of parts of names after it."""
     began = time.monotonic()
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")
@@ -100,7 +100,7 @@ def fill(dsn: str) -> None:
         connection.execute("INSERT INTO roles (name, name_key) VALUES ('Support', 'support')")
         (index,) = connection.execute("SELECT pg_get_indexdef('ix_users_search'::regclass)").fetchone()
         connection.execute("DROP INDEX ix_users_search")
-        connection.execute("ALTER TABLE users DISABLE TRIGGER USER")  # the history is not what is measured
+        connection.execute("ALTER TABLE users DISABLE TRIGGER USER")  # history is not measured
         connection.execute(FILL, {"users": USERS})
         connection.execute("ALTER TABLE users ENABLE TRIGGER USER")
         connection.execute(index)
@@ -109,7 +109,7 @@ def fill(dsn: str) -> None:
 
 
 async def measure(dsn: str) -> None:
-    """One line for each case."""
+    """Print a line for each case."""
     settings = Settings(
         db_url=f"postgresql://postgres@/postgres?host={dsn.split(maxsplit=1)[0].partition('=')[2]}",
         hashing=HashingCost(1, 8, 1),
@@ -140,7 +140,7 @@ async def measure(dsn: str) -> None:
 
 
 async def compare(client: ClientSession, server: TestServer, query: str) -> tuple[float, float, int]:
-    """The medians, in ms, of this query and of page 1, and how many users came back."""
+    """Return the medians, in ms, of this query and of page 1, and the number of users returned."""
     times: dict[str, list[float]] = {query: [], "": []}
     counts = {}
     for _ in range(REQUESTS):

@@ -1,1 +1,1 @@
-"""The chaos run: servers, database and clients are killed at random, then the log is compared with what was heard."""
+"""The chaos run: kill servers, database and clients at random, then compare the log with what clients received."""

@@ -1,4 +1,4 @@
-"""`make chaos`: ten seeds, or those that are asked for. The exit status is 1 when a promise was broken."""
+"""`make chaos`: run ten seeds, or the given ones. The exit status is 1 if a promise was broken."""
 
 import argparse
 import asyncio
@@ -24,7 +24,7 @@ SHOWN = 20  # violations of one seed that are printed
 
 
 class Result(NamedTuple):
-    """What became of a seed."""
+    """The result of a seed."""
 
     seed: int
     evidence: Evidence
@@ -46,11 +46,11 @@ def run(seed: int, size: Size, root: Path) -> Result:
     return Result(seed, evidence, violations, trial.connections, trial.times_too_slow, time.monotonic() - start)
 
 
-COLUMNS = ("seed", "seconds", "in log", "sent", "acked", "sockets", "too slow", "heard", *Rule)
+COLUMNS = ("seed", "seconds", "in log", "sent", "acked", "sockets", "too slow", "received", *Rule)
 
 
 def cells(result: Result) -> list[str]:
-    """A line of the table."""
+    """Return a row of the table."""
     evidence = result.evidence
     counts = Counter(violation.rule for violation in result.violations)
     figures = (
@@ -66,13 +66,13 @@ def cells(result: Result) -> list[str]:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """The rows, below one another."""
+    """Format the rows as a table."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
 def main() -> int:
-    """Run what the command line asks for."""
+    """Run the seeds of the command line."""
     parser = argparse.ArgumentParser(prog="make chaos", description=sys.modules["__main__"].__doc__)
     parser.add_argument("--seed", type=int, action="append", help="a seed; may be given more than once")
     parser.add_argument("--seeds", type=int, default=10, help="how many, from 1, when none is given (default: 10)")

@@ -1,4 +1,4 @@
-"""The processes of a run: a PostgreSQL, perhaps a Valkey, the servers on them. All can be killed, and come back."""
+"""The processes of a run: PostgreSQL, perhaps Valkey, and the servers. Each can be killed and started again."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from att.db.embedded import EmbeddedPostgres
 from att.errors import CannotStart
 
 START_TIMEOUT = 60.0  # seconds for a server or the database to come (back)
-PORTS = range(20_000, 30_000)  # none of which the system gives to those who call out
+PORTS = range(20_000, 30_000)  # below the range of outgoing connections
 CONNECTIONS = 10  # of ours to the database
 ADMIN, PASSWORD = "admin", "correct horse"
 OPTIONS = ("--outbox-limit", "16KiB", "--signups", "1000000/1s", "--admin-login", ADMIN, "--admin-password", PASSWORD)
@@ -36,7 +36,7 @@ class Database:
         self.dsn = ""
 
     async def start(self) -> None:
-        """Start it, until it answers."""
+        """Start it, and wait until it answers."""
         async with asyncio.timeout(START_TIMEOUT):
             while True:
                 with contextlib.suppress(CannotStart, psycopg.Error):
@@ -46,7 +46,7 @@ class Database:
                 await asyncio.sleep(0.1)
 
     async def kill(self) -> None:
-        """Kill -9: first its parent, so that it starts no others, then whoever is left."""
+        """Kill -9: first the parent, so that it starts no others, then its children."""
         postmaster = psutil.Process(int(self._pid_file.read_text().split()[0]))
         children = postmaster.children(recursive=True)
         for process in (postmaster, *children):
@@ -62,7 +62,7 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, is_undone: bool = False) -> AsyncIterator[psycopg.AsyncConnection]:
-        """One that is committed at the end of the block, or rolled back. Raises psycopg.Error."""
+        """Open a transaction, committed at the end of the block, or rolled back. Raises psycopg.Error."""
         async with self._turns:
             connection = self._free.pop() if self._free else await psycopg.AsyncConnection.connect(self.dsn)
             try:
@@ -75,7 +75,7 @@ class Database:
 
 
 class Redis:
-    """A Valkey on one address. What it has said yes to is on its disk, as what the database has: sessions are there."""
+    """A Valkey on one address. Like the database it writes to disk what it confirms: it stores sessions."""
 
     def __init__(self, data_dir: Path) -> None:
         config = {"appendonly": "yes", "appendfsync": "always"}
@@ -84,7 +84,7 @@ class Redis:
         self._server = ValkeyServer(port=port, data_dir=data_dir, config=config, persist=True)
 
     async def start(self) -> None:
-        """Start it, until it answers."""
+        """Start it, and wait until it answers."""
         await asyncio.to_thread(self._server.start, START_TIMEOUT)
 
     async def kill(self) -> None:
@@ -99,7 +99,7 @@ class Redis:
 
 
 class Server:
-    """One ``att-server`` process, on the same address once it has listened there. What it says is kept in a file."""
+    """One ``att-server`` process, restarted on the same address. Its output is kept in a file."""
 
     def __init__(self, log: Path, *options: str) -> None:
         self._options = options
@@ -109,14 +109,14 @@ class Server:
         self._has_listened = False
 
     async def start(self) -> None:
-        """Start it, again and again until it listens: it does not without a database."""
+        """Start it, again and again until it listens: without a database it does not."""
         async with asyncio.timeout(START_TIMEOUT):
             while not await self._start():  # noqa: ASYNC110 - it gives us no Event
                 await asyncio.sleep(0.1)
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The server's URL."""
         return f"http://{self._address}"
 
     async def _start(self) -> bool:
@@ -137,12 +137,12 @@ class Server:
             await self._process.wait()
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, unless it has gone."""
+        """Send a signal, unless the process has ended."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
 
     def complaints(self) -> list[str]:
-        """What it has logged that is no warning of an outage: errors with a traceback."""
+        """Return the errors in its log that are not warnings of an outage: tracebacks."""
         text = self._log.read_text() if self._log.exists() else ""
         return [f"{self._log.name} has tracebacks"] if "Traceback" in text else []
 
@@ -161,7 +161,7 @@ class Cluster:
         """Start all of it."""
         await self.database.start()
         async with self.database.transaction() as connection:
-            # Whatever was not written when the machine stops is to be lost, or the kill of a database shows little.
+            # Without fsync a killed database would lose nothing, and the kill would prove little.
             row = await (await connection.execute("SHOW fsync")).fetchone()
             assert row == ("on",)
         options = ["--db-url", self.database.dsn]
@@ -189,7 +189,7 @@ class Cluster:
 
 
 def free_port() -> int:
-    """One on which nobody listens now; it does not depend on the seed, so that runs can go side by side."""
+    """Return a free port. It does not depend on the seed, so that runs can go side by side."""
     while True:
         port = SystemRandom().choice(PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What befalls servers, database and Redis."""
+"""Incidents of servers, database and Redis."""
 
 import asyncio
 import contextlib
@@ -10,20 +10,20 @@ import psycopg
 from redis.exceptions import RedisError
 
 from chaos.cluster import Cluster, Server
-from chaos.plan import Blow, Disaster
+from chaos.plan import Disaster, Incident
 
 END_CONNECTIONS = (
     "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity"
     " WHERE application_name = 'att' AND pid <> pg_backend_pid()"
 )
-# What the connection that hears the bus has said last.
+# The connection that listens to announcements is known by its last query.
 END_LISTENING = f"{END_CONNECTIONS} AND (query LIKE 'LISTEN%' OR query = 'SELECT 1')"
-DRAINING = 0.4  # of a blow's seconds: for so long a server has been stopping when it is killed
+DRAINING = 0.4  # of an incident's seconds, from SIGTERM to the kill
 THEIRS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'att' ORDER BY pid"
 
 
 class Disasters:
-    """Each lasts some seconds, and is mended at the end of that."""
+    """Causes incidents. Each lasts some seconds, and is repaired at the end of that."""
 
     def __init__(self, cluster: Cluster, groups: list[UUID]) -> None:
         self._cluster = cluster
@@ -31,33 +31,33 @@ class Disasters:
         self._starting = {server.url: asyncio.Lock() for server in cluster.servers}
         self._database, self._redis = asyncio.Lock(), asyncio.Lock()
 
-    async def strike(self, blow: Blow) -> None:
-        """Have it happen."""
+    async def cause(self, incident: Incident) -> None:
+        """Cause it, and repair it."""
         servers = self._cluster.servers
-        server = servers[blow.target % len(servers)]
-        match blow.disaster:
+        server = servers[incident.target % len(servers)]
+        match incident.disaster:
             case Disaster.KILL_SERVER:
-                await self._kill(server, blow.seconds)
+                await self._kill(server, incident.seconds)
             case Disaster.KILL_SERVERS:
-                await asyncio.gather(*(self._kill(each, blow.seconds) for each in servers))
+                await asyncio.gather(*(self._kill(each, incident.seconds) for each in servers))
             case Disaster.FREEZE_SERVER:
                 server.send(signal.SIGSTOP)
-                await asyncio.sleep(blow.seconds)
+                await asyncio.sleep(incident.seconds)
                 server.send(signal.SIGCONT)
             case Disaster.KILL_DRAINING:
-                await self._kill(server, blow.seconds, draining=DRAINING * blow.seconds)
+                await self._kill(server, incident.seconds, draining=DRAINING * incident.seconds)
             case Disaster.KILL_REDIS:
-                await self._kill_redis(blow.seconds)
+                await self._kill_redis(incident.seconds)
             case Disaster.CUT_REDIS:
                 await self._cut_redis()
             case Disaster.KILL_DATABASE:
-                await self._kill_database(blow.seconds)
+                await self._kill_database(incident.seconds)
             case _:
                 with contextlib.suppress(psycopg.Error):
-                    await self._strike_by_sql(blow)
+                    await self._cause_by_sql(incident)
 
     async def heal(self) -> None:
-        """Wait until what is being started has started."""
+        """Wait until everything that is starting has started."""
         for lock in (self._redis, self._database, *self._starting.values()):
             async with lock:
                 pass
@@ -90,17 +90,17 @@ class Disasters:
         with contextlib.suppress(RedisError, OSError):  # it may be away
             await self._cluster.redis.cut()
 
-    async def _strike_by_sql(self, blow: Blow) -> None:
+    async def _cause_by_sql(self, incident: Incident) -> None:
         async with self._cluster.database.transaction() as connection:
-            if blow.disaster is Disaster.HOLD_GROUP:
-                group_id = self._groups[blow.target % len(self._groups)]
+            if incident.disaster is Disaster.LOCK_GROUP:
+                group_id = self._groups[incident.target % len(self._groups)]
                 await connection.execute("SELECT FROM groups WHERE id = %s FOR UPDATE", (group_id,))
-                await asyncio.sleep(blow.seconds)
-            elif blow.disaster is Disaster.KILL_CONNECTION:
+                await asyncio.sleep(incident.seconds)
+            elif incident.disaster is Disaster.KILL_CONNECTION:
                 pids = await (await connection.execute(THEIRS)).fetchall()
                 with contextlib.suppress(ProcessLookupError):
-                    for (pid,) in pids[blow.target % max(len(pids), 1) :][:1]:  # none, if both servers are down
+                    for (pid,) in pids[incident.target % max(len(pids), 1) :][:1]:  # none if both servers are down
                         os.kill(pid, signal.SIGKILL)
             else:
-                is_bus = blow.disaster is Disaster.END_LISTENING
-                await connection.execute(END_LISTENING if is_bus else END_CONNECTIONS)
+                is_listening = incident.disaster is Disaster.END_LISTENING
+                await connection.execute(END_LISTENING if is_listening else END_CONNECTIONS)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the log, what each listener has heard of it, and what its senders were told."""
+"""The evidence of a run: the log, what each listener received of it, and the answers that the senders got."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class Entry(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """An event as an att.v1 listener heard it. The kind ``gap`` tells of events that are lost."""
+    """An event as an att.v1 listener received it. The kind ``gap`` stands for events that are lost."""
 
     group_id: UUID
     seq: int
@@ -28,11 +28,11 @@ class Frame(NamedTuple):
 
 
 @dataclass
-class Hearing:
-    """What one att.v1 client has heard, over all its connections, each of which resumed where the last one ended.
+class ListenerRecord:
+    """Frames that one att.v1 client received, over all its connections, each of which resumed where the last ended.
 
-    ``bases`` are the seqs above which it asked to hear each group (0 where none is given). ``standings`` are the groups
-    and seqs that the server said its user was a member at.
+    ``bases`` are the seqs above which it asked for each group (0 where none is given). ``standings`` are the groups and
+    seqs at which the server said that its user was a member.
     """
 
     name: str
@@ -43,8 +43,8 @@ class Hearing:
 
 
 @dataclass
-class PlainHearing:
-    """What was heard on one plain connection, which was made at ``opened_at`` and may be open when the run ends."""
+class PlainRecord:
+    """Bodies received on one plain connection, opened at ``opened_at``; it may be open when the run ends."""
 
     name: str
     user_id: UUID
@@ -55,10 +55,10 @@ class PlainHearing:
 
 @dataclass
 class Sending:
-    """A message, each of which has a body of its own, and what came of it.
+    """A message, with a unique body, and its result.
 
-    ``user_id`` is None for SQL, which asks for no membership. ``acks`` are the seqs that were acknowledged;
-    ``is_refused`` says that it was refused for good, before it could have got into the log.
+    ``user_id`` is None for SQL, which needs no membership. ``acks`` are the acknowledged seqs; ``is_refused`` says that
+    it was refused for good, before it could be in the log.
     """
 
     group_id: UUID
@@ -70,7 +70,7 @@ class Sending:
 
 
 class Change(NamedTuple):
-    """A user's joining or leaving that was acknowledged."""
+    """A user's join or leave that was acknowledged."""
 
     group_id: UUID
     user_id: UUID
@@ -79,19 +79,19 @@ class Change(NamedTuple):
 
 @dataclass
 class Evidence:
-    """All of it. ``heads`` and ``members`` are the database's tables in the end; ``faults`` what nobody should see."""
+    """All evidence. ``heads`` and ``members`` are the tables in the end; ``faults`` should never happen."""
 
     logs: Mapping[UUID, Sequence[Entry]]
     heads: Mapping[UUID, int]
     members: Mapping[UUID, set[UUID]]
-    hearings: Sequence[Hearing] = ()
-    plain_hearings: Sequence[PlainHearing] = ()
+    records: Sequence[ListenerRecord] = ()
+    plain_records: Sequence[PlainRecord] = ()
     sendings: Sequence[Sending] = ()
     changes: Sequence[Change] = ()
     faults: Sequence[str] = ()
 
     @property
     def deliveries(self) -> int:
-        """How many messages were heard."""
-        framed = sum(frame.kind == "message" for hearing in self.hearings for frame in hearing.frames)
-        return framed + sum(len(hearing.bodies) for hearing in self.plain_hearings)
+        """The number of messages received."""
+        framed = sum(frame.kind == "message" for record in self.records for frame in record.frames)
+        return framed + sum(len(record.bodies) for record in self.plain_records)

@@ -1,4 +1,4 @@
-"""The frames of att.v1, written down once more from their description: whatever is not in it is refused."""
+"""The frames of att.v1, defined again from their specification: everything else is refused."""
 
 import sys
 from uuid import UUID
@@ -19,7 +19,7 @@ class _Group(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Hello(_Frame, tag="hello"):
-    """The greeting."""
+    """The first frame."""
 
     user_id: UUID
     session_id: UUID
@@ -28,7 +28,7 @@ class Hello(_Frame, tag="hello"):
 
 
 class Message(_Frame, tag="message"):
-    """What was sent."""
+    """A message."""
 
     group: UUID
     name: str
@@ -47,15 +47,15 @@ class _Change(_Frame):
 
 
 class Joined(_Change, tag="joined"):
-    """Somebody joined."""
+    """A user joined."""
 
 
 class Left(_Change, tag="left"):
-    """Somebody left."""
+    """A user left."""
 
 
 class Gap(_Frame, tag="gap"):
-    """What is no longer kept."""
+    """Events that are no longer kept."""
 
     group: UUID
     name: str
@@ -85,15 +85,15 @@ DECODER: msgspec.json.Decoder[ServerFrame] = msgspec.json.Decoder(ServerFrame)
 
 
 def parse(text: str) -> ServerFrame:
-    """The frame. Raises msgspec.DecodeError when it is none."""
+    """Return the frame. Raises msgspec.DecodeError if it is none."""
     return DECODER.decode(text)
 
 
 def event(frame: ServerFrame) -> Frame | None:
-    """What it tells of the log, if it does."""
+    """Return the event of the log in the frame, if there is one."""
     match frame:
         case Message():
-            body = sys.intern(bytes(frame.data).decode())  # so that it is in memory once, however many hear it
+            body = sys.intern(bytes(frame.data).decode())  # stored once for all listeners
             return Frame(frame.group, frame.seq, "message", frame.from_, body)
         case Joined():
             return Frame(frame.group, frame.seq, "joined", frame.user, None)

@@ -1,4 +1,4 @@
-"""Clients that listen, and come back when they are cut off."""
+"""Clients that listen, and reconnect when they are cut off."""
 
 import asyncio
 import contextlib
@@ -13,14 +13,14 @@ import msgspec
 from aiohttp import WSMsgType
 
 from chaos import frames
-from chaos.evidence import Hearing, PlainHearing
+from chaos.evidence import ListenerRecord, PlainRecord
 from chaos.frames import Ack, Error, Hello
 from chaos.plan import Mishap
 
 CONNECT_TIMEOUT = 5.0  # seconds
-ANSWER_TIMEOUT = 8.0  # seconds for an acknowledgement; one that comes later finds nobody
+ANSWER_TIMEOUT = 8.0  # seconds for an acknowledgement; a later one is ignored
 TOO_SLOW = 4000
-RECONNECT = {1001, 1012, TOO_SLOW, 4001}  # close codes after which one may connect again
+RECONNECT = {1001, 1012, TOO_SLOW, 4001}  # close codes after which a client may connect again
 CLOSING = aiohttp.ClientWSTimeout(ws_close=0.5)
 
 
@@ -32,7 +32,7 @@ class Person(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What signs a request in."""
+        """The header that authenticates a request."""
         return {"Authorization": f"Bearer {self.token}"}
 
 
@@ -41,7 +41,7 @@ class NotConnected(Exception):
 
 
 class Listener:
-    """A client, plain as it is here, that connects again and again while it is wanted."""
+    """A client that reconnects for as long as the run lasts. This class is a plain one."""
 
     def __init__(
         self, name: str, person: Person, connect: Callable[[], tuple[aiohttp.ClientSession, str]], seed: str
@@ -54,7 +54,7 @@ class Listener:
         self.connections = 0
         self.times_too_slow = 0
         self.faults: list[str] = []
-        self.plain_hearings: list[PlainHearing] = []
+        self.plain_records: list[PlainRecord] = []
         self._connect = connect
         self._random = Random(seed)
         self._socket: aiohttp.ClientWebSocketResponse | None = None
@@ -82,7 +82,7 @@ class Listener:
             transport.abort()
 
     async def suffer(self, mishap: Mishap, seconds: float) -> None:
-        """Something befalls it."""
+        """Suffer a mishap."""
         match mishap:
             case Mishap.CUT:
                 self.cut()
@@ -92,7 +92,7 @@ class Listener:
                 await self.stop_reading(seconds)
 
     async def go_away(self, seconds: float) -> None:
-        """Hang up, and come back later."""
+        """Disconnect, and come back later."""
         self.is_wanted.clear()
         if self._socket is not None:
             with contextlib.suppress(OSError, aiohttp.ClientError):
@@ -101,7 +101,7 @@ class Listener:
         self.is_wanted.set()
 
     async def stop_reading(self, seconds: float) -> None:
-        """Read nothing for a while: what is sent stays in the buffers of the system, as long as they hold it."""
+        """Read nothing for a while: frames stay in the buffers of the system, as long as there is room."""
         transport = self._transport
         self.is_reading.clear()
         if transport is not None:
@@ -133,13 +133,13 @@ class Listener:
                 self.is_connected.clear()
 
     async def _converse(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        hearing = PlainHearing(self.name, self.person.id, time.time(), is_open=True)
-        self.plain_hearings.append(hearing)
+        record = PlainRecord(self.name, self.person.id, time.time(), is_open=True)
+        self.plain_records.append(record)
         self.is_connected.set()
         try:
-            await self._read(socket, hearing.bodies.append)
+            await self._read(socket, record.bodies.append)
         finally:
-            hearing.is_open = False
+            record.is_open = False
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse, hear: Callable[[str], None]) -> None:
         while (message := await socket.receive()).type is WSMsgType.TEXT:
@@ -150,7 +150,7 @@ class Listener:
             is_expected = message.data in RECONNECT
             self.times_too_slow += message.data == TOO_SLOW
         if not is_expected:
-            self.faults.append(f"{self.name}: heard {message.type.name} {message.data!r:.80} {message.extra or ''}")
+            self.faults.append(f"{self.name}: received {message.type.name} {message.data!r:.80} {message.extra or ''}")
 
     @property
     def _transport(self) -> asyncio.Transport | None:
@@ -159,7 +159,7 @@ class Listener:
 
 
 class ListenerV1(Listener):
-    """One in att.v1, that keeps where it stands and resumes from there; what it hears goes into ``hearing``."""
+    """An att.v1 client that remembers its positions and resumes. ``record`` has what it received."""
 
     protocols = ("att.v1",)
 
@@ -171,16 +171,16 @@ class ListenerV1(Listener):
         seed: str,
         groups: list[UUID],
         *,
-        hears_all: bool,
+        from_start: bool,
     ) -> None:
         super().__init__(name, person, connect, seed)
-        self.hearing = Hearing(name, person.id)
+        self.record = ListenerRecord(name, person.id)
         self.positions: dict[UUID, int] = dict.fromkeys(groups, 0)
-        self._is_new = not hears_all
+        self._is_new = not from_start
         self._waiting: dict[int, asyncio.Future[Ack | Error | None]] = {}
 
     async def broadcast(self, number: int, group: str, body: str, key: str | None) -> Ack | Error | None:
-        """Send; None when nobody knows what became of it. Raises NotConnected when it certainly was not sent."""
+        """Send; return None if the result is unknown. Raises NotConnected if it certainly was not sent."""
         socket = self._socket
         if socket is None or not self.is_connected.is_set():
             raise NotConnected
@@ -220,9 +220,9 @@ class ListenerV1(Listener):
 
     def _greet(self, hello: Hello) -> None:
         standings = [(group.id, group.seq) for group in hello.groups]
-        self.hearing.standings += standings
-        if self._is_new:  # it hears the groups that it is greeted with from there on
-            self.hearing.bases = dict(standings)
+        self.record.standings += standings
+        if self._is_new:  # it starts at the positions of hello
+            self.record.bases = dict(standings)
             self.positions |= standings
 
     def _hear(self, text: str) -> None:
@@ -231,10 +231,10 @@ class ListenerV1(Listener):
         except msgspec.DecodeError as error:
             self.faults.append(f"{self.name}: {error}: {text[:80]}")
             return
-        told = frames.event(frame)
-        if told is not None:
-            self.hearing.frames.append(told)
-            self.positions[told.group_id] = told.seq
+        event = frames.event(frame)
+        if event is not None:
+            self.record.frames.append(event)
+            self.positions[event.group_id] = event.seq
         elif isinstance(frame, Ack | Error):
             answered = self._waiting.get(frame.id or 0)
             if answered is not None and not answered.done():

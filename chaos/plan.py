@@ -1,6 +1,6 @@
-"""What happens in a run, all of it decided by the seed: who does what, in which order, and what is killed when.
+"""The plan of a run, decided by the seed: actions and incidents, in order.
 
-Ids and outcomes are the world's: the plan counts users, clients and groups from 0.
+Ids and results are not in the plan: it counts users, clients and groups from 0.
 """
 
 import json
@@ -14,7 +14,7 @@ SERVERS = 2
 
 
 class Way(StrEnum):
-    """How something is done."""
+    """How an action is done."""
 
     HTTP = "http"
     SOCKET = "socket"
@@ -22,26 +22,26 @@ class Way(StrEnum):
 
 
 class Disaster(StrEnum):
-    """What can befall the servers, the database and Redis."""
+    """An incident of the servers, the database or Redis."""
 
     KILL_SERVER = "kill -9 of a server"
     KILL_SERVERS = "kill -9 of both servers"
-    FREEZE_SERVER = "a server stands still"
-    END_LISTENING = "the connections that hear the bus are ended"
+    FREEZE_SERVER = "a server is frozen"
+    END_LISTENING = "the connections that receive announcements are ended"
     END_CONNECTIONS = "all connections of the database are ended"
     KILL_CONNECTION = "kill -9 of a connection of the database"
     KILL_DATABASE = "kill -9 of the database"
-    HOLD_GROUP = "somebody holds the lock of a group"
+    LOCK_GROUP = "a transaction locks a group"
     KILL_DRAINING = "kill -9 of a server that is about to stop"
     KILL_REDIS = "kill -9 of Redis"
     CUT_REDIS = "all connections to Redis are cut"
 
 
-REDIS = (Disaster.KILL_REDIS, Disaster.CUT_REDIS)  # what cannot happen without it
+REDIS = (Disaster.KILL_REDIS, Disaster.CUT_REDIS)  # only with Redis
 
 
 class Mishap(StrEnum):
-    """What can befall a client."""
+    """An incident of a client."""
 
     CUT = "cut off"
     AWAY = "away for a while"
@@ -49,7 +49,7 @@ class Mishap(StrEnum):
 
 
 class Size(NamedTuple):
-    """How much happens. ``broadcasts`` and the like are a second's; ``deliveries`` are what makes a run worth it."""
+    """The amount of everything. ``broadcasts`` and the like are per second; fewer ``deliveries`` prove little."""
 
     clients: int
     users: int
@@ -91,18 +91,18 @@ SHORT = Size(
 
 
 def with_redis(size: Size) -> Size:
-    """The same, with the servers on a Redis, which something befalls as well."""
+    """Return the same size with the servers on a Redis, which has incidents as well."""
     again = 1 if size is SHORT else 2
     return size._replace(disasters=(*size.disasters, *(*REDIS, Disaster.KILL_DRAINING) * again), has_redis=True)
 
 
 @dataclass(frozen=True)
 class Client:
-    """One who listens: att.v1 or plain; ``hears_all``: from the beginning of each log, not from now on."""
+    """A listener: att.v1 or plain; with ``from_start`` from the beginning of each log, not from now on."""
 
     user: int
     is_plain: bool
-    hears_all: bool
+    from_start: bool
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Broadcast:
 
 @dataclass(frozen=True)
 class Change:
-    """Users join a group or leave it; by HTTP it is one user."""
+    """Users join or leave a group; over HTTP it is one user."""
 
     way: Way
     users: tuple[int, ...]
@@ -132,7 +132,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something befalls a client, for some seconds."""
+    """A mishap of a client, for some seconds."""
 
     mishap: Mishap
     client: int
@@ -140,8 +140,8 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Blow:
-    """Something befalls a server (or, by the same number, a group or a connection), for some seconds."""
+class Incident:
+    """A disaster of a server (or, by the same number, a group or a connection), for some seconds."""
 
     disaster: Disaster
     target: int
@@ -149,10 +149,10 @@ class Blow:
 
 
 class Step(NamedTuple):
-    """What happens ``at`` seconds from the start."""
+    """An action, ``at`` seconds from the start."""
 
     at: float
-    deed: Broadcast | Change | Trouble | Blow
+    action: Broadcast | Change | Trouble | Incident
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,10 @@ class Plan:
 
 
 def make_plan(seed: int, size: Size) -> Plan:
-    """The same for the same seed."""
+    """Make the plan of a seed, always the same."""
     random = Random(seed)
     clients = tuple(
-        Client(number % size.users, is_plain=random.random() < 0.15, hears_all=random.random() < 0.3)
+        Client(number % size.users, is_plain=random.random() < 0.15, from_start=random.random() < 0.3)
         for number in range(size.clients)
     )
     members = frozenset((random.randrange(size.groups), user) for user in range(size.users) for _ in range(4))
@@ -198,14 +198,14 @@ class _Planner:
         disasters = random.sample(size.disasters, len(size.disasters))
         pause = size.seconds / (len(disasters) + 1)
         for number, disaster in enumerate(disasters, 1):
-            blow = Blow(disaster, random.randrange(1000), random.uniform(0.1, 2.5))
-            yield Step(pause * (number + random.uniform(-0.5, 0.5)), blow)
+            incident = Incident(disaster, random.randrange(1000), random.uniform(0.1, 2.5))
+            yield Step(pause * (number + random.uniform(-0.5, 0.5)), incident)
 
     def _broadcast(self, number: int) -> Broadcast:
         random = self._random
         client = random.randrange(len(self._clients))
         theirs = self._groups_of[self._clients[client].user]
-        is_any = random.random() < 0.1  # mostly a group that they are no member of
+        is_any = random.random() < 0.1  # mostly a group that they are not a member of
         way = random.choices([*Way], (3, 5, 1))[0]
         if way is Way.SOCKET and self._clients[client].is_plain:
             way = Way.HTTP
@@ -221,7 +221,7 @@ class _Planner:
         )
 
     def _body(self, number: int) -> str:
-        """A JSON object of its own, in a form that would not survive being read and written again."""
+        """Return a unique JSON object, in a form that parsing and formatting would change."""
         longest = self._random.choices((300, 4_000, 60_000), (80, 15, 5))[0]
         padding = "é" * self._random.randrange(longest // 2)
         return f'{{ "n" :{number},"padding":  {json.dumps(padding, ensure_ascii=False)}, "n": 1.0e0}}'

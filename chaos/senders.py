@@ -1,4 +1,4 @@
-"""Who broadcasts and who changes the members: over HTTP, over att.v1 and in SQL."""
+"""Broadcast and change members: over HTTP, over att.v1 and in SQL."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from chaos.plan import Broadcast, Way
 from chaos.plan import Change as PlannedChange
 
 TIMEOUT = aiohttp.ClientTimeout(8)
-PAUSE = 0.3  # seconds before something is tried again
+PAUSE = 0.3  # seconds before a retry
 LAST_NUMBER = 10**9  # of frames that repeat others, which need an id of their own
 REFUSALS = ("not a member", "no such group")
 TRY_AGAIN = ("busy", "unavailable", "database unavailable", "shutting down")
@@ -31,14 +31,14 @@ LEAVE = "DELETE FROM members WHERE group_id = %s AND user_id = ANY (%s) AND role
 
 
 class Outcome(NamedTuple):
-    """What a sender was told: a seq, or that it is refused; neither when nobody knows what became of it."""
+    """A sender's answer: a seq, or a refusal; neither if the result is unknown."""
 
     seq: int | None = None
     is_refused: bool = False
 
 
 class Senders:
-    """Does what the plan says, and keeps what came of it."""
+    """Does what the plan says, and records the results."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Senders:
         self._repeats = 0
 
     async def broadcast(self, plan: Broadcast, number: int, person: Person) -> None:
-        """Send it. With a key again and again until it is known what became of it; else once."""
+        """Send it. With a key, repeat until the result is known; without one, send once."""
         user_id = None if plan.way is Way.SQL else person.id
         sending = Sending(self._groups[plan.group], user_id, plan.body, plan.key, is_refused=plan.is_undone)
         self.sendings.append(sending)
@@ -71,10 +71,10 @@ class Senders:
             attempts += 1
             if outcome.seq is not None:
                 sending.acks.append(outcome.seq)
-            # Refused later on, it may have got in before: the attempt that nobody knows about may still be under way.
+            # A refused retry proves nothing: the attempt with an unknown result may still append it.
             sending.is_refused |= outcome.is_refused and attempts == 1
-            is_settled = outcome != Outcome()
-            if plan.key is None or plan.is_undone or (is_settled and not (plan.repeats and len(sending.acks) == 1)):
+            is_final = outcome != Outcome()
+            if plan.key is None or plan.is_undone or (is_final and not (plan.repeats and len(sending.acks) == 1)):
                 return
             await asyncio.sleep(PAUSE)
 
@@ -118,7 +118,7 @@ class Senders:
         return Outcome(answer["seq"] if status == 200 else None, is_refused=status == 403)
 
     async def change(self, plan: PlannedChange) -> None:
-        """Have users join or leave, once."""
+        """Let users join or leave, once."""
         group_id, user_ids = self._groups[plan.group], [self._people[user].id for user in plan.users]
         kind = "joined" if plan.is_joining else "left"
         if plan.way is Way.HTTP:
@@ -145,7 +145,7 @@ class Senders:
     async def _request(
         self, method: str, url: str, headers: dict[str, str], body: str | None, expected: set[int]
     ) -> tuple[int, dict[str, int]]:
-        """The status and the answer; 0 when there is none."""
+        """Return the status and the answer; 0 if there is none."""
         headers = headers | {"Content-Type": "application/json"}
         try:
             async with self._session.request(method, url, data=body, headers=headers, timeout=TIMEOUT) as response:

@@ -1,4 +1,4 @@
-"""One run: build the world, let the plan happen, heal everything, and gather the evidence."""
+"""One run: set everything up, run the plan, wait until all have recovered, and gather the evidence."""
 
 import asyncio
 import contextlib
@@ -15,14 +15,14 @@ from chaos.disasters import END_LISTENING, Disasters
 from chaos.evidence import Entry, Evidence, Sending
 from chaos.frames import Ack
 from chaos.listeners import Listener, ListenerV1, Person
-from chaos.plan import SERVERS, Blow, Broadcast, Change, Plan, Trouble
+from chaos.plan import SERVERS, Broadcast, Change, Incident, Plan, Trouble
 from chaos.senders import BROADCAST, Senders
 from chaos.verdict import Group
 
-UNDER_WAY = 400  # deeds at the same time; on a slow machine the plan waits for them
-SETTLE_TIMEOUT = 60.0  # seconds for each of: what is under way to end, all to connect, all to catch up
+UNDER_WAY = 400  # actions at the same time; then the plan waits
+RECOVERY_TIMEOUT = 60.0  # seconds, each: to end all actions, to connect all, to catch up
 FIRST_WITHOUT = 2 * 10**9  # the number of a frame that is sent without Redis
-LOOK = 0.1  # seconds between looks whether they have
+POLL_PAUSE = 0.1  # seconds
 
 LOG = "SELECT group_id, seq, kind, actor_id, body::text, key, extract(epoch FROM at)::float FROM events ORDER BY 1, 2"
 
@@ -43,21 +43,21 @@ class Trial:
 
     @property
     def connections(self) -> int:
-        """How many sockets were opened."""
+        """The number of sockets opened."""
         return sum(listener.connections for listener in self._listeners)
 
     @property
     def times_too_slow(self) -> int:
-        """How many of them were closed since nobody read from them."""
+        """The number of sockets that were closed as too slow."""
         return sum(listener.times_too_slow for listener in self._listeners)
 
     async def run(self) -> Evidence:
-        """Have it all happen."""
+        """Run it."""
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as self._session:
             try:
                 await self._cluster.start()
-                await self._settle_in()
+                await self._let_all_recover()
                 async with self._listening():
                     await self._happen()
                     await self._catch_up()
@@ -67,8 +67,8 @@ class Trial:
 
     # The world
 
-    async def _settle_in(self) -> None:
-        """Users, groups, who is a member at first, and those who listen and send."""
+    async def _let_all_recover(self) -> None:
+        """Create users, groups, the first members, listeners and senders."""
         size, url = self.plan.size, self._cluster.servers[0].url
         admin = await self._enter(f"{url}/login", ADMIN)
         turns = asyncio.Semaphore(4)
@@ -106,13 +106,13 @@ class Trial:
 
         if client.is_plain:
             return Listener(name, person, connect, seed)
-        return ListenerV1(name, person, connect, seed, self._groups, hears_all=client.hears_all)
+        return ListenerV1(name, person, connect, seed, self._groups, from_start=client.from_start)
 
     @contextlib.asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(listener.run()) for listener in self._listeners]
         try:
-            # Nobody has left a group yet: whoever hears from now on hears from the beginning what they join later.
+            # No user has left a group yet: a listener that starts now receives a group joined later from the join.
             await self._until(lambda: all(each.is_connected.is_set() for each in self._listeners), "connect at first")
             yield
         finally:
@@ -132,10 +132,10 @@ class Trial:
         for number, step in enumerate(self.plan.steps):
             await asyncio.sleep(max(0.0, start + step.at - time.monotonic()))
             await turns.acquire()
-            task = asyncio.create_task(self._do(disasters, number, step.deed))
+            task = asyncio.create_task(self._do(disasters, number, step.action))
             task.add_done_callback(lambda _: turns.release())
             tasks.add(task)
-        done, late = await asyncio.wait(tasks, timeout=SETTLE_TIMEOUT)
+        done, late = await asyncio.wait(tasks, timeout=RECOVERY_TIMEOUT)
         self.faults += [f"never ends: {task}" for task in late]
         for task in late:
             task.cancel()
@@ -144,20 +144,20 @@ class Trial:
         await disasters.heal()
 
     def _do(
-        self, disasters: Disasters, number: int, deed: Broadcast | Change | Trouble | Blow
+        self, disasters: Disasters, number: int, action: Broadcast | Change | Trouble | Incident
     ) -> Coroutine[Any, Any, None]:
-        match deed:
+        match action:
             case Broadcast():
-                return self._senders.broadcast(deed, number, self._people[self.plan.clients[deed.client].user])
+                return self._senders.broadcast(action, number, self._people[self.plan.clients[action.client].user])
             case Change():
-                return self._senders.change(deed)
+                return self._senders.change(action)
             case Trouble():
-                return self._listeners[deed.client].suffer(deed.mishap, deed.seconds)
-            case Blow():
-                return disasters.strike(deed)
+                return self._listeners[action.client].suffer(action.mishap, action.seconds)
+            case Incident():
+                return disasters.cause(action)
 
     async def _catch_up(self) -> None:
-        """Let everyone connect, send each group a last message that no ring tells of, and wait until all have it."""
+        """Let all connect, send each group a last message without an announcement, and wait until all have it."""
         await self._until(lambda: all(each.is_connected.is_set() for each in self._listeners), "connect")
         async with self._cluster.database.transaction() as connection:
             for number, group_id in enumerate(self._groups):
@@ -165,7 +165,7 @@ class Trial:
                 cursor = await connection.execute(BROADCAST, (group_id, sending.body, None))
                 sending.acks.append((await cursor.fetchone() or (0,))[0])
                 self._barriers.append(sending)
-            # Who hears nothing of the commit has to look for it: a later ring would hide that they do not.
+            # A listener without the announcement must find the event in the log. A later announcement would hide that.
             await connection.execute(END_LISTENING)
         await self._until_all_have("catch up")
         if self._cluster.redis is not None:
@@ -176,7 +176,7 @@ class Trial:
             await self._cluster.redis.start()
 
     async def _spread(self) -> None:
-        """Have who hears in att.v1 connect anew, in turns: after a server was killed most are on the other one."""
+        """Let att.v1 clients reconnect in turns: after a server was killed most are on the other one."""
         clients = [each for each in self._listeners if isinstance(each, ListenerV1)]
         before = [each.connections for each in clients]
         for each in clients:
@@ -188,7 +188,7 @@ class Trial:
         await self._until_all_have("catch up once more")
 
     async def _send_without_redis(self) -> None:
-        """A last message to each group by one server, of which others can tell the other servers nothing."""
+        """Send a last message to each group by one server, which cannot announce it to the others."""
         for number, group_id in enumerate(self._groups):
             log = Group((await self._logs())[group_id])
             sender = next((each for each in self._listeners if self._is_in(each, log)), None)
@@ -213,25 +213,25 @@ class Trial:
 
     def _has_all(self, groups: dict[UUID, Group], listener: Listener) -> bool:
         ends = {
-            group_id: max((seq for seq in group.entries if group.hears(listener.person.id, seq)), default=0)
+            group_id: max((seq for seq in group.entries if group.receives(listener.person.id, seq)), default=0)
             for group_id, group in groups.items()
         }
         if isinstance(listener, ListenerV1):
             return all(listener.positions[group_id] >= seq for group_id, seq in ends.items())
-        heard = {*listener.plain_hearings[-1].bodies[-100:]}
+        received = {*listener.plain_records[-1].bodies[-100:]}
         return all(
-            sending.body in heard
+            sending.body in received
             for sending in self._barriers
             if groups[sending.group_id].is_member(listener.person.id, sending.acks[0])
         )
 
     async def _until(self, is_so: Callable[[], bool], what: str) -> None:
         try:
-            async with asyncio.timeout(SETTLE_TIMEOUT):
+            async with asyncio.timeout(RECOVERY_TIMEOUT):
                 while not is_so():  # noqa: ASYNC110 - other processes give us no Event
-                    await asyncio.sleep(LOOK)
+                    await asyncio.sleep(POLL_PAUSE)
         except TimeoutError:
-            self.faults.append(f"not everyone could {what} in {SETTLE_TIMEOUT:.0f} s")
+            self.faults.append(f"not everyone could {what} in {RECOVERY_TIMEOUT:.0f} s")
 
     # The evidence
 
@@ -245,8 +245,8 @@ class Trial:
             logs=logs,
             heads=dict(heads),
             members={group_id: {user for group, user in members if group == group_id} for group_id in logs},
-            hearings=[each.hearing for each in self._listeners if isinstance(each, ListenerV1)],
-            plain_hearings=[hearing for each in self._listeners for hearing in each.plain_hearings],
+            records=[each.record for each in self._listeners if isinstance(each, ListenerV1)],
+            plain_records=[record for each in self._listeners for record in each.plain_records],
             sendings=[*self._senders.sendings, *self._barriers],
             changes=self._senders.changes,
             faults=[

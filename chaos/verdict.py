@@ -1,4 +1,4 @@
-"""Judges the evidence of a run. Pure: what is promised is written down here once more, apart from the program."""
+"""Judges the evidence of a run. Pure: it defines the promises again, independently of att."""
 
 import math
 from collections import Counter
@@ -8,11 +8,11 @@ from itertools import pairwise
 from typing import NamedTuple
 from uuid import UUID
 
-from chaos.evidence import Entry, Evidence, Frame, Hearing, PlainHearing, Sending
+from chaos.evidence import Entry, Evidence, Frame, ListenerRecord, PlainRecord, Sending
 
 
 class Rule(StrEnum):
-    """What is promised, by how it is broken."""
+    """The ways in which a promise is broken."""
 
     MISSING = "missing"
     DOUBLED = "doubled"
@@ -25,14 +25,14 @@ class Rule(StrEnum):
 
 
 class Violation(NamedTuple):
-    """A promise that was not kept."""
+    """A broken promise."""
 
     rule: Rule
     detail: str
 
 
 class Group:
-    """One group's log, with who was a member when."""
+    """One group's log, with the times of each membership."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self.entries = {entry.seq: entry for entry in entries}
@@ -43,16 +43,16 @@ class Group:
             if entry.kind != "message" and entry.user_id is not None:
                 self._change(entry, self.stays.setdefault(entry.user_id, []))
 
-    def hears(self, user_id: UUID, seq: int) -> bool:
-        """Whether an event is for this user: from the one by which they join to the one by which they leave."""
+    def receives(self, user_id: UUID, seq: int) -> bool:
+        """Return True if an event is for this user: from their join to their leave, both included."""
         return any(first <= seq <= last for first, last in self.stays.get(user_id, ()))
 
     def is_member(self, user_id: UUID, seq: int) -> bool:
-        """Whether they are one after this event."""
+        """Return True if the user is a member after this event."""
         return any(first <= seq < last for first, last in self.stays.get(user_id, ()))
 
     def members(self) -> set[UUID]:
-        """Who is one in the end."""
+        """Return the members in the end."""
         return {user_id for user_id, stays in self.stays.items() if stays[-1:] and stays[-1][1] == math.inf}
 
     def _change(self, entry: Entry, stays: list[tuple[int, float]]) -> None:
@@ -66,14 +66,14 @@ class Group:
 
 
 def judge(evidence: Evidence) -> list[Violation]:
-    """Every violation."""
+    """Return every violation."""
     groups = {group_id: Group(entries) for group_id, entries in evidence.logs.items()}
     found = [Violation(Rule.FAULT, fault) for fault in evidence.faults]
     for group_id, group in groups.items():
         found += _judge_log(evidence, group_id, group)
-    for hearing in evidence.hearings:
-        found += _judge_hearing(groups, hearing)
-    for plain in evidence.plain_hearings:
+    for record in evidence.records:
+        found += _judge_record(groups, record)
+    for plain in evidence.plain_records:
         found += _judge_plain(groups, plain)
     found += _judge_sendings(groups, evidence.sendings)
     found += _judge_changes(evidence)
@@ -81,13 +81,13 @@ def judge(evidence: Evidence) -> list[Violation]:
 
 
 def _judge_log(evidence: Evidence, group_id: UUID, group: Group) -> Iterator[Violation]:
-    """It counts 1, 2, 3 … to its head, tells of the members that there are, and nobody sent who was none."""
+    """Check that seqs run from 1 to the head, that members match, and that every sender was a member."""
     if [*group.entries] != [*range(1, evidence.heads[group_id] + 1)]:
         yield Violation(Rule.LOG, f"{group_id} does not count from 1 to {evidence.heads[group_id]}")
     if len(group.entries) != len(evidence.logs[group_id]):
         yield Violation(Rule.LOG, f"{group_id} has a seq twice")
     if group.members() != evidence.members.get(group_id, set()):
-        yield Violation(Rule.LOG, f"{group_id} tells of other members than there are")
+        yield Violation(Rule.LOG, f"{group_id} shows other members than the table")
     for entry in group.outsiders:
         yield Violation(Rule.LOG, f"{group_id} has a {entry.kind} at {entry.seq} of who already has")
     for entry in group.entries.values():
@@ -95,23 +95,23 @@ def _judge_log(evidence: Evidence, group_id: UUID, group: Group) -> Iterator[Vio
             yield Violation(Rule.OUTSIDER, f"{entry.user_id} sent {group_id}/{entry.seq}")
 
 
-def _judge_hearing(groups: dict[UUID, Group], hearing: Hearing) -> Iterator[Violation]:
-    """It is just what is in the log above the bases, and for its user."""
-    for group_id in {frame.group_id for frame in hearing.frames} - groups.keys():
-        yield Violation(Rule.UNLOGGED, f"{hearing.name}: {group_id}")
+def _judge_record(groups: dict[UUID, Group], record: ListenerRecord) -> Iterator[Violation]:
+    """Check that it is exactly the user's part of the log above the bases."""
+    for group_id in {frame.group_id for frame in record.frames} - groups.keys():
+        yield Violation(Rule.UNLOGGED, f"{record.name}: {group_id}")
     for group_id, group in groups.items():
-        frames = [frame for frame in hearing.frames if frame.group_id == group_id]
-        base = hearing.bases.get(group_id, 0)
-        yield from _judge_order(frames, base, hearing.name)
+        frames = [frame for frame in record.frames if frame.group_id == group_id]
+        base = record.bases.get(group_id, 0)
+        yield from _judge_order(frames, base, record.name)
         for frame in frames:
-            yield from _judge_frame(group, frame, hearing)
+            yield from _judge_frame(group, frame, record)
         missing = group.entries.keys() - {frame.seq for frame in frames if frame.kind != "gap"}
         for seq in sorted(missing):
-            if seq > base and group.hears(hearing.user_id, seq):
-                yield Violation(Rule.MISSING, f"{hearing.name}: {group_id}/{seq}")
-    for group_id, seq in hearing.standings:
-        if group_id not in groups or not groups[group_id].is_member(hearing.user_id, seq):
-            yield Violation(Rule.OUTSIDER, f"{hearing.name}: greeted as a member of {group_id} at {seq}")
+            if seq > base and group.receives(record.user_id, seq):
+                yield Violation(Rule.MISSING, f"{record.name}: {group_id}/{seq}")
+    for group_id, seq in record.standings:
+        if group_id not in groups or not groups[group_id].is_member(record.user_id, seq):
+            yield Violation(Rule.OUTSIDER, f"{record.name}: greeted as a member of {group_id} at {seq}")
 
 
 def _judge_order(frames: Iterable[Frame], base: int, name: str) -> Iterator[Violation]:
@@ -125,8 +125,8 @@ def _judge_order(frames: Iterable[Frame], base: int, name: str) -> Iterator[Viol
         last = max(last, frame.seq)
 
 
-def _judge_frame(group: Group, frame: Frame, hearing: Hearing) -> Iterator[Violation]:
-    where = f"{hearing.name}: {frame.kind} {frame.group_id}/{frame.seq}"
+def _judge_frame(group: Group, frame: Frame, record: ListenerRecord) -> Iterator[Violation]:
+    where = f"{record.name}: {frame.kind} {frame.group_id}/{frame.seq}"
     entry = group.entries.get(frame.seq)
     if frame.kind == "gap":
         yield Violation(Rule.MISSING, where)
@@ -134,42 +134,42 @@ def _judge_frame(group: Group, frame: Frame, hearing: Hearing) -> Iterator[Viola
         yield Violation(Rule.UNLOGGED, where)
     elif frame != frame_of(frame.group_id, entry):
         yield Violation(Rule.ALTERED, where)
-    elif not group.hears(hearing.user_id, frame.seq):
+    elif not group.receives(record.user_id, frame.seq):
         yield Violation(Rule.OUTSIDER, where)
 
 
-def _judge_plain(groups: dict[UUID, Group], hearing: PlainHearing) -> Iterator[Violation]:
-    """It is messages for its user, in order, and all of them from its opening, or the first one, to the last one."""
+def _judge_plain(groups: dict[UUID, Group], record: PlainRecord) -> Iterator[Violation]:
+    """Check that messages are the user's, in order, and complete from its opening, or the first, to the last."""
     seqs: dict[UUID, list[int]] = {group_id: [] for group_id in groups}
-    for body in hearing.bodies:
+    for body in record.bodies:
         found = [(group_id, group.of_body[body]) for group_id, group in groups.items() if body in group.of_body]
         if not found:
-            yield Violation(Rule.UNLOGGED, f"{hearing.name}: {body[:80]}")
+            yield Violation(Rule.UNLOGGED, f"{record.name}: {body[:80]}")
         seqs |= {group_id: [*seqs[group_id], entry.seq] for group_id, entry in found}
     for group_id, group in groups.items():
-        yield from _judge_plain_group(group, hearing, f"{hearing.name}: {group_id}", seqs[group_id])
+        yield from _judge_plain_group(group, record, f"{record.name}: {group_id}", seqs[group_id])
 
 
-def _judge_plain_group(group: Group, hearing: PlainHearing, where: str, seqs: list[int]) -> Iterator[Violation]:
+def _judge_plain_group(group: Group, record: PlainRecord, where: str, seqs: list[int]) -> Iterator[Violation]:
     for seq, count in Counter(seqs).items():
         if count > 1:
             yield Violation(Rule.DOUBLED, f"{where}/{seq}")
-        if not group.hears(hearing.user_id, seq):
+        if not group.receives(record.user_id, seq):
             yield Violation(Rule.OUTSIDER, f"{where}/{seq}")
     for before, after in pairwise(seqs):
         if after < before:
             yield Violation(Rule.DISORDERED, f"{where}/{after}")
     first = min(seqs, default=math.inf)
-    last = math.inf if hearing.is_open else max(seqs, default=0)
+    last = math.inf if record.is_open else max(seqs, default=0)
     for seq, entry in group.entries.items():
-        is_due = (seq > first or entry.at > hearing.opened_at) and seq < last
-        is_theirs = entry.kind == "message" and group.hears(hearing.user_id, seq)
+        is_due = (seq > first or entry.at > record.opened_at) and seq < last
+        is_theirs = entry.kind == "message" and group.receives(record.user_id, seq)
         if is_due and is_theirs and seq not in seqs:
             yield Violation(Rule.MISSING, f"{where}/{seq}")
 
 
 def _judge_sendings(groups: dict[UUID, Group], sendings: Iterable[Sending]) -> Iterator[Violation]:
-    """What was acknowledged is in the log at that seq, what was refused is not, and nothing is there twice."""
+    """Check that acknowledged messages are in the log at that seq, refused ones are not, and none is twice."""
     counts = Counter(
         (group_id, entry.body) for group_id, group in groups.items() for entry in group.entries.values() if entry.body
     )
@@ -189,7 +189,7 @@ def _judge_sendings(groups: dict[UUID, Group], sendings: Iterable[Sending]) -> I
 
 
 def _judge_changes(evidence: Evidence) -> Iterator[Violation]:
-    """Who was told that they changed the members finds it in the log."""
+    """Check that every acknowledged change of members is in the log."""
     counts = Counter(
         (group_id, entry.user_id, entry.kind) for group_id, entries in evidence.logs.items() for entry in entries
     )
@@ -199,5 +199,5 @@ def _judge_changes(evidence: Evidence) -> Iterator[Violation]:
 
 
 def frame_of(group_id: UUID, entry: Entry) -> Frame:
-    """The event as it must be heard."""
+    """Return the event as a listener must receive it."""
     return Frame(group_id, entry.seq, entry.kind, entry.user_id, entry.body)

@@ -5,7 +5,7 @@ from chaos.plan import SHORT, with_redis
 
 
 def test_a_short_run(tmp_path_factory):
-    """A server, the bus and the database are killed: nothing is lost, doubled, out of order or heard by outsiders."""
+    """Servers, the broker and the database are killed: nothing is lost, doubled, out of order or misdirected."""
     result = run(1, SHORT, tmp_path_factory.mktemp("chaos"))
     assert result.violations == [], table([cells(result)])
     assert result.connections > SHORT.clients

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from chaos.evidence import Change, Entry, Evidence, Frame, Hearing, PlainHearing, Sending
+from chaos.evidence import Change, Entry, Evidence, Frame, ListenerRecord, PlainRecord, Sending
 from chaos.plan import SHORT, STANDARD, Broadcast, make_plan
 from chaos.verdict import Group, Rule, frame_of, judge
 
@@ -13,7 +13,7 @@ ANN, BEN, EVE = UUID(int=1), UUID(int=2), UUID(int=3)
 TEA = UUID(int=11)
 A, B, C, D = (f'{{"n": {number}}}' for number in range(4))
 
-# Ann is there from the beginning to the end; Ben hears B and C, and D after he has come back.
+# Ann is there from the beginning to the end; Ben receives B and C, and D after he has come back.
 LOG = [
     Entry(1, "joined", ANN, None, None, 1.0),
     Entry(2, "message", ANN, A, None, 2.0),
@@ -38,8 +38,11 @@ def evidence(**changes):
         "logs": {TEA: LOG},
         "heads": {TEA: 9},
         "members": {TEA: {ANN, BEN}},
-        "hearings": [Hearing("ann", ANN, {TEA: 1}, frames(*range(2, 10))), Hearing("ben", BEN, {}, frames(*OF_BEN))],
-        "plain_hearings": [PlainHearing("plain", BEN, 3.5, [B, C, D], is_open=True)],
+        "records": [
+            ListenerRecord("ann", ANN, {TEA: 1}, frames(*range(2, 10))),
+            ListenerRecord("ben", BEN, {}, frames(*OF_BEN)),
+        ],
+        "plain_records": [PlainRecord("plain", BEN, 3.5, [B, C, D], is_open=True)],
         "sendings": [
             Sending(TEA, ANN, A, None, [2]),
             Sending(TEA, ANN, B, "key", [4, 4]),
@@ -59,16 +62,16 @@ def rules(**changes):
 
 
 def ben(*seqs, **changes):
-    return {"hearings": [replace(Hearing("ben", BEN, {}, frames(*seqs)), **changes)]}
+    return {"records": [replace(ListenerRecord("ben", BEN, {}, frames(*seqs)), **changes)]}
 
 
 def ben_hears(frame):
     """That, besides what is his."""
-    return {"hearings": [Hearing("ben", BEN, {}, [*frames(*OF_BEN), frame])]}
+    return {"records": [ListenerRecord("ben", BEN, {}, [*frames(*OF_BEN), frame])]}
 
 
 def plain(*bodies, opened_at=3.5, is_open=False):
-    return {"plain_hearings": [PlainHearing("plain", BEN, opened_at, [*bodies], is_open=is_open)]}
+    return {"plain_records": [PlainRecord("plain", BEN, opened_at, [*bodies], is_open=is_open)]}
 
 
 def sent(*sendings):
@@ -95,15 +98,15 @@ def test_a_run_without_fault():
         (ben(2, 3, 4, 5, 6, 8, 9), Rule.OUTSIDER),
         (ben(*OF_BEN, standings=[(TEA, 6)]), Rule.OUTSIDER),
         (
-            {"hearings": [Hearing("ben", BEN, {}, [*frames(*OF_BEN), Frame(TEA, 10, "message", ANN, "{}")])]},
+            {"records": [ListenerRecord("ben", BEN, {}, [*frames(*OF_BEN), Frame(TEA, 10, "message", ANN, "{}")])]},
             Rule.UNLOGGED,
         ),
         (
-            {"hearings": [Hearing("ben", BEN, {TEA: 5}, [*frames(6, 8), Frame(TEA, 9, "message", ANN, D)])]},
+            {"records": [ListenerRecord("ben", BEN, {TEA: 5}, [*frames(6, 8), Frame(TEA, 9, "message", ANN, D)])]},
             Rule.ALTERED,
         ),
         (
-            {"hearings": [Hearing("ben", BEN, {TEA: 5}, [*frames(6, 8), Frame(TEA, 9, "message", BEN, A)])]},
+            {"records": [ListenerRecord("ben", BEN, {TEA: 5}, [*frames(6, 8), Frame(TEA, 9, "message", BEN, A)])]},
             Rule.ALTERED,
         ),
     ],
@@ -130,7 +133,7 @@ def test_what_a_plain_listener_must_not_hear(changes, rule):
 
 @pytest.mark.parametrize("bodies", [(), (B,), (B, C), (C,), (C, D)])
 def test_a_plain_connection_may_end_at_any_moment(bodies):
-    """And may begin at any: what was on its way then is heard, or not."""
+    """And may begin at any: what was on its way then is received, or not."""
     assert not rules(**plain(*bodies, opened_at=4.5 if bodies[:1] == (C,) else 3.5))
 
 
@@ -163,7 +166,7 @@ def test_what_a_sender_must_not_be_told(changes, rule):
     ],
 )
 def test_what_a_log_must_not_hold(log, rule):
-    found = rules(logs={TEA: log}, heads={TEA: len(log)}, hearings=[], plain_hearings=[])
+    found = rules(logs={TEA: log}, heads={TEA: len(log)}, records=[], plain_records=[])
     assert rule in found
 
 
@@ -174,7 +177,7 @@ def test_faults_are_violations():
 def test_who_hears_what():
     """Both of one's own joining and leaving, and what is between them."""
     group = Group(LOG)
-    assert [seq for seq in range(12) if group.hears(BEN, seq)] == [*OF_BEN, 10, 11]
+    assert [seq for seq in range(12) if group.receives(BEN, seq)] == [*OF_BEN, 10, 11]
     assert [seq for seq in range(1, 10) if group.is_member(BEN, seq)] == [3, 4, 5, 8, 9]
     assert group.members() == {ANN, BEN}
 
@@ -182,5 +185,5 @@ def test_who_hears_what():
 def test_the_seed_decides():
     """The same plan for the same seed, another for another, and each body once."""
     assert make_plan(7, SHORT) == make_plan(7, SHORT) != make_plan(8, SHORT)
-    bodies = [step.deed.body for step in make_plan(7, STANDARD).steps if isinstance(step.deed, Broadcast)]
+    bodies = [step.action.body for step in make_plan(7, STANDARD).steps if isinstance(step.action, Broadcast)]
     assert len(bodies) == len({*bodies}) == STANDARD.broadcasts * STANDARD.seconds
