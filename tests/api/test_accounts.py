@@ -1,4 +1,4 @@
-"""The HTTP interface, as its table promises it: every success with its exact shape, every error with its phrase."""
+"""Accounts, sessions, groups and broadcasts over HTTP: the exact shape of each response and the code of each error."""
 
 import asyncio
 import gzip
@@ -54,7 +54,7 @@ NOT_AN_OBJECT = ("[]", '[{"a": 1}]', '"a"', "1", "-0.5", "true", "null")
 
 @pytest.fixture
 async def client(settings, aiohttp_client) -> TestClient:
-    """A client that keeps no cookies: who asks is told by each request alone."""
+    """A client without a cookie jar: each request brings its own credentials."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
 
@@ -70,38 +70,38 @@ async def bob(sign_up):
 
 @pytest.fixture
 async def tea(ann):
-    """A group of Ann's."""
+    """A group that Ann owns."""
     return await ann.make_group("tea")
 
 
 async def body_of(response: ClientResponse, status: int) -> dict:
-    """The JSON body of an answer, which must have this status."""
+    """Return the JSON body of a response, which must have this status."""
     assert response.status == status, await response.text()
     assert response.content_type == "application/json"
     return await response.json()
 
 
 async def refusal(response: ClientResponse) -> tuple[int, str]:
-    """The status and the phrase of an error."""
+    """Return status and code of an error."""
     assert response.content_type == "application/problem+json", await response.text()
     return response.status, (await response.json())["error"]
 
 
 async def faulty_fields(response: ClientResponse) -> set[str]:
-    """Which members a 422 complains of."""
+    """Return the fields that a 422 names."""
     assert await refusal(response) == (422, "invalid input")
     return {fault["field"] for fault in (await response.json())["errors"]}
 
 
 async def refused_upgrade(attempt) -> int:
-    """The status with which a WebSocket was refused."""
+    """Return the status with which a WebSocket was refused."""
     with pytest.raises(WSServerHandshakeError) as refused:
         await attempt
     return refused.value.status
 
 
 def is_moment(text: str) -> bool:
-    """Whether it is a time of RFC 3339 in UTC."""
+    """Return True for a time of RFC 3339 in UTC."""
     return text.endswith("Z") and datetime.fromisoformat(text).utcoffset() is not None
 
 
@@ -109,7 +109,7 @@ def is_moment(text: str) -> bool:
 
 
 async def test_signup(client, postgresql):
-    """201 with the id, the token and the expiry of the session, exactly; the cookie holds the same token."""
+    """201 has exactly the id, the token and the expiry of the session; the cookie has the same token."""
     response = await client.post("/signup", json={"login": "ann", "password": PASSWORD})
     body = await body_of(response, 201)
     assert set(body) == SIGN_IN
@@ -121,13 +121,13 @@ async def test_signup(client, postgresql):
 
 
 async def test_signup_signs_in(client, sign_up):
-    """The token of the sign-up is good for what comes next."""
+    """The token of the sign-up works for the next request."""
     ann = await sign_up("ann")
     assert (await ann.request("GET", f"/users/{ann.id}/groups")).status == 200
 
 
 async def test_signup_login_taken(client, sign_up):
-    """Logins are the same whatever their case and their normal form; nobody is signed in by the refusal."""
+    """Logins are equal whatever their case and normal form; the refusal signs no user in."""
     await sign_up("Zoë")
     for login in ("zoë", "ZOË", "zoe\u0308", "Zoe\u0308"):
         response = await client.post("/signup", json={"login": login, "password": PASSWORD})
@@ -136,14 +136,14 @@ async def test_signup_login_taken(client, sign_up):
 
 
 async def test_signup_bad_login(client):
-    """What cannot be a login is a 422 that names it."""
+    """An invalid login is a 422 that names the field."""
     for case, login in NOT_A_NAME.items():
         response = await client.post("/signup", json={"login": login, "password": PASSWORD})
         assert await faulty_fields(response) == {"login"}, case
 
 
 async def test_signup_good_login(client):
-    """Any other can, and can be signed up once."""
+    """A valid login can be signed up once."""
     for login in ("n", "n" * 64, "e\u0301" * 64, "a/b", "李 小龙", "🍵", "%s'\"\\;--"):
         for status in (201, 409):
             response = await client.post("/signup", json={"login": login, "password": PASSWORD})
@@ -151,14 +151,14 @@ async def test_signup_good_login(client):
 
 
 async def test_signup_bad_password(client):
-    """A password too short or too long is a 422 that names it."""
+    """A password that is too short or too long is a 422 that names the field."""
     for password in ("", "12345", "e\u0301" * 5, "x" * 1025, "é" * 513, 123456, None):
         response = await client.post("/signup", json={"login": "ann", "password": password})
         assert await faulty_fields(response) == {"password"}, password
 
 
 async def test_signup_good_password(client):
-    """Any password of the right size may be had, and logs in."""
+    """A password of allowed size can be signed up and logs in."""
     for number, password in enumerate(("123456", "x" * 1024, "é" * 512, "      ", "\0\0\0\0\0\0")):
         account = {"login": f"user {number}", "password": password}
         assert (await client.post("/signup", json=account)).status == 201, password
@@ -167,7 +167,7 @@ async def test_signup_good_password(client):
 
 @pytest.mark.parametrize("path", ["/signup", "/login"])
 async def test_account_bad_members(client, path):
-    """What is missing and what is unknown is named."""
+    """Missing and unknown fields are named."""
     cases = [
         ({}, {"login", "password"}),
         ({"login": "ann"}, {"password"}),
@@ -185,7 +185,7 @@ async def test_account_bad_members(client, path):
 
 
 async def test_login(client, ann):
-    """200 with the same user and another session; the cookie holds its token."""
+    """200 has the same user and another session; the cookie has its token."""
     response = await client.post("/login", json={"login": "ann", "password": PASSWORD})
     body = await body_of(response, 200)
     assert set(body) == SIGN_IN
@@ -196,7 +196,7 @@ async def test_login(client, ann):
 
 
 async def test_login_wrong(client, ann):
-    """A wrong password and an unknown login are the same 401 to the letter, and set no cookie."""
+    """A wrong password and an unknown login give the same 401 and set no cookie."""
     answers = []
     for login, password in [("ann", "wrong horse"), ("nobody", PASSWORD), ("ann", "x"), ("ann", "")]:
         response = await client.post("/login", json={"login": login, "password": password})
@@ -207,7 +207,7 @@ async def test_login_wrong(client, ann):
 
 
 async def test_login_invalid(client):
-    """What cannot be anyone's login, or cannot be hashed, is invalid."""
+    """A login that is invalid, or a password that cannot be hashed, is invalid input."""
     for login, password, field in [("", PASSWORD, "login"), ("ann", "x" * 1025, "password")]:
         response = await client.post("/login", json={"login": login, "password": password})
         assert await faulty_fields(response) == {field}
@@ -215,14 +215,14 @@ async def test_login_invalid(client):
 
 @pytest.mark.parametrize("user_id", [UUID(int=7), str(UUID(int=7))])
 def test_make_login_response(user_id):
-    """With a user and no session it is exactly the user's id."""
+    """With a user and no session the body is exactly the user's id."""
     response = make_login_response(user_id)
     assert response.status == 200
     assert json.loads(response.text) == {"user_id": "00000000-0000-0000-0000-000000000007"}
 
 
 def test_make_login_response_with_session():
-    """With a session it bears the token and the expiry as well."""
+    """With a session the body has the token and the expiry, too."""
     expires_at = datetime.fromisoformat("2026-01-02T03:04:05.000006+00:00")
     sign_in = SignIn("token", Session(uuid4(), UUID(int=7), expires_at))
     assert json.loads(make_login_response(UUID(int=7), sign_in).text) == {
@@ -233,7 +233,7 @@ def test_make_login_response_with_session():
 
 
 def test_make_login_response_without_user():
-    """Without a user it is the 401."""
+    """Without a user the response is the 401."""
     response = make_login_response(None)
     assert response.status == 401
     assert json.loads(response.text)["error"] == "auth failed"
@@ -243,7 +243,7 @@ def test_make_login_response_without_user():
 
 
 async def test_logout(client, ann):
-    """204 without a body; the session is gone, and the cookie with it."""
+    """204 has no body; the session and the cookie are gone."""
     response = await ann.request("POST", "/logout")
     assert response.status == 204
     assert await response.read() == b""
@@ -253,7 +253,7 @@ async def test_logout(client, ann):
 
 
 async def test_logout_closes_sockets(client, ann):
-    """All sockets of the session are closed with a code that says not to come back; other sessions are left alone."""
+    """All sockets of the session are closed with a code that says not to reconnect; other sessions keep theirs."""
     other = await body_of(await client.post("/login", json={"login": "ann", "password": PASSWORD}), 200)
     sockets = [await ann.listen(), await ann.listen()]
     bystander = await client.ws_connect(f"/listen/{ann.id}", headers={"Authorization": f"Bearer {other['token']}"})
@@ -272,7 +272,7 @@ async def test_logout_closes_sockets(client, ann):
 
 
 async def test_user_groups(client, ann, bob):
-    """A page of the groups one is in, longest first, each with one's own role."""
+    """A page lists the user's groups, oldest membership first, each with the user's role."""
     tea = await ann.make_group("tea")
     coffee = await bob.make_group("coffee")
     await bob.add("coffee", ann)
@@ -286,7 +286,7 @@ async def test_user_groups_empty(client, ann):
 
 
 async def test_user_groups_refused(client, ann, bob):
-    """Only oneself; another's groups are refused alike whether the other exists or not."""
+    """Only the user may list them; others get the same error whether the user exists or not."""
     assert await refusal(await client.get(f"/users/{ann.id}/groups")) == (401, "not signed in")
     for other in (bob.id, uuid4()):
         assert await refusal(await ann.request("GET", f"/users/{other}/groups")) == (403, "not you")
@@ -294,7 +294,7 @@ async def test_user_groups_refused(client, ann, bob):
 
 
 async def test_create_group(client, ann):
-    """201 with the group; its maker is its owner, and its only member."""
+    """201 has the group; its creator is its owner and only member."""
     body = await body_of(await ann.request("POST", "/groups", json={"name": "Tea"}), 201)
     assert set(body) == GROUP
     assert UUID(body["id"])
@@ -305,12 +305,12 @@ async def test_create_group(client, ann):
 
 
 async def test_create_group_normalises(client, ann):
-    """A name is kept in NFC, whatever keyboard it came from."""
+    """A name is stored in NFC."""
     assert (await ann.make_group("Cafe\u0301"))["name"] == "Café"
 
 
 async def test_group_name_taken(client, ann, bob):
-    """Names are the same whatever their case, whoever has taken them."""
+    """Names are equal whatever their case, for all users."""
     await ann.make_group("Strasse")
     for name in ("Strasse", "Straße", "STRASSE"):
         response = await bob.request("POST", "/groups", json={"name": name})
@@ -318,19 +318,19 @@ async def test_group_name_taken(client, ann, bob):
 
 
 async def test_bad_group_name(client, ann):
-    """What cannot be a group's name is a 422 that names it."""
+    """An invalid group name is a 422 that names the field."""
     for case, name in NOT_A_GROUP_NAME.items():
         assert await faulty_fields(await ann.request("POST", "/groups", json={"name": name})) == {"name"}, case
 
 
 async def test_create_group_bad_members(client, ann):
-    """What is missing and what is unknown is named."""
+    """Missing and unknown fields are named."""
     for body, fields in [({}, {"name"}), ({"name": "tea", "role": "x", "id": 1}, {"role", "id"}), ([], {"body"})]:
         assert await faulty_fields(await ann.request("POST", "/groups", json=body)) == fields, body
 
 
 async def test_get_group(client, ann, bob, tea):
-    """By id in either case and by name in any case, exactly as it was made; the role is one's own."""
+    """A group is found by id and by name in any case, exactly as it was created, with the user's role."""
     await ann.add("tea", bob)
     for reference in (tea["id"], tea["id"].upper(), "tea", "TEA"):
         assert await body_of(await ann.request("GET", f"/groups/{reference}"), 200) == tea
@@ -338,7 +338,7 @@ async def test_get_group(client, ann, bob, tea):
 
 
 async def test_delete_group(client, ann, tea):
-    """204 without a body; the group is gone from everywhere, and its name is free."""
+    """204 has no body; the group is gone everywhere, and its name is free."""
     response = await ann.request("DELETE", "/groups/tea")
     assert (response.status, await response.read()) == (204, b"")
     assert await refusal(await ann.request("GET", f"/groups/{tea['id']}")) == (404, "no such group")
@@ -360,7 +360,7 @@ CHANGES = ("PUT", "DELETE")
 
 
 async def test_no_such_group(client, ann):
-    """An unknown id and an unknown name are the same 404 on every address."""
+    """An unknown id and an unknown name give the same 404 on every path."""
     for method, path in GROUP_REQUESTS:
         for reference in (uuid4(), "coffee", "%00", "n" * 65):
             response = await ann.request(method, path.format(reference, user=ann.id), json={})
@@ -368,14 +368,14 @@ async def test_no_such_group(client, ann):
 
 
 async def test_group_of_others(client, ann, bob, tea):
-    """Who is not in a group may do nothing with it, not even leave it."""
+    """A non-member may do nothing with the group, not even leave it."""
     for method, path in GROUP_REQUESTS:
         response = await bob.request(method, path.format("tea", user=bob.id), json={})
         assert await refusal(response) == (403, "not a member"), (method, path)
 
 
 async def test_owners_only(client, ann, bob, tea):
-    """A plain member may neither delete the group nor choose its members, and nothing has changed."""
+    """A plain member may neither delete the group nor change its members, and nothing changes."""
     await ann.add("tea", bob)
     whole_group = [("PATCH", "/groups/tea"), ("DELETE", "/groups/tea"), ("POST", "/groups/tea/members")]
     for method, path in [*whole_group, *((method, f"/groups/tea/members/{ann.id}") for method in CHANGES)]:
@@ -388,7 +388,7 @@ async def test_owners_only(client, ann, bob, tea):
 
 
 async def test_members(client, ann, bob, tea):
-    """A page of the members, longest first, for each member alike."""
+    """A page lists the members, oldest first, the same for each member."""
     await ann.add("tea", bob)
     body = await body_of(await bob.request("GET", "/groups/tea/members"), 200)
     assert set(body) == PAGE
@@ -401,7 +401,7 @@ async def test_members(client, ann, bob, tea):
 
 
 async def test_put_member(client, ann, bob, tea):
-    """201 with the member; 200 with the same when they were one already, and an owner stays an owner."""
+    """201 has the new member; 200 the same for a present one, and an owner stays an owner."""
     path = f"/groups/tea/members/{bob.id}"
     member = await body_of(await ann.request("PUT", path), 201)
     assert set(member) == MEMBER
@@ -415,7 +415,7 @@ async def test_put_unknown_user(client, ann, tea):
 
 
 async def test_put_member_body(client, ann, bob, tea):
-    """It may be left out, or say nothing; what is not understood is refused, and nothing is done."""
+    """The body may be missing or empty; an invalid one is refused, and nothing changes."""
     headers = {"Content-Type": "application/json"}
     for body, status in [
         (b'{"role": "admin"}', 422),
@@ -432,20 +432,20 @@ async def test_put_member_body(client, ann, bob, tea):
 
 
 async def empty() -> bytes:
-    """A body of no bytes that is not known to be empty beforehand."""
+    """A body without bytes whose length is not announced."""
     for chunk in ():
         yield chunk
 
 
 async def test_put_member_empty_chunked_body(client, ann, bob, tea):
-    """An empty body is no body, however its length is told."""
+    """An empty body counts as none, however its length is announced."""
     headers = {"Content-Type": "application/json"}
     response = await ann.request("PUT", f"/groups/tea/members/{bob.id}", data=empty(), headers=headers)
     assert response.status == 201
 
 
 async def test_owner_removes_member(client, ann, bob, tea):
-    """204 without a body; from then on they are none. Removing nobody is a 404."""
+    """204 has no body; the user is no member any more. To remove a non-member is a 404."""
     await ann.add("tea", bob)
     path = f"/groups/tea/members/{bob.id}"
     response = await ann.request("DELETE", path)
@@ -463,7 +463,7 @@ async def test_member_leaves(client, ann, bob, tea):
 
 
 async def test_last_owner_stays(client, ann, bob, tea):
-    """The last owner cannot leave, whoever else is a member, and is still there afterwards."""
+    """The last owner cannot leave, even with other members, and is still the owner afterwards."""
     await ann.add("tea", bob)
     assert await refusal(await ann.request("DELETE", f"/groups/tea/members/{ann.id}")) == (409, "last owner")
     assert (await body_of(await ann.request("GET", "/groups/tea"), 200))["role"] == "owner"
@@ -473,7 +473,7 @@ async def test_last_owner_stays(client, ann, bob, tea):
 
 
 async def test_broadcast(client, ann, bob, tea):
-    """200 with its place in the log and to how many sockets it was written: all of each member, and no one else's."""
+    """200 has the position in the log and the number of sockets: all sockets of members, and no others."""
     await ann.add("tea", bob)
     assert await ann.broadcast("tea", {}) == 0
     sockets = [await ann.listen(), await bob.listen(), await bob.listen()]
@@ -499,7 +499,7 @@ BROADCASTS = (
 
 
 async def test_broadcast_bytes(client, ann, tea):
-    """What is heard is byte for byte what was sent, in the order in which it was sent."""
+    """Messages arrive byte for byte as they were sent, in order."""
     socket = await ann.listen()
     headers = {"Content-Type": "application/json"}
     for body in BROADCASTS:
@@ -511,7 +511,7 @@ async def test_broadcast_bytes(client, ann, tea):
 
 
 async def test_broadcast_refused(client, ann, bob, tea):
-    """Each refusal has its phrase, and nobody hears what was refused."""
+    """Each refusal has its code, and no socket receives the message."""
     socket = await ann.listen()
     cases = [
         (ann, "tea", b"{", "application/json", (400, "not json")),
@@ -534,7 +534,7 @@ async def test_broadcast_refused(client, ann, bob, tea):
 
 
 async def test_broadcast_compressed(ann, tea):
-    """It is unpacked before it is sent on; what cannot be is refused, and not taken for something else."""
+    """A compressed body is decompressed; one that cannot be is refused."""
     socket = await ann.listen()
     headers = {"Content-Type": "application/json"}
     for encoding, body, expected in [
@@ -553,7 +553,7 @@ async def test_broadcast_compressed(ann, tea):
 
 
 async def test_a_body_that_is_too_large(client, ann, tea):
-    """Whoever says that it will be is not waited for."""
+    """A body whose announced length is too large is not read."""
     reader, writer = await asyncio.open_connection(client.host, client.port)
     head = f"POST /broadcast/tea HTTP/1.1\r\nHost: att\r\nAuthorization: Bearer {ann.token}\r\n"
     writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 9999999999\r\n\r\n{{".encode())
@@ -565,7 +565,7 @@ async def test_a_body_that_is_too_large(client, ann, tea):
 
 
 async def test_listens(client, ann, tea):
-    """A member hears a broadcast, and nothing before it."""
+    """A member receives a broadcast, and nothing from before."""
     socket = await ann.listen()
     assert await ann.broadcast("tea", {"a": 1}) == 1
     assert await socket.receive_str(timeout=5) == '{"a": 1}'
@@ -573,7 +573,7 @@ async def test_listens(client, ann, tea):
 
 
 async def test_listens_to_changes(client, ann, bob, tea):
-    """Joining and leaving take effect on an open socket by the time that they are answered."""
+    """Joins and leaves apply to an open socket before they are answered."""
     socket = await bob.listen()
     assert await ann.broadcast("tea", {"n": 1}) == 0
     await ann.add("tea", bob)
@@ -587,7 +587,7 @@ async def test_listens_to_changes(client, ann, bob, tea):
 
 
 async def test_listens_to_new_group_only(client, ann, tea):
-    """After a group is deleted, one of the same name is another: only its own members hear it."""
+    """A new group with the name of a deleted one delivers only to its own members."""
     socket = await ann.listen()
     await ann.request("DELETE", "/groups/tea")
     await ann.make_group("tea")
@@ -597,7 +597,7 @@ async def test_listens_to_new_group_only(client, ann, tea):
 
 
 async def test_listen_refused(client, ann, bob):
-    """As a WebSocket: 401 for nobody, 403 for another's, 404 for what is no id."""
+    """A WebSocket request gets 401 when not signed in, 403 for another user, 404 for an invalid id."""
     assert await refused_upgrade(client.ws_connect(f"/listen/{ann.id}")) == 401
     assert await refused_upgrade(client.ws_connect(f"/listen/{ann.id}", headers=bob.headers)) == 403
     assert await refused_upgrade(client.ws_connect("/listen/ann", headers=ann.headers)) == 404
@@ -622,7 +622,7 @@ NO_UPGRADE = {
 
 
 async def test_listen_without_upgrade(client, ann):
-    """What is no WebSocket request is told to become one (RFC 9110, section 15.5.22)."""
+    """A request without upgrade gets 426 (RFC 9110, section 15.5.22)."""
     for case, headers in NO_UPGRADE.items():
         response = await ann.request("GET", f"/listen/{ann.id}", headers=headers)
         assert await refusal(response) == (426, "websocket required"), case
@@ -631,6 +631,6 @@ async def test_listen_without_upgrade(client, ann):
 
 
 async def test_listen_without_upgrade_by_others(client, ann, bob):
-    """Who may not listen is told so first."""
+    """Permission is checked before the upgrade."""
     assert await refusal(await client.get(f"/listen/{ann.id}")) == (401, "not signed in")
     assert await refusal(await bob.request("GET", f"/listen/{ann.id}")) == (403, "not you")

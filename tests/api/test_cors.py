@@ -1,4 +1,4 @@
-"""CORS: nobody else's pages see an answer, but those of the origins that the operator names, in a real browser too."""
+"""CORS: only pages of the origins that the operator names may read responses, also in a real browser."""
 
 import dataclasses
 import io
@@ -35,35 +35,35 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture
 def settings(settings):
-    """Two other origins may."""
+    """Settings that allow two other origins."""
     return dataclasses.replace(settings, allow_origin=frozenset({ALLOWED, ALSO}))
 
 
 @pytest.fixture
 async def client(settings, aiohttp_client) -> TestClient:
-    """A client that keeps no cookies."""
+    """A client without a cookie jar: each request brings its own credentials."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
 
 @pytest.fixture
 async def closed_client(settings, aiohttp_client) -> TestClient:
-    """A client of a server for which no origin was named."""
+    """A client of a server that allows no other origin."""
     closed = dataclasses.replace(settings, allow_origin=frozenset())
     return await aiohttp_client(create_app(closed), cookie_jar=DummyCookieJar())
 
 
 def cors(response):
-    """What an answer says of CORS."""
+    """Return the CORS headers of a response."""
     return {name: value for name, value in response.headers.items() if name.startswith("Access-Control-")}
 
 
 def asks(method, origin=ALLOWED):
-    """The headers with which a browser asks beforehand."""
+    """Return the headers of a preflight."""
     return {"Origin": origin, "Access-Control-Request-Method": method, "Access-Control-Request-Headers": "x-other"}
 
 
 def shown_to(origin):
-    """What an answer says that a page of this origin may see."""
+    """Return the headers that allow a page of this origin to read a response."""
     return {
         "Access-Control-Allow-Origin": origin,
         "Access-Control-Allow-Credentials": "true",
@@ -72,7 +72,7 @@ def shown_to(origin):
 
 
 async def test_answers(client, sign_up):
-    """A page of an allowed origin sees them, and is told of by its very origin; caches are told that it matters."""
+    """A page of an allowed origin may read responses, which name exactly its origin and vary by it."""
     ann = await sign_up("ann")
     for origin in (ALLOWED, ALSO):
         response = await ann.request("GET", "/users/me", headers={"Origin": origin})
@@ -83,13 +83,13 @@ async def test_answers(client, sign_up):
 
 
 async def failing(app):
-    """Have sign-up and log-in fail by a fault of ours."""
+    """Let sign-up and log-in fail with an internal error."""
     app[ACCOUNT_SERVICE] = None
     yield
 
 
 async def test_errors(settings, aiohttp_client, client, sign_up):
-    """An error is seen as well, whoever has found it: else the page would not know what was wrong."""
+    """Errors are readable, too, whichever part of the server answers."""
     ann, signed_by = await sign_up("ann"), {"Origin": ALLOWED}
     large = io.BytesIO(b"x" * (BODY_LIMIT + 1))
     cases = [
@@ -111,7 +111,7 @@ async def test_errors(settings, aiohttp_client, client, sign_up):
 
 @pytest.mark.parametrize("origin", OTHERS)
 async def test_other_origins(client, sign_up, origin):
-    """Pages of others see nothing, neither answers nor errors, and are let send nothing."""
+    """Pages of other origins may read no response or error, and may send nothing."""
     ann = await sign_up("ann")
     for response in (
         await ann.request("GET", "/users/me", headers={"Origin": origin}),
@@ -124,13 +124,13 @@ async def test_other_origins(client, sign_up, origin):
 
 
 async def test_without_an_origin(client):
-    """Whoever is no page is told nothing of it, but caches are told that others may be answered otherwise."""
+    """Requests without an origin get no CORS headers, but the response still varies by origin."""
     response = await client.get("/docs/start.js")
     assert (cors(response), response.headers.getall("Vary")) == ({}, ["Origin"])
 
 
 async def test_preflight(client):
-    """A browser is told what may be sent to a path: 204, its methods, and which headers, for a while."""
+    """A preflight gets 204 with the methods of the path and the headers, for a while."""
     for path, methods in served().items():
         response = await client.options(fill(path), headers=asks("POST"))
         assert (response.status, await response.read()) == (204, b"")
@@ -146,7 +146,7 @@ async def test_preflight(client):
 
 
 async def test_it_is_off(closed_client):
-    """Unless an origin is named, no answer to whichever origin says anything of CORS."""
+    """Without allowed origins no response has CORS headers."""
     for origin in (ALLOWED, *OTHERS):
         for response in (
             await closed_client.get("/users/me", headers={"Origin": origin}),
@@ -198,7 +198,7 @@ function patch(token) {
 
 @pytest.fixture
 async def page_server(aiohttp_server):
-    """A web server of somebody else's, which serves a page."""
+    """A web server of another site, which serves a page."""
     texts = {}
 
     async def page(_request):
@@ -214,7 +214,7 @@ async def page_server(aiohttp_server):
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here; apt-get install chromium")
 @pytest.mark.parametrize("is_allowed", [True, False])
 async def test_browser(*, settings, aiohttp_client, sign_up, page_server, tmp_path, is_allowed):
-    """A page of another origin signs in, asks, and is told what was wrong, if its origin is allowed; else nothing."""
+    """A page of an allowed origin signs in, sends requests and reads errors; a page of another origin cannot."""
     await sign_up("ann")
     origin = str(page_server.make_url("")).rstrip("/")
     allowed = frozenset({origin} if is_allowed else {ALLOWED})

@@ -1,4 +1,4 @@
-"""The documentation as it is served: the document, the page, and the files that the page asks for."""
+"""The documentation as served: the document, the page and its files."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ DIGESTS = {
 
 
 async def test_the_document(client):
-    """It is OpenAPI 3.1, for anyone, of the version that runs; every path in it is served, and every one that is."""
+    """It is OpenAPI 3.1 of the running version, for anyone, and lists exactly the served paths."""
     response = await client.get("/openapi.json")
     assert (response.status, response.content_type) == (200, "application/json")
     assert response.headers[hdrs.CACHE_CONTROL] == "no-store"
@@ -33,7 +33,7 @@ async def test_the_document(client):
 
 
 async def test_the_page(client):
-    """It loads nothing but files of ours, each of which is there; no script or style stands in it."""
+    """The page loads only files of this server, all of which exist, and has no inline script or style."""
     response = await client.get("/docs")
     page = await response.text()
     assert (response.status, response.content_type, response.charset) == (200, "text/html", "utf-8")
@@ -45,7 +45,7 @@ async def test_the_page(client):
 
 
 async def test_files(client):
-    """Each is what it says, may be kept for a while, and is not taken for anything else."""
+    """Each file has its media type and may be cached for a while."""
     for name, media_type in MEDIA_TYPES.items():
         response = await client.get(f"/docs/{name}")
         assert (response.status, response.content_type) == (200, media_type), name
@@ -54,7 +54,7 @@ async def test_files(client):
 
 
 async def test_files_that_are_kept(client):
-    """A browser that has a file is told that it is still the same, and is sent no other one's instead."""
+    """A browser with a cached file gets 304, never another file."""
     for name in MEDIA_TYPES:
         response = await client.get(f"/docs/{name}")
         tag = response.headers[hdrs.ETAG]
@@ -67,15 +67,15 @@ async def test_files_that_are_kept(client):
 
 
 async def test_no_other_files(client):
-    """There is nothing else, wherever a path may lead."""
+    """No other file is served, whatever the path."""
     for name in ("index.html", "NOTICE", "x", "..", "%2e%2e%2fapp.py", "..%5Capp.py", "%00", "start.js%00", "START.JS"):
         response = await client.get(f"/docs/{name}")
         assert (response.status, (await response.json())["error"]) == (404, "not found"), name
         assert response.headers[hdrs.CACHE_CONTROL] == "no-store"
 
 
-async def test_what_the_page_may_do(client):
-    """It runs and fetches what is ours alone, cannot be framed, and nothing is guessed."""
+async def test_page_policy(client):
+    """The page may load and fetch only from this server, and cannot be framed."""
     for path in ("/docs", *(f"/docs/{name}" for name in MEDIA_TYPES)):
         headers = (await client.get(path)).headers
         policy = dict(rule.split(" ", 1) for rule in headers["Content-Security-Policy"].split("; "))
@@ -93,7 +93,7 @@ async def test_what_the_page_may_do(client):
 
 
 def test_swagger_ui_is_as_published():
-    """What we carry of Swagger UI is unchanged, with its licence; the rest is ours."""
+    """Swagger UI's files are unchanged, with their licence; the others are ours."""
     found = {path.name: path.read_bytes() for path in files("att").joinpath("swagger_ui").iterdir()}
     assert set(found) == OURS | set(DIGESTS)
     assert {name: hashlib.sha256(found[name]).hexdigest() for name in DIGESTS} == DIGESTS

@@ -1,4 +1,4 @@
-"""The log of a group over HTTP: who reads what of it, and page by page."""
+"""The log of a group over HTTP: permissions and pages."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ async def bob(sign_up):
 
 
 async def page(person, group="tea", **query):
-    """A page of a log."""
+    """Return a page of a log."""
     response = await person.request("GET", f"/groups/{group}/events", params=query)
     assert response.status == 200, await response.text()
     assert response.content_type == "application/json"
@@ -29,13 +29,13 @@ async def page(person, group="tea", **query):
 
 
 async def kinds(person, **query):
-    """What a page says, in short."""
+    """Return the items of a page in short form."""
     items = (await page(person, **query))["items"]
     return [item["data"]["n"] if item["kind"] == "message" else item["kind"] for item in items]
 
 
 async def test_items(ann):
-    """An item has all that the log knows, and what was sent byte for byte."""
+    """An item has all fields of the log, and the message byte for byte."""
     response = await ann.request(
         "POST", "/broadcast/tea", data=STRANGE, headers={"Content-Type": "application/json", "Idempotency-Key": "k"}
     )
@@ -60,14 +60,14 @@ async def test_items(ann):
 
 
 async def test_sent_by_sql(ann, sql):
-    """What was sent by nobody of ours has no user."""
+    """An event that was sent in SQL has no user."""
     sql("""SELECT att_broadcast(id, '{"n": 1}') FROM groups""")
     (item,) = (await page(ann, after=1))["items"]
     assert (item["user_id"], item["data"]) == (None, {"n": 1})
 
 
 async def test_pages(ann):
-    """Page by page everything comes once, in order; next is where to go on, and null at the end."""
+    """The pages have every event once, in order; next is where to continue, null at the end."""
     for n in range(2, 8):
         await ann.broadcast("tea", {"n": n})
     found, query = [], {"limit": 3}
@@ -88,7 +88,7 @@ async def test_pages(ann):
 
 
 async def test_the_time_of_membership(ann, bob, sql):
-    """A member reads what was there while they were one, and that they came and went; nothing of the time between."""
+    """A member reads the events of their times as a member, with their joins and leaves, and none between."""
     await ann.broadcast("tea", {"n": 2})
     await ann.add("tea", bob)
     await ann.broadcast("tea", {"n": 4})
@@ -109,7 +109,7 @@ async def test_the_time_of_membership(ann, bob, sql):
 
 
 async def test_groups_read(client, ann, bob, sql):
-    """Whoever may read all groups reads all of each, whether they are a member or not."""
+    """With groups.read a user reads the whole log of each group, as a member or not."""
     await ann.broadcast("tea", {"n": 2})
     sql("UPDATE roles SET permissions = '{groups.read}' WHERE name = 'User'")
     assert await kinds(bob) == ["joined", 2]
@@ -118,7 +118,7 @@ async def test_groups_read(client, ann, bob, sql):
 
 
 async def test_refused(client, ann, bob):
-    """Strangers and former members are told that they are none; nobody else gets anything."""
+    """Non-members and former members get the same error."""
 
     async def told(person, path="/groups/tea/events", **query):
         response = await person.request("GET", path, params=query)

@@ -1,4 +1,4 @@
-"""Group rules over HTTP: who may come in, who may post, who may change that, and what a role permits beyond."""
+"""Rules of groups over HTTP: who may join, post and change the group, and what permissions allow beyond."""
 
 import asyncio
 from uuid import uuid4
@@ -15,7 +15,7 @@ NO_OWNER = (403, "not an owner")
 
 @pytest.fixture
 async def client(settings, aiohttp_client) -> TestClient:
-    """A client that keeps no cookies: who asks is told by each request alone."""
+    """A client without a cookie jar: each request brings its own credentials."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
 
@@ -39,7 +39,7 @@ async def zoe(sign_up):
 
 @pytest.fixture
 def permit(sql):
-    """Give somebody a role of their own that permits these things, from their next request on."""
+    """Give a user a new role with these permissions."""
 
     def give(person, *permissions):
         query = """
@@ -52,8 +52,8 @@ def permit(sql):
     return give
 
 
-async def told(response: ClientResponse) -> object:
-    """The status and the phrase of an error, or the status and the body of what went well."""
+async def outcome(response: ClientResponse) -> object:
+    """Return status and code of an error, or status and body of a success."""
     if response.status < 400:
         return response.status, await response.json()
     assert response.content_type == "application/problem+json", await response.text()
@@ -61,29 +61,29 @@ async def told(response: ClientResponse) -> object:
 
 
 async def change(person, **rules) -> object:
-    return await told(await person.request("PATCH", "/groups/tea", json=rules))
+    return await outcome(await person.request("PATCH", "/groups/tea", json=rules))
 
 
 async def put(person, target, **body) -> object:
-    """The status and the role of the member who was put, or the phrase of the error."""
+    """Return the status and the role of the added member, or the code of the error."""
     options = {"json": body} if body else {}
-    status, answer = await told(await person.request("PUT", f"/groups/tea/members/{target.id}", **options))
+    status, answer = await outcome(await person.request("PUT", f"/groups/tea/members/{target.id}", **options))
     return status, answer if status >= 400 else answer["role"]
 
 
 async def get(person, path) -> object:
-    return await told(await person.request("GET", path))
+    return await outcome(await person.request("GET", path))
 
 
 async def visible(person) -> dict[str, str | None]:
-    """The names of the groups that they are shown, each with their role in it."""
+    """Return the names of the listed groups with the user's role in each."""
     status, page = await get(person, "/groups")
     assert (status, page["next"]) == (200, None)
     return {group["name"]: group["role"] for group in page["items"]}
 
 
 async def roles(person) -> dict[str, str]:
-    """The members of tea and their roles."""
+    """Return the members of tea with their roles."""
     _, page = await get(person, "/groups/tea/members")
     return {member["login"]: member["role"] for member in page["items"]}
 
@@ -92,22 +92,22 @@ async def roles(person) -> dict[str, str]:
 
 
 async def test_make_with_rules(client, ann):
-    """A group may be made with its rules; what is no rule is a 422 that names it."""
+    """A group can be created with its rules; an invalid rule is a 422 that names the field."""
     rules = {"join": "open", "post": "owners", "retention": 0}
-    status, group = await told(await ann.request("POST", "/groups", json={"name": "coffee"} | rules))
+    status, group = await outcome(await ann.request("POST", "/groups", json={"name": "coffee"} | rules))
     assert (status, group) == (201, group | rules | {"name": "coffee", "role": "owner"})
     assert await get(ann, "/groups/coffee") == (200, group)
     response = await ann.request("PATCH", "/groups/coffee", json={"retention": 5.0})
-    assert (await told(response))[1]["retention"] == 5
+    assert (await outcome(response))[1]["retention"] == 5
     for rule in rules:
         for value in ("closed", "", None, True, ["open"], -1, 1_000_001, 2.5):
             response = await ann.request("POST", "/groups", json={"name": "milk", rule: value})
-            assert await told(response) == (422, "invalid input"), (rule, value)
+            assert await outcome(response) == (422, "invalid input"), (rule, value)
             assert [fault["field"] for fault in (await response.json())["errors"]] == [rule]
 
 
 async def test_change_group(client, ann):
-    """200 with the group as it is now; what is not given stays, and so does all of it when anything is wrong."""
+    """200 has the changed group; other fields stay, and all of them if one is invalid."""
     _, tea = await get(ann, "/groups/tea")
     await ann.make_group("coffee")
     both = {"join": "invite", "post": "members"}
@@ -124,13 +124,13 @@ async def test_change_group(client, ann):
         ({"join": "open", "role": "owner"}, (422, "invalid input")),
     ):
         assert await change(ann, **rules) == error
-    assert await told(await ann.request("PATCH", "/groups/tea", data=b"{}")) == (415, "unsupported media type")
-    assert await told(await ann.request("PATCH", "/groups/tea", json=[])) == (422, "invalid input")
+    assert await outcome(await ann.request("PATCH", "/groups/tea", data=b"{}")) == (415, "unsupported media type")
+    assert await outcome(await ann.request("PATCH", "/groups/tea", json=[])) == (422, "invalid input")
     assert await get(ann, "/groups/tea") == (200, tea)
 
 
 async def test_rename_group(client, ann, bob):
-    """A renamed group is found by its new name, its old one is free, and who listens goes on listening."""
+    """A renamed group is found by its new name, its old name is free, and listeners stay subscribed."""
     socket = await ann.listen()
     status, group = await change(ann, name="Cafe\u0301")
     assert (status, group["name"]) == (200, "Café")
@@ -142,7 +142,7 @@ async def test_rename_group(client, ann, bob):
 
 
 async def test_owners_change_rules(client, ann, bob, zoe):
-    """Nobody but owners changes a group, and its being open makes no difference to that."""
+    """Only owners change a group, even an open one."""
     await change(ann, join="open")
     await ann.add("tea", bob)
     assert await change(bob, post="owners") == NO_OWNER
@@ -154,13 +154,13 @@ async def test_owners_change_rules(client, ann, bob, zoe):
 
 
 async def test_join_open_group(client, ann, bob):
-    """Anyone lets themselves into an open group, hears it at once, and may leave it again."""
+    """Any user can join an open group, receives its messages at once, and can leave again."""
     path = f"/groups/tea/members/{bob.id}"
     assert await put(bob, bob) == NO_MEMBER
     await change(ann, join="open")
     socket = await bob.listen()
     assert await ann.broadcast("tea", {"n": 1}) == 0
-    assert await told(await bob.request("PUT", "/groups/tea/members/me")) == (
+    assert await outcome(await bob.request("PUT", "/groups/tea/members/me")) == (
         201,
         {"user_id": str(bob.id), "login": "bob", "role": "member", "joined_at": (await member(bob))["joined_at"]},
     )
@@ -175,13 +175,13 @@ async def test_join_open_group(client, ann, bob):
 
 
 async def member(person) -> dict[str, str]:
-    """Their own row of the members of tea."""
+    """Return the user's own row of the members of tea."""
     _, page = await get(person, "/groups/tea/members")
     return next(item for item in page["items"] if item["user_id"] == str(person.id))
 
 
-async def test_nobody_raises_themselves(client, ann, bob, zoe):
-    """Whoever may let themselves in becomes a plain member, and has no say in who else is in."""
+async def test_joining_makes_a_plain_member(client, ann, bob, zoe):
+    """A user who joins an open group becomes a plain member and cannot change other members."""
     await change(ann, join="open")
     assert await put(bob, bob, role="owner") == NO_OWNER
     assert await roles(ann) == {"ann": "owner"}
@@ -190,27 +190,29 @@ async def test_nobody_raises_themselves(client, ann, bob, zoe):
     assert await put(bob, bob, role="owner") == NO_OWNER
     assert await put(bob, zoe) == await put(bob, ann, role="member") == NO_OWNER
     assert await put(zoe, bob) == NO_MEMBER
-    assert await told(await bob.request("POST", "/groups/tea/members", json={"user_ids": [str(zoe.id)]})) == NO_OWNER
-    assert await told(await zoe.request("POST", "/groups/tea/members", json={"user_ids": [str(zoe.id)]})) == NO_MEMBER
+    assert await outcome(await bob.request("POST", "/groups/tea/members", json={"user_ids": [str(zoe.id)]})) == NO_OWNER
+    assert (
+        await outcome(await zoe.request("POST", "/groups/tea/members", json={"user_ids": [str(zoe.id)]})) == NO_MEMBER
+    )
     assert await roles(ann) == {"ann": "owner", "bob": "member"}
 
 
 async def test_open_group_to_strangers(client, ann, bob):
-    """A stranger sees an open group, by name and in the list, but neither its members nor its broadcasts."""
+    """A non-member sees an open group, by name and in the list, but neither its members nor its messages."""
     _, tea = await get(ann, "/groups/tea")
     assert await get(bob, "/groups/tea") == NO_MEMBER
     await change(ann, join="open")
     assert await get(bob, "/groups/tea") == (200, tea | {"join": "open", "role": None})
     assert await get(bob, "/groups/tea/members") == NO_MEMBER
-    assert await told(await bob.request("POST", "/broadcast/tea", json={})) == NO_MEMBER
-    assert await told(await bob.request("DELETE", f"/groups/tea/members/{bob.id}")) == NO_MEMBER
-    assert await told(await bob.request("DELETE", "/groups/tea")) == NO_MEMBER
+    assert await outcome(await bob.request("POST", "/broadcast/tea", json={})) == NO_MEMBER
+    assert await outcome(await bob.request("DELETE", f"/groups/tea/members/{bob.id}")) == NO_MEMBER
+    assert await outcome(await bob.request("DELETE", "/groups/tea")) == NO_MEMBER
     await change(ann, join="invite")
     assert await get(bob, "/groups/tea") == NO_MEMBER
 
 
 async def test_list_groups(client, ann, bob, permit):
-    """Mine and the open ones, oldest first, as each is shown alone; all of them with groups.read, and with it alone."""
+    """The list has the user's own and open groups, oldest first; all groups with groups.read only."""
     await bob.make_group("coffee")
     await bob.make_group("milk")
     await change(ann, join="open")
@@ -225,25 +227,25 @@ async def test_list_groups(client, ann, bob, permit):
     permit(ann, "groups.read")
     assert await visible(ann) == {"tea": "owner", "coffee": None, "milk": "member"}
     assert list(await visible(ann)) == ["tea", "coffee", "milk"]
-    assert await told(await client.get("/groups")) == (401, "not signed in")
+    assert await outcome(await client.get("/groups")) == (401, "not signed in")
 
 
 # Who may post
 
 
 async def test_owners_post(client, ann, bob, zoe, permit):
-    """Where only owners post, plain members are refused from the next request on, and hear all the same."""
+    """If only owners may post, plain members are refused from the next request on, but still receive messages."""
     await ann.add("tea", bob)
     socket = await bob.listen()
     assert await bob.broadcast("tea", {"n": 1}) == 1
     await change(ann, post="owners")
-    assert await told(await bob.request("POST", "/broadcast/tea", json={"n": 2})) == NO_OWNER
-    assert await told(await zoe.request("POST", "/broadcast/tea", json={"n": 2})) == NO_MEMBER
+    assert await outcome(await bob.request("POST", "/broadcast/tea", json={"n": 2})) == NO_OWNER
+    assert await outcome(await zoe.request("POST", "/broadcast/tea", json={"n": 2})) == NO_MEMBER
     assert await ann.broadcast("tea", {"n": 3}) == 1
     assert await put(ann, bob, role="owner") == (200, "owner")
     assert await bob.broadcast("tea", {"n": 4}) == 1
     assert await put(ann, bob, role="member") == (200, "member")
-    assert await told(await bob.request("POST", "/broadcast/tea", json={"n": 5})) == NO_OWNER
+    assert await outcome(await bob.request("POST", "/broadcast/tea", json={"n": 5})) == NO_OWNER
     permit(zoe, "broadcast.any")
     assert await zoe.broadcast("tea", {"n": 6}) == 1
     await change(ann, post="members")
@@ -253,7 +255,7 @@ async def test_owners_post(client, ann, bob, zoe, permit):
 
 
 async def test_rule_that_changes_under_way(client, ann, bob):
-    """Who may broadcast is asked when the whole body is there: a rule made meanwhile holds already."""
+    """The right to post is checked when the whole body has arrived, so that a rule changed meanwhile applies."""
     await ann.add("tea", bob)
     begun, go_on = asyncio.Event(), asyncio.Event()
 
@@ -268,14 +270,14 @@ async def test_rule_that_changes_under_way(client, ann, bob):
     await begun.wait()
     await change(ann, post="owners")
     go_on.set()
-    assert await told(await sending) == NO_OWNER
+    assert await outcome(await sending) == NO_OWNER
 
 
 # Roles in a group
 
 
 async def test_give_roles(client, ann, bob, zoe):
-    """Owners make owners and take it back: 201 for who is new, 200 for who is there; the last one stays."""
+    """Owners make owners and undo it: 201 for a new member, 200 for a present one; the last owner stays."""
     assert await put(ann, bob, role="owner") == (201, "owner")
     assert await put(bob, zoe, role="member") == (201, "member")
     assert await put(bob, ann, role="member") == (200, "member")
@@ -286,7 +288,7 @@ async def test_give_roles(client, ann, bob, zoe):
 
 
 async def test_two_owners_demote_each_other(client, ann, bob):
-    """Of two owners who demote each other at once exactly one succeeds, and is owner still."""
+    """If two owners demote each other at once, exactly one succeeds and stays owner."""
     await put(ann, bob, role="owner")
     for _ in range(10):
         outcomes = await asyncio.gather(put(ann, bob, role="member"), put(bob, ann, role="member"))
@@ -301,12 +303,12 @@ async def test_two_owners_demote_each_other(client, ann, bob):
 
 
 async def test_add_members(client, ann, bob, zoe):
-    """201 with the members in the order asked, each once; all of them hear the next broadcast."""
+    """201 has the members in the order of the request, each once; all of them receive the next message."""
     await put(ann, bob, role="owner")
     socket = await zoe.listen()
     ids = [str(person.id) for person in (zoe, bob, zoe)]
     ids[2] = ids[2].upper()
-    status, answer = await told(await ann.request("POST", "/groups/tea/members", json={"user_ids": ids}))
+    status, answer = await outcome(await ann.request("POST", "/groups/tea/members", json={"user_ids": ids}))
     assert (status, set(answer)) == (201, {"items"})
     assert [(item["login"], item["role"]) for item in answer["items"]] == [("zoe", "member"), ("bob", "owner")]
     _, page = await get(ann, "/groups/tea/members")
@@ -318,10 +320,10 @@ async def test_add_members(client, ann, bob, zoe):
 
 
 async def test_add_members_or_none(client, ann, bob):
-    """Whoever does not exist is told by their place, and what is no list of ids by its field; nobody is added."""
+    """An unknown user is named by index, an invalid list by its field; no member is added."""
     ids = [str(bob.id), str(uuid4()), str(bob.id), str(uuid4())]
     response = await ann.request("POST", "/groups/tea/members", json={"user_ids": ids})
-    assert await told(response) == (404, "no such user")
+    assert await outcome(response) == (404, "no such user")
     assert (await response.json())["index"] == 1
     for body, field in (
         ({}, "user_ids"),
@@ -332,9 +334,9 @@ async def test_add_members_or_none(client, ann, bob):
         ([str(bob.id)], "body"),
     ):
         response = await ann.request("POST", "/groups/tea/members", json=body)
-        assert await told(response) == (422, "invalid input")
+        assert await outcome(response) == (422, "invalid input")
         assert [fault["field"] for fault in (await response.json())["errors"]] == [field]
-    assert await told(await ann.request("POST", "/groups/tea/members")) == (400, "not json")
+    assert await outcome(await ann.request("POST", "/groups/tea/members")) == (400, "not json")
     assert await roles(ann) == {"ann": "owner"}
 
 
@@ -342,7 +344,7 @@ async def test_add_members_or_none(client, ann, bob):
 
 
 async def test_groups_read(client, ann, bob, permit):
-    """groups.read shows any group, its members, and the groups of anyone; it changes nothing and hears nothing."""
+    """groups.read shows any group, its members, and any user's groups; it allows no change and delivers nothing."""
     permit(bob, "groups.read")
     _, tea = await get(ann, "/groups/tea")
     assert await get(bob, "/groups/tea") == (200, tea | {"role": None})
@@ -352,23 +354,23 @@ async def test_groups_read(client, ann, bob, permit):
     assert await get(bob, f"/users/{uuid4()}/groups") == (404, "no such user")
     assert await change(bob, join="open") == NO_MEMBER
     assert await put(bob, bob) == NO_MEMBER
-    assert await told(await bob.request("DELETE", "/groups/tea")) == NO_MEMBER
-    assert await told(await bob.request("POST", "/broadcast/tea", json={})) == NO_MEMBER
+    assert await outcome(await bob.request("DELETE", "/groups/tea")) == NO_MEMBER
+    assert await outcome(await bob.request("POST", "/broadcast/tea", json={})) == NO_MEMBER
     permit(bob)
     assert await get(bob, "/groups/tea") == NO_MEMBER
 
 
 async def test_groups_write(client, ann, bob, zoe, permit):
-    """groups.write acts as an owner does in any group, and is still none: the last owner stays."""
+    """groups.write allows what an owner may do in any group, and does not count as an owner: the last one stays."""
     permit(zoe, "groups.write")
     status, tea = await change(zoe, post="owners")
     assert (status, tea["post"], tea["role"]) == (200, "owners", None)
     assert await put(zoe, bob, role="owner") == (201, "owner")
     assert await put(zoe, ann, role="member") == (200, "member")
     assert await put(zoe, bob, role="member") == (409, "last owner")
-    assert await told(await zoe.request("DELETE", f"/groups/tea/members/{bob.id}")) == (409, "last owner")
+    assert await outcome(await zoe.request("DELETE", f"/groups/tea/members/{bob.id}")) == (409, "last owner")
     ids = {"user_ids": [str(zoe.id)]}
-    assert (await told(await zoe.request("POST", "/groups/tea/members", json=ids)))[0] == 201
+    assert (await outcome(await zoe.request("POST", "/groups/tea/members", json=ids)))[0] == 201
     assert await roles(zoe) == {"ann": "member", "bob": "owner", "zoe": "member"}
     assert (await zoe.request("DELETE", f"/groups/tea/members/{ann.id}")).status == 204
     assert await put(zoe, zoe, role="owner") == (200, "owner")
@@ -379,7 +381,7 @@ async def test_groups_write(client, ann, bob, zoe, permit):
 
 
 async def test_group_without_owner(*, client, sql, ann, bob, zoe, permit):
-    """A group whose only owner is deleted gets a new one from groups.write; until then nobody in it can change it."""
+    """If a group's only owner is deleted, groups.write gives it a new one; until then no member can change it."""
     await ann.add("tea", bob)
     sql("DELETE FROM users WHERE id = %s", ann.id)
     assert await change(bob, join="open") == NO_OWNER
@@ -390,7 +392,7 @@ async def test_group_without_owner(*, client, sql, ann, bob, zoe, permit):
 
 
 async def test_everything(client, ann, bob, permit):
-    """Whose role permits everything may all of it, in groups of others too."""
+    """A role that permits everything allows all of it in any group."""
     permit(bob, "*")
     assert await visible(bob) == {"tea": None}
     assert await roles(bob) == {"ann": "owner"}

@@ -1,4 +1,4 @@
-"""Presence over HTTP: who is told of whom, and how soon, on one server and on two of which one is killed."""
+"""Presence over HTTP: who sees whom, and how soon, on one server and on two of which one is killed."""
 
 import asyncio
 import contextlib
@@ -17,19 +17,19 @@ MARKER = "INSERT INTO nodes (id, name, seen_at) VALUES (gen_random_uuid(), 'mark
 
 
 async def presence(person, path):
-    """The answer for a path."""
+    """Return the response for a path."""
     response = await person.request("GET", path)
     assert response.status == 200, await response.text()
     return await response.json()
 
 
 async def sockets(person):
-    """How many sockets somebody has, as they are told themselves."""
+    """Return the number of a user's sockets, as the user sees it."""
     return (await presence(person, "/users/me/presence"))["sockets"]
 
 
 async def test_coming_and_going(sign_up):
-    """One is told of soon after one's sockets are opened and closed, by the group and by oneself."""
+    """Presence follows soon after sockets open and close, for the group and for the user."""
     ann, ben = await sign_up("ann"), await sign_up("ben")
     await ann.make_group("tea")
     await ann.add("tea", ben)
@@ -56,7 +56,7 @@ async def has(person, count):
 
 
 async def test_a_logout_counts(sign_up):
-    """Sockets that the server closes are gone at once, whether or not the other side has noticed."""
+    """Sockets that the server closes are removed at once, whether or not the client has noticed."""
     ann = await sign_up("ann")
     token = (await (await ann.client.post("/login", json={"login": "ann", "password": PASSWORD})).json())["token"]
     async with ann.client.ws_connect("/listen/me", headers={"Authorization": f"Bearer {token}"}):
@@ -66,7 +66,7 @@ async def test_a_logout_counts(sign_up):
 
 
 async def test_pages(sign_up):
-    """A page has at most ``limit`` people; ``next`` and the Link lead to the next."""
+    """A page has at most ``limit`` users; ``next`` and the Link lead to the next."""
     people = [await sign_up(name) for name in ("ann", "ben", "cat")]
     await people[0].make_group("tea")
     for guest in people[1:]:
@@ -74,18 +74,18 @@ async def test_pages(sign_up):
     for person in people:
         await person.listen()
         await eventually(lambda who=person: has(who, 1), SOON)
-    told, path = [], "/groups/tea/presence?limit=2"
+    shown, path = [], "/groups/tea/presence?limit=2"
     while path:
         response = await people[1].request("GET", path)
-        told.append([item["user_id"] for item in (await response.json())["items"]])
+        shown.append([item["user_id"] for item in (await response.json())["items"]])
         path = response.links["next"]["url"].path_qs if "next" in response.links else None
     everybody = sorted(str(person.id) for person in people)
-    assert told == [everybody[:2], everybody[2:]]
+    assert shown == [everybody[:2], everybody[2:]]
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=201", "after=x", "more=1"])
 async def test_bad_queries(sign_up, query):
-    """What is no page is refused."""
+    """An invalid query is refused."""
     ann = await sign_up("ann")
     await ann.make_group("tea")
     assert (await ann.request("GET", f"/groups/tea/presence?{query}")).status == 422
@@ -105,8 +105,8 @@ async def servers(tmp_path_factory):
         await first.end(signal.SIGTERM)
 
 
-async def told(client, signed_in):
-    """How many sockets each has of whom a group's presence tells."""
+async def shown(client, signed_in):
+    """Return the number of sockets of each user in a group's presence."""
     async with client.get("/groups/tea/presence", headers=signed_in) as response:
         assert response.status in (200, 503), await response.text()
         items = (await response.json()).get("items", ())
@@ -114,7 +114,7 @@ async def told(client, signed_in):
 
 
 async def test_a_killed_server(servers):
-    """Each tells of the sockets of both; of one that was killed with kill -9, no more within ten seconds."""
+    """Each server shows the sockets of both; those of a server killed by kill -9 are gone within ten seconds."""
     first, second = servers
     async with first.client() as here, second.client() as there:
         _, ann = await enter(here, "/signup", "ann")
@@ -135,7 +135,7 @@ async def test_a_killed_server(servers):
 
 
 async def test_a_stopped_server(servers):
-    """One that stops takes back what it told before it ends; nobody has to wait for its silence."""
+    """A server that stops removes its sockets from presence before it ends."""
     first, second = servers
     async with first.client() as here, second.client() as there:
         _, ann = await enter(here, "/signup", "ann")
@@ -146,11 +146,11 @@ async def test_a_stopped_server(servers):
             ending = asyncio.create_task(second.end(signal.SIGTERM))
             await socket.receive(timeout=30)
             assert (await ending)[0] == 0
-            assert await told(here, ann) == {}
+            assert await shown(here, ann) == {}
 
 
 async def test_a_crash_of_the_database(servers):
-    """It loses its unlogged tables then, and both servers write them anew."""
+    """A crash empties the unlogged tables; both servers write them again."""
     first, second = servers
     async with first.client() as here, second.client() as there:
         _, ann = await enter(here, "/signup", "ann")
@@ -170,10 +170,10 @@ async def test_a_crash_of_the_database(servers):
 
 
 async def connect(dsn):
-    """A connection, or None while the database recovers."""
+    """Return a connection, or None while the database recovers."""
     with contextlib.suppress(psycopg.OperationalError):
         return await psycopg.AsyncConnection.connect(dsn, autocommit=True)
 
 
 async def equals(expected, client, signed_in):
-    return await told(client, signed_in) == expected
+    return await shown(client, signed_in) == expected

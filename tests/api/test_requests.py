@@ -1,4 +1,4 @@
-"""HTTP around the handlers: problems, headers, bodies, and who is asking."""
+"""HTTP around the handlers: problems, headers, bodies and credentials."""
 
 import asyncio
 import gzip
@@ -31,13 +31,13 @@ PROBLEM = {"type", "title", "status", "detail", "error"}
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """One other origin may use the cookie."""
+    """Settings that allow the cookie from one other origin."""
     return Settings(db_url=settings.db_url, hashing=settings.hashing, allow_origin=frozenset({ALLOWED}))
 
 
 @pytest.fixture
 async def client(settings, aiohttp_client) -> TestClient:
-    """A client that keeps no cookies: who asks is told by each request alone."""
+    """A client without a cookie jar: each request brings its own credentials."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
 
@@ -47,7 +47,7 @@ async def ann(sign_up) -> Person:
 
 
 async def refusal(response: ClientResponse) -> tuple[int, str]:
-    """The status and the phrase of an error, which must be a problem as RFC 9457 has it."""
+    """Return status and code of an error, which must be a problem (RFC 9457)."""
     assert response.content_type == "application/problem+json", await response.text()
     body = await response.json()
     assert set(body) - {"errors"} == PROBLEM
@@ -57,7 +57,7 @@ async def refusal(response: ClientResponse) -> tuple[int, str]:
 
 
 async def upgrade(client: TestClient, person: Person, headers: dict[str, str]) -> int:
-    """The status of an attempt to listen."""
+    """Return the status of an attempt to listen."""
     try:
         socket = await client.ws_connect(f"/listen/{person.id}", headers=headers)
     except WSServerHandshakeError as refused:
@@ -67,7 +67,7 @@ async def upgrade(client: TestClient, person: Person, headers: dict[str, str]) -
 
 
 async def raw(client: TestClient, request: bytes) -> bytes:
-    """The head of the answer to these bytes."""
+    """Return the head of the response to these bytes."""
     reader, writer = await asyncio.open_connection(client.server.host, client.server.port)
     try:
         writer.write(request)
@@ -78,7 +78,7 @@ async def raw(client: TestClient, request: bytes) -> bytes:
 
 
 class FailingAccounts(Accounts):
-    """Accounts that fail in a way of the test's choosing."""
+    """Accounts that raise an error of the test's choice."""
 
     def __init__(self, failure: Exception) -> None:
         self._failure = failure
@@ -89,7 +89,7 @@ class FailingAccounts(Accounts):
 
 @pytest.fixture
 def failing_client(settings, aiohttp_client):
-    """A client of an application whose sign-up fails in this way."""
+    """A client of an application whose sign-up raises this error."""
 
     async def make(failure: Exception) -> TestClient:
         async def replace(app):
@@ -107,7 +107,7 @@ def failing_client(settings, aiohttp_client):
 
 
 async def test_problems(client, ann):
-    """Whatever is refused, by att or by aiohttp, is a problem with its members; 401 alone says how to sign in."""
+    """Every error, of att or of aiohttp, is a problem with its members; only a 401 says how to sign in."""
     cases = [
         (await client.get("/nowhere"), (404, "not found")),
         (await client.put("/signup"), (405, "method not allowed")),
@@ -129,7 +129,7 @@ async def test_problems(client, ann):
 
 @pytest.mark.parametrize("failure", [errors.Busy, errors.DatabaseUnavailable, errors.ConnectionLost])
 async def test_unavailable(failing_client, failure):
-    """What may work in a moment is a 503 that says when to try again."""
+    """A temporary failure is a 503 that says when to try again."""
     client = await failing_client(failure())
     response = await client.post("/signup", json=ACCOUNT)
     assert await refusal(response) == (503, failure.code)
@@ -137,7 +137,7 @@ async def test_unavailable(failing_client, failure):
 
 
 async def test_validation_lists_every_field(client):
-    """All faults at once, each with the name of its member and a reason."""
+    """All faults come at once, each with the name of its field and a reason."""
     response = await client.post("/signup", json={"login": " ", "password": 7, "extra": 1, "more": {}})
     assert await refusal(response) == (422, "invalid input")
     body = await response.json()
@@ -147,7 +147,7 @@ async def test_validation_lists_every_field(client):
 
 
 async def test_input_is_not_echoed(client, ann):
-    """No answer repeats a value that was sent: it may be a password."""
+    """No response repeats input: it may be a password."""
     secret = "hunter2 sesame"
     bodies = [
         {"login": f" {secret}", "password": secret[:5]},
@@ -173,7 +173,7 @@ async def test_input_is_not_echoed(client, ann):
 
 
 async def test_unexpected_exception(failing_client, caplog):
-    """A fault of ours is a 500 that tells nothing but the id under which the log tells everything."""
+    """An internal error is a 500 with nothing but the id of its log line."""
     client = await failing_client(RuntimeError("attempt to open the vault"))
     response = await client.post("/signup", json=ACCOUNT, headers={"X-Request-ID": "vault-1"})
     assert await refusal(response) == (500, "internal error")
@@ -189,7 +189,7 @@ async def test_unexpected_exception(failing_client, caplog):
 
 
 async def test_every_answer_has_an_id(client, ann, failing_client):
-    """Success or not, each answer bears a request id of its own."""
+    """Every response has its own request id, success or not."""
     failing = await failing_client(RuntimeError())
     responses = [
         await client.post("/login", json=ACCOUNT),
@@ -210,7 +210,7 @@ async def test_every_answer_has_an_id(client, ann, failing_client):
 
 @pytest.mark.parametrize("path", ["/login", "/nowhere"])
 async def test_unmet_expectation(client, path):
-    """An expectation that is not known is ignored or refused, and answered like any other request."""
+    """An unknown expectation is ignored or refused, with a response like any other."""
     response = await client.post(path, json=ACCOUNT, headers={"Expect": "tea"})
     assert response.status in (401, 404, 417)
     assert "X-Request-ID" in response.headers
@@ -218,7 +218,7 @@ async def test_unmet_expectation(client, path):
 
 @pytest.mark.parametrize("path", ["/login", "/nowhere"])
 async def test_id_of_the_client(client, path):
-    """A client's own id is kept if it is harmless, and replaced otherwise."""
+    """A client's own request id is kept if it is harmless, and replaced otherwise."""
     harmless = ["1", "x" * 128, "6f1e9c1e-8f57-4a6c-9b5c-0c8a1f6d2e34", "a.b_c:d/e+f=", "Root=1-67891233-abcdef"]
     harmful = ["", " ", "x" * 129, "a b", "a,b", "é", "<script>", 'a"b', "a;b", "a\tb", "%0a", "${x}"]
     for request_id in harmless:
@@ -233,7 +233,7 @@ async def test_id_of_the_client(client, path):
 
 
 async def test_content_types(client, ann):
-    """A body must call itself JSON: what does not may be a form that another site had a browser send."""
+    """A body must have a JSON type: otherwise it may be a form that another site made a browser send."""
     cases = {
         None: 415,
         "application/json": 200,
@@ -264,19 +264,19 @@ async def test_content_types(client, ann):
 
 
 def padded(size: int) -> bytes:
-    """A JSON object of so many bytes."""
+    """Return a JSON object of that many bytes."""
     return b'{"a": "' + b"x" * (size - 9) + b'"}'
 
 
 async def in_chunks(body: bytes):
-    """The body, without saying how long it will be."""
+    """Yield the body without announcing its length."""
     for start in range(0, len(body), 10_000):
         yield body[start : start + 10_000]
 
 
 @pytest.mark.parametrize("send", [io.BytesIO, in_chunks], ids=["Content-Length", "chunked"])
 async def test_body_limit(client, ann, send):
-    """1 MiB to the byte are let through, however the length is told; one more is too large."""
+    """Bodies up to 1 MiB are accepted, however the length is announced; one more byte is too large."""
     await ann.make_group("tea")
     response = await ann.request("POST", "/broadcast/tea", data=send(padded(BODY_LIMIT)), headers=JSON)
     assert response.status == 200
@@ -285,8 +285,8 @@ async def test_body_limit(client, ann, send):
         assert await refusal(response) == (413, "body too large"), path
 
 
-async def test_a_body_that_is_not_read_ends_its_connection(client):
-    """The answer says so, lest the next request is sent after it."""
+async def test_an_unread_body_ends_its_connection(client):
+    """The response says so, lest the client sends its next request there."""
     head = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     for size, is_last in [(2, False), (BODY_LIMIT + 1, True)]:
         answer = await raw(client, head % size + b"{}")
@@ -294,7 +294,7 @@ async def test_a_body_that_is_not_read_ends_its_connection(client):
 
 
 async def test_body_limit_after_inflation(client, ann):
-    """A compressed body counts as what it becomes."""
+    """The limit applies to the decompressed body."""
     await ann.make_group("tea")
     for size, status in [(BODY_LIMIT, 200), (BODY_LIMIT + 1, 413), (50 * 1024**2, 413)]:
         headers = JSON | {"Content-Encoding": "gzip"}
@@ -303,13 +303,13 @@ async def test_body_limit_after_inflation(client, ann):
 
 
 async def test_broken_encoding(client):
-    """A body that is not encoded as it says is the client's fault."""
+    """A body with a wrong encoding is the client's error."""
     response = await client.post("/login", data=b"no gzip", headers=JSON | {"Content-Encoding": "gzip"})
     assert response.status == 400
 
 
 async def test_broken_chunks(client):
-    """A body that is not cut as it says is the client's fault."""
+    """A body with wrong chunks is the client's error."""
     head = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     for chunks in (b"zz\r\n{}\r\n0\r\n\r\n", b"-1\r\n{}\r\n", b"2\r\n{}{}\r\n0\r\n\r\n"):
         assert b" 400 " in (await raw(client, head + chunks)).partition(b"\r\n")[0], chunks
@@ -319,14 +319,14 @@ HALF_A_BODY = b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/jso
 
 
 async def test_a_body_that_does_not_arrive(client, monkeypatch):
-    """Nobody is waited for without a bound."""
+    """The time to wait for a body is limited."""
     monkeypatch.setattr("att.http.requests.BODY_TIMEOUT", 0.05)
     answer = await raw(client, HALF_A_BODY)
     assert b" 408 " in answer.partition(b"\r\n")[0]
 
 
-async def test_a_client_that_leaves_in_the_middle_is_no_fault_of_ours(client, caplog):
-    """Nothing is logged as failed, and the next one is served."""
+async def test_a_client_that_leaves_in_the_middle(client, caplog):
+    """Nothing is logged as failed, and the next request is served."""
     _, writer = await asyncio.open_connection(client.host, client.port)
     writer.write(HALF_A_BODY)
     await client.get("/nowhere")
@@ -374,7 +374,7 @@ NOT_JSON = {
 
 
 async def test_not_json(client):
-    """What is no JSON is a 400 that says where it breaks off, on every address alike, and the server goes on."""
+    """An invalid JSON body is a 400 with the position of the fault, on every path, and the server goes on."""
     for case, body in NOT_JSON.items():
         response = await client.post("/login", data=body, headers=JSON)
         assert await refusal(response) == (400, "not json"), case
@@ -386,7 +386,7 @@ async def test_not_json(client):
 
 @pytest.mark.parametrize("path", ["/signup", "/login"])
 async def test_cookie(client, ann, settings, path):
-    """The token is out of reach of scripts and other sites, goes to every path, and lives as long as the session."""
+    """The token is out of reach of scripts and other sites, is sent to every path, and lives as long as the session."""
     response = await client.post(path, json=ACCOUNT if path == "/login" else ACCOUNT | {"login": "bob"})
     assert len(response.headers.getall("Set-Cookie")) == 1
     cookie = response.cookies[COOKIE]
@@ -398,7 +398,7 @@ async def test_cookie(client, ann, settings, path):
 
 
 async def test_cookie_under_https(settings, aiohttp_client, tmp_path: Path):
-    """Under https the cookie stays under https."""
+    """Under https the cookie is secure."""
     (tmp_path / "pem").write_text(CERTIFICATE)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tmp_path / "pem")
@@ -411,7 +411,7 @@ async def test_cookie_under_https(settings, aiohttp_client, tmp_path: Path):
 
 
 async def test_browser(settings, aiohttp_client):
-    """A browser that keeps the cookie is signed in by it, until it logs out."""
+    """The cookie signs a browser in until it logs out."""
     client = await aiohttp_client(create_app(settings))
     own = {"Origin": str(client.make_url("")).rstrip("/")}
     user_id = (await (await client.post("/signup", json=ACCOUNT, headers=own)).json())["user_id"]
@@ -469,7 +469,7 @@ def with_cookie(person: Person, headers: dict[str, str]) -> dict[str, str]:
 
 
 async def test_origin_of_unsafe_requests(client, ann):
-    """With the cookie only our own pages and those allowed may change anything."""
+    """With the cookie only pages of this server and of allowed origins may change anything."""
     for number, (may, headers) in enumerate(ORIGINS):
         response = await client.post("/groups", json={"name": f"tea {number}"}, headers=with_cookie(ann, headers))
         assert response.status == (201 if may else 403), headers
@@ -480,13 +480,13 @@ async def test_origin_of_unsafe_requests(client, ann):
 
 
 async def test_origin_of_sockets(client, ann):
-    """With the cookie only our own pages and those allowed may listen."""
+    """With the cookie only pages of this server and of allowed origins may listen."""
     for may, headers in ORIGINS:
         assert await upgrade(client, ann, with_cookie(ann, headers)) == (101 if may else 403), headers
 
 
 async def test_origin_for_every_unsafe_method(client, ann):
-    """PUT and DELETE are no safer than POST."""
+    """PUT and DELETE need the origin, too."""
     await ann.make_group("tea")
     headers = with_cookie(ann, {"Origin": "https://evil.example"})
     requests = [
@@ -503,7 +503,7 @@ async def test_origin_for_every_unsafe_method(client, ann):
 
 
 async def test_origin_of_safe_requests(client, ann):
-    """To read with the cookie needs none: a foreign page does not get to see the answer."""
+    """Reading with the cookie needs no origin: another site's page does not see the response."""
     for headers in ({}, {"Origin": "https://evil.example"}, {SITE: "cross-site"}):
         for method in ("GET", "HEAD"):
             response = await client.request(method, f"/users/{ann.id}/groups", headers=with_cookie(ann, headers))
@@ -512,7 +512,7 @@ async def test_origin_of_safe_requests(client, ann):
 
 
 async def test_origin_of_bearers(client, ann):
-    """Who shows a token needs no origin: no page can make a browser send it."""
+    """A bearer token needs no origin: no page can make a browser send it."""
     for number, headers in enumerate(({}, {"Origin": "https://evil.example"}, {SITE: "cross-site"})):
         signed_in = ann.headers | headers | {"Cookie": f"{COOKIE}=x"}
         assert (await client.post("/groups", json={"name": f"tea {number}"}, headers=signed_in)).status == 201
@@ -532,7 +532,7 @@ async def test_bearer(client, ann):
 
 
 async def test_other_credentials(client, ann):
-    """What is no good token is a 401, even beside a good cookie: nobody is taken for another than they say."""
+    """An invalid token is a 401, even beside a valid cookie."""
     token = ann.token
     values = [
         "",
@@ -567,7 +567,7 @@ async def test_other_credentials(client, ann):
 
 
 async def test_malformed_cookies(client, ann):
-    """What is no good token in the cookie is a 401 as well, NUL and bytes that are no UTF-8 among it."""
+    """An invalid token in the cookie is a 401, even with NUL or bytes that are no UTF-8."""
     token = ann.token
     path = f"/users/{ann.id}/groups"
     for value in ("", '""', token[:-1], token + "A", f'"{token[:-1]}\\000"', f'"{token}\\000"', "é" * 43, "A" * 43):
@@ -579,7 +579,7 @@ async def test_malformed_cookies(client, ann):
 
 
 async def test_bytes_in_path(client, ann):
-    """A path may be any bytes; what names nothing is a 404 or refused as malformed, and never a fault of ours."""
+    """A path may have any bytes; an unknown one is a 404 or malformed, never an internal error."""
     for path in (b"/groups/\xff", b"/groups/%FF", b"/groups/%ED%A0%80", b"/groups/%C0%80", b"/users/\xff/groups"):
         request = b"GET %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n" % (path, ann.token.encode())
         status = (await raw(client, request)).split()[1]
@@ -596,15 +596,15 @@ async def test_bytes_in_path(client, ann):
         ({"X-Forwarded-Proto": "http", "Origin": "http://app.example"}, False),
     ],
 )
-async def test_the_cookie_is_secure_when_the_browser_speaks_https(client, headers, is_secure):
-    """Also when it speaks it to a proxy before us."""
+async def test_secure_cookie(client, headers, is_secure):
+    """The cookie is secure when the browser uses https, also through a proxy."""
     response = await client.post("/signup", json={"login": "ben", "password": PASSWORD}, headers=headers)
     assert response.status == 201
     assert bool(response.cookies[COOKIE]["secure"]) is is_secure
 
 
-async def test_who_may_is_asked_when_the_body_is_there(client, sign_up):
-    """A member who is removed while their broadcast is on its way is no member when it arrives."""
+async def test_permission_is_checked_after_the_body(client, sign_up):
+    """A member who is removed while the body arrives may not post."""
     ann, ben = await sign_up("ann"), await sign_up("ben")
     await ann.make_group("tea")
     await ann.add("tea", ben)

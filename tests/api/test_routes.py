@@ -1,4 +1,4 @@
-"""The route table: what is served is what it says, to those whom it says, and nothing else is."""
+"""The route table: exactly its routes are served, to exactly the users it names."""
 
 from typing import NamedTuple
 from uuid import uuid4
@@ -23,10 +23,10 @@ NOT_PERMITTED = (403, "not permitted")
 
 
 class Row(NamedTuple):
-    """What each caller is answered: a status, and the phrase of an error.
+    """The response that each caller gets: a status, and the code of an error.
 
-    The user in the path is "oneself", who is a plain member of the group in the path, as "member" is. Whose role has
-    the permission ``by``, or ``*``, is a stranger otherwise, and is answered ``permitted``.
+    "oneself" is the user in the path, and a plain member of the group in the path, as "member" is. The role of a
+    stranger with the permission ``by``, or ``*``, gets ``permitted``.
     """
 
     nobody: object
@@ -38,7 +38,7 @@ class Row(NamedTuple):
     permitted: object = None
 
     def of(self, caller: str) -> object:
-        """The answer to a caller, who is one of those above or known by what their role permits."""
+        """Return the response for a caller, who is named above or by a permission."""
         if caller in CALLERS:
             return getattr(self, caller)
         return self.permitted if self.by and caller in (self.by, "*") else self.stranger
@@ -122,7 +122,7 @@ def name_of(route):
 
 
 async def outcome(response: ClientResponse) -> int | tuple[int, str]:
-    """The status, and for an error its phrase."""
+    """Return the status, and for an error its code."""
     if response.status < 400:
         return response.status
     return response.status, (await response.json())["error"]
@@ -130,13 +130,13 @@ async def outcome(response: ClientResponse) -> int | tuple[int, str]:
 
 @pytest.fixture
 async def client(settings, aiohttp_client) -> TestClient:
-    """A client that keeps no cookies: who asks is told by each request alone."""
+    """A client without a cookie jar: each request brings its own credentials."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
 
 @pytest.fixture
 def give_role(postgresql):
-    """Give somebody a role of these permissions, and of no others."""
+    """Give a user a new role with exactly these permissions."""
 
     def go(user_id: object, *permissions: str) -> None:
         name = uuid4().hex
@@ -152,7 +152,7 @@ def give_role(postgresql):
 
 @pytest.fixture
 def new_role(postgresql):
-    """The id of a role that is nobody's."""
+    """Create a role that no user has; return its id."""
 
     def go() -> object:
         name = uuid4().hex
@@ -166,7 +166,7 @@ def new_role(postgresql):
 
 @pytest.fixture
 async def administrator(sign_up, give_role):
-    """Somebody who may do everything."""
+    """A user who may do everything."""
     person = await sign_up("administrator")
     give_role(person.id, "*")
     return person
@@ -183,7 +183,7 @@ def test_nothing_else_is_served():
 
 
 async def test_unknown_path(client):
-    """What is not in the table is a 404 by every method."""
+    """A path that is not in the table is a 404 for every method."""
     for path in ("/", "/users/", "/groups/", "/signup/", "/groups/a/b", "/listen", "/docs/", "/x//signup", "/Signup"):
         for method in METHODS:
             response = await client.request(method, path)
@@ -192,7 +192,7 @@ async def test_unknown_path(client):
 
 
 async def test_options(client):
-    """OPTIONS tells, to anyone, which methods a path knows."""
+    """OPTIONS names the methods of a path, for anyone."""
     for path, methods in served().items():
         response = await client.options(fill(path))
         assert response.status == 204
@@ -200,7 +200,7 @@ async def test_options(client):
 
 
 async def test_other_methods(client):
-    """Every method that a path does not know is a 405 that tells those it does."""
+    """A method that a path does not have is a 405 that names those it has."""
     for path, methods in served().items():
         for method in set(METHODS) - methods:
             response = await client.request(method, fill(path))
@@ -215,7 +215,7 @@ async def test_other_methods(client):
 
 
 async def test_head(client, administrator, new_role):
-    """HEAD is answered as GET is, without the body."""
+    """HEAD is answered like GET, without the body."""
     await administrator.make_group("tea")
     places = {"user_id": administrator.id, "role_id": new_role()}
     who = {route.path: route.who for route in ROUTES if route.method == "GET"}
@@ -235,12 +235,12 @@ async def test_head(client, administrator, new_role):
 
 
 def test_each_route_has_a_row():
-    """Whoever adds a route says here who may call it."""
+    """Each route has its expectation here."""
     assert set(EXPECTED) == {(route.method, route.path) for route in ROUTES}
 
 
 async def test_not_signed_in(client):
-    """Without credentials nothing is told: neither whether group or user exist, nor what is wrong with the body."""
+    """Without credentials the response shows neither whether group or user exist nor faults of the body."""
     for route in ROUTES:
         if route.who is not Who.ANYONE:
             for path in (fill(route.path), fill(route.path, group="%00", user_id="x")):
@@ -250,7 +250,7 @@ async def test_not_signed_in(client):
 
 @pytest.mark.parametrize("route", ROUTES, ids=name_of)
 async def test_who_may(*, client, sign_up, give_role, new_role, administrator, route):
-    """Each caller is answered as the table above says, whatever their role permits."""
+    """Each caller gets the response of the table above, for each permission of their role."""
     people = {name: await sign_up(name) for name in CALLERS[1:4]}
     for permission in Permission:
         people[permission] = await sign_up(f"may {permission}")
@@ -286,19 +286,19 @@ async def test_who_may(*, client, sign_up, give_role, new_role, administrator, r
 
 
 async def session_id_of(administrator, person) -> str:
-    """The id of a session of somebody's."""
+    """Return the id of a session of the user."""
     page = await (await administrator.request("GET", f"/users/{person.id}/sessions")).json()
     return page["items"][0]["id"]
 
 
 async def sign_in(client, login: str) -> Person:
-    """Somebody in a new session."""
+    """Sign a user in with a new session."""
     answer = await (await client.post("/login", json={"login": login, "password": PASSWORD})).json()
     return Person(client, login, answer)
 
 
 async def test_upgrade_is_guarded(client, sign_up, administrator):
-    """As WebSocket requests as well, only oneself may listen, not even an administrator."""
+    """As a WebSocket, too, only the user may listen, not even an administrator."""
     ann = await sign_up("ann")
     for headers, status in (({}, 401), ((await sign_up("stranger")).headers, 403), (administrator.headers, 403)):
         with pytest.raises(WSServerHandshakeError) as refused:
@@ -329,7 +329,7 @@ USER_ROUTES = [route for route in ROUTES if "{user_id}" in route.path]
 
 
 async def test_malformed_user_id(client, sign_up):
-    """What is no UUID is nobody's on every route: 404, never 400 or 500."""
+    """An invalid UUID is a 404 on every route, never 400 or 500."""
     ann = await sign_up("ann")
     await ann.make_group("tea")
     for route in USER_ROUTES:
@@ -339,7 +339,7 @@ async def test_malformed_user_id(client, sign_up):
 
 
 async def test_braces_in_path(client, sign_up):
-    """Braces in a path are characters like any others."""
+    """Braces in a path are ordinary characters."""
     ann = await sign_up("ann")
     await ann.make_group("tea")
     braces = "%7B00000000-0000-0000-0000-000000000000%7D"
@@ -359,7 +359,7 @@ async def test_braces_in_path(client, sign_up):
     ],
 )
 async def test_other_malformed_ids(administrator, path, code):
-    """What is no UUID is the id of no role and no session."""
+    """An invalid UUID is no id of a role or a session."""
     for method in ("GET", "PATCH", "DELETE"):
         for place in NOT_A_UUID:
             options = {"json": {}} if method == "PATCH" else {}
@@ -368,7 +368,7 @@ async def test_other_malformed_ids(administrator, path, code):
 
 
 async def test_me(client, sign_up):
-    """In a path `me` is whoever asks."""
+    """In a path `me` is the user who asks."""
     ann = await sign_up("ann")
     assert (await (await ann.request("GET", "/users/me")).json())["id"] == str(ann.id)
     assert (await client.get("/users/me")).status == 401

@@ -1,4 +1,4 @@
-"""Security headers: every answer bears them, whoever asks for whatever, and whatever comes of it."""
+"""Security headers: every response has them."""
 
 import dataclasses
 import io
@@ -33,20 +33,20 @@ HSTS = "Strict-Transport-Security"
 
 @pytest.fixture
 async def client(settings, aiohttp_client) -> TestClient:
-    """A client that keeps no cookies."""
+    """A client without a cookie jar."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
 
 @pytest.fixture
 async def administrator(sign_up, sql):
-    """Somebody who may do everything."""
+    """A user who may do everything."""
     person = await sign_up("administrator")
     sql("UPDATE users SET role_id = (SELECT id FROM roles WHERE name = 'Admin')")
     return person
 
 
 def check(response, *, policy=STRICT, cache="no-store"):
-    """It has each header once, and says no more than it should."""
+    """Check that each header occurs once with its value."""
     expected = {**EXPECTED, "Content-Security-Policy": policy, "Cache-Control": cache}
     assert {name: response.headers.getall(name, []) for name in expected} == {
         name: [value] for name, value in expected.items()
@@ -57,7 +57,7 @@ def check(response, *, policy=STRICT, cache="no-store"):
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 async def test_every_route(*, client, administrator, sign_up, sql, route):
-    """An answer bears them, and a refusal; nothing but the files of the documentation may be kept."""
+    """Successes and errors have them; only files of the documentation may be cached."""
     await administrator.make_group("tea")
     guest = await sign_up("owner")
     await administrator.add("tea", guest)
@@ -83,7 +83,7 @@ POLICY = "Content-Security-Policy"
 
 
 async def test_refusals(client, administrator):
-    """Whatever is refused, by us or by aiohttp, and where nothing is."""
+    """Errors of att and of aiohttp have them, and so do unknown paths."""
     large = io.BytesIO(b"x" * (BODY_LIMIT + 1))
     cases = [
         (404, await client.get("/nowhere")),
@@ -103,8 +103,8 @@ async def test_refusals(client, administrator):
         check(response)
 
 
-async def test_a_fault_of_ours(settings, aiohttp_client):
-    """A 500 as well."""
+async def test_internal_errors(settings, aiohttp_client):
+    """A 500 has them, too."""
 
     async def fail(app):
         app[ACCOUNT_SERVICE] = None
@@ -134,15 +134,15 @@ async def test_a_fault_of_ours(settings, aiohttp_client):
     ],
 )
 async def test_https_by_a_proxy(*, settings, aiohttp_client, trusted, header, is_told):
-    """A browser that came by https is told to come by it again, if a proxy says so that is trusted."""
+    """A browser is told to keep using https if a trusted proxy says that it does."""
     proxies = frozenset({ip_network(trusted)} if trusted else ())
     client = await aiohttp_client(create_app(dataclasses.replace(settings, trust_proxy=proxies)))
     response = await client.get("/docs", headers={"X-Forwarded-Proto": header} if header else {})
     assert response.headers.getall(HSTS, []) == (["max-age=31536000"] if is_told else [])
 
 
-async def test_https_of_our_own(settings, tmp_path):
-    """So it is when it has come to us by https."""
+async def test_https(settings, tmp_path):
+    """A browser that uses https to this server is told to keep using it."""
     file = tmp_path / "certificate.pem"
     file.write_text(CERTIFICATE)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -160,7 +160,7 @@ async def test_https_of_our_own(settings, tmp_path):
 
 
 def test_they_are_added():
-    """What an answer has is kept, but for what is not its to say."""
+    """A response keeps its own headers, except those that are not its to set."""
     headers = CIMultiDict({"Content-Type": "text/html", POLICY: "default-src 'self'", "Cache-Control": "public"})
     add_security_headers(headers, is_shared=True, is_https=True)
     assert headers == {

@@ -1,4 +1,4 @@
-"""The cache of sessions in an application: it spares the database, and hears of what is ended in SQL."""
+"""The cache of sessions in an application: it saves queries, and learns of sessions that are ended in SQL."""
 
 import pytest
 from waiting import eventually
@@ -10,7 +10,7 @@ from att.sessions.store import PostgresSessions
 
 @pytest.fixture
 def finds(monkeypatch):
-    """How often sessions are looked for in the database."""
+    """Count the queries for sessions."""
     tokens, find = [], PostgresSessions.find
 
     async def count(self, token):
@@ -22,7 +22,7 @@ def finds(monkeypatch):
 
 
 async def test_requests(finds, client, sign_up, sql):
-    """Requests in a row cost one look; a session that is deleted in SQL is over as soon as that is committed."""
+    """Consecutive requests cost one query; a session that is deleted in SQL ends with the commit."""
     ann, bob = await sign_up("ann"), await sign_up("bob")
     await eventually(lambda: trusted(client))
     finds.clear()
@@ -41,7 +41,7 @@ async def test_requests(finds, client, sign_up, sql):
 
 
 async def test_log_out(finds, client, sign_up):
-    """After the answer to a log-out the token is worth nothing."""
+    """After the response to a log-out the token is invalid."""
     ann = await sign_up("ann")
     await eventually(lambda: trusted(client))
     assert (await ann.request("GET", f"/users/{ann.id}/groups")).status == 200

@@ -1,4 +1,4 @@
-"""Sessions over HTTP: to see and to end them; and the brake on guessing."""
+"""Sessions over HTTP: listing and ending them; and the rate limits of log-in."""
 
 import asyncio
 import re
@@ -26,13 +26,13 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 @pytest.fixture
 async def client(settings, aiohttp_client) -> TestClient:
-    """A client that keeps no cookies: each request brings its own."""
+    """A client without a cookie jar: each request brings its own credentials."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
 
 @pytest.fixture
 def log_in(client):
-    """One more session of somebody's, with these headers at log-in."""
+    """Log a user in once more, with these headers."""
 
     async def go(login, **headers):
         response = await client.post("/login", json={"login": login, "password": PASSWORD}, headers=headers)
@@ -54,7 +54,7 @@ async def bob(sign_up):
 
 @pytest.fixture
 def permit(postgresql):
-    """Give somebody a role of their own that holds this permission."""
+    """Give a user a new role with this permission."""
 
     def go(person, permission):
         postgresql.execute(
@@ -70,14 +70,14 @@ def permit(postgresql):
 
 
 async def sessions_of(person, path="/sessions"):
-    """The sessions that are listed."""
+    """Return the listed sessions."""
     response = await person.request("GET", path)
     assert response.status == 200, await response.text()
     return (await response.json())["items"]
 
 
 async def id_of(person):
-    """The id of the session by which somebody asks."""
+    """Return the id of the session that asks."""
     return next(session["id"] for session in await sessions_of(person) if session["current"])
 
 
@@ -86,13 +86,13 @@ async def refusal(response):
 
 
 async def is_closed(socket, code=CloseCode.SESSION_ENDED):
-    """Whether the socket is closed now, with this code."""
+    """Return True if the socket is closed now, with this code."""
     message = await socket.receive(timeout=5)
     return message.type is WSMsgType.CLOSE and socket.close_code == code
 
 
 async def is_open(person, socket):
-    """Whether the socket still hears what is sent to a new group of somebody's."""
+    """Return True if the socket still receives what is sent to a new group of the user."""
     group = uuid4().hex[:12] + "g"
     await person.make_group(group)
     await person.broadcast(group, {"a": 1})
@@ -103,7 +103,7 @@ async def is_open(person, socket):
 
 
 async def test_list(ann, bob, log_in):
-    """One's own sessions, newest first: when, from where, by what, which one asks, how many sockets each has."""
+    """The list has the user's sessions, newest first, with times, address, client, the current one, and sockets."""
     phone = await log_in("ann", **{"User-Agent": "Phone/2.0"})
     sockets = [await phone.listen(), await phone.listen(), await ann.listen()]
     newest, oldest = await sessions_of(ann)
@@ -120,7 +120,7 @@ async def test_list(ann, bob, log_in):
 
 
 async def test_pages(ann, log_in):
-    """The list comes in pages; a cursor that is not its own is invalid."""
+    """The list comes in pages; a cursor of another list is invalid."""
     for _ in range(2):
         await log_in("ann")
     everything = await sessions_of(ann)
@@ -148,7 +148,7 @@ async def test_pages(ann, log_in):
     ],
 )
 async def test_user_agent(client, ann, log_in, sent, kept):
-    """A program may call itself anything: what is kept is printable, and not long."""
+    """A client may call itself anything: the stored text is printable and short."""
     reader, writer = await asyncio.open_connection(client.server.host, client.server.port)
     body = b'{"login": "ann", "password": "%s"}' % PASSWORD.encode()
     head = f"POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
@@ -164,7 +164,7 @@ async def test_user_agent(client, ann, log_in, sent, kept):
 
 
 async def test_end_one(ann, bob, log_in):
-    """One of one's own ends, with its sockets, at once; what is nobody's, malformed or another's is a 404."""
+    """One's own session ends at once, with its sockets; an unknown, invalid or foreign id is a 404."""
     phone = await log_in("ann")
     phones, anns, bobs = await phone.listen(), await ann.listen(), await bob.listen()
     for session_id in (await id_of(bob), uuid4(), "x", "%00"):
@@ -182,7 +182,7 @@ async def test_end_one(ann, bob, log_in):
 
 
 async def test_end_this_one(ann):
-    """The one that asks may be ended like any other; that is a log-out."""
+    """The current session can be ended like any other; that is a log-out."""
     socket = await ann.listen()
     response = await ann.request("DELETE", f"/sessions/{await id_of(ann)}")
     assert response.status == 204
@@ -193,7 +193,7 @@ async def test_end_this_one(ann):
 
 @pytest.mark.parametrize("path", ["/sessions", "/users/me/sessions"])
 async def test_end_others(ann, bob, log_in, path):
-    """All but the one that asks end, with their sockets."""
+    """All sessions except the current one end, with their sockets."""
     phone, tablet = await log_in("ann"), await log_in("ann")
     phones, tablets, anns = await phone.listen(), await tablet.listen(), await ann.listen()
     response = await ann.request("DELETE", path)
@@ -207,7 +207,7 @@ async def test_end_others(ann, bob, log_in, path):
 
 
 async def test_of_another(ann, bob, permit):
-    """Somebody else's are for those with sessions.write alone, who see and end them all."""
+    """Only sessions.write sees and ends another user's sessions."""
     path, session_id = f"/users/{ann.id}/sessions", await id_of(ann)
     permit(bob, "users.write")
     for method, target in [("GET", path), ("DELETE", path), ("DELETE", f"{path}/{session_id}")]:
@@ -226,7 +226,7 @@ async def test_of_another(ann, bob, permit):
 
 @pytest.mark.parametrize("is_one", [True, False])
 async def test_end_that_may_have_failed(ann, log_in, postgresql, is_one):
-    """When the connection is lost on the way, the user's sockets are to connect again: who may stay, can."""
+    """If the connection is lost meanwhile, the user's sockets must reconnect, and valid sessions can."""
     phone = await log_in("ann")
     sockets = [await ann.listen(), await phone.listen()]
     path = f"/sessions/{await id_of(phone)}" if is_one else "/sessions"
@@ -248,7 +248,7 @@ async def test_end_that_may_have_failed(ann, log_in, postgresql, is_one):
 
 
 async def test_expired_are_removed(settings, aiohttp_client, postgresql, client, ann):
-    """A server that starts begins to remove what has expired."""
+    """A server that starts removes expired sessions."""
     await id_of(ann)
     postgresql.execute("UPDATE sessions SET expires_at = now() - interval '1 s'")
     postgresql.commit()
@@ -272,8 +272,8 @@ RATES = {
 
 
 @pytest.fixture
-def braked(settings, aiohttp_client):
-    """A client of an application that brakes soon."""
+def limited(settings, aiohttp_client):
+    """A client of an application with low rate limits."""
 
     async def make(**changes):
         app = create_app(replace(settings, **{**RATES, **changes}))
@@ -283,22 +283,22 @@ def braked(settings, aiohttp_client):
 
 
 async def try_log_in(client, login="ann", password="wrong horse", **headers):
-    """The status of a log-in."""
+    """Return the status of a log-in."""
     response = await client.post("/login", json={"login": login, "password": password}, headers=headers)
     await response.read()
     return response.status
 
 
 async def try_sign_up(client, login, **headers):
-    """The status of a sign-up."""
+    """Return the status of a sign-up."""
     response = await client.post("/signup", json={"login": login, "password": PASSWORD}, headers=headers)
     await response.read()
     return response.status
 
 
-async def test_guessing_a_login(braked):
-    """After 3 failures the right password is refused as well, for a login that is nobody's alike; others get in."""
-    client = await braked()
+async def test_guessing_a_login(limited):
+    """After 3 failures the right password is refused, too, also for an unknown login; other logins work."""
+    client = await limited()
     assert [await try_sign_up(client, login) for login in ("ann", "bob")] == [201, 201]
     for login in ("ann", "nobody"):
         assert [await try_log_in(client, login) for _ in range(3)] == [401] * 3
@@ -311,26 +311,26 @@ async def test_guessing_a_login(braked):
             assert await try_log_in(client, "bob", PASSWORD) == 200
 
 
-async def test_guessing_from_an_address(braked):
-    """After 6 failures from one address nobody gets in from there."""
-    client = await braked()
+async def test_guessing_from_an_address(limited):
+    """After 6 failures from one address all log-ins from it are refused."""
+    client = await limited()
     assert await try_sign_up(client, "ann") == 201
     assert [await try_log_in(client, f"user {number}") for number in range(7)] == [401] * 6 + [429]
     assert await try_log_in(client, "ann", PASSWORD) == 429
 
 
-async def test_a_burst_of_guesses(braked):
-    """Guesses that are sent at once do not get past: 3 are looked at, however many there are."""
-    client = await braked()
+async def test_a_burst_of_guesses(limited):
+    """Of guesses that are sent at once only 3 are checked, however many there are."""
+    client = await limited()
     assert await try_sign_up(client, "ann") == 201
     statuses = await asyncio.gather(*(try_log_in(client) for _ in range(20)))
     assert sorted(statuses) == [401] * 3 + [429] * 17
     assert await try_log_in(client, "ann", PASSWORD) == 429
 
 
-async def test_it_opens_again(braked):
-    """When the window is over, the right password is let through."""
-    client = await braked(login_failures=Rate(1, timedelta(seconds=1)))
+async def test_it_opens_again(limited):
+    """When the window is over, the right password works."""
+    client = await limited(login_failures=Rate(1, timedelta(seconds=1)))
     assert await try_sign_up(client, "ann") == 201
     await try_log_in(client)
 
@@ -340,24 +340,24 @@ async def test_it_opens_again(braked):
     assert await eventually(log_in)
 
 
-async def test_sign_ups_from_an_address(braked):
-    """So many accounts an hour; what is no sign-up at all does not count."""
-    client = await braked()
+async def test_sign_ups_from_an_address(limited):
+    """Accounts per hour and address are limited; invalid sign-ups do not count."""
+    client = await limited()
     assert [await try_sign_up(client, "") for _ in range(5)] == [422] * 5
     assert [await try_sign_up(client, login) for login in ("a", "b", "a", "c", "d")] == [201, 201, 409, 201, 429]
     assert await try_log_in(client, "a", PASSWORD) == 200
 
 
-async def test_forged_address(braked):
-    """Without a proxy that is trusted, no header makes an address another."""
-    client = await braked()
+async def test_forged_address(limited):
+    """Without a trusted proxy no header changes the address."""
+    client = await limited()
     forged = [{"X-Forwarded-For": f"192.0.2.{n}", "Forwarded": f"for=192.0.2.{n}"} for n in range(5)]
     assert [await try_sign_up(client, f"user {n}", **headers) for n, headers in enumerate(forged)] == [201] * 4 + [429]
 
 
-async def test_behind_a_proxy(braked):
-    """Behind one, each client is known by the address that the proxy has seen, whatever it wrote itself."""
-    client = await braked(trust_proxy=frozenset({ip_network("127.0.0.0/8")}))
+async def test_behind_a_proxy(limited):
+    """Behind a proxy each client has the address that the proxy has seen, whatever its own headers say."""
+    client = await limited(trust_proxy=frozenset({ip_network("127.0.0.0/8")}))
 
     async def sign_up(n, address):
         return await try_sign_up(client, f"user {n}", **{"X-Forwarded-For": f"198.51.100.{n}, junk, {address}"})
@@ -373,7 +373,7 @@ async def test_behind_a_proxy(braked):
 
 @pytest.mark.parametrize(("trusted", "address"), [(["unix"], "192.0.2.1"), ([], None)])
 async def test_unix_socket(settings, tmp_path, trusted, address):
-    """On our unix socket a client has no address, unless a proxy that we trust comes by it."""
+    """On the unix socket a client has no address, unless a trusted proxy reports one."""
     runner = web.AppRunner(create_app(replace(settings, trust_proxy=frozenset(trusted))))
     await runner.setup()
     try:
@@ -389,9 +389,9 @@ async def test_unix_socket(settings, tmp_path, trusted, address):
         await runner.cleanup()
 
 
-async def test_one_who_is_in_guesses_no_faster(braked):
-    """Neither the password of the account, whatever its login becomes, nor which logins there are."""
-    client = await braked(signups=Rate(6, timedelta(hours=1)))
+async def test_a_signed_in_user_guesses_no_faster(limited):
+    """The limits hold for the account's password, whatever its login becomes, and for trying logins."""
+    client = await limited(signups=Rate(6, timedelta(hours=1)))
     ann, _ = [
         Person(client, login, await (await client.post("/signup", json={"login": login, "password": PASSWORD})).json())
         for login in ("ann", "bob")

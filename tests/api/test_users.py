@@ -1,4 +1,4 @@
-"""Users over HTTP: every answer with its exact shape, every refusal with its phrase."""
+"""Users over HTTP: the exact shape of each response and the code of each error."""
 
 import asyncio
 from datetime import datetime
@@ -19,7 +19,7 @@ USER = ["id", "login", "first_name", "last_name", "birth_date", "registered_at",
 
 @pytest.fixture
 async def client(settings, aiohttp_client) -> TestClient:
-    """A client that keeps no cookies: who asks is told by each request alone."""
+    """A client without a cookie jar: each request brings its own credentials."""
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
 
@@ -42,7 +42,7 @@ async def boss(sign_up, postgresql):
 
 @pytest.fixture
 def give(postgresql):
-    """Give somebody a role of their own with these permissions."""
+    """Give a user a new role with these permissions."""
 
     def go(person, *permissions):
         postgresql.execute(
@@ -56,7 +56,7 @@ def give(postgresql):
 
 
 async def ask(person, method, path="/users", body=None, **options):
-    """The answer's status and JSON body."""
+    """Return status and JSON body of the response."""
     if body is not None:
         options["json"] = body
     response = await person.request(method, path, **options)
@@ -64,27 +64,27 @@ async def ask(person, method, path="/users", body=None, **options):
 
 
 async def refusal(person, method, path="/users", body=None, **options):
-    """The status and the phrase of an error, and the index of the item to blame."""
+    """Return status and code of an error, and the index of the item at fault."""
     status, problem = await ask(person, method, path, body, **options)
     return status, problem["error"], problem.get("index")
 
 
 async def faults(person, method, path, body=None):
-    """Which members a 422 complains of."""
+    """Return the fields that a 422 names."""
     status, problem = await ask(person, method, path, body)
     assert (status, problem["error"]) == (422, "invalid input"), problem
     return {fault["field"] for fault in problem["errors"]}
 
 
 async def logins(person, query=""):
-    """The logins of the page with this query."""
+    """Return the logins of the page with this query."""
     status, page = await ask(person, "GET", f"/users{query}")
     assert status == 200, page
     return [user["login"] for user in page["items"]]
 
 
 async def test_show(ann, boss, client):
-    """Oneself as 'me' and by id, others with users.read; with an ETag, which is another after a change."""
+    """A user is shown as 'me' and by id, others with users.read; the ETag changes with the user."""
     response = await ann.request("GET", "/users/me")
     user = await response.json()
     assert list(user) == USER
@@ -115,7 +115,7 @@ async def test_show(ann, boss, client):
 
 
 async def test_plain_users_have_themselves_alone(ann, boss):
-    """Without permissions there is one's own account, and nothing else; role and activity are not one's own to set."""
+    """Without permissions a user has only their own account, and cannot set its role or activity."""
     for method in ("GET", "POST", "PATCH", "DELETE"):
         assert await refusal(ann, method) == (403, "not permitted", None)
     for method in ("PATCH", "DELETE"):
@@ -127,7 +127,7 @@ async def test_plain_users_have_themselves_alone(ann, boss):
 
 
 async def test_a_role_counts_from_the_next_request(ann, boss, give):
-    """Who may read users lists them and does nothing more; when the role is taken, the next request is refused."""
+    """users.read allows listing and nothing more; without the role the next request is refused."""
     give(ann, "users.read")
     assert await logins(ann) == ["ann", "boss"]
     assert await refusal(ann, "POST", body={"login": "x"}) == (403, "not permitted", None)
@@ -137,7 +137,7 @@ async def test_a_role_counts_from_the_next_request(ann, boss, give):
 
 
 async def test_list(ann, boss):
-    """Filters and orders, alone and together; a page says what follows, also in a Link."""
+    """Filters and orders work alone and together; a page names the following one, also in a Link."""
     new = [{"login": f"u{n}", "first_name": "Zoë", "last_name": "Straße", "active": n != 2} for n in range(4)]
     assert (await ask(boss, "POST", body=new))[0] == 201
     assert await logins(boss, "?q=STRASSE&sort=-login&active=true") == ["u3", "u1", "u0"]
@@ -187,14 +187,14 @@ BAD_QUERIES = [
 
 
 async def test_bad_queries(boss):
-    """What a filter does not take is told by its name."""
+    """An invalid filter is named."""
     for query, field in BAD_QUERIES:
         found = await faults(boss, "GET", f"/users?{query}")
         assert {name.partition(".")[0] for name in found} == {field}, query
 
 
 async def test_cursor_of_another_order(ann, boss):
-    """A cursor is good for the list in the order that it came from."""
+    """A cursor is valid only for the order that it came from."""
     _, page = await ask(boss, "GET", "/users?limit=1&sort=login")
     assert await logins(boss, f"?sort=login&after={page['next']}") == ["boss"]
     for sort in ("-login", "last_name", "registered_at"):
@@ -202,7 +202,7 @@ async def test_cursor_of_another_order(ann, boss):
 
 
 async def test_create(boss, client):
-    """One of an object, with ETag; many of an array, in its order."""
+    """An object creates a user, with an ETag; an array creates many, in order."""
     given = {"login": "Zoë", "first_name": "Z", "last_name": "Y", "birth_date": "1999-12-31", "active": True}
     response = await boss.request("POST", "/users", json=given | {"password": PASSWORD, "role": "ADMIN"})
     user = await response.json()
@@ -216,7 +216,7 @@ async def test_create(boss, client):
 
 
 async def test_create_all_or_none(ann, boss, give):
-    """One bad item, and nobody is made; the error carries its index, a member that is wrong its path."""
+    """With one bad item no user is created; the error has its index, an invalid field its path."""
     for bad, refused in (
         ({"login": "ANN"}, (409, "login taken", 1)),
         ({"login": "X"}, (409, "login taken", 1)),
@@ -252,14 +252,14 @@ BAD_USERS = [
 
 
 async def test_bad_users(boss):
-    """What cannot be a user is told member by member."""
+    """Each invalid field of a user is named."""
     for body, fields in BAD_USERS:
         assert await faults(boss, "POST", "/users", body) == fields, body
     assert await logins(boss) == ["boss"]
 
 
 async def test_change_on_condition(boss, ann):
-    """If-Match lets through who has read what is there: one tag, or one of several, or any; weak ones never."""
+    """If-Match accepts the current version: one tag, several, or any; weak ones never."""
     tag = (await ann.request("GET", "/users/me")).headers["ETag"]
     for header, status in (
         (tag, 200),
@@ -284,7 +284,7 @@ async def test_change_on_condition(boss, ann):
 
 
 async def test_change(ann, boss):
-    """The members that are given change, null where it may be; what is unknown or not a user's is told."""
+    """The given fields change, to null where allowed; unknown and forbidden fields are named."""
     status, user = await ask(ann, "PATCH", "/users/me", {"birth_date": "1999-12-31", "login": "Ann", "first_name": "A"})
     assert (status, user["birth_date"], user["login"], user["first_name"]) == (200, "1999-12-31", "Ann", "A")
     status, user = await ask(boss, "PATCH", f"/users/{ann.id}", {"birth_date": None, "role": "Admin"})
@@ -297,7 +297,7 @@ async def test_change(ann, boss):
 
 
 async def test_new_password(ann, boss, client):
-    """One's own needs the current one and leaves this session alone; the others end and their sockets close."""
+    """One's own needs the current one and keeps this session; the others end and their sockets close."""
     other = await client.post("/login", json={"login": "ann", "password": PASSWORD})
     headers = {"Authorization": f"Bearer {(await other.json())['token']}"}
     there = await client.ws_connect(f"/listen/{ann.id}", headers=headers)
@@ -325,14 +325,14 @@ async def test_new_password(ann, boss, client):
 
 
 async def closing(socket):
-    """The code with which the server closes."""
+    """Return the code with which the server closes the socket."""
     message = await socket.receive(timeout=5)
     assert message.type is WSMsgType.CLOSE
     return message.data
 
 
 async def test_disabling(ann, boss, client):
-    """Who is not active is signed out everywhere, and not let in; when they are active again, they sign in again."""
+    """A disabled user is signed out everywhere and cannot log in; once enabled again, they log in again."""
     socket = await ann.listen()
     assert (await ask(boss, "PATCH", f"/users/{ann.id}", {"active": False}))[1]["active"] is False
     assert await closing(socket) == CloseCode.SESSION_ENDED
@@ -345,7 +345,7 @@ async def test_disabling(ann, boss, client):
 
 
 async def test_change_many(ann, boss):
-    """A thousand at once, or none of them."""
+    """A thousand users change at once, or none of them."""
     new = [{"login": f"u{n}"} for n in range(MANY)]
     _, made = await ask(boss, "POST", body=new)
     changes = [{"id": user["id"], "last_name": "Straße", "active": False} for user in made["items"]]
@@ -373,7 +373,7 @@ async def test_change_many(ann, boss):
 
 
 async def recorded(boss):
-    """Every change of a user that somebody signed in has made, as the history has it."""
+    """Return every change of a user by a signed-in user from the history."""
     changes, path = [], "/history?table=users&operation=UPDATE&limit=200"
     while path:
         response = await boss.request("GET", path)
@@ -383,7 +383,7 @@ async def recorded(boss):
 
 
 async def test_bad_changes(ann, boss):
-    """Not more than are allowed, nobody twice, every one by an id."""
+    """There is a limit of changes; each has an id, and no user occurs twice."""
     me = str(boss.id)
     for body, fields in (
         ([{"id": me}, {"id": me.upper()}], {"1.id"}),
@@ -398,7 +398,7 @@ async def test_bad_changes(ann, boss):
 
 
 async def test_delete(ann, boss, client):
-    """Oneself, or with users.write others; sockets close. The same again is not there."""
+    """A user can delete themselves, users.write others; sockets close. A second time it is a 404."""
     socket = await ann.listen()
     assert await ask(ann, "DELETE", "/users/me") == (204, None)
     assert await closing(socket) == CloseCode.SESSION_ENDED
@@ -409,7 +409,7 @@ async def test_delete(ann, boss, client):
 
 
 async def test_delete_many(ann, boss):
-    """All or none, and how many; the error carries the index."""
+    """All users are deleted, with their number, or none; the error has the index."""
     _, made = await ask(boss, "POST", body=[{"login": f"u{n}"} for n in range(3)])
     ids = [user["id"] for user in made["items"]]
     for others, refused in (
@@ -428,7 +428,7 @@ async def test_delete_many(ann, boss):
 
 
 async def test_two_administrators_at_once(ann, boss):
-    """Each demotes the other over HTTP at the same time: one stays."""
+    """If two administrators demote each other at the same time, one stays."""
     assert (await ask(boss, "PATCH", f"/users/{ann.id}", {"role": "Admin"}))[0] == 200
     answers = await asyncio.gather(
         ask(boss, "PATCH", f"/users/{ann.id}", {"role": "User"}),

@@ -1,4 +1,4 @@
-"""People who use the application."""
+"""Users of the application."""
 
 from typing import Any
 from uuid import UUID
@@ -11,7 +11,7 @@ PASSWORD = "correct horse"
 
 
 class Person:
-    """Somebody who is signed in, by bearer token, and the requests they make."""
+    """A user who is signed in by bearer token, and their requests."""
 
     def __init__(self, client: TestClient, login: str, answer: dict[str, str]) -> None:
         self.client = client
@@ -21,17 +21,17 @@ class Person:
         self.headers = {"Authorization": f"Bearer {self.token}"}
 
     async def request(self, method: str, path: str, **options: Any) -> ClientResponse:
-        """Any request, signed in."""
+        """Send any request, signed in."""
         return await self.client.request(method, path, headers=self.headers | options.pop("headers", {}), **options)
 
     async def make_group(self, name: str) -> dict[str, Any]:
-        """A group of theirs, as the server answers it."""
+        """Create a group; return the response's group."""
         response = await self.request("POST", "/groups", json={"name": name})
         assert response.status == 201, await response.text()
         return await response.json()
 
     async def add(self, group: str, person: "Person") -> None:
-        """Make somebody a member."""
+        """Add a member."""
         response = await self.request("PUT", f"/groups/{group}/members/{person.id}")
         assert response.status == 201, await response.text()
 
@@ -41,12 +41,12 @@ class Person:
         assert response.status == 204, await response.text()
 
     async def broadcast(self, group: str, message: object) -> int:
-        """Send to a group; to how many sockets it was written."""
+        """Send to a group; return the number of sockets it went to."""
         response = await self.request("POST", f"/broadcast/{group}", json=message)
         assert response.status == 200, await response.text()
         return (await response.json())["delivered"]
 
     async def listen(self, **options: Any) -> ClientWebSocketResponse:
-        """An open socket of theirs."""
+        """Open a socket of this user."""
         headers = self.headers | options.pop("headers", {})
         return await self.client.ws_connect(f"/listen/{self.id}", headers=headers, **options)

@@ -1,4 +1,4 @@
-"""The sockets on which we listen."""
+"""The sockets on which the server listens."""
 
 import errno
 import socket
@@ -11,13 +11,13 @@ from att.http.bind import open_listeners
 
 
 async def open_at(*address):
-    """Listeners at this address alone."""
+    """Open listeners at this address only."""
     return (await open_listeners([ListenAddress(*address)], "--listen"))[1]
 
 
 @pytest.fixture
 async def listen():
-    """Open listeners, which are closed in the end."""
+    """Open listeners, and close them after the test."""
     opened = []
 
     async def go(*address):
@@ -36,7 +36,7 @@ def connects(listener):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", None])
 async def test_tcp(listen, host):
-    """Each address of the host is listened on, at a free port if none is given, and nothing waits for a connection."""
+    """Each address of the host has a listener, at a free port if none is given."""
     listeners = await listen(host, 0)
     assert listeners
     for listener in listeners:
@@ -55,8 +55,8 @@ async def test_every_interface(listen):
     assert {listener.getsockname()[1] for listener in listeners} == {port}
 
 
-async def test_an_address_that_is_in_use(listen):
-    """One line says so, and of several nothing stays open."""
+async def test_address_in_use(listen):
+    """The error is one line, and no listener stays open."""
     [listener] = await listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     for host in ("127.0.0.1", "localhost", None):
@@ -65,7 +65,7 @@ async def test_an_address_that_is_in_use(listen):
 
 
 async def test_again_at_once(listen):
-    """The next server may listen where the last one has just stopped, with its connections still lingering."""
+    """The next server can listen at once where the last one has just stopped."""
     [listener] = await listen("127.0.0.1", 0)
     place = listener.getsockname()
     with socket.create_connection(place):
@@ -87,7 +87,7 @@ async def test_an_address_of_somebody_else():
 
 
 async def test_a_part_of_the_addresses_is_enough(listen, monkeypatch):
-    """A machine without IPv6 may know the name of its address nonetheless."""
+    """A machine without IPv6 may still resolve the name of an IPv6 address."""
     made = socket.socket
 
     def make(family=socket.AF_INET, *args):
@@ -103,7 +103,7 @@ async def test_a_part_of_the_addresses_is_enough(listen, monkeypatch):
 
 
 async def test_unix(listen, tmp_path):
-    """What a killed server has left behind is replaced; a server that listens is left alone, and so is a file."""
+    """The file of a killed server is replaced; that of a listening server, and any other file, stays."""
     path = tmp_path / "s"
     for _ in range(2):
         [listener] = await listen(None, 0, str(path))

@@ -1,4 +1,4 @@
-"""Whose request it is, so that nobody can pass for somebody else."""
+"""Addresses of clients, which no client can forge."""
 
 from ipaddress import ip_network
 
@@ -52,19 +52,19 @@ MINE, THEIRS = "192.0.2.1", "198.51.100.9"
     ],
 )
 def test_client_address(peer, forwarded, address):
-    """Only what proxies of ours have appended is believed."""
+    """Only entries that trusted proxies appended count."""
     assert client_address(peer, forwarded, PROXIES) == address
 
 
 @pytest.mark.parametrize(("peer", "address"), [(None, None), (MINE, MINE), ("10.0.0.1", "10.0.0.1")])
-def test_nobody_is_trusted_unasked(peer, address):
-    """Without proxies of ours the connection alone counts, our unix socket's as well."""
+def test_no_proxy_by_default(peer, address):
+    """Without trusted proxies only the connection counts, also on the unix socket."""
     assert client_address(peer, [THEIRS], frozenset()) == address
 
 
 @given(st.lists(st.text(), max_size=5), st.sampled_from([MINE, "10.0.0.1"]))
 def test_cannot_be_forged(lines, peer):
-    """Whatever a client writes, it is known by its own address: behind a proxy that appends it, and without one."""
+    """Whatever a client writes, its own address is used, behind a proxy and without one."""
     forwarded = [*lines, MINE] if peer != MINE else lines
     assert client_address(peer, forwarded, PROXIES) == MINE
 
@@ -77,7 +77,7 @@ def test_cannot_be_forged(lines, peer):
     ],
 )
 def test_no_address(text):
-    """What is no address is none, and no error."""
+    """An invalid address is None, not an error."""
     assert parse_address(text) is None
 
 
@@ -93,7 +93,7 @@ def test_no_address(text):
     ],
 )
 def test_is_trusted(peer, expected):
-    """A proxy is known by its address; what has none comes by our unix socket."""
+    """A proxy is known by its address; one without address uses the unix socket."""
     address = None if peer is None else parse_address(peer)
     assert is_trusted(address, PROXIES) is expected
     assert is_trusted(address, frozenset()) is False

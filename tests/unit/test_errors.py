@@ -59,7 +59,7 @@ CODES = {
 
 
 def drawn(text):
-    """The pairs of parent and child in a tree that is drawn with box characters."""
+    """Return the pairs of parent and child in a tree of box characters."""
     path, pairs = [], set()
     for line in text.splitlines():
         if (match := BRANCH.match(line)) and (match[1] or not path):
@@ -70,13 +70,13 @@ def drawn(text):
 
 
 def derived(kind, parent=None):
-    """The pairs of parent and child of a class and all that are derived from it."""
+    """Return the pairs of parent and child of a class and its subclasses."""
     pairs = {(parent, kind.__name__)}
     return pairs.union(*(derived(child, kind.__name__) for child in kind.__subclasses__()))
 
 
 def everyone(kind):
-    """A class and all that are derived from it."""
+    """Return a class and all its subclasses."""
     return [kind, *(each for child in kind.__subclasses__() for each in everyone(child))]
 
 
@@ -84,7 +84,7 @@ TREE = everyone(AttError)
 
 
 def test_drawing_is_the_tree():
-    """The tree at the top of the module is that of the classes, none missing, none moved."""
+    """The tree at the top of the module is that of the classes."""
     assert drawn(errors.__doc__) == derived(AttError)
     assert len(TREE) == len(CODES)
 
@@ -94,7 +94,7 @@ def test_drawing_is_the_tree():
     ["A\n├── B\n│   └── C", "A\n└── B\nC", "A\n├── B\n└── C\n    └── D", "A\n├── C\n└── B", ""],
 )
 def test_drawing_can_be_wrong(wrong):
-    """A drawing with a class too many, too few or in another place is told from the right one."""
+    """A drawing with a class too many, too few or in another place is recognised."""
     assert drawn("Words.\n\nA\n├── B\n└── C\n") == {(None, "A"), ("A", "B"), ("A", "C")}
     is_same = drawn(wrong) == {(None, "A"), ("A", "B"), ("A", "C")}
     assert is_same == (wrong == "A\n├── C\n└── B")  # the order of siblings says nothing
@@ -102,14 +102,14 @@ def test_drawing_can_be_wrong(wrong):
 
 @pytest.mark.parametrize("kind", TREE)
 def test_code(kind):
-    """Each class has the lower-case code that programs know it by."""
+    """Each class has its lower-case code for programs."""
     assert kind.code == CODES[kind.__name__]
     assert re.fullmatch(r"[a-z]+([ -][a-z]+)*", kind.code)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TREE if kind not in (InvalidInput, TooManyAttempts)])
 def test_detail(kind):
-    """The detail is one line: the class's own docstring, or what is given."""
+    """The detail is one line: the given text, or the class's docstring."""
     assert kind.__dict__["__doc__"]
     error = kind()
     assert error.detail == str(error) == " ".join(kind.__doc__.split())
@@ -117,7 +117,7 @@ def test_detail(kind):
 
 
 def test_why():
-    """The operator is told more, if there is more; by who tells it to clients in other words, too."""
+    """The cause is kept for the operator, also when clients get another detail."""
     assert errors.Busy().why == errors.Busy().detail
     with pytest.raises(errors.Busy) as caught, errors.with_detail("Come back."):
         raise errors.Busy(why="the disk is slow")
@@ -129,7 +129,7 @@ def test_why():
 
 
 def test_invalid_input():
-    """The detail names every field and what is wrong with it."""
+    """The detail names every field and its fault."""
     error = InvalidInput([FieldError("login", "is missing"), FieldError("a.b", "is not known")])
     assert error.detail == str(error) == "login: is missing; a.b: is not known"
     assert error.fields == [("login", "is missing"), ("a.b", "is not known")]
@@ -138,18 +138,18 @@ def test_invalid_input():
 
 @pytest.mark.parametrize("kind", everyone(errors.Unavailable))
 def test_retry_after(kind):
-    """Whoever is told to come back is told when."""
+    """A temporary error says when to try again."""
     assert kind.retry_after >= 1
 
 
 def test_too_many_attempts():
-    """It is told for how long."""
+    """The detail says how long to wait."""
     error = TooManyAttempts(90)
     assert (error.retry_after, error.detail) == (90, "Too many attempts. Try again in 90 seconds.")
 
 
-def test_blaming():
-    """What is raised for one of many items bears its index."""
+def test_at_index():
+    """An error of one of many items has its index."""
     with pytest.raises(NoSuchUser) as caught, at_index(3):
         raise NoSuchUser
     assert caught.value.index == 3

@@ -1,4 +1,4 @@
-"""The schemas of the documentation tell the truth."""
+"""JSON Schemas of the documentation."""
 
 import re
 
@@ -25,13 +25,13 @@ def schemas_of(*answers):
 
 
 def test_names():
-    """A list of shapes is called after them."""
+    """A list of shapes is named after its shape."""
     found = schemas_of(PageOut[schemas.UserOut], ItemsOut[schemas.UserOut])
     assert set(found.definitions) == {"User", "UserItems", "UserPage"}
 
 
 def test_descriptions():
-    """They are Markdown, and nothing has a title besides its name."""
+    """Descriptions are Markdown, and schemas have no title."""
     found = schemas_of(schemas.UserOut).definitions["User"]
     assert found["description"] == "A user; `role` is its name."
     assert "title" not in found
@@ -66,7 +66,7 @@ def test_each_of():
     | st.uuids().map(lambda value: value.urn)
 )
 def test_patterns(check, pattern, text):
-    """What the documentation says of names is what the server takes, for text in normal form."""
+    """The documented patterns match exactly the names that the server accepts, in normal form."""
     text = names.normalise(text)
     try:
         is_taken = check(text) == text

@@ -1,4 +1,4 @@
-"""Names: how they are compared, and what may be one."""
+"""Names: validity and equality."""
 
 import re
 import unicodedata
@@ -55,7 +55,7 @@ def test_same_name(one, other):
     [("ann", "anna"), ("e", "\u00e9"), ("i", "\u0131"), ("i", "\u0130"), ("\u2460", "1"), ("a b", "a\u00a0b")],
 )
 def test_other_name(one, other):
-    """Accents count, and so do characters that only look alike."""
+    """Names with other accents differ, and so do characters that only look alike."""
     assert fold(one) != fold(other)
 
 
@@ -64,7 +64,7 @@ def test_other_name(one, other):
 @example("\u03b1\u0345\u0301")
 @example("\u1e9e\u0130")
 def test_fold_is_stable(text):
-    """Folding twice is folding once, and no normal form of the text changes the result."""
+    """Folding twice equals folding once, and the normal form of the text changes nothing."""
     key = fold(text)
     assert fold(key) == key == normalise(key)
     assert {fold(unicodedata.normalize(form, text)) for form in ("NFC", "NFD")} == {key}
@@ -85,7 +85,7 @@ def test_fold_is_stable(text):
     ],
 )
 def test_name(text, name):
-    """A name is kept as typed, case and all, but in NFC; its length is that of the NFC form."""
+    """A name is stored as typed, but in NFC; its length is that of the NFC form."""
     assert check_name(text) == name
 
 
@@ -113,7 +113,7 @@ def test_name(text, name):
     ],
 )
 def test_no_name(text, message):
-    """What cannot be a name is refused with a reason for people."""
+    """An invalid name is refused with a reason for people."""
     with pytest.raises(ValueError, match=f"^{message}$"):
         check_name(text)
 
@@ -122,7 +122,7 @@ def test_no_name(text, message):
 @example("e\u0301" * 64)
 @example("\u0958" * 33)
 def test_name_is_whole(text):
-    """A text is a name, after which checking changes nothing more and it can be stored, or a ValueError."""
+    """A text is a valid name, which a second check does not change and the database can store, or a ValueError."""
     try:
         name = check_name(text)
     except ValueError:
@@ -135,7 +135,7 @@ def test_name_is_whole(text):
 
 @pytest.mark.parametrize("text", ["tea", "...", ".a", "a.b", "..a", "a\\b", ID[:-1], f"{ID} or so", "urn:uuid:"])
 def test_group_name(text):
-    """What is merely like a path or an id may be a group's name."""
+    """A text that is only similar to a path or an id may be a group's name."""
     assert check_group_name(text) == text
 
 
@@ -146,7 +146,7 @@ def test_group_name(text):
     + [(text, TOO_LONG_OR_SHORT) for text in ("", "a" * 65)],
 )
 def test_no_group_name(text, message):
-    """A group's name fits in one segment of a path, and is a name."""
+    """A group's name is a valid name and fits into one segment of a path."""
     with pytest.raises(ValueError) as caught:
         check_group_name(text)
     assert str(caught.value) == message
@@ -168,7 +168,7 @@ def test_no_group_name(text, message):
     ],
 )
 def test_group_name_is_no_id(form):
-    """No group can be named like an id, in whatever form Python would take for one."""
+    """No group name is an id, in any form that Python accepts."""
     UUID(form)
     with pytest.raises(ValueError, match="must not be a UUID"):
         check_group_name(form)
@@ -176,7 +176,7 @@ def test_group_name_is_no_id(form):
 
 @pytest.mark.parametrize("text", ["123456", "a" * 1024, "\u20ac" * 341 + "a", "      ", "a\x00bcde", "e\u0301" * 6])
 def test_password(text):
-    """Six characters and up to 1024 bytes of UTF-8, of any kind; in NFC."""
+    """A password has six characters and up to 1024 bytes of UTF-8, of any kind, in NFC."""
     assert check_password(text) == normalise(text)
 
 
@@ -192,7 +192,7 @@ def test_password(text):
     ],
 )
 def test_no_password(text, message):
-    """Too short and too long, in characters and in bytes of UTF-8; the message is the same whatever was typed."""
+    """A password that is too short or too long is refused, with the same message whatever was typed."""
     with pytest.raises(ValueError) as caught:
         check_password(text)
     assert str(caught.value) == message
@@ -200,20 +200,20 @@ def test_no_password(text, message):
 
 @pytest.mark.parametrize("text", ["", "12345", "a" * 1024, "\u20ac" * 341 + "a"])
 def test_typed_password(text):
-    """At log-in a short password is as good as any: it is simply wrong."""
+    """At log-in a short password is allowed: it is simply wrong."""
     assert check_password_size(text) == text
 
 
 @pytest.mark.parametrize("text", ["a" * 1025, "\u20ac" * 342])
 def test_typed_password_too_large(text):
-    """At log-in, too, only what can be hashed at bounded cost is taken."""
+    """At log-in a password is refused if its hash would cost too much."""
     with pytest.raises(ValueError, match=r"^must have at most 1024 bytes$"):
         check_password_size(text)
 
 
 @pytest.mark.parametrize("check", [check_password, check_password_size])
 def test_password_that_is_no_text(check):
-    """A lone surrogate cannot be written in UTF-8, and so not be hashed."""
+    """A lone surrogate cannot be written in UTF-8, so it cannot be hashed."""
     with pytest.raises(ValueError, match="must be Unicode text"):
         check("correct\ud800horse")
 
@@ -236,7 +236,7 @@ def test_password_is_not_repeated(text):
     "text", [ID, ID.upper(), "00000000-0000-0000-0000-000000000000", "f" * 8 + "-ffff" * 4 + "F" * 8]
 )
 def test_parse_uuid(text):
-    """8-4-4-4-12 hexadecimal digits, in either case, are an id."""
+    """An id has 8-4-4-4-12 hexadecimal digits, in either case."""
     assert parse_uuid(text) == UUID(text)
 
 
@@ -260,7 +260,7 @@ def test_parse_uuid(text):
     ],
 )
 def test_parse_no_uuid(text):
-    """Every other form is no id, though uuid.UUID takes some of them."""
+    """Other forms are no ids, though uuid.UUID accepts some of them."""
     assert parse_uuid(text) is None
 
 
@@ -272,8 +272,8 @@ def test_parse_uuid_in_any_case(value, data):
 
 
 @pytest.mark.parametrize("check", [check_name, check_group_name, check_password, check_password_size])
-def test_only_text_of_bounded_length_is_put_into_normal_form(check, monkeypatch):
-    """Doing so takes time that grows with the square of the length: one body could keep the server busy for seconds."""
+def test_long_text_is_not_normalised(check, monkeypatch):
+    """The time to normalise grows with the square of the length: one body could block the server for seconds."""
     lengths = []
     monkeypatch.setattr(names, "normalise", lambda text: lengths.append(len(text)) or text)
     with pytest.raises(ValueError, match="must have"):
@@ -284,7 +284,7 @@ def test_only_text_of_bounded_length_is_put_into_normal_form(check, monkeypatch)
 
 @pytest.mark.parametrize("key", ["k", "a b", "!~", "x" * 200, "3f2b-7", '"\\'])
 def test_key(key):
-    """Whatever a header can carry unchanged may be a key."""
+    """A key may be any text that a header can carry unchanged."""
     assert check_key(key) == key
 
 
@@ -292,6 +292,6 @@ def test_key(key):
     "key", ["", " ", " k", "k ", "k\n", "\nk", "a\tb", "x" * 201, "\u00e9", "\x7f", "\0", "k\r\n", "\ud800"]
 )
 def test_no_key(key):
-    """What a header would lose, or could not carry, may not."""
+    """A key that a header would change or could not carry is refused."""
     with pytest.raises(ValueError, match=re.escape("must have 1 to 200 printable ASCII characters")):
         check_key(key)

@@ -1,4 +1,4 @@
-"""Pages by key."""
+"""Keyset pagination."""
 
 import json
 from base64 import urlsafe_b64encode
@@ -23,7 +23,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 def encoded(value):
-    """A value as cursors are written."""
+    """Return a value in the encoding of cursors."""
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
     return urlsafe_b64encode(text.encode(errors="surrogateescape")).decode().rstrip("=")
 
@@ -32,7 +32,7 @@ def encoded(value):
 @example((datetime(1, 1, 1, tzinfo=UTC), UUID(int=0)))
 @example((datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1)))
 def test_round_trip(key):
-    """A cursor is read as what was written, and is plain in a URL."""
+    """A cursor is read as it was written, and needs no escapes in a URL."""
     text = TEA.cursor(key)
     assert TEA.parse(text) == key
     assert text.replace("-", "").replace("_", "").isalnum()
@@ -41,7 +41,7 @@ def test_round_trip(key):
 
 @given(st.tuples(TEXTS.filter(lambda text: len(text) < 80), st.integers(-(2**63) + 1, 2**63 - 1)))
 def test_round_trip_of_other_kinds(key):
-    """As above, with names and numbers for keys."""
+    """Cursors with names and numbers are read as they were written."""
     assert NAMES.parse(NAMES.cursor(key)) == key
 
 
@@ -78,7 +78,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
 def test_broken(text):
-    """What is no cursor of this order is told from one, and never by another error."""
+    """An invalid cursor is recognised, and raises no other error."""
     with pytest.raises(ValueError, match="is not a cursor of this list") as caught:
         TEA.parse(text)
     assert caught.type is ValueError
@@ -86,24 +86,24 @@ def test_broken(text):
 
 @pytest.mark.parametrize("key", [["a\0", 1], ["\ud800", 1], [1, 1], ["a", "1"], ["a", 1.5], ["a", True], ["a", 2**63]])
 def test_keys_that_no_row_has(key):
-    """A forged cursor cannot bring to the database what it cannot hold."""
+    """A forged cursor cannot bring values to the database that it cannot store."""
     with pytest.raises(ValueError, match="is not a cursor of this list"):
         NAMES.parse(encoded(["names", *key]))
 
 
 @given(st.text())
 def test_anything(text):
-    """Whatever is sent as a cursor, it is read or refused."""
+    """Any text is read or refused as a cursor."""
     with pytest.raises(ValueError, match="is not a cursor of this list"):
         TEA.parse(text)
 
 
 def test_window():
-    """A page begins at the beginning and has a usual length, below the greatest."""
+    """A window begins at the start, with a default length below the maximum."""
     assert Window() == (PAGE_DEFAULT, None)
     assert PAGE_DEFAULT < PAGE_LIMIT
 
 
 def test_map():
-    """The same page of other things."""
+    """A page is converted item by item."""
     assert Page([1, 2], "next").map(str) == Page(["1", "2"], "next")

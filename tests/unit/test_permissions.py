@@ -1,4 +1,4 @@
-"""Who may do what: the whole table."""
+"""Rules of permission: the whole table."""
 
 from dataclasses import FrozenInstanceError
 from uuid import UUID
@@ -46,14 +46,14 @@ CELLS = [
 
 
 def test_table_is_whole():
-    """No rule is left out."""
+    """The table has every rule."""
     assert set(TABLE) == set(Who)
     assert len(CELLS) == len(Who) * 3 * 2 * 4
 
 
 @pytest.mark.parametrize(("who", "standing", "target", "outcome"), CELLS)
 def test_check(who, standing, target, outcome):
-    """Each cell of the table is as it stands there."""
+    """Each cell of the table holds."""
     if outcome is OK:
         check(who, actor=ME, target=target, standing=standing)
         return
@@ -75,7 +75,7 @@ def test_check(who, standing, target, outcome):
     ],
 )
 def test_check_without_target(who, role, outcome):
-    """A path without a user in it is nobody's own."""
+    """A path without a user is not the user's own."""
     if outcome is OK:
         check(who, actor=ME, standing=Standing(role))
         return
@@ -84,7 +84,7 @@ def test_check_without_target(who, role, outcome):
 
 
 def test_rules_read_as_sentences():
-    """Each rule has a sentence of its own for the documentation."""
+    """Each rule has its own wording for the documentation."""
     sentences = [who.value for who in Who]
     assert all(sentences)
     assert len(set(sentences)) == len(sentences)
@@ -92,7 +92,7 @@ def test_rules_read_as_sentences():
 
 @pytest.mark.parametrize("wanted", Permission)
 def test_permits(wanted):
-    """A permission is held by its name, or by the one that is everything; by nothing else."""
+    """A permission is granted by its name or by the one for everything, and by no other."""
     others = set(Permission) - {wanted, Permission.EVERYTHING}
     for held, may in (({wanted}, True), ({"*"}, True), (others, False), (set(), False)):
         assert permits(held, wanted) is may
@@ -115,8 +115,8 @@ def test_permits(wanted):
         ({"users.read"}, {"users.write", "roles.read", "users.read"}, r"roles\.read, users\.write\."),
     ],
 )
-def test_nobody_raises_themselves(held, others, missing):
-    """Who lacks any permission of a role may not deal with it, and is told which."""
+def test_check_covers(held, others, missing):
+    """A user without all permissions of a role may not assign it, and learns which are missing."""
     if missing is None:
         check_covers(held, others)
         return
@@ -125,7 +125,7 @@ def test_nobody_raises_themselves(held, others, missing):
 
 
 def test_actor_is_a_value():
-    """An actor is compared by what it says, and does not change on the way to the database."""
+    """Actors with equal fields are equal, and immutable."""
     actor = Actor(ME, OTHER, "r1")
     assert actor == Actor(ME, OTHER, "r1")
     with pytest.raises(FrozenInstanceError):

@@ -38,7 +38,7 @@ def test_page_query(query, limit, after):
     ids=lambda query: str(query)[:30],
 )
 def test_no_page_query(query):
-    """Numbers are digits within the limits, each parameter is given once, and no other is known."""
+    """Numbers are digits within the limits, each parameter is given once, and unknown ones are refused."""
     with pytest.raises(ValidationError) as caught:
         PageQuery.model_validate(query)
     assert [fault["loc"] for fault in caught.value.errors()] == [tuple(query)]

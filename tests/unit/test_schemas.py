@@ -1,4 +1,4 @@
-"""The shapes of requests and answers."""
+"""Shapes of requests and responses."""
 
 import json
 from datetime import UTC, date, datetime
@@ -34,7 +34,7 @@ AT = datetime(2026, 11, 22, 2, 34, 56, tzinfo=UTC)
     ],
 )
 def test_request(shape, value, defaults):
-    """What fits is read as it is, with the defaults for the rest."""
+    """Valid input is read as it is, with defaults for the rest."""
     assert shape.model_validate(value).model_dump() == value | defaults
 
 
@@ -60,7 +60,7 @@ CHANGES = [
 
 @pytest.mark.parametrize(("shape", "members"), CHANGES)
 def test_change(shape, members):
-    """A change tells what was given from what was not: none of its members is needed, and none comes of itself."""
+    """A change has only the given fields: none is required, and none has a default."""
     assert set(members) == set(shape.model_fields)
     assert shape.model_validate({}).model_dump(exclude_unset=True) == {}
     for name, value in members.items():
@@ -70,14 +70,14 @@ def test_change(shape, members):
 
 @pytest.mark.parametrize(("shape", "members"), CHANGES)
 def test_change_to_nothing(shape, members):
-    """A member cannot be set to null, but for what may be unknown: a birth date."""
+    """No field can be set to null, except those that may be unknown: a birth date."""
     for name in members.keys() - {"birth_date"}:
         with pytest.raises(ValidationError):
             shape.model_validate({name: None})
 
 
 def test_request_is_normalised():
-    """Names and passwords are in NFC from here on."""
+    """Names and passwords are converted to NFC."""
     account = schemas.NewAccountIn(login="Rene\u0301", password="cafe\u0301 au lait")
     assert (account.login, account.password) == ("Ren\u00e9", "caf\u00e9 au lait")
     assert schemas.CredentialsIn(login="Rene\u0301", password="e\u0301").password == "\u00e9"
@@ -85,7 +85,7 @@ def test_request_is_normalised():
 
 
 def test_dates():
-    """A date is exactly one of the calendar, as RFC 3339 writes it."""
+    """A date is one of the calendar, written as in RFC 3339."""
     assert schemas.NewUserIn(login="ann", birth_date="2000-02-29").birth_date == date(2000, 2, 29)
     for text in (
         "2001-02-29",
@@ -103,7 +103,7 @@ def test_dates():
 
 
 def test_new_members():
-    """From one to a thousand ids, in either case, in their order."""
+    """A list has one to a thousand ids, in either case, in order."""
     ids = [UUID(int=number) for number in range(schemas.MANY)]
     assert schemas.NewMembersIn.model_validate({"user_ids": [str(one) for one in ids]}).user_ids == ids
     assert schemas.NewMembersIn.model_validate({"user_ids": [str(ID).upper()] * 2}).user_ids == [ID, ID]
@@ -114,7 +114,7 @@ def test_new_members():
 
 @pytest.mark.parametrize("following", [None, "cursor"])
 def test_page(following):
-    """A page is made from the domain's, items and cursor."""
+    """A page is made from the domain's, with items and cursor."""
     page = pagination.Page([queries.GroupView(ID, "tea", "open", "owners", 7, AT, None)], following)
     answer = json.loads(PageOut[schemas.GroupOut].model_validate(page).model_dump_json())
     rules = {"join": "open", "post": "owners", "retention": 7}
@@ -123,7 +123,7 @@ def test_page(following):
 
 
 def test_items():
-    """So are items, and a member."""
+    """Items and members are made from the domain's."""
     members = [queries.MemberView(ID, "ann", "member", AT)]
     member = {"user_id": ID, "login": "ann", "role": "member", "joined_at": AT}
     assert schemas.MemberOut.model_validate(members[0]).model_dump() == member
@@ -141,8 +141,8 @@ def test_items():
         (schemas.SignedInOut, {"token": ["hush hush"], "user_id": "hush hush"}),
     ],
 )
-def test_what_was_sent_is_not_in_the_error(shape, value):
-    """Which may be logged, if it is raised where nobody expects it."""
+def test_input_is_not_in_the_error(shape, value):
+    """An error does not repeat input, since it may be logged."""
     with pytest.raises(ValidationError) as error:
         shape.model_validate(value)
     assert "hush" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Statuses: each error has one, and each status a name that does not depend on the version of Python."""
+"""Statuses of errors, and their phrases in every version of Python."""
 
 from http import HTTPStatus
 
@@ -27,12 +27,12 @@ from att.http.status_codes import phrase_of, status_of
     ],
 )
 def test_status(kind, status):
-    """An error has the status of the nearest class above it that has one."""
+    """An error has the status of the nearest base class that has one."""
     assert status_of(kind) == status
 
 
 def test_phrase():
-    """As RFC 9110 has it, section 15."""
+    """Phrases are those of RFC 9110, section 15."""
     assert {status: phrase_of(status) for status in (404, 413, 422)} == {
         404: "Not Found",
         413: "Content Too Large",

@@ -1,4 +1,4 @@
-"""The certificate for TLS: what can be used, what is said of what cannot, and what happens when it is read again."""
+"""The TLS certificate: valid and invalid files, and reloading."""
 
 import logging
 import shutil
@@ -15,7 +15,7 @@ FILES = Path(__file__).parents[1] / "certificates"
 
 @pytest.fixture
 def files(tmp_path):
-    """Where a certificate and its key are, to be changed."""
+    """A certificate and its key in files that a test may change."""
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     shutil.copy(FILES / "one.pem", cert)
     shutil.copy(FILES / "one.key", key)
@@ -23,7 +23,7 @@ def files(tmp_path):
 
 
 def test_protocols(files):
-    """TLS 1.2 or later, and HTTP/1.1."""
+    """The context allows TLS 1.2 or later, and HTTP/1.1."""
     context = Certificate(*files).context
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.verify_mode == ssl.CERT_NONE
@@ -43,15 +43,15 @@ def test_protocols(files):
         ("one.pem", "encrypted.key", "is encrypted"),
     ],
 )
-def test_what_cannot_be_used(cert, key, message):
-    """One line says which file it is, and what is wrong with it. Nobody is asked for a password."""
+def test_invalid_files(cert, key, message):
+    """The error is one line with the file and its fault, and no password is asked for."""
     with pytest.raises(CannotStart, match=message) as error:
         Certificate(FILES / cert, FILES / key)
     assert "\n" not in error.value.detail
 
 
-def test_read_again(files, caplog):
-    """Those files that are there now count for whoever comes next."""
+def test_reload(files, caplog):
+    """New connections use the present files."""
     caplog.set_level(logging.INFO)
     certificate = Certificate(*files)
     before = certificate.context
@@ -63,8 +63,8 @@ def test_read_again(files, caplog):
 
 
 @pytest.mark.parametrize("spoil", [lambda cert: cert.write_text("nothing"), Path.unlink])
-def test_what_cannot_be_read_again(files, caplog, spoil):
-    """The old one stays, and the log says why."""
+def test_reload_of_invalid_files(files, caplog, spoil):
+    """The present certificate stays, and the log says why."""
     certificate = Certificate(*files)
     before = certificate.context
     spoil(files[0])

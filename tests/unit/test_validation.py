@@ -1,4 +1,4 @@
-"""How a fault in an input is told."""
+"""Explanations of invalid input."""
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ SECRET = "hunter2"
 
 
 def faults(shape, value):
-    """What is said about a value that does not fit, as field and message."""
+    """Return the faults of a value as fields and messages."""
     with pytest.raises(ValidationError) as caught:
         shape.model_validate(value)
     return dict(explain(caught.value).fields)
@@ -69,7 +69,7 @@ def faults(shape, value):
         (query_schemas.PageQuery, {"limit": "many", "offset": "1"}, {"limit": NO_NUMBER, "offset": ...}),
     ],
 )
-def test_every_fault_is_told(shape, value, expected):
+def test_every_fault(shape, value, expected):
     """All faults come at once, each with the name of its field, unknown ones included."""
     found = faults(shape, value)
     assert found.keys() == expected.keys()
@@ -81,7 +81,7 @@ def test_every_fault_is_told(shape, value, expected):
     "shape", [schemas.NewAccountIn, schemas.CredentialsIn, schemas.NewGroupIn, schemas.GroupChangeIn]
 )
 def test_not_an_object(shape, value):
-    """What is no object is one fault, of the body."""
+    """A value that is no object is one fault, of the body."""
     assert faults(shape, value) == {"body": "must be a JSON object"}
 
 
@@ -98,7 +98,7 @@ def test_not_an_object(shape, value):
     ],
 )
 def test_input_is_not_repeated(shape, value):
-    """What was sent does not come back in the answer, nor get into logs that way."""
+    """Input is not repeated in the response, nor in logs through it."""
     with pytest.raises(ValidationError) as caught:
         shape.model_validate(value)
     invalid = explain(caught.value)
@@ -114,7 +114,7 @@ JSON = st.recursive(
 
 @given(JSON | st.fixed_dictionaries({"login": JSON, "password": JSON}))
 def test_any_json_is_read_or_explained(value):
-    """Every JSON value fits, or has at least one fault, each with the name of a member and a message."""
+    """Every JSON value is valid, or has at least one fault with a field and a message."""
     explained = None
     try:
         schemas.NewAccountIn.model_validate(value)
@@ -125,7 +125,7 @@ def test_any_json_is_read_or_explained(value):
 
 
 def test_very_many_faults_are_counted():
-    """The answer does not outgrow the question."""
+    """The response is not larger than the request."""
     with pytest.raises(ValidationError) as caught:
         schemas.NewGroupIn.model_validate({"name": "tea"} | {str(number): 0 for number in range(1_000)})
     fields = explain(caught.value).fields
