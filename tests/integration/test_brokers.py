@@ -1,4 +1,4 @@
-"""What every broker does: what is rung on one node is heard on all, and when it could not be, they are told so."""
+"""Every broker: announcements of one node reach all, and lost connections are reported."""
 
 import asyncio
 from uuid import uuid4
@@ -10,7 +10,7 @@ from att.realtime.brokers import postgres, redis
 
 
 async def eventually(is_so, seconds=5):
-    """Wait for what nobody tells of."""
+    """Poll for a state that has no event."""
     async with asyncio.timeout(seconds):
         while not is_so():  # noqa: ASYNC110 - nobody does
             await asyncio.sleep(0.01)
@@ -18,7 +18,7 @@ async def eventually(is_so, seconds=5):
 
 @pytest.fixture(params=["postgresql", "redis", "cluster"])
 def place(request):
-    """Where the brokers of this test meet."""
+    """The common place of this test's brokers."""
     if request.param == "postgresql":
         return Postgres(request.getfixturevalue("postgresql"), request.getfixturevalue("db_url"))
     return Redis(request.getfixturevalue("valkey" if request.param == "redis" else "valkey_cluster"))
@@ -26,7 +26,7 @@ def place(request):
 
 @pytest.fixture
 async def node(place):
-    """A broker that runs, hears the groups Tea and Pie, and whoever hears it."""
+    """A running broker, subscribed to the groups Tea and Pie, and its handler."""
     handler = RecordingHandler()
     async with place.broker() as broker, broker.running(handler):
         await handler.until(lambda: handler.changes)
@@ -44,8 +44,8 @@ async def other(place):
         yield broker, handler
 
 
-async def test_a_ring(node, other):
-    """It is heard on each node, the one that has rung included."""
+async def test_announce(node, other):
+    """An announcement reaches each node, its own included."""
     node[0].announce(message(7))
     for _, handler in (node, other):
         await handler.until(lambda handler=handler: handler.groups == {TEA: 7})
@@ -55,15 +55,15 @@ async def test_a_ring(node, other):
     assert node[1].events == []  # it has them already
 
 
-async def test_a_ring_for_a_sweep(node, other):
-    """It is heard on each node, the one that has rung included."""
+async def test_announce_sweep(node, other):
+    """An announced sweep reaches each node, its own included."""
     node[0].announce_sweep()
     for _, handler in (node, other):
         await handler.until(lambda handler=handler: handler.sweeps == 1)
 
 
-async def test_many_rings(node, other):
-    """However many are rung at once, of each group the head is heard, in few payloads."""
+async def test_many_announcements(node, other):
+    """Announcements at the same time share few payloads, which have each group's head."""
     broker, before = node[0], other[0].received
     for seq in range(1, 1001):
         broker.announce(message(seq))
@@ -73,7 +73,7 @@ async def test_many_rings(node, other):
 
 
 async def test_very_many_groups(place, node, other):
-    """All of them are heard."""
+    """All of very many heads are received."""
     groups = {uuid4(): 2**63 - 1 - number for number in range(301)}
     await place.subscribe(*other, *groups)
     for group_id, seq in groups.items():
@@ -82,15 +82,15 @@ async def test_very_many_groups(place, node, other):
 
 
 async def test_sessions(place, node, other):
-    """Those that were ended elsewhere are told."""
+    """The end of a session is received."""
     session_id = uuid4()
     place.end_session(session_id)
     for _, handler in (node, other):
         await handler.until(lambda handler=handler: handler.sessions == [session_id])
 
 
-async def test_what_is_no_ring(place, node, other, caplog):
-    """It is ignored, with a line in the log, and what comes after it is heard."""
+async def test_malformed_payloads(place, node, other, caplog):
+    """A malformed payload is logged and ignored, and later ones are received."""
     count = place.garble()
     node[0].announce(message(1))
     await other[1].until(lambda: other[1].groups == {TEA: 1})
@@ -102,7 +102,7 @@ async def test_what_is_no_ring(place, node, other, caplog):
 
 
 async def test_a_server_that_is_killed(place, node, other):
-    """Each node is told when it hears nothing, and when it does; what was rung meanwhile is rung then."""
+    """Each node notices the loss and the return; pending announcements are sent then."""
     with place.away():
         for broker, handler in (node, other):
             await handler.until(lambda handler=handler: handler.changes[1:2] == ["disconnected"])
@@ -117,8 +117,8 @@ async def test_a_server_that_is_killed(place, node, other):
     await other[1].until(lambda: other[1].groups == {TEA: 2})
 
 
-async def test_what_was_rung_while_the_server_was_away(place, node):
-    """It is rung when it is back, without being rung again."""
+async def test_announcements_while_the_server_is_away(place, node):
+    """They are sent once it is back, without a second call."""
     broker, handler = node
     with place.away():
         await handler.until(lambda: handler.changes[1:2] == ["disconnected"])
@@ -128,7 +128,7 @@ async def test_what_was_rung_while_the_server_was_away(place, node):
 
 
 async def test_connections_that_are_cut(place, node, other, caplog):
-    """They are made anew, and whoever hears is told so: something may have been missed."""
+    """They are made anew, and handlers learn that announcements may have been missed."""
     place.cut()
     for _, handler in (node, other):
         await handler.until(lambda handler=handler: handler.changes[:3] == ["connected", "disconnected", "connected"])
@@ -142,7 +142,7 @@ async def test_connections_that_are_cut(place, node, other, caplog):
 
 
 async def test_figures(node, other):
-    """What was sent and heard is counted, and it is measured how long one's own ring takes."""
+    """Sent and received payloads are counted, and the round trip is measured."""
     broker, handler = node
     sent = broker.sent
     broker.announce(message(1))
@@ -153,7 +153,7 @@ async def test_figures(node, other):
     await eventually(lambda: 0 < broker.round_trip < 5)
 
 
-async def test_the_lag_while_nothing_is_heard(place, node):
+async def test_the_round_trip_while_nothing_is_received(place, node):
     """It grows."""
     broker, handler = node
     broker.announce(message(1))
@@ -167,15 +167,15 @@ async def test_the_lag_while_nothing_is_heard(place, node):
 # The end
 
 
-async def test_what_was_not_rung_at_the_end_is_rung(place, other):
-    """So that what was appended last is heard elsewhere, too, without waiting for a sweep."""
+async def test_pending_announcements_at_the_end(place, other):
+    """They are sent, so that other nodes need not wait for a sweep."""
     async with place.broker() as broker, broker.running(RecordingHandler()):
         broker.announce(message(1))
     await other[1].until(lambda: other[1].groups == {TEA: 1})
 
 
 async def test_the_end_does_not_wait_for_ever(place, monkeypatch):
-    """What cannot be rung is given up."""
+    """Announcements that cannot be sent are given up."""
     for each in (postgres, redis):
         monkeypatch.setattr(each, "STOP_TIMEOUT", 0.01)
     handler = RecordingHandler()
@@ -186,17 +186,17 @@ async def test_the_end_does_not_wait_for_ever(place, monkeypatch):
     assert handler.changes[-1] == "disconnected"
 
 
-async def test_ears_that_fail(place, caplog):
-    """A fault of ours is logged, and hearing is begun anew."""
+async def test_a_handler_that_fails(place, caplog):
+    """The error is logged, and receiving starts again."""
 
-    class Deaf(RecordingHandler):
+    class Failing(RecordingHandler):
         def on_announcement(self, announcement):
             super().on_announcement(announcement)
             raise KeyError(len(self.announcements))
 
-    deaf = Deaf()
-    async with place.broker() as broker, broker.running(deaf):
-        await deaf.until(lambda: deaf.changes)
+    failing = Failing()
+    async with place.broker() as broker, broker.running(failing):
+        await failing.until(lambda: failing.changes)
         broker.announce_sweep()
-        await deaf.until(lambda: deaf.changes == ["connected", "disconnected", "connected"])
+        await failing.until(lambda: failing.changes == ["connected", "disconnected", "connected"])
     assert [record.exc_info[0] for record in caplog.records] == [KeyError]

@@ -66,7 +66,7 @@ def forget(sql):
 
 
 async def seqs(log, group, after=0):
-    """What the log of a group holds."""
+    """Return the seqs in the log of a group."""
     return [event.seq for event in (await log.read({group: after}))[group].events]
 
 
@@ -74,7 +74,7 @@ async def seqs(log, group, after=0):
 
 
 async def test_append(log, sql, tea, ann):
-    """What is appended comes with its seq, in the order given, and is read as it was sent, byte for byte."""
+    """Appended messages get seqs in the given order, and are read byte for byte."""
     bodies = [STRANGE, b"{}", b'{"n":2}']
     before = datetime.now(UTC)
     appended = await log.append([Publish(tea, ann, body) for body in bodies])
@@ -103,7 +103,7 @@ async def test_by_name(log, ann, add_group):
 
 
 async def test_refusals(log, sql, tea, ann, bob, join, add_user):
-    """Each draft is judged alone: one that is refused takes no seq and harms no other."""
+    """Each publish is judged alone: a refused one takes no seq and affects no other."""
     zoe = add_user("zoe").user_id
     join(tea, bob)
     outcomes = await log.append(
@@ -139,7 +139,7 @@ async def test_refusals(log, sql, tea, ann, bob, join, add_user):
     ],
 )
 async def test_whoever_may_broadcast_anywhere(*, log, sql, tea, bob, permissions, active, refusal):
-    """A role that permits it takes the place of membership, and of ownership, while its user is active."""
+    """A role that permits it replaces membership and ownership while its user is active."""
     sql("UPDATE groups SET post = 'owners'")
     sql("INSERT INTO roles (name, name_key, permissions) VALUES ('Aid', 'aid', %s)", permissions)
     change = "UPDATE users SET active = %s, role_id = (SELECT id FROM roles WHERE name = 'Aid') WHERE id = %s"
@@ -170,15 +170,15 @@ async def test_keys(log, tea, ann, bob, join, add_group):
     assert [event.body[5:6] for event in (await log.read({tea: 2}))[tea].events] == [b"1", b"2", b"4", b"6"]
 
 
-async def test_a_key_of_a_refused_draft_is_free(log, tea, ann, bob):
-    """Whoever is refused takes no key from those who come after."""
+async def test_a_key_of_a_refused_publish_is_free(log, tea, ann, bob):
+    """A refused publish does not use up its key."""
     refused, appended = await log.append([Publish(tea, bob, b"{}", "k"), Publish(tea, ann, b"{}", "k")])
     assert type(refused) is NotAMember
     assert (appended.event.seq, appended.is_repeat) == (2, False)
 
 
 async def test_a_key_and_a_removal(log, tea, bob, join, leave, add_user):
-    """Whoever was removed meanwhile is told what became of their own message, but not of anyone else's."""
+    """A removed member learns the outcome of their own message by its key, not of another's."""
     zoe = add_user("zoe").user_id
     join(tea, bob)
     ((first, _),) = await log.append([Publish(tea, bob, b"{}", "k")])
@@ -202,7 +202,7 @@ DEEP = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
 @pytest.mark.parametrize("body", [b"{", b"", b'{"a":nan}', DEEP], ids=["cut", "empty", "nan", "deep"])
 async def test_what_the_database_does_not_take(log, tea, ann, body):
-    """It fails the whole call, with an error of ours, and nothing of it is in the log; alone as well."""
+    """It fails the whole call with an error of ours, and nothing is appended; alone as well."""
     for drafts in ([Publish(tea, ann, b"{}"), Publish(tea, ann, body)], [Publish(tea, ann, body)]):
         with pytest.raises(InvalidInput, match="body"):
             await log.append(drafts)
@@ -228,7 +228,7 @@ async def test_what_cannot_be_sent_to_the_database(log, tea, ann, body, key, fie
 
 
 async def test_appended_at_once(log, db_url, tea, ann, add_group):
-    """Those who append to the same groups at once wait for each other, and never on each other: each seq is one's."""
+    """Concurrent appends to the same groups do not deadlock, and each seq is used once."""
     coffee = add_group("coffee", ann)
     other = await Engine.connect(db_url)
     try:
@@ -246,7 +246,7 @@ async def test_appended_at_once(log, db_url, tea, ann, add_group):
 
 
 async def test_a_removal_that_was_waited_for(log, tea, bob, join, postgresql):
-    """Whoever was removed while the append waited for the group is refused: it looks anew once it has the group."""
+    """A member removed while the append waited for the lock is refused."""
     join(tea, bob)
     postgresql.execute("DELETE FROM members WHERE user_id = %s", (bob,))
     appending = asyncio.create_task(log.append([Publish(tea, bob, b"{}")]))
@@ -265,8 +265,8 @@ async def test_a_deletion_that_was_waited_for(log, tea, ann, postgresql):
     assert [type(refused) for refused in await appending] == [NoSuchGroup, NoSuchGroup]
 
 
-async def test_a_group_that_is_held_for_long(log, tea, ann, postgresql):
-    """An append waits for two seconds, and then says that it cannot be done now."""
+async def test_a_group_that_is_locked_for_long(log, tea, ann, postgresql):
+    """An append waits for two seconds, then is refused as busy."""
     postgresql.execute("SELECT FROM groups FOR UPDATE")
     with pytest.raises(Busy):
         await log.append([Publish(tea, ann, b"{}")])
@@ -274,16 +274,16 @@ async def test_a_group_that_is_held_for_long(log, tea, ann, postgresql):
     assert await seqs(log, tea) == [1]
 
 
-async def test_who_holds_groups(log, tea, ann, add_group, postgresql):
-    """Those of the groups that are locked are told, with one name for each transaction; nothing is waited for."""
+async def test_lock_holders(log, tea, ann, add_group, postgresql):
+    """Locked groups are found without waiting, with one name for each transaction."""
     coffee, milk = add_group("coffee", ann), add_group("milk", ann)
     assert await log.lock_holders([tea, coffee, "milk", uuid4()]) == []
     postgresql.execute("SELECT FROM groups WHERE name <> 'milk' FOR NO KEY UPDATE")
-    holds = sorted(
-        await log.lock_holders([tea, "COFFEE", milk, uuid4(), "none", "\0", "\ud800"]), key=lambda hold: hold[1]
+    locks = sorted(
+        await log.lock_holders([tea, "COFFEE", milk, uuid4(), "none", "\0", "\ud800"]), key=lambda lock: lock[1]
     )
-    assert [hold[:2] for hold in holds] == [(coffee, "coffee"), (tea, "tea")]
-    first = {holder for _, _, holder in holds}
+    assert [lock[:2] for lock in locks] == [(coffee, "coffee"), (tea, "tea")]
+    first = {holder for _, _, holder in locks}
     assert len(first) == 1
     postgresql.commit()
     postgresql.execute("DELETE FROM groups WHERE name = 'tea'")
@@ -306,7 +306,7 @@ async def waits_for(postgresql, seconds=5):
 
 
 async def test_read(log, tea, ann, add_group):
-    """Of each group what is above its position, with where its log ends; a group that never was has nothing."""
+    """A read returns each group's events above its position, and its head; an unknown group has none."""
     coffee, none = add_group("coffee", ann), uuid4()
     await log.append([Publish(tea, ann, b"{}") for _ in range(3)])
     found = await log.read({tea: 2, coffee: 1, none: 0})
@@ -319,7 +319,7 @@ async def test_read(log, tea, ann, add_group):
 
 
 async def test_a_slice_is_short(log, tea, ann, monkeypatch):
-    """It has at most so many events, the oldest ones."""
+    """A slice has a limited number of events, the oldest ones."""
     await log.append([Publish(tea, ann, b"{}") for _ in range(module._SLICE + 5)])
     found = (await log.read({tea: 1}))[tea]
     assert [event.seq for event in found.events] == list(range(2, module._SLICE + 2))
@@ -329,7 +329,7 @@ async def test_a_slice_is_short(log, tea, ann, monkeypatch):
 
 
 async def test_a_slice_is_small(log, tea, ann):
-    """It has about a megabyte of bodies, and always an event, so that whoever reads on gets on."""
+    """A slice has about a megabyte of bodies, and at least one event, so that readers get on."""
     large = b'{"a":"' + b"x" * 700_000 + b'"}'
     for _ in range(3):
         await log.append([Publish(tea, ann, large)])
@@ -338,7 +338,7 @@ async def test_a_slice_is_small(log, tea, ann):
 
 
 async def test_what_retention_has_taken(log, tea, ann, forget):
-    """It is missing at the beginning; the head stays, and the next seq is a new one."""
+    """Trimmed events are missing at the beginning; head and next seq stay."""
     await log.append([Publish(tea, ann, b"{}") for _ in range(3)])
     forget(tea, 3)
     assert [event.seq for event in (await log.read({tea: 0}))[tea].events] == [4]
@@ -384,7 +384,7 @@ async def test_heads(log, tea, ann, add_group):
     ],
 )
 async def test_was_member(*, log, tea, ann, bob, join, leave, forget, forgotten, expected):
-    """Bob joins (2), leaves (4) and joins again (6); what tells it may be held no more."""
+    """Bob joins (2), leaves (4) and joins again (6); the log may no longer have these events."""
     join(tea, bob)
     await log.append([Publish(tea, ann, b"{}")])
     leave(tea, bob)
@@ -418,7 +418,7 @@ async def test_positions(log, sql, tea, ann, bob, join, leave, add_group):
 
 
 async def test_positions_of_what_is_forgotten(log, tea, bob, join, leave, forget):
-    """A group whose log tells no more of Bob is not one of his."""
+    """A group whose log no longer mentions Bob is not one of his."""
     join(tea, bob)
     leave(tea, bob)
     forget(tea, 3)
@@ -426,7 +426,7 @@ async def test_positions_of_what_is_forgotten(log, tea, bob, join, leave, forget
 
 
 async def test_joinings(log, tea, ann, bob, join, leave, forget, add_group):
-    """Who is in which group or was, and by which events they joined it, as long as those are held."""
+    """Present and former groups come with the seqs of joinings that the log still has."""
     coffee = add_group("coffee", ann)
     join(tea, bob)
     leave(tea, bob)

@@ -1,4 +1,4 @@
-"""The log_reader: what the hub wants done is done, with a real log; and what no ring has told is found."""
+"""The log reader: does what the hub wants, on a real log, and finds unannounced events."""
 
 import asyncio
 from uuid import uuid4
@@ -18,7 +18,7 @@ from att.realtime.registry import Listener
 
 
 async def test_slices(running_reader, spy_log, hub, listen, tea, ann_id, monkeypatch):
-    """What is to be written to very many is written to all of them, a slice at a time."""
+    """A message to very many is written to all of them, one slice at a time."""
     monkeypatch.setattr(hub_module, "_SLICE", 2)
     listeners = [await listen() for _ in range(7)]
     outcomes = await spy_log.append([Publish(tea, ann_id, body) for body in bodies(1, 2)])
@@ -29,8 +29,8 @@ async def test_slices(running_reader, spy_log, hub, listen, tea, ann_id, monkeyp
         assert await received(listener.connection, 2) == frames(1, 2)
 
 
-async def test_a_ring(running_reader, hub, listen, append, tea):
-    """What was rung for is read, and delivered in order, all of it."""
+async def test_an_announcement(running_reader, hub, listen, append, tea):
+    """Announced events are read, and delivered in order."""
     ann = await listen()
     *_, head = await append(tea, *range(300))
     hub.observe_head(tea, head)
@@ -62,10 +62,8 @@ async def test_a_database_that_is_away(running_reader, hub, listen, append, tea,
     assert await received(ann.connection, 2) == frames(1, 2)
 
 
-async def test_a_read_that_fails_by_a_fault_of_ours(
-    running_reader, spy_log, hub, listen, append, tea, monkeypatch, caplog
-):
-    """It is logged, and done again."""
+async def test_a_read_with_an_unexpected_error(running_reader, spy_log, hub, listen, append, tea, monkeypatch, caplog):
+    """It is logged and repeated."""
     monkeypatch.setattr(tasks, "RESTART_PAUSE", 0.01)
     ann = await listen()
     await append(tea, 1)
@@ -79,7 +77,7 @@ async def test_a_read_that_fails_by_a_fault_of_ours(
 
 
 async def test_catch_up(log_reader, spy_log, hub, listen, append, tea):
-    """A listener is given what it has missed page by page, each when it can take more, and then hears what follows."""
+    """A listener receives missed events page by page, each when it can take more, then new ones."""
     await append(tea, *range(5))
     spy_log.page = 2
     ann = await listen(resume={tea: 1})
@@ -127,7 +125,7 @@ async def test_catch_up_waits_for_the_listener(log_reader, hub, spy_log, listen,
 
 
 async def test_catch_up_ends_when_the_listener_goes_during_a_read(log_reader, spy_log, hub, listen, append, tea):
-    """It is given nothing any more."""
+    """Nothing more is sent."""
     await append(tea, 1, 2)
     ann = await listen(resume={tea: 1})
     async with spy_log.paused():
@@ -139,7 +137,7 @@ async def test_catch_up_ends_when_the_listener_goes_during_a_read(log_reader, sp
 
 
 async def test_catch_up_while_the_database_is_away(log_reader, spy_log, listen, append, tea):
-    """It goes on when it is back."""
+    """It continues when the database is back."""
     await append(tea, 1)
     ann = await listen(resume={tea: 1})
     spy_log.errors = [DatabaseUnavailable(), Busy()]
@@ -163,8 +161,8 @@ async def test_few_catch_up_at_the_same_time(log_reader, spy_log, listen, append
 # Groups of which rings were not heard
 
 
-async def test_groups_that_are_heard_anew(running_reader, spy_log, listen, append, tea, add_group, ann_id):
-    """What was appended before is delivered, and one statement tells of all of them."""
+async def test_new_subscriptions(running_reader, spy_log, listen, append, tea, add_group, ann_id):
+    """Earlier events are delivered, found by one statement for all groups."""
     mate = add_group("mate", ann_id)
     ann = await listen()
     await append(tea, 1)
@@ -177,8 +175,8 @@ async def test_groups_that_are_heard_anew(running_reader, spy_log, listen, appen
     assert [sorted(looked_up) for looked_up in spy_log.head_reads] == [sorted([tea, mate])]
 
 
-async def test_a_group_that_is_heard_anew_during_a_look(running_reader, spy_log, listen, append, tea):
-    """It is looked up once more."""
+async def test_a_new_subscription_during_a_lookup(running_reader, spy_log, listen, append, tea):
+    """The group is looked up once more."""
     ann = await listen()
     async with spy_log.paused():
         running_reader.look_up_soon([tea])
@@ -192,8 +190,8 @@ async def test_a_group_that_is_heard_anew_during_a_look(running_reader, spy_log,
     assert await received(ann.connection) == frames(1)
 
 
-async def test_a_group_that_nobody_hears_yet(running_reader, spy_log, hub, append, tea, ann_id):
-    """Whoever was about to, and had read where it stood before that, is given what has come since."""
+async def test_a_group_without_listeners_yet(running_reader, spy_log, hub, append, tea, ann_id):
+    """A listener that has read its positions before receives the events since."""
     ann = Listener(ann_id, uuid4(), RecordingConnection())
     hub.attach(ann)
     positions = await spy_log.positions(ann_id)
@@ -207,8 +205,8 @@ async def test_a_group_that_nobody_hears_yet(running_reader, spy_log, hub, appen
     assert await received(ann.connection) == frames(1)
 
 
-async def test_looking_while_the_database_is_away(running_reader, spy_log, listen, append, tea):
-    """It is looked when it is back."""
+async def test_a_lookup_while_the_database_is_away(running_reader, spy_log, listen, append, tea):
+    """It is made when the database is back."""
     ann = await listen()
     await append(tea, 1)
     spy_log.errors = [DatabaseUnavailable(), Busy()]
@@ -221,7 +219,7 @@ async def test_looking_while_the_database_is_away(running_reader, spy_log, liste
 
 @pytest.fixture
 async def patient(spy_log, hub, live_sessions, woken, monkeypatch):
-    """A log reader that waits for what is under way."""
+    """A log reader that waits for events on their way."""
     monkeypatch.setattr(module, "_SWEEP_INTERVAL", 3600)
     log_reader = LogReader(spy_log, hub, live_sessions, woken, gap_wait=0.2)
     async with log_reader.running():
@@ -229,7 +227,7 @@ async def patient(spy_log, hub, live_sessions, woken, monkeypatch):
 
 
 async def offered(spy_log, group, user_id, *numbers):
-    """Messages that are in the log."""
+    """Append messages, and return their events."""
     return [
         outcome.event for outcome in await spy_log.append([Publish(group, user_id, body) for body in bodies(*numbers)])
     ]
@@ -250,7 +248,7 @@ async def test_a_gap_that_closes(patient, spy_log, hub, listen, tea, ann_id):
 
 
 async def test_a_gap_that_does_not_close(patient, spy_log, hub, listen, tea, ann_id):
-    """It is read after a while, and what was before the gap is none."""
+    """It is read after a while; a closed gap before it is not."""
     ann = await listen()
     first, second, third, fourth = await offered(spy_log, tea, ann_id, 1, 2, 3, 4)
     hub.offer(second)
@@ -261,8 +259,8 @@ async def test_a_gap_that_does_not_close(patient, spy_log, hub, listen, tea, ann
     assert len(ann.connection.frames) == 4
 
 
-async def test_what_cannot_come_by_itself(patient, spy_log, hub, listen, tea, add_group, ann_id):
-    """It is read at once, and does not wait for a gap elsewhere."""
+async def test_events_that_cannot_come_by_themselves(patient, spy_log, hub, listen, tea, add_group, ann_id):
+    """They are read at once, without waiting for a gap elsewhere."""
     mate = add_group("mate", ann_id)
     ann = await listen()
     (_, second), (other,) = (

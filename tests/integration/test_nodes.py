@@ -1,4 +1,4 @@
-"""Two nodes on one database and one Redis: what is sent on one is heard on the other, and nobody reads it again."""
+"""Two nodes on one database and one Redis: messages of one reach the other, without another read."""
 
 import asyncio
 import contextlib
@@ -40,13 +40,13 @@ class Server:
         )
         self.publisher = Publisher(self.log, self.hub, self.broker)
         self.subscribed = set()
-        self.has_subscribed = asyncio.Event()
+        self.subscriptions_changed = asyncio.Event()
         self._on_subscribed, self.events.on_subscribed = self.events.on_subscribed, self._keep
 
     def _keep(self, group_ids):
         self._on_subscribed(group_ids)
         self.subscribed.update(group_ids)
-        self.has_subscribed.set()
+        self.subscriptions_changed.set()
 
     @contextlib.asynccontextmanager
     async def running(self):
@@ -61,17 +61,17 @@ class Server:
         self.hub.start(listener, await self.log.positions(user_id), {})
         return listener
 
-    async def hears(self, *group_ids):
-        """These groups' channels are heard here, and what was missed before has been looked up."""
+    async def has_subscribed_to(self, *group_ids):
+        """Wait until the groups are subscribed to and have been looked up."""
         async with asyncio.timeout(5):
             while not self.subscribed >= {*group_ids}:
-                self.has_subscribed.clear()
-                await self.has_subscribed.wait()
+                self.subscriptions_changed.clear()
+                await self.subscriptions_changed.wait()
         await until(lambda: {*group_ids} <= {group for look in self.log.head_reads for group in look})
 
 
 async def until(is_so, seconds=5):
-    """Wait for what nobody tells of."""
+    """Poll for a state that has no event."""
     async with asyncio.timeout(seconds):
         while not is_so():  # noqa: ASYNC110 - nobody does
             await asyncio.sleep(0.005)
@@ -84,13 +84,13 @@ def valkeys(request):
 
 @pytest.fixture(autouse=True)
 def no_sweep(monkeypatch):
-    """Nothing is found by a sweep that is not asked for."""
+    """Sweep on request only."""
     monkeypatch.setattr(log_reader_module, "_SWEEP_INTERVAL", 3600)
 
 
 @pytest.fixture
 async def servers(db_url, valkeys, tea):
-    """Two of them. There is a group already, so that nobody hears of its making."""
+    """Two nodes. The group exists already, so that its creation is not announced."""
     async with contextlib.AsyncExitStack() as stack:
         found = []
         for _ in range(2):
@@ -102,7 +102,7 @@ async def servers(db_url, valkeys, tea):
         yield found
 
 
-def draft(group, user_id, number):
+def publish_of(group, user_id, number):
     return Publish(group, user_id, bodies(number)[0])
 
 
@@ -118,14 +118,14 @@ async def test_in_step(mate, servers, tea, ann_id):
     """
     anns = [await server.listen(ann_id) for server in servers]
     for server in servers:
-        await server.hears(tea, mate)
+        await server.has_subscribed_to(tea, mate)
     for number in range(0, 100, 4):
         await asyncio.gather(
-            servers[0].publisher.append(draft(tea, ann_id, number)),
-            servers[1].publisher.append(draft(tea, ann_id, number + 1)),
+            servers[0].publisher.append(publish_of(tea, ann_id, number)),
+            servers[1].publisher.append(publish_of(tea, ann_id, number + 1)),
         )
-        await servers[0].publisher.append(draft(mate, ann_id, number + 2))
-        await servers[1].publisher.append(draft(mate, ann_id, number + 3))
+        await servers[0].publisher.append(publish_of(mate, ann_id, number + 2))
+        await servers[1].publisher.append(publish_of(mate, ann_id, number + 3))
         for ann in anns:
             await received(ann.connection, number + 4)
     for ann in anns:
@@ -136,37 +136,37 @@ async def test_in_step(mate, servers, tea, ann_id):
 async def test_many_at_once(servers, tea, ann_id):
     """They come in order, and each comes once."""
     ann = await servers[1].listen(ann_id)
-    await servers[1].hears(tea)
+    await servers[1].has_subscribed_to(tea)
     for number in range(2_000):
-        servers[0].publisher.submit(draft(tea, ann_id, number), lambda _: None)
+        servers[0].publisher.submit(publish_of(tea, ann_id, number), lambda _: None)
     assert await received(ann.connection, 2_000) == frames(*range(2_000))
     assert servers[1].log.reads == []
 
 
-async def test_what_is_too_long_to_come_along(servers, tea, ann_id, monkeypatch):
-    """It is read, and comes in its place."""
+async def test_a_message_that_is_too_long_for_a_payload(servers, tea, ann_id, monkeypatch):
+    """It is read, and delivered in its place."""
     monkeypatch.setattr(buffer, "GROUP_BYTES", 8)
     ann = await servers[1].listen(ann_id)
-    await servers[1].hears(tea)
+    await servers[1].has_subscribed_to(tea)
     for number in (1, 10**9, 2):
-        await servers[0].publisher.append(draft(tea, ann_id, number))
+        await servers[0].publisher.append(publish_of(tea, ann_id, number))
     assert await received(ann.connection, 3) == frames(1, 10**9, 2)
     assert servers[1].log.reads
 
 
 async def test_a_repeat(servers, tea, ann_id):
-    """What came again with a key that was seen, and with another body, is not what the others hear."""
+    """The other body of a repeat is not delivered on the other node."""
     ann = await servers[1].listen(ann_id)
-    await servers[1].hears(tea)
+    await servers[1].has_subscribed_to(tea)
     await servers[0].log.append([Publish(tea, ann_id, bodies(1)[0], "k")])  # and nobody could ring
     assert (await servers[0].publisher.append(Publish(tea, ann_id, bodies(2)[0], "k"))).is_repeat
     assert await received(ann.connection) == frames(1)
 
 
-async def test_who_does_not_listen_is_not_told(mate, servers, valkeys, tea, ann_id, monkeypatch):
-    """Of a group that nobody hears on a node nothing comes to it."""
+async def test_no_listener_no_payload(mate, servers, valkeys, tea, ann_id, monkeypatch):
+    """A node receives nothing of groups without listeners there."""
     ann = await servers[1].listen(ann_id)
-    await servers[1].hears(tea, mate)
+    await servers[1].has_subscribed_to(tea, mate)
     assert _subscribers(valkeys, tea, mate) == {tea: 1, mate: 1}
     heard, published = [], servers[0].broker.published
 
@@ -175,15 +175,15 @@ async def test_who_does_not_listen_is_not_told(mate, servers, valkeys, tea, ann_
         published(channel, payload)
 
     monkeypatch.setattr(servers[0].broker, "published", keep)
-    await servers[1].publisher.append(draft(tea, ann_id, 1))
+    await servers[1].publisher.append(publish_of(tea, ann_id, 1))
     await received(ann.connection)
     servers[1].broker.announce_sweep()
     await until(lambda: "att:all" in heard)
     assert not [channel for channel in heard if channel.startswith(GROUP_CHANNEL)]
     bob = await servers[0].listen(ann_id)
-    await servers[0].hears(tea)
+    await servers[0].has_subscribed_to(tea)
     assert _subscribers(valkeys, tea, mate) == {tea: 2, mate: 2}
-    await servers[1].publisher.append(draft(tea, ann_id, 2))
+    await servers[1].publisher.append(publish_of(tea, ann_id, 2))
     assert await received(bob.connection) == frames(2)
     assert f"{GROUP_CHANNEL}{tea}" in heard
 
@@ -198,15 +198,15 @@ def _subscribers(valkeys, *group_ids):
     return counts
 
 
-async def test_what_was_sent_before_the_channel_was_heard(servers, tea, ann_id, monkeypatch):
-    """A listener whose place was read before it hears it as soon as the channel is, without a sweep."""
+async def test_a_message_before_the_subscription(servers, tea, ann_id, monkeypatch):
+    """A listener with earlier positions receives it after the subscription, without a sweep."""
     sent = asyncio.Event()
     subscribe = servers[1].broker._subscriptions.take
     monkeypatch.setattr(
         servers[1].broker._subscriptions, "take", lambda limit: subscribe(limit if sent.is_set() else 0)
     )
     ann = await servers[1].listen(ann_id)
-    await servers[0].publisher.append(draft(tea, ann_id, 1))
+    await servers[0].publisher.append(publish_of(tea, ann_id, 1))
     await until(lambda: servers[0].broker.sent == 1)
     assert ann.connection.frames == []
     sent.set()
@@ -215,7 +215,7 @@ async def test_what_was_sent_before_the_channel_was_heard(servers, tea, ann_id, 
 
 
 async def test_sql(servers, tea, ann_id, sql, add_user):
-    """What triggers tell is heard although nobody rings in the database."""
+    """Announcements of triggers arrive without a call of ours."""
     bob_id = add_user("bob").user_id
     bob, ann = await servers[0].listen(bob_id), await servers[1].listen(ann_id)
     sql("INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')", tea, bob_id)
@@ -223,7 +223,7 @@ async def test_sql(servers, tea, ann_id, sql, add_user):
     for listener in (bob, ann):
         assert await received(listener.connection) == frames(1)
     sql("DELETE FROM members WHERE user_id = %s", bob_id)
-    await servers[1].publisher.append(draft(tea, ann_id, 2))
+    await servers[1].publisher.append(publish_of(tea, ann_id, 2))
     assert await received(ann.connection, 2) == frames(1, 2)
     await until(lambda: not bob.groups)
     assert bob.connection.frames == frames(1)
@@ -240,23 +240,23 @@ async def test_a_session_that_was_ended_in_redis(servers, valkeys, ann_id, tea):
 
 
 async def test_a_redis_that_is_killed(servers, valkeys, tea, ann_id):
-    """What is sent meanwhile is heard when it is back; and what is sent then, at once."""
+    """Messages of the meantime arrive when it is back, and later ones at once."""
     anns = [await server.listen(ann_id) for server in servers]
     for server in servers:
-        await server.hears(tea)
+        await server.has_subscribed_to(tea)
     valkeys.kill()
     try:
         for server in servers:
             await until(lambda server=server: not server.broker.is_connected)
         for number in range(3):
-            await servers[0].publisher.append(draft(tea, ann_id, number))
+            await servers[0].publisher.append(publish_of(tea, ann_id, number))
         assert anns[0].connection.frames == frames(0, 1, 2)
         assert anns[1].connection.frames == []
     finally:
         await asyncio.to_thread(valkeys.start)
     for ann in anns:
         assert await received(ann.connection, 3, 20) == frames(0, 1, 2)
-    await servers[1].publisher.append(draft(tea, ann_id, 3))
+    await servers[1].publisher.append(publish_of(tea, ann_id, 3))
     for ann in anns:
         assert await received(ann.connection, 4, 20) == frames(0, 1, 2, 3)
 
@@ -264,11 +264,11 @@ async def test_a_redis_that_is_killed(servers, valkeys, tea, ann_id):
 async def test_without_redis_the_sweep_finds_it(servers, valkeys, tea, ann_id, monkeypatch):
     """However long it is away."""
     ann = await servers[1].listen(ann_id)
-    await servers[1].hears(tea)
+    await servers[1].has_subscribed_to(tea)
     valkeys.kill()
     try:
         await until(lambda: not servers[1].broker.is_connected)
-        await servers[0].publisher.append(draft(tea, ann_id, 1))
+        await servers[0].publisher.append(publish_of(tea, ann_id, 1))
         await servers[1].log_reader.sweep()
         assert await received(ann.connection) == frames(1)
     finally:

@@ -1,4 +1,4 @@
-"""The broker in PostgreSQL: what it makes of rings, and what triggers tell. test_bus_contract.py has the rest."""
+"""The broker on PostgreSQL: gathering, and announcements of triggers. test_brokers.py has the rest."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from att.sessions import redis_store
 
 
 class Slow:
-    """An engine that holds up, or fails, what it is asked for."""
+    """An engine that can pause or fail a statement."""
 
     def __init__(self, db):
         self.db = db
@@ -49,8 +49,8 @@ async def broker(db, db_url, handler):
         yield broker
 
 
-async def test_rings_gather(slow, db_url, handler):
-    """What is rung while a ring is under way becomes one, with the highest seq of each group."""
+async def test_announcements_gather(slow, db_url, handler):
+    """Announcements during a call are sent by the next one, with each group's highest seq."""
     broker = PostgresBroker(slow, db_url)
     async with broker.running(handler):
         await handler.until(lambda: handler.changes)
@@ -91,8 +91,8 @@ async def test_many_endings(db, broker, handler):
     ]
 
 
-async def test_a_ring_that_fails(slow, db_url, handler, monkeypatch):
-    """It is rung again, with what has come meanwhile."""
+async def test_an_announcement_that_fails(slow, db_url, handler, monkeypatch):
+    """It is sent again, together with newer ones."""
     fetch_one, errors = slow.fetch_one, [DatabaseUnavailable()]
 
     async def fail_once(statement, *, payload):
@@ -111,8 +111,8 @@ async def test_a_ring_that_fails(slow, db_url, handler, monkeypatch):
     assert handler.announcements == [Announcement({TEA: 4}, [], [], sweep=True)]
 
 
-async def test_what_the_triggers_tell(broker, handler, sql, add_user, add_group):
-    """Joinings, leavings, broadcasts by SQL and sessions that are deleted are heard as what they are."""
+async def test_announcements_of_triggers(broker, handler, sql, add_user, add_group):
+    """Joinings, leavings, broadcasts by SQL and deleted sessions are each received as such."""
     ann, bob = add_user("ann").user_id, add_user("bob").user_id
     tea = add_group("tea", ann)
     sql("INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')", tea, bob)
@@ -138,8 +138,8 @@ async def test_what_the_triggers_tell(broker, handler, sql, add_user, add_group)
     ]
 
 
-async def test_very_many_departures(broker, handler, sql):
-    """Each user who is disabled or deleted is told of, in as many rings as it takes."""
+async def test_very_many_users_that_end(broker, handler, sql):
+    """Disabled and deleted users are announced, in as many payloads as needed."""
     add = (
         "INSERT INTO users (login, login_key, search_text, role_id)"
         " SELECT n::text, n::text, '', (SELECT id FROM roles WHERE name = 'User') FROM generate_series(1, 1001) AS n"
@@ -158,7 +158,7 @@ async def test_very_many_departures(broker, handler, sql):
 
 
 async def test_very_many_joinings(broker, handler, sql, add_user):
-    """They are told by a ring that says to look everything up."""
+    """They are announced as a sweep."""
     ann = add_user("ann").user_id
     sql("INSERT INTO groups (name, name_key) SELECT n::text, n::text FROM generate_series(1, 1001) AS n")
     sql("INSERT INTO members (group_id, user_id, role) SELECT id, %s, 'member' FROM groups", ann)
@@ -191,7 +191,7 @@ def round_trip(clock):
 
 
 def test_a_round_trip(round_trip, clock):
-    """It took as long as it took, until the next one is heard."""
+    """It stays the last one's until the next one has finished."""
     assert round_trip.seconds == 0
     mark = round_trip.start()
     clock.now += 0.5
@@ -201,7 +201,7 @@ def test_a_round_trip(round_trip, clock):
 
 
 def test_a_round_trip_that_is_awaited(round_trip, clock):
-    """It has taken as long as it has been awaited; one that was sent after it tells that it is lost."""
+    """An outstanding one counts with its age; one that was sent later shows that it is lost."""
     round_trip.start()
     clock.now += 3
     assert round_trip.seconds == 3
@@ -227,7 +227,7 @@ def test_a_round_trip_of_what_was_before(round_trip, clock):
 
 @pytest.mark.parametrize("mark", [float("nan"), float("inf"), -float("inf"), 11.0])
 def test_a_round_trip_that_nobody_sent(round_trip, mark):
-    """It is refused: anybody can say that it is ours."""
+    """An impossible mark is refused: anyone can send it."""
     with pytest.raises(ValueError, match=r"."):
         round_trip.finish(mark)
     assert round_trip.seconds == 0

@@ -1,4 +1,4 @@
-"""Buses of all kinds for the tests that all of them are held to, and handler that keep what they hear."""
+"""Brokers of all kinds for the tests that each of them must pass, and a handler that records events."""
 
 import asyncio
 import contextlib
@@ -21,12 +21,12 @@ AT = datetime(2026, 11, 22, 2, 35, 9, 154152, tzinfo=UTC)
 
 
 def message(seq, group_id=TEA, body=b'{"n": 1.0}'):
-    """A message of Ann's, as it is in the log."""
+    """Return a logged message of Ann's."""
     return LogEvent(group_id, "tea", seq, "message", ANN, AT, body)
 
 
 class RecordingHandler:
-    """Keeps what it hears."""
+    """Records the broker's events."""
 
     def __init__(self):
         self.announcements = []
@@ -58,7 +58,7 @@ class RecordingHandler:
 
     @property
     def groups(self):
-        """The highest seq that was heard of each group."""
+        """The highest announced seq of each group."""
         heads = {}
         for announcement in self.announcements:
             for group_id, seq in announcement.groups.items():
@@ -72,7 +72,7 @@ class RecordingHandler:
 
     @property
     def sweeps(self):
-        """How often all were told to sweep."""
+        """The number of announced sweeps."""
         return sum(announcement.sweep for announcement in self.announcements)
 
     @property
@@ -82,7 +82,7 @@ class RecordingHandler:
 
 
 class Postgres:
-    """Where brokers meet: a database."""
+    """Common place of brokers: a database."""
 
     garbage = (
         *("", "tea", "1", "null", "[]", '"x"', "{", "[" * 7_999, '{"groups": null}', '{"groups": []}'),
@@ -98,26 +98,26 @@ class Postgres:
 
     @contextlib.asynccontextmanager
     async def broker(self):
-        """One that is not running yet."""
+        """Yield a broker that is not running yet."""
         db = await Engine.connect(self._url)
         yield PostgresBroker(db, self._url)
         await db.close()
 
     async def subscribe(self, broker, handler, *group_ids):
-        """Have these groups heard: all of them are."""
+        """Do nothing: the broker receives all groups."""
 
     def garble(self):
-        """Announce what is no ring; how often."""
+        """Send malformed payloads. Return their number."""
         for payload in self.garbage:
             self._announce(payload)
         return len(self.garbage)
 
     def end_session(self, session_id):
-        """Announce that it has ended."""
+        """Announce an ended session."""
         self._announce(json.dumps({"sessions": [str(session_id)]}))
 
     def cut(self):
-        """Cut the connections that hear."""
+        """Cut the connections that listen."""
         self._postgresql.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE query = 'LISTEN att' AND datname = current_database()"
@@ -125,7 +125,7 @@ class Postgres:
         self._postgresql.commit()
 
     def away(self):
-        """Nobody is connected, nor can be, until the block ends."""
+        """Refuse all connections until the block ends."""
         return away(self._postgresql)
 
     def _announce(self, payload):
@@ -134,7 +134,7 @@ class Postgres:
 
 
 class Redis:
-    """Where brokers meet: a Valkey, or a cluster of them."""
+    """Common place of brokers: a Valkey, or a cluster of them."""
 
     texts = (b"", b"x", b"1", b"[1]", b'["x"]', b"{", b"[" * 10_000, b"\xff")
     payloads = (b"", b"\x01" * 24, b"\x02" + b"\x01" * 24, b"\x01" * 17 + b"\0" * 8 + b"\x90", b"\x01" * 25 + b"\xc1")

@@ -1,4 +1,4 @@
-"""A client of att.v1 that costs little, so that thousands fit into a test. It comes back when it is told to."""
+"""A cheap att.v1 client, so that a test can have thousands. It reconnects as the server asks."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ TIMEOUT = 20.0  # seconds for whatever is waited for but events
 
 
 class Ending(NamedTuple):
-    """How a socket ended: the code of its close frame, None when there was none, and the hint when to come back."""
+    """End of a socket: the code of its close frame, if any, and the time after which to come back."""
 
     code: int | None
     hint: float | None
@@ -32,10 +32,10 @@ def frame(kind: int, payload: bytes) -> bytes:
 
 
 class Listener:
-    """Somebody who listens to one group, and resumes where they were.
+    """A listener to one group, which resumes after a reconnect.
 
-    ``seqs`` are those of the events heard, in order; ``endings`` how sockets ended; ``refusals`` what was answered
-    instead of a socket.
+    ``seqs`` are those of the received events, in order; ``endings`` count the ends of sockets; ``refusals`` are
+    responses instead of a socket.
     """
 
     def __init__(self, port: int, address: str, token: str, group_id: UUID) -> None:
@@ -51,7 +51,7 @@ class Listener:
         self._writer: asyncio.StreamWriter | None = None
 
     async def run(self, room: asyncio.Semaphore) -> None:
-        """Listen for ever. Whoever comes for the first time waits for ``room``."""
+        """Listen until cancelled. The first connection waits for ``room``."""
         try:
             async with room:
                 reader = await self._connect()
@@ -87,7 +87,7 @@ class Listener:
                 if kind == CLOSE:
                     hint = RETRY.search(payload[2:].decode())
                     return Ending(int.from_bytes(payload[:2]), float(hint[1]) if hint else None)
-                self._hear(kind, payload)
+                self._on_frame(kind, payload)
         return Ending(None, None)
 
     async def _open(self) -> asyncio.StreamReader:
@@ -126,7 +126,7 @@ class Listener:
         self._writer.write(frame(TEXT, json.dumps(resume).encode()))
         self.is_connected = True
 
-    def _hear(self, kind: int, payload: bytes) -> None:
+    def _on_frame(self, kind: int, payload: bytes) -> None:
         if kind == PING:
             self._writer.write(frame(PONG, payload))
             return

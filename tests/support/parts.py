@@ -1,4 +1,4 @@
-"""Parts of the log's machinery that tests look into or hold up; the database behind them is the real one."""
+"""Parts of delivery that tests inspect or pause, on a real database."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %
 
 
 class RecordingConnection:
-    """A ``Connection`` in memory, which keeps what it is given."""
+    """A ``ListenerConnection`` in memory that records its frames."""
 
     def __init__(self):
         self.frames = []
@@ -36,7 +36,7 @@ class RecordingConnection:
 
 
 async def received(connection, count=1, seconds=5):
-    """The first frames of a recording, when it has that many."""
+    """Return the first frames of a connection once it has that many."""
     async with asyncio.timeout(seconds):
         while len(connection.frames) < count:
             connection.has_changed.clear()
@@ -45,7 +45,7 @@ async def received(connection, count=1, seconds=5):
 
 
 async def closed(connection, seconds=5):
-    """With what a recording was closed, as soon as it is."""
+    """Return the close codes of a connection once it is closed."""
     async with asyncio.timeout(seconds):
         while not connection.codes:
             connection.has_changed.clear()
@@ -54,7 +54,7 @@ async def closed(connection, seconds=5):
 
 
 class RecordingBroker:
-    """A ``Bus`` that keeps how it was rung."""
+    """A ``Broker`` that records announcements."""
 
     def __init__(self):
         self.heads = []
@@ -73,10 +73,9 @@ class RecordingBroker:
 
 
 class SpyLog(EventLog):
-    """A log whose calls are kept, can be held up before they are made, and fail with each of ``errors`` that is one.
+    """A log that records its calls, can pause them, and fails with each of ``errors`` that is not None.
 
-    ``page`` is the number of events that a listener is given at once. With ``locks_error``, looks at who holds groups
-    fail.
+    ``page`` is the number of events in a page. With ``locks_error``, reads of lock holders fail.
     """
 
     def __init__(self, db):
@@ -127,7 +126,7 @@ class SpyLog(EventLog):
 
     @contextlib.asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
-        """Calls wait until the block ends."""
+        """Pause calls until the block ends."""
         self.begun.clear()
         self.gate.clear()
         try:
@@ -136,13 +135,13 @@ class SpyLog(EventLog):
             self.gate.set()
 
     async def called(self, seconds=5):
-        """A call has been made since it is held up."""
+        """Wait for a call since the pause."""
         async with asyncio.timeout(seconds):
             await self.begun.wait()
 
 
 async def append_together(publisher, spy_log, first, publishes):
-    """Have ``first`` appended in a call, and meanwhile all the others submitted, which go out in the next one."""
+    """Append ``first``, and submit the others during that call, so that they form the next batch."""
     async with spy_log.paused():
         tasks = [asyncio.ensure_future(publisher.append(first))]
         await spy_log.called()
@@ -152,13 +151,13 @@ async def append_together(publisher, spy_log, first, publishes):
 
 
 def seqs_of(outcomes):
-    """The seqs with which publishes were appended."""
+    """Return the seqs of these results."""
     return [outcome.event.seq for outcome in outcomes]
 
 
 @contextlib.contextmanager
 def away(postgresql) -> Iterator[None]:
-    """Nobody of ours is connected to the database of this connection, nor can be, until the block ends."""
+    """Cut our connections to the database, and refuse new ones until the block ends."""
     name, host, user = postgresql.info.dbname, postgresql.info.host, postgresql.info.user
     with psycopg.connect(host=host, user=user, dbname="postgres", autocommit=True) as server:
         server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
@@ -170,7 +169,7 @@ def away(postgresql) -> Iterator[None]:
 
 
 class FakeLiveSessions:
-    """Which sessions have not ended, and whose those were that were asked for."""
+    """Sessions that have not ended, and the owners that were given with them."""
 
     def __init__(self):
         self.ids = set()
@@ -182,7 +181,7 @@ class FakeLiveSessions:
 
 
 class Clock:
-    """Shows what it is set to, in seconds."""
+    """A clock that shows what it is set to, in seconds."""
 
     def __init__(self, now=0.0):
         self.now = now
@@ -200,11 +199,11 @@ def frames(*numbers):
 
 
 async def drained():
-    """Whoever can always take more."""
+    """Always take more."""
 
 
 def is_empty(registry):
-    """Whether the registry holds nothing at all, not even an empty set, once it has told who has changed."""
+    """Return True if the registry holds nothing after its changes were taken, not even an empty set."""
     registry.take_changed()
     held = vars(registry) | {"sockets": sum(registry.sockets.values())}
     return not any(held.values())

@@ -1,4 +1,4 @@
-"""Fixtures of what stands between the log and those who listen: without sockets, on a real log."""
+"""Fixtures between the log and its listeners: without sockets, on a real log."""
 
 import asyncio
 from uuid import uuid4
@@ -15,7 +15,7 @@ from att.realtime.registry import Listener, Registry
 
 @pytest.fixture
 def spy_log(db):
-    """A log that tells what is read of it, and fails when it is to."""
+    """A log that records its reads, and fails on demand."""
     return SpyLog(db)
 
 
@@ -42,7 +42,7 @@ def log_reader(spy_log, hub, live_sessions, woken):
 
 @pytest.fixture
 async def running_reader(log_reader, monkeypatch):
-    """The log_reader; it runs, and sweeps only when it is told to."""
+    """A running log reader, which sweeps on request only."""
     monkeypatch.setattr(module, "_SWEEP_INTERVAL", 3600)
     async with log_reader.running():
         yield log_reader
@@ -50,7 +50,7 @@ async def running_reader(log_reader, monkeypatch):
 
 @pytest.fixture
 def listen(spy_log, hub, live_sessions, ann_id):
-    """Let somebody listen: from now on, or from what follows the seqs that they have."""
+    """Start a listener with new events, or with events after the given seqs."""
 
     async def go(user_id=ann_id, resume=None):
         listener = Listener(user_id, uuid4(), RecordingConnection())
@@ -64,7 +64,7 @@ def listen(spy_log, hub, live_sessions, ann_id):
 
 @pytest.fixture
 def append(spy_log, ann_id):
-    """Append messages of Ann's, of which nobody here is told; their seqs."""
+    """Append messages of Ann's without announcing them. Return their seqs."""
 
     async def go(group, *numbers):
         outcomes = await spy_log.append([Publish(group, ann_id, body) for body in bodies(*numbers)])

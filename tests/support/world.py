@@ -1,8 +1,8 @@
-"""A small world around the hub: logs in memory, listeners that check what they are told, and all that is under way.
+"""A small world around the hub: logs in memory, listeners that check their frames, and all that is on its way.
 
-Nothing happens by itself. Whoever drives it chooses what happens next: when a bell rings, whether it rings at all, when
-a read looks at the log and when its answer is there. What ``Feed`` does is done here step by step, with all else that
-can happen between the steps. The number that an action is given chooses among what is possible then.
+Nothing happens by itself. The test chooses the next action: whether and when an announcement arrives, when a read is
+made and when its result arrives. The work of the log reader is done here step by step, with all else that can happen
+between its steps. An action's number selects one of the possible targets.
 """
 
 import json
@@ -39,7 +39,7 @@ class Stand(NamedTuple):
 
 
 class Book:
-    """A group's log, and who is to hear each event: members, whoever joins by it, whoever leaves by it."""
+    """A group's log, and the receivers of each event: members, a user who joins by it, a user who leaves by it."""
 
     def __init__(self, group_id):
         self.group_id = group_id
@@ -67,7 +67,7 @@ class Book:
         return gone
 
     def visible_to(self, user_id, after, until):
-        """The seqs of which that user is to hear, above ``after`` up to ``until``."""
+        """Return the seqs that the user is to receive, above ``after`` up to ``until``."""
         return [seq for seq in range(after + 1, until + 1) if user_id in self.hearers[seq - 1]]
 
     def stints(self, user_id):
@@ -113,26 +113,26 @@ class Book:
 
 @cache
 def read_frame(frame):
-    """Group, first and last seq, and kind of what is told; a plain message tells the group and the seq in its body."""
+    """Return group, first and last seq, and kind of a frame; a plain message has group and seq in its body."""
     told = json.loads(frame[2 if frame[1] < 126 else 4 :])
     if told.get("type") == "gap":
         return UUID(told["group"]), told["from"], told["to"], "gap"
     return UUID(told["group"]), told["seq"], told["seq"], told.get("type")
 
 
-class Ear:
-    """The ``Connection`` of one listener, which knows what comes next, and who fails when it is told anything else."""
+class CheckedConnection:
+    """The connection of one listener, which knows the next event and fails on any other."""
 
     def __init__(self, world, user_id, dialect):
         self.world = world
         self.user_id = user_id
         self.dialect = dialect
-        self.begins = {}  # after which seq it must hear a group, when it may hear of what was before
-        self.heard = None  # from settling on: up to which seq it has heard each group
+        self.begins = {}  # the seq of each group after which events are due; earlier ones may come
+        self.heard = None  # the last received seq of each group, once it is started
         self.is_open = True
-        self.patience = None  # frames that it still takes
+        self.capacity = None  # frames that it still takes
         self.code = None
-        self.late = set()  # joinings of which the hub was told only after it was told of a later one
+        self.late = set()  # joinings announced to the hub after a later one
 
     def expected(self, book, until):
         after = max(self.heard[book.group_id], self.begins.get(book.group_id, 0))
@@ -145,14 +145,14 @@ class Ear:
         return seqs
 
     def is_known(self, group_id, joined):
-        """Whether the hub could know in time that its user had joined. A sweep finds nobody who has left meanwhile."""
+        """Return True if the hub could know of the joining in time. A sweep misses users who have left since."""
         is_kept = joined >= self.world.books[group_id].now.first
         return is_kept and (group_id, joined) in self.world.told and (group_id, joined) not in self.late
 
     def send(self, frame):
-        if self.patience is not None:
-            self.patience -= 1
-            self.is_open = self.is_open and self.patience > 0
+        if self.capacity is not None:
+            self.capacity -= 1
+            self.is_open = self.is_open and self.capacity > 0
         if self.is_open:
             self.take(*read_frame(frame))
         return self.is_open
@@ -161,16 +161,16 @@ class Ear:
         self.send(frame)
 
     def take(self, group_id, first, last, kind):
-        assert self.heard is not None, "told something before it was settled"
+        assert self.heard is not None, "received an event before its start"
         book, heard = self.world.books[group_id], self.heard[group_id]
-        assert first > heard, f"told {kind} {first} of {group_id.int} after {heard}"
+        assert first > heard, f"received {kind} {first} of {group_id.int} after {heard}"
         missed = self.expected(book, first - 1)
         if kind == "gap":
             assert self.dialect is Dialect.V1
-            assert first <= last < book.now.first, f"told that {first} to {last} are lost, which are not"
-            assert not missed, f"not told {missed} of {group_id.int}"
+            assert first <= last < book.now.first, f"received a gap from {first} to {last}, which are not lost"
+            assert not missed, f"missed {missed} of {group_id.int}"
         else:
-            assert self.user_id in book.hearers[first - 1], f"told {first} of {group_id.int}, and was no member"
+            assert self.user_id in book.hearers[first - 1], f"received {first} of {group_id.int}, and was no member"
             assert not missed, f"not told {missed} of {group_id.int} before {first}"
             assert kind in {None, book.events[first - 1].kind}
         self.heard[group_id] = last
@@ -178,32 +178,32 @@ class Ear:
 
     def close(self, code, reason=b""):
         assert (code, reason) == (CloseCode.RESYNC, b"")
-        assert self.world.may_resync, "told to connect again without need"
+        assert self.world.may_resync, "had to reconnect without need"
         assert self.code is None
         self.is_open, self.code = False, code
 
     def missing(self):
-        """What it should have been told by now, and was not."""
+        """Return the events that are due and have not arrived."""
         if not self.is_open:
             return {}
-        books = [book for book in self.world.books.values() if book.head(book.now)]  # of others nobody can tell
+        books = [book for book in self.world.books.values() if book.head(book.now)]  # the others may be empty
         behind = {book.group_id.int: self.expected(book, book.now.head) for book in books}
         return {group: seqs for group, seqs in behind.items() if seqs}
 
 
 class Visit:
-    """A listener from attaching to detaching, and what is under way for it."""
+    """A listener from attach to detach, with all that is on its way for it."""
 
     def __init__(self, world, user_id, dialect):
-        self.ear = Ear(world, user_id, dialect)
-        self.listener = Listener(user_id, SESSIONS[user_id.int % len(SESSIONS)], self.ear, dialect)
+        self.connection = CheckedConnection(world, user_id, dialect)
+        self.listener = Listener(user_id, SESSIONS[user_id.int % len(SESSIONS)], self.connection, dialect)
         self.positions = self.stands = None
         self.todo = []  # groups in which it catches up
         self.page = None  # what it is about to be served: group, after, what was found
 
 
 class World:
-    """``go_on`` has something happen, ``rest`` all that is under way, ``leave`` the end of it."""
+    """``go_on`` makes something happen, ``rest`` finishes all that is on its way, ``leave`` detaches everyone."""
 
     def __init__(self, *, has_trims):
         self.hub = Hub(Registry(), subscribe=self._subscribe, unsubscribe=self._unsubscribe)
@@ -212,7 +212,7 @@ class World:
         self.has_trims = has_trims
         self.may_resync = has_trims
         self.visits = []
-        self.bells = []  # what is to be told to the hub
+        self.announcements = []  # announcements on their way to the hub
         self.reads = []  # what the hub wanted to be read, each with what was found
         self.sweep = None
         self.told = set()  # the joinings of which the hub was told, by group and seq
@@ -234,26 +234,26 @@ class World:
         living = self.living() or [*self.books.values()]
         return living[number % len(living)]
 
-    def _told(self, *events):
+    def _announce(self, *events):
         for event in events:
-            self.bells += [("offer", event), ("observe_head", event.group_id, event.seq)]
+            self.announcements += [("offer", event), ("observe_head", event.group_id, event.seq)]
             if event.kind == "joined":
-                self.bells.append(("joined", event.group_id, event.seq, event.user_id))
-        del self.bells[:-OVERDUE]
+                self.announcements.append(("joined", event.group_id, event.seq, event.user_id))
+        del self.announcements[:-OVERDUE]
 
     def message(self, number):
         book = self._pick_book(number)
         if not book.now.is_gone:
-            self._told(book.append("message", USERS[number % len(USERS)]))
+            self._announce(book.append("message", USERS[number % len(USERS)]))
 
     def move(self, number):
-        """Somebody joins, or leaves if they are a member."""
+        """Have a user join, or leave if they are a member."""
         book, user_id = self._pick_book(number), USERS[number // 7 % len(USERS)]
         if not book.now.is_gone:
-            self._told(book.append("left" if user_id in book.now.members else "joined", user_id))
+            self._announce(book.append("left" if user_id in book.now.members else "joined", user_id))
 
     def delete(self, number):
-        self._told(*self._pick_book(number).delete())
+        self._announce(*self._pick_book(number).delete())
 
     def trim(self, number):
         self.books[GROUPS[number % len(GROUPS)]].trim(1 + number // 3 % 6)
@@ -263,26 +263,26 @@ class World:
 
     # What comes from the bus and the writer
 
-    def tell(self, number):
-        """A bell; it may ring again, and before those that were there before it."""
-        name, *told = self.bells[number % len(self.bells)]
+    def announce(self, number):
+        """Deliver an announcement, which may come again and out of order."""
+        name, *told = self.announcements[number % len(self.announcements)]
         if number % 3:
-            del self.bells[number % len(self.bells)]
+            del self.announcements[number % len(self.announcements)]
         if name == "joined":
             self.joined(*told)
         else:
             getattr(self.hub, name)(*told)
 
-    def tell_newest(self, number):
-        """Nearly as it is when nothing goes wrong."""
-        self.tell(len(self.bells) * 3 - 1 - number % min(3, len(self.bells)))
+    def announce_newest(self, number):
+        """Deliver the latest announcement, as usual when nothing goes wrong."""
+        self.announce(len(self.announcements) * 3 - 1 - number % min(3, len(self.announcements)))
 
     def joined(self, group_id, seq, user_id):
         if (group_id, seq) not in self.told:
             self.told.add((group_id, seq))
             for visit in self.visits:
                 if group_id in visit.listener.groups or seq <= visit.listener.left.get(group_id, 0):
-                    visit.ear.late.add((group_id, seq))
+                    visit.connection.late.add((group_id, seq))
         before, self.may_resync = self.may_resync, True  # when the stream is beyond it
         self.hub.joined(group_id, seq, user_id)
         self.may_resync = before
@@ -297,7 +297,7 @@ class World:
             self.reads.append([wanted, None])
 
     def look(self, number):
-        """The log is looked at for a read; its answer is still under way."""
+        """Make a read, whose result is still on its way."""
         read = self.reads[number % len(self.reads)]
         read[1] = read[1] or self.stands()
 
@@ -317,7 +317,7 @@ class World:
             self.sweep = None
 
     def _sweep(self) -> Iterator[None]:
-        """Now and then of groups that nobody hears here, too: they are looked up when they have been tuned in to."""
+        """Sweep, at times including groups without listeners, as after a new subscription."""
         heads = self.hub.heads() if self.deliveries % 2 else dict.fromkeys(GROUPS, 0) | self.hub.heads(GROUPS)
         yield
         stands = self.stands()
@@ -350,7 +350,7 @@ class World:
         self.hub.attach(visit.listener)
 
     def _among(self, number, condition):
-        """One of the visits for which the condition holds; None when there is none."""
+        """Return a visit for which the condition holds, or None."""
         possible = [visit for visit in self.visits if condition(visit)]
         return possible[number % len(possible)] if possible else None
 
@@ -360,27 +360,27 @@ class World:
 
     def _read_positions(self, visit):
         visit.stands = self.stands()
-        found = (book.position(book.now, visit.ear.user_id) for book in self.books.values())
+        found = (book.position(book.now, visit.connection.user_id) for book in self.books.values())
         visit.positions = [position for position in found if position]
 
-    def settle(self, number):
-        if visit := self._among(number, lambda visit: visit.positions is not None and visit.ear.heard is None):
-            self._settle(visit, number)
+    def start(self, number):
+        if visit := self._among(number, lambda visit: visit.positions is not None and visit.connection.heard is None):
+            self._start(visit, number)
 
-    def _settle(self, visit, number):
-        """Resuming, in att.v1, some groups from anywhere."""
+    def _start(self, visit, number):
+        """Start a listener; in att.v1 it resumes some groups anywhere."""
         resume = {}
-        if visit.ear.dialect is Dialect.V1:
+        if visit.connection.dialect is Dialect.V1:
             for place, group_id in enumerate(GROUPS):
                 if number >> place & 1:
                     resume[group_id] = number // 8 % (visit.stands[group_id].head + 2)
         known = {position.group_id: position for position in visit.positions}
-        visit.ear.heard = {group_id: stand.head for group_id, stand in visit.stands.items()}
+        visit.connection.heard = {group_id: stand.head for group_id, stand in visit.stands.items()}
         for group_id, stand in visit.stands.items():
             if group_id not in known and stand.first > 1:  # its traces may be lost, and yet under way to the hub
-                visit.ear.heard[group_id], visit.ear.begins[group_id] = 0, stand.head
+                visit.connection.heard[group_id], visit.connection.begins[group_id] = 0, stand.head
         for group_id in known.keys() & resume.keys():
-            visit.ear.heard[group_id] = min(resume[group_id], visit.stands[group_id].head)
+            visit.connection.heard[group_id] = min(resume[group_id], visit.stands[group_id].head)
         self.hub.start(visit.listener, visit.positions, resume)
         visit.todo = self.hub.missing(visit.listener)
 
@@ -395,7 +395,7 @@ class World:
             visit.todo.pop(0)
         else:
             book = self.books[group_id]
-            visit.page = group_id, after, book.replay(book.now, visit.ear.user_id, after, limit)
+            visit.page = group_id, after, book.replay(book.now, visit.connection.user_id, after, limit)
 
     def serve(self, number):
         if visit := self._among(number, lambda visit: visit.page is not None):
@@ -407,16 +407,16 @@ class World:
             self.hub.serve(visit.listener, group_id, found)
 
     def refuse(self, number):
-        """Somebody takes a few frames more at most."""
+        """Let a connection take only a few frames more."""
         visit = self.visits[number % len(self.visits)]
-        visit.ear.patience = 1 + number // 7 % 3
+        visit.connection.capacity = 1 + number // 7 % 3
 
     def detach(self, number):
-        closed = [place for place, visit in enumerate(self.visits) if visit.ear.code]
+        closed = [place for place, visit in enumerate(self.visits) if visit.connection.code]
         self._detach(self.visits.pop(closed[0] if closed else number % len(self.visits)))
 
     def _detach(self, visit):
-        visit.ear.is_open = False
+        visit.connection.is_open = False
         self.hub.detach(visit.listener)
 
     def go_on(self, choice, number):
@@ -432,16 +432,16 @@ class World:
         raise AssertionError
 
     def _actions(self):
-        """What can happen now, and how likely it is."""
+        """Return the possible actions with their weights."""
         actions = {self.message: 12, self.move: 6, self.step: 10, self.want: 6, self.sweep_on: 6}
         if self.has_trims:
             actions[self.trim] = 3
-        if self.bells:
-            actions |= {self.tell_newest: 14, self.tell: 10}
+        if self.announcements:
+            actions |= {self.announce_newest: 14, self.announce: 10}
         if len(self.visits) < LISTENERS:
             actions[self.attach] = 6
         if self.visits:
-            actions |= {self.read_positions: 6, self.settle: 6, self.want_page: 5, self.serve: 5}
+            actions |= {self.read_positions: 6, self.start: 6, self.want_page: 5, self.serve: 5}
             actions |= {self.detach: 2, self.refuse: 1, self.delete: 1}
         if self.reads:
             actions |= {self.answer: 6, self.look: 3, self.fail: 2}
@@ -450,8 +450,8 @@ class World:
     # The end
 
     def rest(self):
-        """All that is under way comes to its end, as Feed would have it; then nobody has anything to hear."""
-        self.bells.clear()
+        """Finish all that is on its way, like the log reader; then nothing is due."""
+        self.announcements.clear()
         while self.sweep:
             self.sweep_on(0)
         while self.reads:
@@ -459,15 +459,15 @@ class World:
         for visit in self.visits:
             if visit.positions is None:
                 self._read_positions(visit)
-            if visit.ear.heard is None:
-                self._settle(visit, 0)
+            if visit.connection.heard is None:
+                self._start(visit, 0)
         for _ in range(4):
             self._come_to_rest()
             self.sweep_on(0)
             while self.sweep:
                 self.sweep_on(0)
         self._come_to_rest()
-        missing = {place: missing for place, visit in enumerate(self.visits) if (missing := visit.ear.missing())}
+        missing = {place: missing for place, visit in enumerate(self.visits) if (missing := visit.connection.missing())}
         assert not missing, f"never told: {missing}"
 
     def _come_to_rest(self):

@@ -1,4 +1,4 @@
-"""A events: what it hears on the broker reaches those whom it concerns."""
+"""Handling of broker events on a node."""
 
 import contextlib
 from uuid import UUID
@@ -13,7 +13,7 @@ ANN, BOB, TEA, PIE, SESSION = (UUID(int=number) for number in range(1, 6))
 
 
 class CallRecorder:
-    """Keeps how it is called, by which name, in a list that is shared by all parts."""
+    """Records calls of its methods in a shared list."""
 
     def __init__(self, calls):
         self._calls = calls
@@ -28,7 +28,7 @@ def calls():
 
 
 class FakeRevoker:
-    """Keeps who is told of, if there is anybody, in that list."""
+    """Records its users in the shared list."""
 
     def __init__(self, calls):
         self._calls = calls
@@ -38,7 +38,7 @@ class FakeRevoker:
 
 
 class FakeBroker:
-    """A ``Bus`` that is connected when it is told to be."""
+    """A ``Broker`` with a settable state."""
 
     def __init__(self, name, calls):
         self.name = name
@@ -62,8 +62,8 @@ def events(calls, brokers):
     return BrokerEvents(CallRecorder(calls), CallRecorder(calls), CallRecorder(calls), FakeRevoker(calls), brokers)
 
 
-def test_heard(events, calls):
-    """Sessions have ended before anything is delivered, and who joins does so before the group moves on."""
+def test_on_announcement(events, calls):
+    """Sessions end before deliveries, and joinings come before the group's head."""
     event = message(7, TEA)
     joined = [MemberJoined(TEA, 5, ANN), MemberJoined(TEA, 6, BOB)]
     events.on_announcement(Announcement({TEA: 7, PIE: 8}, joined, [SESSION], sweep=True, users=[BOB], events=[event]))
@@ -79,19 +79,20 @@ def test_heard(events, calls):
     ]
 
 
-def test_heard_nothing_of_a_sweep(events, calls):
+def test_an_empty_announcement(events, calls):
+    """An empty announcement changes nothing."""
     events.on_announcement(Announcement({}))
     assert calls == []
 
 
-def test_tuned(events, calls):
-    """What was rung before is looked up."""
+def test_on_subscribed(events, calls):
+    """Earlier announcements may have been missed, so the groups are looked up."""
     events.on_subscribed([TEA, PIE])
     assert calls == [("look_up_soon", [TEA, PIE])]
 
 
-def test_connected(events, calls, brokers):
-    """What was rung before may have been missed, and is looked up; sessions are kept only while all rings are heard."""
+def test_on_connected(events, calls, brokers):
+    """A sweep follows each connection; sessions are cached only while all brokers are connected."""
     for broker in brokers:
         broker.is_connected = True
         events.on_connected()

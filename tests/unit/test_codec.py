@@ -15,7 +15,7 @@ from att.realtime.brokers.codec import HEADER, DecodedAnnouncement, decode, enco
 HERE, THERE = UUID(int=8), UUID(int=9)
 
 
-def told(payload):
+def announcement(payload):
     return decode(TEA, payload, own=THERE)
 
 
@@ -29,15 +29,15 @@ def test_messages():
     ]
     events = [message(2**62 + place, body=body) for place, body in enumerate(bodies)]
     events[1] = events[1]._replace(user_id=None, name='"\n ü')
-    assert told(encode(HERE, 2**62 + 7, events)) == DecodedAnnouncement(HERE, 2**62 + 7, events)
+    assert announcement(encode(HERE, 2**62 + 7, events)) == DecodedAnnouncement(HERE, 2**62 + 7, events)
 
 
 def test_a_head_alone():
-    assert told(encode(HERE, 7, [])) == DecodedAnnouncement(HERE, 7, [])
+    assert announcement(encode(HERE, 7, [])) == DecodedAnnouncement(HERE, 7, [])
 
 
 def test_of_our_own():
-    """Only the head is told: the messages were delivered when they were rung."""
+    """A node's own payload gives only the head: it has delivered the messages itself."""
     assert decode(TEA, encode(HERE, 7, [message(7)]), own=HERE) == DecodedAnnouncement(HERE, 7, [])
 
 
@@ -46,7 +46,7 @@ def test_of_our_own():
 )
 def test_moments(at):
     """They are the same moment, to the microsecond."""
-    ((event,)) = told(encode(HERE, 1, [message(1)._replace(at=at)])).events
+    ((event,)) = announcement(encode(HERE, 1, [message(1)._replace(at=at)])).events
     assert event.at == at
 
 
@@ -63,8 +63,8 @@ def packed(*messages, version=1, head=7):
 GOOD = ("tea", 7, None, AT, b"{}")
 
 
-def test_what_is_refused_would_else_be_taken():
-    assert [event.body for event in told(packed(GOOD)).events] == [b"{}"]
+def test_the_wrong_parts_are_the_only_fault():
+    assert [event.body for event in announcement(packed(GOOD)).events] == [b"{}"]
 
 
 @pytest.mark.parametrize(
@@ -81,15 +81,15 @@ def test_what_is_refused_would_else_be_taken():
         *(packed((None, *GOOD[1:])), packed(GOOD[:4]), packed(())),
     ],
 )
-def test_what_is_no_ring(payload):
-    """It is refused as a whole."""
+def test_a_malformed_payload(payload):
+    """A malformed payload is refused as a whole."""
     with pytest.raises(ValueError, match=r"."):
-        told(payload)
+        announcement(payload)
 
 
 @given(st.binary(max_size=200))
 def test_anything(rest):
-    """Whatever comes is told or refused, and nothing else."""
+    """Any bytes are decoded or refused with ValueError."""
     for payload in (rest, HEADER.pack(1, HERE.bytes, 7) + rest):
         with contextlib.suppress(ValueError):
-            assert told(payload).head > 0
+            assert announcement(payload).head > 0

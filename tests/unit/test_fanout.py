@@ -1,4 +1,4 @@
-"""What an event looks like to a listener, and the count of those to whom it was given."""
+"""Frames of events, replay, and counts of deliveries."""
 
 import json
 from datetime import UTC, datetime
@@ -40,8 +40,8 @@ def event(seq, kind="message", user_id=BEN, group_id=TEA):
     return LogEvent(group_id, "tea", seq, kind, user_id, datetime(2026, 11, 22, tzinfo=UTC), body)
 
 
-def told(listener):
-    """The seqs of what a listener of att.v1 was given; a plain one is given as many messages as it should hear."""
+def received(listener):
+    """Return the seqs of a listener's frames; for a plain one, the number of messages."""
     if listener.dialect is Dialect.V1:
         return [json.loads(frame[2 if frame[1] < 126 else 4 :])["seq"] for frame in listener.connection.frames]
     assert set(listener.connection.frames) <= {text_frame(BODY)}
@@ -49,14 +49,14 @@ def told(listener):
 
 
 def test_encode_plain():
-    """A plain listener hears messages, byte for byte, and nothing else."""
+    """A plain listener gets messages alone, byte for byte."""
     assert encode(event(1), Dialect.PLAIN) == text_frame(BODY)
     assert encode(event(1, "joined"), Dialect.PLAIN) is encode(event(1, "left"), Dialect.PLAIN) is None
 
 
 @pytest.mark.parametrize("kind", ["message", "joined", "left"])
 def test_encode_v1(kind):
-    """In att.v1 everything is told."""
+    """In att.v1 every event has a frame."""
     frame = encode(event(7, kind), Dialect.V1)
     assert (b'"type":"%b"' % kind.encode()) in frame
     assert b'"seq":7' in frame
@@ -87,12 +87,12 @@ LIFE = [
 def test_replay(ann, place, seqs, messages):
     """One is given what one was a member for, with one's own joining and leaving."""
     assert replay(ann, place, LIFE[place.seq :]) == StreamPosition(9, is_member=True)
-    assert told(ann) == (seqs if ann.dialect is Dialect.V1 else messages)
+    assert received(ann) == (seqs if ann.dialect is Dialect.V1 else messages)
 
 
 @pytest.mark.parametrize(("until", "is_member"), [(1, False), (4, True), (5, False), (7, False)])
-def test_replay_tells_the_place(ann, until, is_member):
-    """Page by page: where a page ends, and whether one is a member there."""
+def test_replay_returns_the_position(ann, until, is_member):
+    """The position after a page is its last seq, and whether the user is a member there."""
     assert replay(ann, StreamPosition(0, is_member=False), LIFE[:until]) == StreamPosition(until, is_member)
 
 
@@ -103,7 +103,7 @@ def test_replay_of_nothing(ann):
 
 
 def test_gap(ann):
-    """What is lost is told in att.v1; a plain listener has no word for it."""
+    """A gap has a frame in att.v1 alone."""
     send_gap(ann, TEA, "tea", 3, 5)
     if ann.dialect is Dialect.PLAIN:
         assert ann.connection.frames == []
@@ -113,7 +113,7 @@ def test_gap(ann):
 
 
 def test_counts():
-    """What is counted is remembered, and summed up; joinings and leavings are not."""
+    """Deliveries of messages are stored and summed; joined and left events are not."""
     counts = Counts()
     counts.add(event(1), Delivered(2, 1))
     counts.add(event(2, "joined"), Delivered(3, 0))
@@ -134,7 +134,7 @@ def test_counts_are_bounded(monkeypatch):
 
 
 def test_expect():
-    """Whoever waits is told, once; whoever does not wait any more is not."""
+    """A callback is called once, unless it was dropped."""
     counts, heard = Counts(), []
     counts.expect(event(1), heard.append)
     counts.expect(event(2), heard.append)
@@ -145,8 +145,8 @@ def test_expect():
     assert not counts._waiting
 
 
-def test_give_up():
-    """When nobody hears a group any more, those who wait for it are told so; others wait on."""
+def test_drop_group():
+    """Callbacks of a group without listeners are called; those of other groups stay."""
     counts, heard = Counts(), []
     counts.expect(event(1), heard.append)
     counts.expect(event(2), heard.append)
@@ -157,7 +157,7 @@ def test_give_up():
 
 
 def test_skip():
-    """What nobody is to hear counts as heard by nobody, but not if it was heard before."""
+    """An event without listeners counts as delivered to none, unless it was delivered before."""
     counts = Counts()
     counts.skip(event(1))
     counts.add(event(2), Delivered(2, 0))

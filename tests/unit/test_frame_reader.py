@@ -1,4 +1,4 @@
-"""What a peer says, taken out of its bytes a turn at a time, over a real connection."""
+"""Reading of frames in limited turns, over a real connection."""
 
 import asyncio
 import itertools
@@ -21,8 +21,8 @@ def text(payload):
     return bytes((0x81, 0x80 | len(payload))) + b"\0\0\0\0" + payload
 
 
-class Heard(FrameReader):
-    """Keeps what it hears; after so many messages it is held up."""
+class RecordingReader(FrameReader):
+    """A reader that records messages, and pauses after so many."""
 
     def __init__(self):
         super().__init__(2**20)
@@ -53,7 +53,7 @@ async def connected():
     """An inbox and the peer that speaks to it."""
     here, there = socket.socketpair()
     loop = asyncio.get_running_loop()
-    transport, heard = await loop.create_connection(Heard, sock=here)
+    transport, heard = await loop.create_connection(RecordingReader, sock=here)
     heard._open(transport)
     heard._start_reading(1_000)
     reader, writer = await asyncio.open_connection(sock=there)
@@ -67,8 +67,8 @@ def texts(heard):
     return [message.data for message in heard.said]
 
 
-async def test_messages_are_heard_in_order_however_they_are_cut(connected):
-    """Byte by byte, and many in one piece."""
+async def test_messages_come_in_order_however_they_are_cut(connected):
+    """Byte by byte, or many in one piece."""
     heard, peer = connected
     expected = [f"number {number}" for number in range(20)]
     stream = b"".join(text(one.encode()) for one in expected)
@@ -84,7 +84,7 @@ async def test_messages_are_heard_in_order_however_they_are_cut(connected):
 async def test_two_readers_do_not_mix(connected):
     """They put what they find in the same place."""
     heard, _peer = connected
-    other = Heard()
+    other = RecordingReader()
     other._start_reading(1_000)
     first, second = text(b"first"), text(b"second")
     heard.data_received(first[:4])
@@ -95,7 +95,7 @@ async def test_two_readers_do_not_mix(connected):
 
 
 async def test_a_turn_ends(connected, monkeypatch):
-    """What one peer says at once is looked at in parts, between which the loop runs."""
+    """Many bytes of one peer are read in parts, between which the loop runs."""
     monkeypatch.setattr(frame_reader, "TURN", 60)
     heard, _ = connected
     heard.data_received(PING * 100)
@@ -108,8 +108,8 @@ async def test_a_turn_ends(connected, monkeypatch):
     assert heard._transport.is_reading()
 
 
-async def test_who_is_held_up_hears_nothing_more(connected, monkeypatch):
-    """But for what was read in the same turn; the rest is there when it goes on, and nothing twice."""
+async def test_pause_and_resume(connected, monkeypatch):
+    """A pause lets only messages of the same turn through; the rest follows the resume, without repeats."""
     monkeypatch.setattr(frame_reader, "TURN", 100)
     heard, peer = connected
     heard.hold_after = 5
@@ -128,8 +128,8 @@ async def test_who_is_held_up_hears_nothing_more(connected, monkeypatch):
     await heard.until(lambda: len(heard.said) == 3_001)
 
 
-async def test_what_comes_while_it_is_held_up_waits(connected):
-    """Also what the transport had taken in already."""
+async def test_bytes_that_come_during_a_pause(connected):
+    """Bytes that the transport had already read wait, too."""
     heard, _ = connected
     heard.pause()
     heard.data_received(text(b"late"))
@@ -149,8 +149,8 @@ async def test_what_comes_while_it_is_held_up_waits(connected):
         (b"\x89\xfe\x00\xff\0\0\0\0", 1002),
     ],
 )
-async def test_nothing_is_heard_after_a_fault(connected, wrong, code):
-    """What stood before it is; of the fault the code is told, and what follows is thrown away."""
+async def test_nothing_is_read_after_an_error(connected, wrong, code):
+    """Messages before it are handled; the error has its code, and the rest is discarded."""
     heard, _ = connected
     heard.data_received(text(b"before") + wrong + text(b"after") * 100)
     heard.data_received(text(b"after"))
@@ -162,7 +162,7 @@ async def test_nothing_is_heard_after_a_fault(connected, wrong, code):
 async def test_a_message_of_the_limit(connected):
     """As many bytes as are allowed, in fragments; and the fault in another reader is not ours."""
     heard, _ = connected
-    other = Heard()
+    other = RecordingReader()
     other._start_reading(10)
     other.data_received(b"\xff" * 10)
     half = b"x" * 500

@@ -1,4 +1,4 @@
-"""What is written to a peer: in one order, whichever way it takes, over TCP, a unix socket and TLS."""
+"""Writing of frames: in one order whichever way they take, over TCP, a unix socket and TLS."""
 
 import asyncio
 import contextlib
@@ -37,12 +37,12 @@ class Out(FrameWriter):
 
     @property
     def is_direct(self):
-        """Whether the next frame is sent past the transport."""
+        """Return True if the next frame bypasses the transport."""
         return self._active_socket is not None
 
 
 class Peer(asyncio.Protocol):
-    """Keeps what it hears, as long as it reads."""
+    """Records what it reads, while it reads."""
 
     def __init__(self):
         self.heard = bytearray()
@@ -59,8 +59,8 @@ class Peer(asyncio.Protocol):
         self.lost.set()
         self.progress.set()
 
-    async def has_heard(self, count):
-        """All of this many bytes, and no more by then."""
+    async def has_read(self, count):
+        """Wait for this many bytes, and no more."""
         async with asyncio.timeout(DEADLINE):
             while len(self.heard) < count and not self.lost.is_set():
                 self.progress.clear()
@@ -98,7 +98,7 @@ async def pair(way, limit=LIMIT):
 
 
 def numbered(count, size=100):
-    """Frames that can be told apart."""
+    """Return distinguishable frames."""
     return [b"%08d" % number + b"x" * size for number in range(count)]
 
 
@@ -120,13 +120,13 @@ async def test_order(way):
                 expected += frame
             await asyncio.sleep(0)
         peer.transport.resume_reading()
-        assert await peer.has_heard(len(expected)) == expected
+        assert await peer.has_read(len(expected)) == expected
         assert directly == ({False} if way == "tls" else {True, False})
 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_frame_that_is_taken_in_parts(way):
-    """What the kernel has no room for waits, and more than the limit may not: the close frame comes after it."""
+    """The rest of a frame waits for the kernel; above the limit the connection is closed behind it."""
     async with pair(way) as (out, peer):
         taken = 0
         while out.send(LARGE):
@@ -135,7 +135,7 @@ async def test_a_frame_that_is_taken_in_parts(way):
         assert taken == (2 if way == "tls" else 1)  # what is encrypted already is the kernel's as far as we can see
         peer.transport.resume_reading()
         expected = taken * LARGE + close_frame(CloseCode.TOO_SLOW, b"too slow")
-        assert await peer.has_heard(len(expected)) == expected
+        assert await peer.has_read(len(expected)) == expected
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -147,15 +147,15 @@ async def test_back_to_the_direct_way(way):
             assert out.send(frame)
         peer.transport.resume_reading()
         expected = b"".join(frames)
-        assert await peer.has_heard(len(expected)) == expected
+        assert await peer.has_read(len(expected)) == expected
         await _until(lambda: out.is_direct == (way != "tls"))
         assert out.send(b"d")
-        assert await peer.has_heard(len(expected) + 1) == expected + b"d"
+        assert await peer.has_read(len(expected) + 1) == expected + b"d"
 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_what_waits(way):
-    """It is not given to the transport before that can take it, and counts; the close frame comes behind it."""
+    """Waiting frames stay out of a full transport, and count; the close frame follows them."""
     async with pair(way, limit=10**9) as (out, peer):
         while out._waiting is None:
             assert out.send(LARGE[:100_000])
@@ -173,8 +173,8 @@ async def test_what_waits(way):
 
 
 @pytest.mark.parametrize("way", ["tcp", "unix"])
-async def test_what_waits_for_whoever_has_said_their_last(way):
-    """They may still read on to the end."""
+async def test_frames_that_wait_for_a_half_closed_peer(way):
+    """A peer that has ended its side may still read everything."""
     async with pair(way, limit=10**9) as (out, peer):
         frames = [LARGE, *numbered(1_000)]
         for frame in frames:
@@ -183,11 +183,11 @@ async def test_what_waits_for_whoever_has_said_their_last(way):
         await _until(lambda: out._transport is None or out._transport.is_closing())
         peer.transport.resume_reading()
         expected = b"".join(frames)
-        assert await peer.has_heard(len(expected)) == expected
+        assert await peer.has_read(len(expected)) == expected
 
 
-async def test_not_past_what_the_transport_holds():
-    """What was written to the transport before it was ours goes first."""
+async def test_not_before_data_of_the_transport():
+    """Data that the transport had before goes first."""
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
@@ -200,7 +200,7 @@ async def test_not_past_what_the_transport_holds():
     assert not out.is_direct
     assert out.send(b"after")
     peer.transport.resume_reading()
-    assert await peer.has_heard(len(LARGE) + 5) == LARGE + b"after"
+    assert await peer.has_read(len(LARGE) + 5) == LARGE + b"after"
     transport.abort()
     peer.transport.abort()
     await asyncio.wait_for(out.lost.wait(), DEADLINE)
@@ -208,7 +208,7 @@ async def test_not_past_what_the_transport_holds():
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_peer_that_has_gone(way):
-    """Writing to whoever has hung up, or broken off, raises nothing; the connection is lost, and frames are refused."""
+    """Writing to a peer that is gone raises nothing; the connection is lost, and frames are refused."""
     async with pair(way) as (out, peer):
         if way == "tcp":
             linger = b"\1\0\0\0\0\0\0\0"  # for no time: it is reset
@@ -226,8 +226,8 @@ async def test_a_peer_that_has_gone(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_peer_that_has_said_its_last(way):
-    """Whoever will say nothing more is gone soon; nothing is written past the transport that is closing."""
+async def test_a_half_closed_peer(way):
+    """The transport closes after the peer's end; no frame bypasses it then."""
     async with pair(way) as (out, peer):
         out.send(LARGE)
         if peer.transport.can_write_eof():
@@ -240,7 +240,7 @@ async def test_a_peer_that_has_said_its_last(way):
 
 
 async def test_nothing_after_the_close_frame():
-    """It is the last, behind all that waits, and is sent once."""
+    """The close frame is sent once, as the last."""
     async with pair("tcp") as (out, peer):
         out.send(LARGE)
         out.close(CloseCode.RESYNC, b"why")
@@ -249,7 +249,7 @@ async def test_nothing_after_the_close_frame():
         out.replay(b"after")
         peer.transport.resume_reading()
         expected = LARGE + close_frame(CloseCode.RESYNC, b"why")
-        assert await peer.has_heard(len(expected)) == expected
+        assert await peer.has_read(len(expected)) == expected
         await asyncio.sleep(0)
         assert not out.is_direct
         assert not out.send(b"after")
@@ -266,11 +266,11 @@ async def test_closed_while_nothing_waits():
         assert not out.send(b"after")
         peer.transport.resume_reading()
         expected = close_frame(CloseCode.SESSION_ENDED, b"session ended")
-        assert await peer.has_heard(len(expected)) == expected
+        assert await peer.has_read(len(expected)) == expected
 
 
-async def test_whoever_does_not_read_its_close_frame_is_cut_off(monkeypatch):
-    """What waited for it goes with it."""
+async def test_a_peer_that_does_not_read_its_close_frame(monkeypatch):
+    """It is cut off, and its pending data dropped."""
     monkeypatch.setattr(frame_writer, "_CLOSE_TIMEOUT", 0.05)
     async with pair("tcp") as (out, _):
         out.send(LARGE)
@@ -279,7 +279,7 @@ async def test_whoever_does_not_read_its_close_frame_is_cut_off(monkeypatch):
 
 
 async def test_drained(monkeypatch):
-    """It waits until most has gone, and closes whoever does not take it."""
+    """It returns when most data is written, and closes a peer that takes none."""
     async with pair("tcp") as (out, peer):
         await out.drained()
         out.send(LARGE)
@@ -291,14 +291,14 @@ async def test_drained(monkeypatch):
         assert out._pending <= LIMIT // 4
         peer.transport.pause_reading()
         monkeypatch.setattr(frame_writer, "DRAIN_TIMEOUT", 0.05)
-        await peer.has_heard(1)
+        await peer.has_read(1)
         out.send(LARGE)
         await asyncio.wait_for(out.drained(), DEADLINE)
         assert not out.send(b"after")
 
 
-def test_a_plug_closes_nothing():
-    """The descriptor belongs to the transport, and may be somebody else's by now."""
+def test_a_shared_socket_closes_nothing():
+    """The descriptor belongs to the transport, and may have been reused."""
     ours, theirs = socket.socketpair()
     plug = SharedSocket(ours.family, ours.type, ours.proto, ours.fileno())
     assert plug.send(b"a") == 1
@@ -311,7 +311,7 @@ def test_a_plug_closes_nothing():
 
 
 async def test_before_it_is_open():
-    """Frames are refused, and why it is closed is told when it opens."""
+    """Frames are refused; a close is sent when the connection opens."""
     out = FrameWriter(LIMIT)
     assert not out.send(b"early")
     out.replay(b"early")
@@ -326,7 +326,7 @@ async def test_before_it_is_open():
     assert not out.send(b"early")
     out._send_close()
     expected = close_frame(CloseCode.SESSION_ENDED, b"session ended")
-    assert await peer.has_heard(len(expected)) == expected
+    assert await peer.has_read(len(expected)) == expected
     transport.abort()
     peer.transport.abort()
 

@@ -34,12 +34,12 @@ def popped(stream):
 
 
 def hears(stream, listener):
-    """Whether it hears the next event."""
+    """Return True if the listener receives the next event."""
     return listener.connection in stream.audience(listener.dialect)
 
 
 def test_offers_in_order(stream):
-    """What comes next in line has its turn; what was seen is dropped; behind a gap all is wanted from the log."""
+    """The next event is queued, an old one dropped; behind a gap the log is wanted."""
     for seq in (9, 10, 11, 12, 11, 14):
         stream.offer(event(seq))
     assert stream.wants_read
@@ -50,7 +50,7 @@ def test_offers_in_order(stream):
 
 @pytest.mark.parametrize("bound", ["QUEUE_EVENTS", "_QUEUE_BYTES"])
 def test_queue_is_bounded(stream, monkeypatch, bound):
-    """What does not fit in the queue is not kept, but known of; it is wanted once there is room."""
+    """An event that does not fit is only noted, and wanted once there is room."""
     monkeypatch.setattr(group_streams, bound, {"QUEUE_EVENTS": 4, "_QUEUE_BYTES": 40}[bound])
     for seq in range(11, 21):
         stream.offer(event(seq, b"{12345678}"))
@@ -61,8 +61,8 @@ def test_queue_is_bounded(stream, monkeypatch, bound):
     assert stream.known_head == 20
 
 
-def test_read_in_vain(stream):
-    """What the log does not have, however often it is read, is not waited for for ever."""
+def test_empty_reads(stream):
+    """After some empty reads the missing events are no longer expected."""
     stream.observe(12)
     for _ in range(_EMPTY_READS):
         assert stream.wants_read
@@ -83,7 +83,7 @@ def test_patience_begins_anew(stream):
 
 @pytest.mark.parametrize(("seq", "heard"), [(15, 20), (20, 20), (5, 5), (0, 0)])
 def test_skip(stream, seq, heard):
-    """It goes on after what is lost, and knows what it has heard of, unless the log was set back."""
+    """The stream continues after lost events, and keeps its known head unless the log was set back."""
     stream.offer(event(11))
     stream.observe(20)
     stream.skip(seq)
@@ -94,7 +94,7 @@ def test_skip(stream, seq, heard):
 
 
 def test_places(stream, ann):
-    """At the seq of the stream a member hears what follows; ahead of it they wait until it is reached."""
+    """At the stream's seq a member receives what follows; ahead of it the listener waits."""
     stream.place(ann, StreamPosition(12, is_member=True))
     assert (hears(stream, ann), stream.known_head, ann.groups) == (False, 12, {TEA})
     for seq in (11, 12):
@@ -105,15 +105,15 @@ def test_places(stream, ann):
 
 
 def test_place_behind(stream, ann):
-    """Behind the stream one catches up, member or not: that is for the log to tell."""
+    """Behind the stream a listener catches up, member or not: the log decides."""
     stream.place(ann, StreamPosition(8, is_member=False))
     assert (hears(stream, ann), stream.served_up_to(ann), ann.groups) == (False, 8, {TEA})
     assert not stream.is_idle
 
 
 @pytest.mark.parametrize("seq", [10, 12])
-def test_place_of_somebody_else(stream, ann, seq):
-    """Who is no member has no place, and it is remembered by which seq: no earlier joining counts."""
+def test_place_of_a_non_member(stream, ann, seq):
+    """A non-member has no place; their seq is kept, so that no earlier joining counts."""
     stream.place(ann, StreamPosition(seq, is_member=False))
     assert (ann.groups, ann.left) == (set(), {TEA: seq})
     assert not stream.admit(ann, seq)
@@ -122,7 +122,7 @@ def test_place_of_somebody_else(stream, ann, seq):
 
 
 def test_admit_and_dismiss(stream, ann):
-    """From joining to leaving it hears; joining again in between changes nothing."""
+    """A listener receives events from joining to leaving; another joining in between changes nothing."""
     assert stream.admit(ann, 10)
     assert not stream.admit(ann, 10)
     stream.dismiss(ann)
@@ -132,7 +132,7 @@ def test_admit_and_dismiss(stream, ann):
 
 @pytest.mark.parametrize("place", [StreamPosition(12, is_member=True), StreamPosition(8, is_member=True)])
 def test_dismiss_leaves_places(stream, ann, place):
-    """Who waits has heard of that leaving, and who catches up will: they keep their places."""
+    """A waiting listener knows of that leaving, and one that catches up will: they keep their places."""
     stream.place(ann, place)
     stream.dismiss(ann)
     stream.dismiss(ann)
@@ -140,7 +140,7 @@ def test_dismiss_leaves_places(stream, ann, place):
 
 
 def test_serve(stream, ann):
-    """Served up to the stream it hears what follows; short of it, it goes on catching up."""
+    """Served up to the stream's seq a listener receives what follows; below it, it goes on catching up."""
     stream.catch_up(ann, 2)
     stream.serve(ann, StreamPosition(7, is_member=True))
     assert (stream.served_up_to(ann), hears(stream, ann)) == (7, False)
@@ -149,7 +149,7 @@ def test_serve(stream, ann):
 
 
 def test_recent(stream, ann, monkeypatch):
-    """While somebody catches up the last events are kept, and given only if none is missing before them."""
+    """During catching up the last events are kept, and returned only without a gap."""
     monkeypatch.setattr(group_streams, "RECENT", 3)
     assert stream.recent(9) == []
     stream.catch_up(ann, 2)
@@ -177,8 +177,8 @@ def test_remove(stream, ann, seq):
 # Before their turn
 
 
-def test_what_comes_early(stream):
-    """It waits until the gap before it closes, and then has its turn."""
+def test_early_events(stream):
+    """An event behind a gap waits until the gap closes."""
     for seq in (13, 12, 15, 13):
         stream.offer(event(seq))
     assert (stream.has_early, stream.has_next, stream.wants_read) == (True, False, True)
@@ -191,8 +191,8 @@ def test_what_comes_early(stream):
 
 
 @pytest.mark.parametrize("bound", ["EARLY", "EARLY_BYTES"])
-def test_what_comes_early_is_bounded(stream, monkeypatch, bound):
-    """What is not kept is wanted from the log."""
+def test_early_events_are_bounded(stream, monkeypatch, bound):
+    """Further ones are read from the log."""
     monkeypatch.setattr(group_streams, bound, {"EARLY": 2, "EARLY_BYTES": 25}[bound])
     for seq in (12, 13, 14):
         stream.offer(event(seq, b"{12345678}"))
@@ -201,8 +201,8 @@ def test_what_comes_early_is_bounded(stream, monkeypatch, bound):
     assert stream.wants_read
 
 
-def test_what_comes_early_into_a_full_queue(stream, monkeypatch):
-    """It is read when there is room."""
+def test_early_events_and_a_full_queue(stream, monkeypatch):
+    """They are read when there is room."""
     monkeypatch.setattr(group_streams, "QUEUE_EVENTS", 2)
     for seq in (13, 14, 12, 11):
         stream.offer(event(seq))
@@ -211,7 +211,7 @@ def test_what_comes_early_into_a_full_queue(stream, monkeypatch):
 
 
 def test_the_log_counts_for_more(stream):
-    """What came early may be of a log that is no more: it is let go when the log is read, or set back."""
+    """Early events may come from a log that was set back: they are dropped at a read or skip."""
     stream.offer(event(12))
     stream.forget_early()
     stream.offer(event(11))

@@ -1,4 +1,4 @@
-"""The hub: what reaches whom, what is read for it, and who is sent away. What holds always: test_hub_properties."""
+"""The hub: deliveries, wanted reads, and disconnects. test_hub_properties has its invariants."""
 
 import json
 from datetime import UTC, datetime
@@ -96,7 +96,7 @@ def registry():
 
 @pytest.fixture
 def calls():
-    """What the hub has called, each with the group it is about."""
+    """Calls of the hub's collaborators, each with its group."""
     return []
 
 
@@ -110,7 +110,7 @@ def hub(registry, calls):
 
 @pytest.fixture
 def attach(hub):
-    """Let a user in, who is not settled."""
+    """Attach a user's listener without starting it."""
 
     def go(user_id, session_id=SESSION, connection=None, dialect=Dialect.V1):
         listener = Listener(user_id, session_id, connection or Recording(), dialect)
@@ -132,8 +132,8 @@ def listen(hub, attach):
     return go
 
 
-def told(*listeners):
-    """The seqs of what each of these listeners of att.v1 was told, a gap as a pair."""
+def received(*listeners):
+    """Return the seqs that each of these att.v1 listeners received, a gap as a pair."""
     return [[_seq(frame) for frame in listener.connection.frames] for listener in listeners]
 
 
@@ -143,22 +143,22 @@ def _seq(frame):
 
 
 def count(listeners):
-    """How many frames they were told."""
+    """Return the number of their frames."""
     return sum(len(listener.connection.frames) for listener in listeners)
 
 
 def closed(code, *listeners):
-    """Whether each of the listeners was closed, once, with this code."""
+    """Return True if each of the listeners was closed, once, with this code."""
     return all(listener.connection.codes == [code] for listener in listeners)
 
 
 def is_open(*listeners):
-    """Whether none of the listeners was closed."""
+    """Return True if none of the listeners was closed."""
     return all(listener.connection.codes == [] for listener in listeners)
 
 
 def hub_is_empty(hub, registry):
-    """Whether nothing is left behind in any index."""
+    """Return True if nothing is left in any index."""
     return is_empty(registry) and not (hub.wanted() or hub._streams or hub._read_queue or hub._running)
 
 
@@ -172,7 +172,7 @@ def test_frames_are_built_once(hub, listen):
     elsewhere = listen(BEN, at(0, PIE))
     hub.offer(message(1))
     assert hub.counts.of(message(1)) == Delivered(5, 0)
-    assert told(*others, elsewhere) == [[1], [1], []]
+    assert received(*others, elsewhere) == [[1], [1], []]
     assert plain[0].connection.frames == [text_frame(BODY)]
     for group in (plain, others):
         assert all(listener.connection.frames[0] is group[0].connection.frames[0] for listener in group)
@@ -187,18 +187,18 @@ def test_message_of_any_size(hub, listen, size):
 
 
 def test_message_to_nobody(hub, registry):
-    """It is no error that nobody listens, and leaves nothing behind but that nobody heard it."""
+    """Without listeners a message counts as delivered to none, and leaves nothing else behind."""
     hub.offer(message(1))
     assert hub.counts.of(message(1)) == NOBODY
     assert hub_is_empty(hub, registry)
 
 
 def test_message_that_was_there_before(hub, listen):
-    """One that came to the log before those who listen counts as heard by nobody, and its sender waits for nothing."""
+    """A message older than all listeners counts as delivered to none, without a wait."""
     listener = listen(ANN, at(1))
     hub.offer(message(1))
     assert hub.counts.of(message(1)) == NOBODY
-    assert told(listener) == [[]]
+    assert received(listener) == [[]]
 
 
 def test_refusals_are_dropped(hub, listen):
@@ -208,7 +208,7 @@ def test_refusals_are_dropped(hub, listen):
     listen(ANN, at(0), connection=Refusing(), dialect=Dialect.PLAIN)
     hub.offer(message(1))
     assert hub.counts.of(message(1)) == Delivered(1, 2)
-    assert told(ben) == [[1]]
+    assert received(ben) == [[1]]
 
 
 @pytest.mark.parametrize("leavers", [1, 2, 5])
@@ -221,7 +221,7 @@ def test_leaving_during_a_message(hub, registry, listen, leavers):
     staying += [listen(ANN, at(0)) for _ in range(5)]
     hub.offer(message(1))
     assert hub.counts.of(message(1)) == Delivered(10, leavers)
-    assert told(*staying) == [[1]] * 10
+    assert received(*staying) == [[1]] * 10
     assert set(registry.everyone()) == set(staying)
 
 
@@ -239,19 +239,19 @@ def test_slices(hub, listen, calls, monkeypatch):
         steps += 1
         assert abs(count(tea) - count(pie)) <= 6
     assert steps >= 9
-    assert told(*tea, *pie) == [[1, 2]] * 10
+    assert received(*tea, *pie) == [[1, 2]] * 10
     assert not hub.step()
 
 
 def test_leaving_between_slices(hub, listen, monkeypatch):
-    """Who is removed while a message is under way hears it, and nothing after their leaving."""
+    """A user removed during the fan-out of a message gets it, and nothing after their leaving."""
     monkeypatch.setattr(hub_module, "_SLICE", 1)
     listeners = [listen(user_id, at(0)) for user_id in (ANN, ANN, BEN, BEN)]
     for event in (message(1), left(2), message(3)):
         hub.offer(event)
     while hub.step():
         pass
-    assert told(*listeners) == [[1, 2], [1, 2], [1, 2, 3], [1, 2, 3]]
+    assert received(*listeners) == [[1, 2], [1, 2], [1, 2, 3], [1, 2, 3]]
 
 
 # The order
@@ -259,18 +259,18 @@ def test_leaving_between_slices(hub, listen, monkeypatch):
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 3, 1), (2, 2, 1, 1, 3, 3)])
 def test_whatever_comes_when(hub, listen, order):
-    """Each event is heard once, in order of seq; what is missing is read."""
+    """Each event is delivered once, in order of seq; missing ones are read."""
     listener = listen(ANN, at(0))
     for seq in order:
         hub.offer(message(seq))
     for group_id, after in hub.wanted().items():
         hub.read(group_id, after, Slice(messages(after + 1, 3), 3))
-    assert told(listener) == [[1, 2, 3]]
+    assert received(listener) == [[1, 2, 3]]
     assert hub.wanted() == {}
 
 
-def test_ring(hub, listen):
-    """A ring alone has the log read, until all that was rung for is there; one that comes late changes nothing."""
+def test_observe_head(hub, listen):
+    """A head alone causes reads up to it; one that comes late changes nothing."""
     listener = listen(ANN, at(0))
     hub.observe_head(PIE, 7)
     hub.observe_head(TEA, 5)
@@ -280,32 +280,32 @@ def test_ring(hub, listen):
     assert hub.wanted() == {TEA: 2}
     hub.read(TEA, 2, Slice(messages(3, 6), 6))
     assert hub.wanted() == {}
-    assert told(listener) == [[1, 2, 3, 4, 5, 6]]
+    assert received(listener) == [[1, 2, 3, 4, 5, 6]]
 
 
-def test_what_comes_before_its_turn(hub, listen):
-    """It is told when what was missing has come; that it may come is known only while there is something behind it."""
+def test_early_events(hub, listen):
+    """They wait for the missing ones, and only meanwhile the gap may fill without a read."""
     listener = listen(ANN, at(0))
     hub.observe_head(TEA, 2)
     assert not hub.may_fill_gap(TEA)
     hub.offer(message(2))
     assert hub.may_fill_gap(TEA)
     assert hub.wanted() == {TEA: 0}
-    assert told(listener) == [[]]
+    assert received(listener) == [[]]
     hub.offer(message(1))
-    assert told(listener) == [[1, 2]]
+    assert received(listener) == [[1, 2]]
     assert hub.wanted() == {}
     assert not hub.may_fill_gap(TEA)
     assert not hub.may_fill_gap(PIE)
 
 
-def test_what_came_before_its_turn_and_is_not_in_the_log(hub, listen):
-    """It is not told: the log was set back meanwhile, and something else is there now."""
+def test_early_events_that_the_log_does_not_have(hub, listen):
+    """They are dropped: the log was set back meanwhile, and differs."""
     listener = listen(ANN, at(0))
     hub.offer(message(2, body=b'{"a": 2}'))
     hub.read(TEA, 0, Slice(messages(1, 1), 1))
     hub.offer(message(2))
-    assert told(listener) == [[1, 2]]
+    assert received(listener) == [[1, 2]]
     assert listener.connection.frames[1].endswith(BODY + b"}")
 
 
@@ -336,8 +336,8 @@ def test_reads_are_bounded(hub, listen):
     assert len(hub.wanted(3)) == 3
 
 
-def test_a_ring_for_nothing(hub, listen):
-    """What was rung for and is not in the log is not read for ever."""
+def test_a_head_that_the_log_does_not_have(hub, listen):
+    """Announced events that are not in the log are not read forever."""
     listener = listen(ANN, at(4))
     hub.observe_head(TEA, 9)
     reads = 0
@@ -346,35 +346,35 @@ def test_a_ring_for_nothing(hub, listen):
         reads += 1
     assert 1 < reads < 10
     hub.offer(message(5))
-    assert told(listener) == [[5]]
+    assert received(listener) == [[5]]
     assert is_open(listener)
 
 
 def test_what_retention_lost(hub, listen):
-    """When the log no longer holds what comes next its listeners connect again; those of other groups hear on."""
+    """If the log no longer has the next event, the group's listeners reconnect; those of other groups stay."""
     ann, ben, elsewhere = listen(ANN, at(1)), listen(BEN, at(4)), listen(ANN, at(0, PIE))
     hub.observe_head(TEA, 9)
     hub.read(TEA, 1, Slice(messages(7, 9), 9))
     assert closed(CloseCode.RESYNC, ann, ben)
     assert is_open(elsewhere)
-    assert told(ann, ben) == [[], []]
+    assert received(ann, ben) == [[], []]
 
 
 def test_a_joining_after_what_retention_lost(hub, registry, listen):
-    """Who joins after what is lost is let in all the same: found by the property test."""
+    """A user who joins after lost events is admitted all the same: found by the property test."""
     ann = listen(ANN)
     ben = listen(BEN, at(1))
     hub.joined(TEA, 8, ANN)
     hub.read(TEA, 1, Slice([*messages(6, 7), joined(8)], 9))
     hub.offer(message(9))
     assert closed(CloseCode.RESYNC, ben)
-    assert told(ann) == [[8, 9]]
+    assert received(ann) == [[8, 9]]
     hub.detach(ann)
     assert hub_is_empty(hub, registry)
 
 
-def test_a_read_for_a_track_that_is_gone(hub, listen):
-    """An answer to what was wanted by those who are gone sends nobody away: found by the property test."""
+def test_a_read_for_a_stream_that_is_gone(hub, listen):
+    """The result of a read for former listeners disconnects nobody: found by the property test."""
     gone = listen(BEN, at(10))
     hub.observe_head(TEA, 12)
     assert hub.wanted() == {TEA: 10}
@@ -388,7 +388,7 @@ def test_a_read_for_a_track_that_is_gone(hub, listen):
 
 
 def test_compare(hub, listen):
-    """A sweep tells what no ring told; a head below what is known means a restored database: all connect again."""
+    """A sweep finds unannounced events; a head below the known one means a restored database: all reconnect."""
     ann, ben = listen(ANN, at(4)), listen(BEN, at(4, PIE))
     assert hub.heads() == {TEA: 4, PIE: 4}
     hub.compare(TEA, 4, 6)
@@ -403,17 +403,17 @@ def test_compare(hub, listen):
 
 
 def test_joining_and_leaving(hub, listen):
-    """From one's own joining to one's own leaving one hears all; messages that came before and after, not."""
+    """A listener receives all from its user's joining to their leaving, and no message before or after."""
     ann, ben = listen(ANN), listen(BEN, at(0))
     hub.offer(message(1))
     for event in (joined(2), message(3), left(4), message(5)):
         hub.offer(event)
-    assert told(ann, ben) == [[2, 3, 4], [1, 2, 3, 4, 5]]
+    assert received(ann, ben) == [[2, 3, 4], [1, 2, 3, 4, 5]]
     assert is_open(ann, ben)
 
 
-def test_a_joining_that_is_rung(hub, listen):
-    """Somebody who joins a group that nobody hears here hears it from there; a stranger's joining is none of ours."""
+def test_an_announced_joining(hub, listen):
+    """A joining of a group without listeners here delivers what follows it; other users' joinings change nothing."""
     ann = listen(ANN)
     hub.joined(TEA, 7, BEN)
     assert hub.heads() == hub.wanted() == {}
@@ -421,12 +421,12 @@ def test_a_joining_that_is_rung(hub, listen):
     assert hub.wanted() == {TEA: 6}
     hub.read(TEA, 6, Slice([joined(7), message(8)], 8))
     hub.joined(TEA, 7, ANN)
-    assert told(ann) == [[7, 8]]
+    assert received(ann) == [[7, 8]]
     assert is_open(ann)
 
 
-def test_a_joining_that_is_rung_late(hub, listen):
-    """Somebody who joined, and is told of it when the group is heard beyond it, has to connect again.
+def test_a_joining_that_is_announced_late(hub, listen):
+    """A listener whose stream is already beyond its user's joining has to reconnect.
 
     Found by the property test.
     """
@@ -434,17 +434,17 @@ def test_a_joining_that_is_rung_late(hub, listen):
     hub.joined(TEA, 5, ANN)
     hub.offer(message(8))
     assert closed(CloseCode.RESYNC, ann)
-    assert (told(ann, ben), is_open(ben)) == ([[], [8]], True)
+    assert (received(ann, ben), is_open(ben)) == ([[], [8]], True)
 
 
-def test_a_late_ring_after_leaving(hub, listen):
-    """Somebody who has left is not let in again by what came before, nor sent away."""
+def test_a_late_announcement_after_leaving(hub, listen):
+    """An old announcement neither readmits nor disconnects a user who has left."""
     ann, ben = listen(ANN), listen(BEN, at(4))
     for event in (joined(5), left(6)):
         hub.offer(event)
     hub.joined(TEA, 5, ANN)
     hub.offer(message(7))
-    assert told(ann, ben) == [[5, 6], [5, 6, 7]]
+    assert received(ann, ben) == [[5, 6], [5, 6, 7]]
     assert is_open(ann)
 
 
@@ -459,7 +459,7 @@ def test_a_deleted_group(hub, registry, listen):
 
 
 def test_memberships(hub, listen, attach):
-    """What all listeners of a user have a place in counts, unless they are not settled."""
+    """Memberships are the groups of all of a user's started listeners."""
     listen(ANN, at(0), at(0, PIE))
     listen(ANN, at(0))
     listen(BEN, at(3), resume={TEA: 1})
@@ -471,26 +471,26 @@ def test_memberships(hub, listen, attach):
 # Settling
 
 
-def test_unsettled_hears_nothing(hub, attach, listen):
-    """Between attaching and settling nothing is heard; then what came meanwhile, and what comes."""
+def test_nothing_is_delivered_before_the_start(hub, attach, listen):
+    """After the start come the events since the attach, then new ones."""
     ben, ann = listen(BEN, at(0)), attach(ANN)
     hub.offer(message(1))
     hub.start(ann, [at(0)], {})
-    assert told(ann) == [[]]
+    assert received(ann) == [[]]
     assert hub.missing(ann) == [TEA]
     hub.serve(ann, TEA, page([message(1)], 1))
     hub.offer(message(2))
-    assert told(ann, ben) == [[1, 2], [1, 2]]
+    assert received(ann, ben) == [[1, 2], [1, 2]]
     assert hub.missing(ann) == []
 
 
 def test_a_position_ahead(hub, listen):
-    """Who stands ahead of what was applied here hears nothing twice, and the others miss nothing."""
+    """A listener ahead of the stream receives nothing twice, and the others miss nothing."""
     ben = listen(BEN, at(0))
     ann = listen(ANN, at(2))
     for event in messages(1, 3):
         hub.offer(event)
-    assert told(ann, ben) == [[3], [1, 2, 3]]
+    assert received(ann, ben) == [[3], [1, 2, 3]]
 
 
 @pytest.mark.parametrize("position", [[], [at(0, is_member=False)]])
@@ -504,11 +504,11 @@ def test_a_joining_before_settling(hub, attach, listen, position):
     assert hub.missing(ann) == [TEA]
     hub.serve(ann, TEA, page([joined(1), message(2)], 2, was_member=False))
     hub.offer(message(3))
-    assert told(ann) == [[1, 2, 3]]
+    assert received(ann) == [[1, 2, 3]]
 
 
-def test_joinings_before_settling(hub, attach, listen):
-    """Of several joinings the last is not missed, though nobody else hears the group: found by the property test."""
+def test_joinings_before_the_start(hub, attach, listen):
+    """The last of several joinings counts, even in a group without listeners: found by the property test."""
     ann, ben = attach(ANN), listen(BEN, at(0))
     for event in (joined(1), left(2), message(3), joined(4)):
         hub.offer(event)
@@ -516,7 +516,7 @@ def test_joinings_before_settling(hub, attach, listen):
     hub.start(ann, [at(3, is_member=False)], {})
     assert hub.wanted() == {TEA: 3}
     hub.read(TEA, 3, Slice([joined(4), message(5)], 5))
-    assert told(ann) == [[4, 5]]
+    assert received(ann) == [[4, 5]]
 
 
 @pytest.mark.parametrize("seq", [0, 1])
@@ -528,11 +528,11 @@ def test_a_leaving_before_settling(hub, attach, listen, seq):
     hub.start(ann, [at(seq)], {})
     hub.serve(ann, TEA, page([message(1), left(2), message(3)][seq:], 3))
     hub.offer(message(4))
-    assert told(ann, ben) == [[1, 2][seq:], [1, 2, 3, 4]]
+    assert received(ann, ben) == [[1, 2][seq:], [1, 2, 3, 4]]
 
 
 def test_resume(hub, listen):
-    """What was missed is given from the log, page by page, then what comes; nothing crosses."""
+    """Missed events come from the log, page by page, then new ones; the order holds."""
     ann = listen(ANN, at(5), resume={TEA: 1, PIE: 3})
     assert hub.missing(ann) == [TEA]
     hub.serve(ann, TEA, page(messages(2, 3), 5))
@@ -540,34 +540,34 @@ def test_resume(hub, listen):
     hub.offer(message(6))
     hub.serve(ann, TEA, page(messages(4, 5), 5))
     hub.offer(message(7))
-    assert told(ann) == [[2, 3, 4, 5, 6, 7]]
+    assert received(ann) == [[2, 3, 4, 5, 6, 7]]
     assert hub.served_up_to(ann, TEA) is None
     hub.serve(ann, TEA, page(messages(4, 5), 5))
-    assert told(ann) == [[2, 3, 4, 5, 6, 7]]
+    assert received(ann) == [[2, 3, 4, 5, 6, 7]]
 
 
 def test_resume_across_an_absence(hub, listen):
-    """What one was no member for is left out; one's own leaving and joining mark it."""
+    """Events without membership are left out; the user's own leaving and joining mark them."""
     ann = listen(ANN, at(6), resume={TEA: 0})
     events = [message(1), left(2), message(3), message(4), joined(5), message(6)]
     hub.serve(ann, TEA, page(events, 6))
-    assert told(ann) == [[1, 2, 5, 6]]
+    assert received(ann) == [[1, 2, 5, 6]]
 
 
 @pytest.mark.parametrize("seq", [5, 6, 2**63 - 1])
 def test_resume_from_now_on(hub, listen, seq):
-    """Who has heard all, or claims to have heard more, hears what comes."""
+    """A listener that has everything, or claims to have more, receives new events."""
     ann = listen(ANN, at(5), resume={TEA: seq})
     assert hub.missing(ann) == []
     hub.offer(message(6))
-    assert told(ann) == [[6]]
+    assert received(ann) == [[6]]
 
 
 def test_gap(hub, listen):
-    """What retention no longer holds is announced, then comes the rest."""
+    """Events that retention has removed are announced as a gap; the rest follows."""
     ann = listen(ANN, at(9), resume={TEA: 2})
     hub.serve(ann, TEA, page(messages(6, 9), 9))
-    assert told(ann) == [[(3, 5), 6, 7, 8, 9]]
+    assert received(ann) == [[(3, 5), 6, 7, 8, 9]]
 
 
 @pytest.mark.parametrize(("head", "lost"), [(9, (3, 9)), (0, (3, 9))])
@@ -578,19 +578,19 @@ def test_gap_to_the_end(hub, registry, listen, head, lost):
     """
     ann = listen(ANN, at(9, is_member=False), resume={TEA: 2})
     hub.serve(ann, TEA, page([], head, was_member=False))
-    assert told(ann) == [[lost]]
+    assert received(ann) == [[lost]]
     assert hub.missing(ann) == []
     assert not hub._streams
 
 
-def test_detached_before_settling(hub, registry, attach):
-    """Who has gone before it could be settled leaves nothing behind."""
+def test_detached_before_the_start(hub, registry, attach):
+    """A listener detached before its start leaves nothing behind."""
     ann = attach(ANN)
     hub.detach(ann)
     hub.start(ann, [at(3)], {TEA: 1})
     hub.serve(ann, TEA, page(messages(2, 3), 3))
     assert hub_is_empty(hub, registry)
-    assert told(ann) == [[]]
+    assert received(ann) == [[]]
 
 
 # Going
@@ -598,20 +598,20 @@ def test_detached_before_settling(hub, registry, attach):
 
 @pytest.mark.parametrize("resume", [{}, {TEA: 1}])
 def test_detach(hub, registry, listen, resume):
-    """Whoever is let go hears nothing more, and is not closed by it; letting go twice is harmless."""
+    """A detached listener receives nothing and is not closed; detaching twice is harmless."""
     listener = listen(ANN, at(3), at(0, PIE), resume=resume)
     hub.observe_head(PIE, 2)
     hub.detach(listener)
     hub.detach(listener)
     hub.offer(message(4))
     hub.read(PIE, 0, Slice([message(1, PIE), message(2, PIE)], 2))
-    assert told(listener) == [[]]
+    assert received(listener) == [[]]
     assert is_open(listener)
     assert hub_is_empty(hub, registry)
 
 
-def test_nobody_waits_for_the_gone(hub, listen):
-    """Whoever waits for the count of a message is told as soon as nobody hears its group any more."""
+def test_callbacks_after_the_last_listener(hub, listen):
+    """A callback for a delivery is called when the group's last listener is gone."""
     listener, counts = listen(ANN, at(0)), []
     hub.counts.expect(message(5), counts.append)
     hub.detach(listener)
@@ -619,34 +619,34 @@ def test_nobody_waits_for_the_gone(hub, listen):
 
 
 def test_session_ended(hub, registry, listen, attach):
-    """The sockets of that session are closed, and hear nothing from then on; the user's other session goes on."""
+    """The session's sockets are closed and receive nothing; the user's other session stays."""
     ended = [listen(ANN, at(0)), listen(ANN, at(0)), attach(ANN)]
     other = listen(ANN, at(0), session_id=OTHER_SESSION)
     hub.session_ended(SESSION)
     hub.start(ended[-1], [at(0)], {})
     hub.offer(message(1))
     assert closed(CloseCode.SESSION_ENDED, *ended)
-    assert told(*ended, other) == [[], [], [], [1]]
+    assert received(*ended, other) == [[], [], [], [1]]
     assert is_open(other)
     assert registry.everyone() == (other,)
 
 
 @pytest.mark.parametrize(("change", "code"), [("user_ended", 4500), ("user_state_unknown", 4001)])
 def test_user_ended(hub, registry, listen, attach, change, code):
-    """All sockets of the user are closed, whatever their session, and hear nothing from then on; nobody else's."""
+    """All of the user's sockets are closed and receive nothing; other users' stay."""
     anns = [listen(ANN, at(0)), listen(ANN, at(0, PIE), session_id=OTHER_SESSION), attach(ANN)]
     ben = listen(BEN, at(0))
     getattr(hub, change)(ANN)
     hub.start(anns[-1], [at(0)], {})
     hub.offer(message(1))
     assert closed(code, *anns)
-    assert told(*anns, ben) == [[], [], [], [1]]
+    assert received(*anns, ben) == [[], [], [], [1]]
     assert is_open(ben)
     assert registry.everyone() == (ben,)
 
 
 def test_sockets(hub, listen, attach):
-    """The sockets of a session are counted from attaching on, settled or not."""
+    """A session's sockets count from the attach on, started or not."""
     listen(ANN, at(0))
     listen(ANN, session_id=OTHER_SESSION)
     unsettled = attach(ANN)
@@ -671,8 +671,8 @@ def test_ended_twice(hub, listen):
     assert closed(CloseCode.SESSION_ENDED, listener)
 
 
-def test_sent_away(hub, registry, listen, attach):
-    """Nobody is let in any more, while those who are here go on hearing until they are sent away, settled or not."""
+def test_disconnect(hub, registry, listen, attach):
+    """New listeners are refused; those here receive events until they are disconnected, started or not."""
     ann = listen(ANN, at(0))
     others = [listen(BEN, at(3, PIE), resume={PIE: 1}, session_id=OTHER_SESSION), attach(ANN)]
     listeners = [ann, *others]
@@ -685,7 +685,7 @@ def test_sent_away(hub, registry, listen, attach):
     assert closed(CloseCode.RESTART, *others)
     assert is_open(ann)
     hub.offer(message(1))
-    assert told(ann, *others, late) == [[1], [], [], []]
+    assert received(ann, *others, late) == [[1], [], [], []]
     hub.disconnect([*listeners, late], CloseCode.GOING_AWAY)
     assert closed(CloseCode.GOING_AWAY, ann)
     assert closed(CloseCode.RESTART, *others)

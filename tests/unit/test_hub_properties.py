@@ -1,4 +1,4 @@
-"""The hub, whatever happens in whatever order: each hears what they were a member for, once and in order."""
+"""The hub under any order of events: each listener receives its user's events, once and in order."""
 
 import random
 
@@ -20,7 +20,7 @@ def narrow():
 
 
 class Anything(RuleBasedStateMachine):
-    """A world in which anything happens, until all comes to rest and all go. What is heard is checked as it is told."""
+    """A world in which anything happens, until it comes to rest and everyone leaves. Each frame is checked."""
 
     world = None
 

@@ -1,4 +1,4 @@
-"""When each of many peers is looked at again. No time passes: beats are counted."""
+"""Checks of many peers by one timer. No time passes: ticks are counted."""
 
 import logging
 
@@ -8,75 +8,75 @@ from att.websocket.keepalive import KeepaliveTimer
 
 
 class Peer:
-    """Is looked at, and says after how many beats again; an error is raised."""
+    """A peer that records its checks; its interval may be an error to raise."""
 
-    def __init__(self, heartbeat, *beats):
+    def __init__(self, keepalive, *ticks):
         self.due = 0
-        self.heartbeat = heartbeat
-        self.beats = [*beats]
-        self.looks = []
+        self.keepalive = keepalive
+        self.ticks = [*ticks]
+        self.checks = []
 
     def check_liveness(self):
-        self.looks.append(self.heartbeat.now)
-        answer = self.beats.pop(0)
+        self.checks.append(self.keepalive.now)
+        answer = self.ticks.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
 
 @pytest.fixture
-def heartbeat():
+def keepalive():
     return KeepaliveTimer()
 
 
-async def beat(heartbeat, times):
+async def tick(keepalive, times):
     for _ in range(times):
-        await heartbeat.tick()
+        await keepalive.tick()
 
 
-async def test_each_is_looked_at_when_it_asked_to_be(heartbeat):
-    """Whatever the others ask for."""
-    often, seldom = Peer(heartbeat, 1, 1, 3, 100), Peer(heartbeat, 5, 100)
-    heartbeat.attach(often, 2)
-    await beat(heartbeat, 1)
-    heartbeat.attach(seldom, 1)
-    await beat(heartbeat, 9)
-    assert often.looks == [2, 3, 4, 7]
-    assert seldom.looks == [2, 7]
+async def test_each_is_checked_in_its_interval(keepalive):
+    """Whatever the others' intervals are."""
+    often, seldom = Peer(keepalive, 1, 1, 3, 100), Peer(keepalive, 5, 100)
+    keepalive.attach(often, 2)
+    await tick(keepalive, 1)
+    keepalive.attach(seldom, 1)
+    await tick(keepalive, 9)
+    assert often.checks == [2, 3, 4, 7]
+    assert seldom.checks == [2, 7]
 
 
-async def test_who_is_detached_is_looked_at_no_more(heartbeat):
-    """Of those who are due at the same beat the others are."""
-    gone, stays = Peer(heartbeat, 1), Peer(heartbeat, 1, 100)
+async def test_detach(keepalive):
+    """The other peers of the same tick are checked."""
+    gone, stays = Peer(keepalive, 1), Peer(keepalive, 1, 100)
     for peer in (gone, stays):
-        heartbeat.attach(peer, 3)
-    heartbeat.detach(gone)
-    heartbeat.detach(gone)
-    await beat(heartbeat, 5)
-    assert (gone.looks, stays.looks) == ([], [3, 4])
+        keepalive.attach(peer, 3)
+    keepalive.detach(gone)
+    keepalive.detach(gone)
+    await tick(keepalive, 5)
+    assert (gone.checks, stays.checks) == ([], [3, 4])
 
 
-async def test_who_fails_fails_alone(heartbeat, caplog):
-    """A fault in one is logged, and keeps nobody else from being looked at."""
-    peers = [Peer(heartbeat, RuntimeError("a fault") if number == 3 else 100) for number in range(9)]
+async def test_a_failing_check(keepalive, caplog):
+    """It is logged, and the others are checked."""
+    peers = [Peer(keepalive, RuntimeError("a fault") if number == 3 else 100) for number in range(9)]
     for peer in peers:
-        heartbeat.attach(peer, 1)
+        keepalive.attach(peer, 1)
     with caplog.at_level(logging.ERROR, logger="att"):
-        await beat(heartbeat, 2)
-    assert [peer.looks for peer in peers] == [[1]] * 9
+        await tick(keepalive, 2)
+    assert [peer.checks for peer in peers] == [[1]] * 9
     assert ["a fault" in str(record.exc_info[1]) for record in caplog.records] == [True]
-    assert len(heartbeat) == 8
+    assert len(keepalive) == 8
 
 
-async def test_nothing_is_left(heartbeat):
-    """Whoever has come and gone leaves nothing behind."""
-    peers = [Peer(heartbeat, *[1] * 10) for _ in range(10)]
+async def test_nothing_is_left(keepalive):
+    """Detached peers leave nothing behind."""
+    peers = [Peer(keepalive, *[1] * 10) for _ in range(10)]
     for number, peer in enumerate(peers):
-        heartbeat.attach(peer, 1 + number)
-    assert len(heartbeat) == 10
-    await beat(heartbeat, 5)
-    assert len(heartbeat) == 10
+        keepalive.attach(peer, 1 + number)
+    assert len(keepalive) == 10
+    await tick(keepalive, 5)
+    assert len(keepalive) == 10
     for peer in peers:
-        heartbeat.detach(peer)
-    assert len(heartbeat) == 0
-    assert not heartbeat._due
+        keepalive.detach(peer)
+    assert len(keepalive) == 0
+    assert not keepalive._due

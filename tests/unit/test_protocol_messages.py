@@ -1,4 +1,4 @@
-"""The frames of att.v1: what is built is what the schema says, what is read is kept, and what is wrong is told."""
+"""The frames of att.v1: building by the schema, exact parsing, and errors."""
 
 import json
 import re
@@ -29,7 +29,7 @@ STANDING = f'{{"id":"{GROUP}","name":"tea","seq":7}}'
 
 
 def of(side):
-    """What tells whether a value is a frame of that side, of that type or of either side."""
+    """Return True if a value is a frame of that side, and of that type if given."""
     return Draft202012Validator({"$ref": f"#/$defs/{side}", "$defs": SCHEMA["$defs"]})
 
 
@@ -102,7 +102,7 @@ def test_text(name, text):
 
 @pytest.mark.parametrize("hours", [-9.5, 0, 2])
 def test_time(hours):
-    """Times are told in UTC, wherever the database is, and to the microsecond, also when that is none."""
+    """Times are in UTC with microseconds, whatever the database's time zone."""
     zone = timezone(timedelta(hours=hours))
     assert messages.timestamp(AT.astimezone(zone)) == "2026-11-22T02:35:09.154152Z"
     assert messages.timestamp(AT.replace(microsecond=0).astimezone(zone)) == "2026-11-22T02:35:09.000000Z"
@@ -148,7 +148,7 @@ OBJECTS = st.dictionaries(st.text(), JSON, max_size=4)
 
 @given(OBJECTS, st.sampled_from([None, 0, 3]), st.booleans(), st.sampled_from(["", " ", "\n\t "]))
 def test_data_is_kept(value, indent, ascii_only, space):
-    """What is broadcast is heard byte for byte, however it is written."""
+    """The bytes of a broadcast's data are kept."""
     data = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     frame = parse(f'{{"type":"broadcast","id":1,"group":"g","data":{space}{data}{space}}}')
     assert frame.data == data.encode()
@@ -239,7 +239,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("text", "says"), REFUSED, ids=[str(number) for number in range(len(REFUSED))])
 def test_refused(text, says):
-    """What is no frame is told in words that fit into a close frame."""
+    """The detail of a refusal fits into a close frame."""
     for given_as in (text, text.encode()):
         with pytest.raises(ProtocolError) as caught:
             parse(given_as)
@@ -383,7 +383,7 @@ BROADCASTS = st.fixed_dictionaries(
 
 @given(CLIENT_FRAMES | BROADCASTS)
 def test_schema_agrees(value):
-    """What the schema takes is taken, and what it refuses is refused."""
+    """The schema accepts and refuses the same frames."""
     try:
         parse(json.dumps(value))
         is_taken = True

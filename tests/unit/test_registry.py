@@ -21,7 +21,7 @@ def registry():
 
 
 def listener_of(user_id, session_id=SESSION):
-    """A listener that is not attached; the registry never looks at its connection."""
+    """Return an unattached listener; the registry never uses its connection."""
     return Listener(user_id, session_id, connection=None)
 
 
@@ -53,7 +53,7 @@ def test_detach(registry):
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_nothing_is_left_behind(registry, times):
-    """When the last has gone the registry is as empty as a new one, however often they are told to go."""
+    """After the last detach the registry is as empty as a new one, also if it is repeated."""
     listeners = [attached(registry, ANN), attached(registry, ANN), attached(registry, BEN, OTHER_SESSION)]
     assert not is_empty(registry)
     for listener in listeners * times:
@@ -83,7 +83,7 @@ def test_answers_are_copies(registry):
 
 @pytest.mark.parametrize("seqs", [(4, 7, 9), (9, 4, 7), (7, 7, 9, 4)])
 def test_span(seqs):
-    """A span tells the first and the last of the seqs, in whatever order they came."""
+    """A span has the lowest and the highest seq, in whatever order they came."""
     span = Span(seqs[0], seqs[0])
     for seq in seqs:
         span = span.widened(seq)

@@ -1,4 +1,4 @@
-"""Tuning: a group that is heard here is subscribed to, once, and for a while after."""
+"""Subscriptions: a group with listeners here is subscribed to once, and lingers afterwards."""
 
 import asyncio
 import contextlib
@@ -22,93 +22,93 @@ def clock():
 
 
 @pytest.fixture
-def tuning(clock):
+def subscriptions(clock):
     return Subscriptions(clock)
 
 
-def test_in(tuning):
-    """It is asked for, once, and whoever asks is woken."""
+def test_subscribe(subscriptions):
+    """A group is subscribed to once, with a wake."""
     woken = []
-    tuning.wake = lambda: woken.append(1)
-    tuning.subscribe(TEA)
-    tuning.subscribe(PIE)
-    assert tuning.take(9) == SubscriptionChange([TEA, PIE], [])
-    tuning.subscribe(TEA)
-    assert tuning.take(9) == SubscriptionChange([], [])
+    subscriptions.wake = lambda: woken.append(1)
+    subscriptions.subscribe(TEA)
+    subscriptions.subscribe(PIE)
+    assert subscriptions.take(9) == SubscriptionChange([TEA, PIE], [])
+    subscriptions.subscribe(TEA)
+    assert subscriptions.take(9) == SubscriptionChange([], [])
     assert len(woken) == 2
 
 
-def test_a_few_at_a_time(tuning):
+def test_a_few_at_a_time(subscriptions):
     for group_id in (TEA, PIE, NUT):
-        tuning.subscribe(group_id)
-    assert [tuning.take(2).more, tuning.take(2).more] == [[TEA, PIE], [NUT]]
+        subscriptions.subscribe(group_id)
+    assert [subscriptions.take(2).more, subscriptions.take(2).more] == [[TEA, PIE], [NUT]]
 
 
-def test_out_before_it_was_asked_for(tuning):
+def test_out_before_it_was_asked_for(subscriptions):
     """Nothing is."""
-    tuning.subscribe(TEA)
-    tuning.unsubscribe(TEA)
-    assert tuning.take(9) == SubscriptionChange([], [])
+    subscriptions.subscribe(TEA)
+    subscriptions.unsubscribe(TEA)
+    assert subscriptions.take(9) == SubscriptionChange([], [])
 
 
-def test_out(tuning, clock):
-    """It lingers before it is unsubscribed from."""
-    tuning.subscribe(TEA)
-    tuning.take(9)
-    tuning.unsubscribe(TEA)
+def test_unsubscribe(subscriptions, clock):
+    """A group lingers before it is unsubscribed from."""
+    subscriptions.subscribe(TEA)
+    subscriptions.take(9)
+    subscriptions.unsubscribe(TEA)
     clock.now += LINGER - 1
-    assert tuning.take(9) == SubscriptionChange([], [])
+    assert subscriptions.take(9) == SubscriptionChange([], [])
     clock.now += 1
-    assert tuning.take(9) == SubscriptionChange([], [TEA])
-    assert tuning.take(9) == SubscriptionChange([], [])
-    tuning.subscribe(TEA)
-    assert tuning.take(9) == SubscriptionChange([TEA], [])
+    assert subscriptions.take(9) == SubscriptionChange([], [TEA])
+    assert subscriptions.take(9) == SubscriptionChange([], [])
+    subscriptions.subscribe(TEA)
+    assert subscriptions.take(9) == SubscriptionChange([TEA], [])
 
 
-def test_in_again_while_it_lingers(tuning, clock):
-    """It stays subscribed to, as if nothing had been; and lingers for as long when it goes again."""
-    tuning.subscribe(TEA)
-    tuning.take(9)
-    tuning.unsubscribe(TEA)
+def test_subscribe_while_it_lingers(subscriptions, clock):
+    """It stays subscribed to, and lingers anew after the next unsubscribe."""
+    subscriptions.subscribe(TEA)
+    subscriptions.take(9)
+    subscriptions.unsubscribe(TEA)
     clock.now += LINGER - 1
-    tuning.subscribe(TEA)
+    subscriptions.subscribe(TEA)
     clock.now += LINGER
-    assert tuning.take(9) == SubscriptionChange([], [])
-    tuning.unsubscribe(TEA)
+    assert subscriptions.take(9) == SubscriptionChange([], [])
+    subscriptions.unsubscribe(TEA)
     clock.now += LINGER - 1
-    assert tuning.take(9) == SubscriptionChange([], [])
+    assert subscriptions.take(9) == SubscriptionChange([], [])
 
 
-def test_too_many_linger(tuning, monkeypatch):
+def test_too_many_linger(subscriptions, monkeypatch):
     """The oldest go at once."""
     monkeypatch.setattr(module, "LINGERING", 1)
     for group_id in (TEA, PIE, NUT):
-        tuning.subscribe(group_id)
-    tuning.take(9)
+        subscriptions.subscribe(group_id)
+    subscriptions.take(9)
     for group_id in (PIE, NUT, TEA):
-        tuning.unsubscribe(group_id)
-    assert tuning.take(9) == SubscriptionChange([], [PIE, NUT])
+        subscriptions.unsubscribe(group_id)
+    assert subscriptions.take(9) == SubscriptionChange([], [PIE, NUT])
 
 
-def test_a_new_connection(tuning):
-    """What is heard here is asked for anew, and nothing else."""
+def test_a_new_connection(subscriptions):
+    """Exactly the wanted groups are subscribed to again."""
     for group_id in (TEA, PIE, NUT):
-        tuning.subscribe(group_id)
-    tuning.take(2)
-    tuning.unsubscribe(TEA)
-    tuning.begin()
-    more, less = tuning.take(9)
+        subscriptions.subscribe(group_id)
+    subscriptions.take(2)
+    subscriptions.unsubscribe(TEA)
+    subscriptions.begin()
+    more, less = subscriptions.take(9)
     assert ({*more}, less) == ({PIE, NUT}, [])
 
 
 @given(st.lists(st.tuples(st.sampled_from(["in", "out", "take", "begin", "wait"]), st.integers(0, 2))))
 def test_anything(steps):
-    """In the end just those are subscribed to that are heard here, whatever was before."""
+    """In the end exactly the wanted groups are subscribed to."""
     clock = Clock()
-    tuning, groups, wanted, subscribed = Subscriptions(clock), (TEA, PIE, NUT), set(), set()
+    subscriptions, groups, wanted, subscribed = Subscriptions(clock), (TEA, PIE, NUT), set(), set()
 
     def take(limit):
-        more, less = tuning.take(limit)
+        more, less = subscriptions.take(limit)
         assert not subscribed & {*more}
         subscribed.update(more)
         assert subscribed >= {*less}
@@ -120,15 +120,15 @@ def test_anything(steps):
         group_id = groups[number]
         if step == "in" and group_id not in wanted:
             wanted.add(group_id)
-            tuning.subscribe(group_id)
+            subscriptions.subscribe(group_id)
         elif step == "out" and group_id in wanted:
             wanted.discard(group_id)
-            tuning.unsubscribe(group_id)
+            subscriptions.unsubscribe(group_id)
         elif step == "take":
             take(1 + number)
         elif step == "begin":
             subscribed.clear()
-            tuning.begin()
+            subscriptions.begin()
         elif step == "wait":
             clock.now += LINGER / 2
     clock.now += LINGER
