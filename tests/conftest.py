@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,13 +14,12 @@ import psycopg
 import pytest
 from aiohttp.test_utils import TestClient
 from costs import CHEAPEST
-from databases import dsn_of
+from databases import Databases, dsn_of
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from in_process import run_here  # noqa: F401 - a fixture of many
 from loops import Loop
 from people import PASSWORD, Person
-from pytest_postgresql import factories
 from realtime_fixtures import append, hub, listen, live_sessions, log_reader, running_reader, spy_log, woken  # noqa: F401 - fixtures of many
 from valkeys import Valkey, ValkeyCluster
 
@@ -30,14 +28,22 @@ from att.config.settings import Rate, Settings
 from att.core.permissions import Actor
 from att.db.embedded import EmbeddedPostgres
 from att.db.engine import Engine
-from att.db.migrate import bring_up_to_date
 
 # How fast a machine is says nothing about the code.
 hypothesis_settings.register_profile("att", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("att")
 
 UNBOUNDED = Rate(10**9, timedelta(seconds=1))  # tests sign up and fail to log in as often as they like
+SYSTEM = Path(__file__).with_name("system")
 ROOM = 2 * 1024**3  # bytes; a test's database takes some 10 MiB, the log up to 1 GiB
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests in tests/system, and run them first: a long one at the end leaves other workers idle."""
+    for item in items:
+        if SYSTEM in item.path.parents:
+            item.add_marker("system")
+    items.sort(key=lambda item: SYSTEM not in item.path.parents)
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -59,7 +65,7 @@ def embedded() -> Iterator[EmbeddedPostgres]:
     server = EmbeddedPostgres(data_dir)
     with psycopg.connect(server.start(), autocommit=True) as connection:
         for setting in ("fsync", "full_page_writes", "synchronous_commit"):
-            connection.execute(f"ALTER SYSTEM SET {setting} = off")  # what a test wrote need not outlive the machine
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")  # tests' data may be lost with the machine
         connection.execute("SELECT pg_reload_conf()")
     yield server
     server.stop()
@@ -67,39 +73,35 @@ def embedded() -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(embedded: EmbeddedPostgres) -> SimpleNamespace:
-    """Where pytest-postgresql finds it."""
-    return SimpleNamespace(
-        host=str(embedded.data_dir / "postgresql"),
-        port=5432,
-        user="postgres",
-        password="",
-        options="",
-        maintenance_dbname="postgres",
-        template_dbname=None,
-    )
-
-
-def _migrate(*, host: str, user: str, dbname: str, **_rest: Any) -> None:
-    bring_up_to_date(f"host={host} user={user} dbname={dbname}", migrate=True)
-
-
-postgres_template = factories.postgresql_noproc(dbname="att", depends_on="postgres_server", load=[_migrate])
-postgresql = factories.postgresql("postgres_template")
-
-# A database without any table of ours.
-empty_template = factories.postgresql_noproc(dbname="empty", depends_on="postgres_server")
-empty_postgresql = factories.postgresql("empty_template")
+def databases(embedded: EmbeddedPostgres) -> Iterator[Databases]:
+    """Maker of databases on the embedded PostgreSQL."""
+    databases = Databases(str(embedded.data_dir / "postgresql"))
+    yield databases
+    databases.close()
 
 
 @pytest.fixture
-def db_url(postgresql: Any) -> str:
+def postgresql(databases: Databases) -> Iterator[psycopg.Connection]:
+    """Connection to a migrated database of this test's own."""
+    with databases.copied("att", databases.migrated) as connection:
+        yield connection
+
+
+@pytest.fixture
+def empty_postgresql(databases: Databases) -> Iterator[psycopg.Connection]:
+    """Connection to an empty database of this test's own."""
+    with databases.copied("empty", "template1") as connection:
+        yield connection
+
+
+@pytest.fixture
+def db_url(postgresql: psycopg.Connection) -> str:
     """The DSN of a migrated database of this test's own."""
     return dsn_of(postgresql)
 
 
 @pytest.fixture
-def empty_db_url(empty_postgresql: Any) -> str:
+def empty_db_url(empty_postgresql: psycopg.Connection) -> str:
     """The DSN of an empty database of this test's own."""
     return dsn_of(empty_postgresql)
 

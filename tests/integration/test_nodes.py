@@ -67,7 +67,9 @@ class Server:
             while not self.subscribed >= {*group_ids}:
                 self.subscriptions_changed.clear()
                 await self.subscriptions_changed.wait()
-        await until(lambda: {*group_ids} <= {group for look in self.log.head_reads for group in look})
+        await until(lambda: {*group_ids} <= {group for read in self.log.heads_found for group in read})
+        # A read of heads that ends after an append finds it before the broker brings it: the event is then read.
+        await until(lambda: len(self.log.heads_found) == len(self.log.head_reads))
 
 
 async def until(is_so, seconds=5):

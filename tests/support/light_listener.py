@@ -56,10 +56,13 @@ class Listener:
             async with room:
                 reader = await self._connect()
             while True:
-                ending = Ending(None, None) if reader is None else await self._listen(reader)
+                hint = None
+                if reader is not None:
+                    ending = await self._listen(reader)
+                    self.endings[ending] += 1
+                    hint = ending.hint
                 self._hang_up()
-                self.endings[ending] += 1
-                await asyncio.sleep(uniform(0, 0.5) if ending.hint is None else ending.hint)
+                await asyncio.sleep(uniform(0, 0.5) if hint is None else hint)
                 reader = await self._connect()
         finally:
             self._hang_up()
@@ -70,7 +73,7 @@ class Listener:
             self._writer.transport.abort()
 
     async def _connect(self) -> asyncio.StreamReader | None:
-        with suppress(OSError, asyncio.IncompleteReadError):
+        try:
             async with asyncio.timeout(TIMEOUT):
                 reader = await self._open()
                 kind, payload = await self._read(reader)
@@ -78,6 +81,8 @@ class Listener:
                 assert (kind, hello["type"]) == (TEXT, "hello"), payload
                 self._resume(hello)
                 return reader
+        except (OSError, asyncio.IncompleteReadError) as error:
+            self.refusals.append(str(error) or repr(error))
         return None
 
     async def _listen(self, reader: asyncio.StreamReader) -> Ending:
@@ -106,8 +111,7 @@ class Listener:
         self._writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
         head = await reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 101 "):
-            self.refusals.append(head.decode().splitlines()[0])
-            raise ConnectionError
+            raise ConnectionError(head.decode().splitlines()[0])
         return reader
 
     async def _read(self, reader: asyncio.StreamReader) -> tuple[int, bytes]:

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import pytest
 import uvloop
 
 
@@ -17,6 +18,13 @@ class Loop(uvloop.Loop):
         found = await super().create_connection(*args, **options)
         self._opened.append(found[0])
         return found
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """End the test when its time is over: the signal of pytest-timeout is raised in a callback, not in the test."""
+        if isinstance(context.get("exception"), pytest.fail.Exception):
+            for task in asyncio.all_tasks(self):
+                task.cancel(str(context["exception"]))
+        super().call_exception_handler(context)
 
     def close(self) -> None:
         if not self.is_closed():

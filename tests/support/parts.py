@@ -83,6 +83,7 @@ class SpyLog(EventLog):
         self.appends = []
         self.reads = []
         self.head_reads = []
+        self.heads_found = []  # the reads of heads that were answered
         self.lock_reads = []
         self.errors = []
         self.locks_error = None
@@ -115,7 +116,9 @@ class SpyLog(EventLog):
     async def heads(self, group_ids):
         self.head_reads.append([*group_ids])
         await self._pass()
-        return await super().heads(group_ids)
+        found = await super().heads(group_ids)
+        self.heads_found.append([*group_ids])
+        return found
 
     async def _pass(self):
         self.begun.set()

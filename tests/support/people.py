@@ -5,7 +5,6 @@ from uuid import UUID
 
 from aiohttp import ClientResponse, ClientWebSocketResponse
 from aiohttp.test_utils import TestClient
-from in_process import run_here  # noqa: F401 - a fixture of many
 
 PASSWORD = "correct horse"
 

@@ -1,5 +1,7 @@
 """Processes of the embedded PostgreSQL."""
 
+from contextlib import suppress
+
 import psutil
 
 
@@ -18,5 +20,6 @@ def kill_all(server):
     postmaster = postmaster_of(server)
     family = [postmaster, *postmaster.children()]
     for process in family:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # a child may end by itself
+            process.kill()
     psutil.wait_procs(family, timeout=10)

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from in_process import run_here  # noqa: F401 - a fixture of many
-
 
 async def eventually(probe: Callable[[], Awaitable[Any]], seconds: float = 5) -> Any:
     """The first true answer of ``probe``, for what announces itself by no event. Raises TimeoutError."""

@@ -62,11 +62,11 @@ async def test_no_connection_is_explained_without_the_password():
 
 
 @pytest.fixture
-async def tcp_port(postgres_server):
+async def tcp_port(embedded):
     """The test's PostgreSQL on a TCP port, by a relay."""
 
     async def relay(reader, writer):
-        path = f"{postgres_server.host}/.s.PGSQL.5432"
+        path = embedded.data_dir / "postgresql" / ".s.PGSQL.5432"
         onward_reader, onward = await asyncio.open_unix_connection(path)
 
         async def pump(source, sink):

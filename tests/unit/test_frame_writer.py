@@ -128,11 +128,12 @@ async def test_order(way):
 async def test_a_frame_that_is_taken_in_parts(way):
     """The rest of a frame waits for the kernel; above the limit the connection is closed behind it."""
     async with pair(way) as (out, peer):
-        taken = 0
-        while out.send(LARGE):
-            taken += 1
+        for taken in range(5):  # noqa: B007 - how many were taken
+            if not out.send(LARGE):
+                break
             assert not out.is_direct
-        assert taken == (2 if way == "tls" else 1)  # what is encrypted already is the kernel's as far as we can see
+        # What is encrypted already is the kernel's as far as we can see, and how much that is depends on the machine.
+        assert taken in ({1, 2, 3} if way == "tls" else {1})
         peer.transport.resume_reading()
         expected = taken * LARGE + close_frame(CloseCode.TOO_SLOW, b"too slow")
         assert await peer.has_read(len(expected)) == expected
@@ -157,7 +158,9 @@ async def test_back_to_the_direct_way(way):
 async def test_what_waits(way):
     """Waiting frames stay out of a full transport, and count; the close frame follows them."""
     async with pair(way, limit=10**9) as (out, peer):
-        while out._waiting is None:
+        for _ in range(1_000):
+            if out._waiting is not None:
+                break
             assert out.send(LARGE[:100_000])
         held, before = out._transport.get_write_buffer_size(), out._pending
         for frame in (frames := numbered(1_000)):
