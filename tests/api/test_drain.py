@@ -1,4 +1,4 @@
-"""How a server stops: who is sent away when, with what, and what is waited for."""
+"""Drain: the order and times in which connections are closed, the close codes, and the waits."""
 
 import asyncio
 import itertools
@@ -34,7 +34,7 @@ FOR_EVER = 3_600.0  # seconds
 
 @given(st.integers(0, 5_000), st.floats(0, 100))
 def test_portions(count, seconds):
-    """Everybody is in one of them; they are of nearly one size, at even times, from the start to before the end."""
+    """Each item is in one portion; the sizes are nearly equal, the times even, from 0 to before the end."""
     found = list(portions(range(count), seconds))
     assert [item for _, portion in found for item in portion] == list(range(count))
     sizes = [len(portion) for _, portion in found]
@@ -48,34 +48,34 @@ def test_portions(count, seconds):
 
 
 def test_no_time_at_all():
-    """Then all are one portion."""
+    """Without time, all items are one portion."""
     assert list(portions("abc", 0)) == [(0, "abc")]
 
 
-class Entrance:
-    """A ``Door`` that is closed when it was told so, and has the traffic that it was given."""
+class FakeAcceptor:
+    """Acceptor with the given traffic, which notes that it was closed and how often its traffic was read."""
 
     def __init__(self, *traffic):
         self.is_closed = False
-        self.looks = 0
-        self.is_looked_at = asyncio.Event()
+        self.reads = 0
+        self.is_read = asyncio.Event()
         self.current = Traffic(*traffic)
 
     def close(self):
         self.is_closed = True
 
     def traffic(self):
-        self.looks += 1
-        self.is_looked_at.set()
+        self.reads += 1
+        self.is_read.set()
         return self.current
 
-    async def looked_at(self, times=2):
-        """The drain has looked that often from now on, and goes on."""
-        until = self.looks + times
+    async def was_read(self, times=2):
+        """Wait until the drain has read the traffic that often from now on."""
+        until = self.reads + times
         async with asyncio.timeout(DEADLINE):
-            while self.looks < until:
-                self.is_looked_at.clear()
-                await self.is_looked_at.wait()
+            while self.reads < until:
+                self.is_read.clear()
+                await self.is_read.wait()
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def hub():
 
 @pytest.fixture
 def listen(hub):
-    """Let somebody in; what they are heard through."""
+    """Attach listeners; return their connections."""
 
     def go(count):
         listeners = [Listener(UUID(int=number), uuid4(), RecordingConnection()) for number in range(count)]
@@ -98,7 +98,7 @@ def listen(hub):
 
 @pytest.fixture
 async def drain(hub):
-    """Make a drain of that many seconds and that acceptor, and begin it."""
+    """Start a drain of that many seconds with that acceptor."""
     tasks = []
 
     def go(seconds, acceptor=None):
@@ -114,7 +114,7 @@ async def drain(hub):
 
 
 async def over(task):
-    """The drain is over in time."""
+    """Wait for the end of the drain, which must come in time."""
     async with asyncio.timeout(DEADLINE):
         await task
 
@@ -124,8 +124,8 @@ def codes(connections):
 
 
 async def test_nothing_to_wait_for(hub, drain):
-    """With nobody there it is over at once; nobody is let in."""
-    acceptor = Entrance()
+    """Without connections the drain ends at once; new listeners are refused."""
+    acceptor = FakeAcceptor()
     made, task = drain(FOR_EVER, acceptor)
     await over(task)
     assert acceptor.is_closed
@@ -135,11 +135,11 @@ async def test_nothing_to_wait_for(hub, drain):
 
 
 async def test_readiness_fails_first(hub, listen, drain):
-    """Before the acceptor is closed, which is before the first socket is."""
+    """Readiness fails before the acceptor is closed, and that comes before the first socket."""
     [connection] = listen(1)
     seen = []
 
-    class Watching(Entrance):
+    class Watching(FakeAcceptor):
         def close(self):
             seen.append((made._readiness.draining, connection.codes[:]))
 
@@ -150,7 +150,7 @@ async def test_readiness_fails_first(hub, listen, drain):
 
 
 async def test_one_after_the_other(listen, drain):
-    """The first is sent away at once, the others not before their time; each is closed with 1012 once."""
+    """The first socket is closed at once, the others not before their time; each with 1012, once."""
     connections = listen(3)
     made, task = drain(FOR_EVER)
     async with asyncio.timeout(DEADLINE):
@@ -164,7 +164,7 @@ async def test_one_after_the_other(listen, drain):
 
 
 class Timeless(Drain):
-    """One that waits in a time of its own, and keeps when it did and how many were sent away by then."""
+    """Drain with a clock of its own, which notes how many sockets were closed at which time."""
 
     def __init__(self, hub, seconds, sent_away):
         self.now = 0.0
@@ -180,7 +180,7 @@ class Timeless(Drain):
 
 @pytest.mark.parametrize(("count", "seconds"), [(2, 20), (60, 20), (1_000, 20), (7, 0.5)])
 async def test_spread(hub, listen, count, seconds):
-    """At any time as many have been sent away as there should be, and all of them before the time is over."""
+    """At any time the expected number of sockets has been closed, and all of them before the end."""
     connections = listen(count)
     drain = Timeless(hub, seconds, lambda: len(codes(connections)))
     await drain.run()
@@ -193,7 +193,7 @@ async def test_spread(hub, listen, count, seconds):
 
 
 async def test_hints(listen, drain):
-    """Each reason asks to wait for a few seconds, not the same for all, in the form that clients read."""
+    """Each close reason asks to wait for a few seconds, not all the same, in the form that clients read."""
     connections = listen(100)
     _, task = drain(0)
     await over(task)
@@ -202,8 +202,8 @@ async def test_hints(listen, drain):
     assert {ending(CloseCode.RESTART, reason).hint for reason in reasons} == {1.0, 2.0, 3.0, 4.0, 5.0}
 
 
-async def test_those_who_go_by_themselves(hub, listen, drain):
-    """When nobody is left it ends, however much time there is."""
+async def test_listeners_that_leave(hub, listen, drain):
+    """The drain ends early when no listener is left."""
     listen(5)
     _, task = drain(FOR_EVER)
     for listener in hub.registry.everyone():
@@ -212,60 +212,60 @@ async def test_those_who_go_by_themselves(hub, listen, drain):
 
 
 async def test_a_second_signal(listen, drain):
-    """Whoever is left is closed with 1001, and nothing is waited for."""
+    """The remaining sockets are closed with 1001, without waiting."""
     connections = listen(3)
-    acceptor = Entrance(3, 3)
+    acceptor = FakeAcceptor(3, 3)
     made, task = drain(FOR_EVER, acceptor)
     await asyncio.sleep(0)
     made.hurry()
     await over(task)
     assert sorted(codes(connections)) == [CloseCode.GOING_AWAY] * 2 + [CloseCode.RESTART]
-    assert acceptor.looks == 0
+    assert acceptor.reads == 0
 
 
-async def test_requests_are_waited_for(drain):
-    """As long as a request is in flight it goes on, past the time; then an idle connection is no reason to."""
-    acceptor = Entrance(2, 1)
+async def test_requests_in_flight(drain):
+    """A request in flight prolongs the drain past its time; an idle connection does not."""
+    acceptor = FakeAcceptor(2, 1)
     _, task = drain(0, acceptor)
-    await acceptor.looked_at()
+    await acceptor.was_read()
     assert not task.done()
     acceptor.current = Traffic(2, 0)
     await over(task)
 
 
-async def test_requests_are_not_waited_for_without_end(monkeypatch, drain):
+async def test_requests_have_a_limit(monkeypatch, drain):
     monkeypatch.setattr("att.server.drain.REQUEST_TIME", 0.0)
     assert REQUEST_TIME > 0
-    _, task = drain(0, Entrance(1, 1))
+    _, task = drain(0, FakeAcceptor(1, 1))
     await over(task)
 
 
 async def test_idle_connections_have_a_share(drain):
-    """Those that are kept alive are waited for, until they are closed; and by a second signal no more."""
-    acceptor = Entrance(1, 0)
+    """The drain waits for idle keep-alive connections until they are closed, or a second signal comes."""
+    acceptor = FakeAcceptor(1, 0)
     made, task = drain(FOR_EVER, acceptor)
-    await acceptor.looked_at()
+    await acceptor.was_read()
     assert not task.done()
     acceptor.current = Traffic()
     await over(task)
-    acceptor = Entrance(1, 0)
+    acceptor = FakeAcceptor(1, 0)
     made, task = drain(FOR_EVER, acceptor)
-    await acceptor.looked_at()
+    await acceptor.was_read()
     made.hurry()
     await over(task)
-    _, task = drain(_TICK, Entrance(1, 0))
+    _, task = drain(_TICK, FakeAcceptor(1, 0))
     await over(task)
 
 
-async def test_the_second_time_nothing_is_done(listen, drain):
+async def test_a_second_drain_does_nothing(listen, drain):
     listen(1)
     made, task = drain(0)
     await over(task)
-    acceptor = Entrance(1, 1)
+    acceptor = FakeAcceptor(1, 1)
     made.add_acceptor(acceptor)
     await over(asyncio.create_task(made.run()))
     assert not acceptor.is_closed
-    assert acceptor.looks == 0
+    assert acceptor.reads == 0
 
 
 # With an application
@@ -273,7 +273,7 @@ async def test_the_second_time_nothing_is_done(listen, drain):
 
 @pytest.fixture
 async def open_client(db_url, aiohttp_client):
-    """A client of an application that drains for so long."""
+    """Return a client of an application that drains for so long."""
 
     async def go(seconds):
         settings = Settings(db_url=db_url, hashing=CHEAPEST, drain_time=timedelta(seconds=seconds))
@@ -328,7 +328,7 @@ async def test_while_it_drains(open_client):
 
 
 async def test_connections_are_closed_after_an_answer(open_client):
-    """By the server: the client does not have to."""
+    """The server closes a connection after its answer."""
     client = await open_client(FOR_EVER)
     reader, writer = await asyncio.open_connection(client.host, client.port)
     task = asyncio.create_task(client.app[DRAIN].run())
@@ -341,7 +341,7 @@ async def test_connections_are_closed_after_an_answer(open_client):
 
 
 async def test_an_application_drains_by_itself(open_client):
-    """Another program that serves it only has to shut it down."""
+    """Shutting down the application drains it."""
     client = await open_client(0)
     ann = await enter(client, "ann")
     socket = await ann.listen()
@@ -354,7 +354,7 @@ async def test_an_application_drains_by_itself(open_client):
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 async def test_the_log(listen, drain, caplog, count):
-    """However many there are, one line tells that it begins, and one that it has ended; who was cut off is counted."""
+    """One line for the begin and one for the end, with the number of sockets that were cut off."""
     caplog.set_level("INFO", "att")
     listen(count)
     made, task = drain(0)

@@ -1,4 +1,4 @@
-"""What an operator's tools are told, by the real thing: at its own address, from the beginning to the end."""
+"""The listener for operators: health and metrics at an address of its own, from the first moment to the last."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ from att.core.readiness import Readiness
 from att.core.tasks import supervise
 from att.errors import CannotStart
 from att.http.access_log import REQUEST_LOG
-from att.server import admin as ops_module
+from att.server import admin as admin_module
 from att.server.admin import admin_application, serve_admin
 from att.server.prometheus import process_registry
 
@@ -38,26 +38,26 @@ READY = {"status": "ready"}
 
 
 class Operator:
-    """Whoever asks at the unix socket of --admin-listen."""
+    """Client of the Unix socket of --admin-listen."""
 
     def __init__(self, path: Path, session: aiohttp.ClientSession) -> None:
         self.path = path
         self.session = session
 
     async def ask(self, what: str) -> tuple[int, dict]:
-        """The status and the answer, which is JSON."""
+        """Return the status and the JSON answer."""
         async with self.session.get(f"http://att{what}") as response:
             return response.status, await response.json()
 
     async def scrape(self):
-        """The samples."""
+        """Return the samples of the metrics page."""
         async with self.session.get("http://att/metrics") as response:
             assert response.status == 200
             return samples(await response.text())[0]
 
 
 @contextlib.asynccontextmanager
-async def asking(path):
+async def open_operator(path):
     timeout = aiohttp.ClientTimeout(10)
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)), timeout=timeout) as session:
         yield Operator(path, session)
@@ -65,7 +65,7 @@ async def asking(path):
 
 @pytest.fixture
 async def operator(tmp_path):
-    async with asking(tmp_path / "ops") as operator:
+    async with open_operator(tmp_path / "ops") as operator:
         yield operator
 
 
@@ -77,8 +77,8 @@ def settings(settings, tmp_path):
 # In one process
 
 
-async def test_nothing_of_it_is_at_the_main_address(client, operator):
-    """What is not for the world is not there."""
+async def test_the_main_address_has_none_of_it(client, operator):
+    """Health and metrics are not public."""
     for path in ("/health/live", "/health/ready", "/metrics"):
         assert (await client.get(path)).status == 404
         async with operator.session.get(f"http://att{path}") as response:
@@ -88,8 +88,8 @@ async def test_nothing_of_it_is_at_the_main_address(client, operator):
         assert response.status == 404
 
 
-async def test_what_it_does_not_know(client, operator):
-    """It is answered as at the main address: by a problem that shows nothing of what was sent."""
+async def test_unknown_paths(client, operator):
+    """The answer is a problem, as at the main address, and repeats nothing of the request."""
     for method, path, status, code in (
         ("GET", "/hush", 404, "not found"),
         ("PUT", "/metrics", 405, "method not allowed"),
@@ -110,8 +110,8 @@ async def test_what_it_does_not_know(client, operator):
     writer.close()
 
 
-async def test_a_fault(ops, tmp_path, caplog):
-    """It says nothing; the log has the traceback."""
+async def test_an_internal_error(ops, tmp_path, caplog):
+    """The answer has no details; the log has the traceback."""
 
     async def fail(_request):
         raise KeyError("hush")
@@ -119,7 +119,7 @@ async def test_a_fault(ops, tmp_path, caplog):
     ops.router.add_get("/fail", fail)
     async with (
         serve_admin(ops, ListenAddress(None, 0, str(tmp_path / "ops"))),
-        asking(tmp_path / "ops") as operator,
+        open_operator(tmp_path / "ops") as operator,
         operator.session.get("http://att/fail") as response,
     ):
         problem = await response.json(content_type="application/problem+json")
@@ -130,7 +130,7 @@ async def test_a_fault(ops, tmp_path, caplog):
 
 
 async def test_ready(client, operator):
-    """Each service is told with its time."""
+    """The report has each service with its time."""
     assert await operator.ask("/health/live") == (200, {"status": "alive"})
 
     async def is_ready():
@@ -145,7 +145,7 @@ async def test_ready(client, operator):
 
 
 async def test_without_a_database(client, operator, postgresql, caplog):
-    """It is alive, not ready, and says for want of what; it is ready again by itself. In the log each is one line."""
+    """The server is alive but not ready, and names the cause; it recovers by itself. The log has a line for each."""
     caplog.set_level("INFO", "att")
 
     async def told(*failing):
@@ -174,7 +174,7 @@ async def test_without_a_database(client, operator, postgresql, caplog):
 
 
 async def test_a_failing_task(client, operator):
-    """A node whose work in the background fails is not ready, and says which it is."""
+    """A server is not ready while background work fails, and names that work."""
     failed = asyncio.Event()
 
     async def fail():
@@ -189,8 +189,8 @@ async def test_a_failing_task(client, operator):
         assert (await operator.scrape())["att_tasks_failing",] == 1
 
 
-async def test_it_is_there_before_all_else(settings, operator, monkeypatch, aiohttp_client):
-    """A server that is not up yet is alive and not ready: its schema may be migrated for minutes."""
+async def test_it_starts_first(settings, operator, monkeypatch, aiohttp_client):
+    """A starting server is alive and not ready: a migration may take minutes."""
     asked, go = asyncio.Event(), asyncio.Event()
     open_database = app_module.open_database
 
@@ -215,8 +215,8 @@ async def test_it_is_there_before_all_else(settings, operator, monkeypatch, aioh
     assert [*(await operator.ask("/health/ready"))[1]["checks"]] == ["database", "bus", "tasks"]
 
 
-async def test_the_figures_are_true(client, operator, sign_up):
-    """After some traffic they are what the traffic was."""
+async def test_metrics_after_traffic(client, operator, sign_up):
+    """After some traffic the metrics have its numbers."""
     ann, ben = await sign_up("ann"), await sign_up("ben")
     for _ in range(3):
         assert (await client.post("/login", json={"login": "ann", "password": "wrong horse"})).status == 401
@@ -280,8 +280,8 @@ async def test_the_figures_are_true(client, operator, sign_up):
     assert found["att_listening_users",] == found["att_heard_groups",] == 0
 
 
-async def test_what_is_in_use_is_told(client, operator):
-    """A connection that is held, and a password that is being hashed."""
+async def test_connections_and_hashes_in_use(client, operator):
+    """Database connections in use and passwords being hashed are counted."""
     engine, passwords = client.app[app_module.ENGINE], client.app[app_module.PASSWORDS]
     async with engine.transaction(), engine.transaction():
         found = await operator.scrape()
@@ -311,16 +311,16 @@ def ops():
 
 
 def taken():
-    """A port that somebody listens on, as an open socket."""
-    plug = socket.create_server(("127.0.0.1", 0))
-    return plug, plug.getsockname()[1]
+    """Return a listening socket and its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    return listener, listener.getsockname()[1]
 
 
 async def test_a_taken_port(ops):
-    """It is said; where several processes are given the same, each takes the next that is free."""
-    plug, port = taken()
+    """A taken port is an error; but several workers with the same port each take the next free one."""
+    listener, port = taken()
     address = ListenAddress("127.0.0.1", port)
-    with plug:
+    with listener:
         with pytest.raises(CannotStart, match=f"127.0.0.1:{port}: the address is in use.*--admin-listen"):
             async with serve_admin(ops, address):
                 pass
@@ -337,11 +337,11 @@ async def test_a_taken_port(ops):
 
 
 async def test_no_port_is_left(ops, monkeypatch):
-    """The last one that was tried is told."""
-    monkeypatch.setattr(ops_module, "SPARE_PORTS", 1)
-    plug, port = taken()
-    with plug, contextlib.ExitStack() as others:
-        with contextlib.suppress(OSError):  # then somebody else has it
+    """The error names the last port that was tried."""
+    monkeypatch.setattr(admin_module, "SPARE_PORTS", 1)
+    listener, port = taken()
+    with listener, contextlib.ExitStack() as others:
+        with contextlib.suppress(OSError):  # the port is taken already
             others.enter_context(socket.create_server(("127.0.0.1", port + 1)))
         with pytest.raises(CannotStart, match=f"cannot listen on 127.0.0.1:{port + 1}: the address is in use"):
             async with serve_admin(ops, ListenAddress("127.0.0.1", port), is_hosted=True):
@@ -350,17 +350,17 @@ async def test_no_port_is_left(ops, monkeypatch):
 
 @pytest.mark.parametrize(("port", "candidates"), [(0, [0]), (9100, range(9100, 9117)), (65_530, range(65_530, 65_536))])
 def test_candidates(port, candidates):
-    """The ports that follow, as far as there are any; any free one is asked for once."""
-    assert [address.port for address in ops_module._candidates(ListenAddress("127.0.0.1", port))] == [*candidates]
+    """The following ports are tried, as far as they exist; port 0 once."""
+    assert [address.port for address in admin_module._candidates(ListenAddress("127.0.0.1", port))] == [*candidates]
 
 
-async def test_a_unix_socket_goes_with_it(ops, tmp_path):
-    """One that a killed server has left is taken over, one that is answered on is not."""
+async def test_a_stale_unix_socket(ops, tmp_path):
+    """The socket of a killed server is replaced, one that answers is not; the end removes it."""
     path = tmp_path / "ops"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
     address = ListenAddress(None, 0, str(path))
-    async with serve_admin(ops, address), asking(path) as operator:
+    async with serve_admin(ops, address), open_operator(path) as operator:
         assert (await operator.ask("/health/live"))[0] == 200
         with pytest.raises(CannotStart, match="is in use"):
             async with serve_admin(admin_application(Readiness(), process_registry()), address):
@@ -369,16 +369,16 @@ async def test_a_unix_socket_goes_with_it(ops, tmp_path):
     assert [*tmp_path.iterdir()] == []
 
 
-async def test_a_unix_socket_of_one_of_several(ops, tmp_path):
-    """Each process has its own, so that none takes another's away."""
+async def test_a_unix_socket_per_worker(ops, tmp_path):
+    """Each worker has its own socket, so none replaces that of another."""
     async with serve_admin(ops, ListenAddress(None, 0, str(tmp_path / "ops")), is_hosted=True) as bound:
         assert bound.path == f"{tmp_path}/ops.{os.getpid()}"
-        async with asking(bound.path) as operator:
+        async with open_operator(bound.path) as operator:
             assert (await operator.ask("/health/live"))[0] == 200
     assert [*tmp_path.iterdir()] == []
 
 
-async def test_an_address_that_cannot_be(ops):
+async def test_an_impossible_address(ops):
     for address in (ListenAddress("no-such-host.invalid", 1), ListenAddress(None, 0, "/no/such/dir/ops")):
         with pytest.raises(CannotStart, match=f"cannot listen on {address}"):
             async with serve_admin(ops, address):
@@ -393,7 +393,7 @@ SERVED = re.compile(r'health and metrics are served on ([^"\s]+)')
 
 @pytest.fixture
 def start(db_url, tmp_path):
-    """Start a program that serves att, with variables; its process, whose errors go to a file."""
+    """Start a program that serves att, with these variables; return its process. Its errors go to a file."""
     with contextlib.ExitStack() as stack:
 
         def go(*command, **environment):
@@ -415,7 +415,7 @@ def start(db_url, tmp_path):
 
 
 async def addresses(tmp_path, count):
-    """Where health and metrics are served, by that many processes."""
+    """Wait for that many processes; return their addresses of health and metrics."""
 
     async def told():
         found = SERVED.findall((tmp_path / "stderr").read_text())
@@ -424,8 +424,8 @@ async def addresses(tmp_path, count):
     return await eventually(told, 30)
 
 
-async def test_draining_is_seen(start, tmp_path, postgresql):
-    """From SIGTERM until the last request is answered the server is alive, and sends new ones elsewhere."""
+async def test_draining_is_visible(start, tmp_path, postgresql):
+    """From SIGTERM to the last answer the server is alive and not ready."""
     process = start("att", ATT_ADMIN_LISTEN="127.0.0.1:0", ATT_DRAIN_TIME="0s")
     banner = await asyncio.to_thread(process.stdout.readline)
     main = re.search(r"http://\S+", banner)[0]
@@ -459,9 +459,9 @@ async def test_draining_is_seen(start, tmp_path, postgresql):
 
 
 async def test_a_taken_port_of_att_server(start, tmp_path):
-    """It is one line, as for --listen."""
-    plug, port = taken()
-    with plug:
+    """The error is one line, as for --listen."""
+    listener, port = taken()
+    with listener:
         process = start("att", ATT_ADMIN_LISTEN=f"127.0.0.1:{port}")
         assert await asyncio.to_thread(process.wait, 30) == 1
     [line] = (tmp_path / "stderr").read_text().splitlines()
@@ -470,7 +470,7 @@ async def test_a_taken_port_of_att_server(start, tmp_path):
 
 
 async def test_several_workers(start, tmp_path):
-    """Under gunicorn each process has its own figures, at a port of its own, and stops with it."""
+    """Under gunicorn each worker has its own metrics at its own port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = ("gunicorn", "att.app:create_app()", "--workers", "2", "--bind", "127.0.0.1:0")

@@ -1,4 +1,4 @@
-"""The application as gunicorn serves it: the real one, with aiohttp's worker on uvloop."""
+"""The application under gunicorn, with aiohttp's worker on uvloop."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ DEADLINE = 60  # seconds; a busy machine takes its time to start three processes
 
 
 class Gunicorn:
-    """One with two workers, and these variables."""
+    """Gunicorn with two workers and these environment variables."""
 
     def __init__(self, **variables):
         self.variables = {f"ATT_{name}": value for name, value in variables.items()}
@@ -41,7 +41,7 @@ class Gunicorn:
         self.errors = b""
 
     async def start(self, directory, *options):
-        """Start it as the documentation has it, but for the port and the number of workers."""
+        """Start it as in the documentation, but for the port and the number of workers."""
         pipe = asyncio.subprocess.PIPE
         self.process = await asyncio.create_subprocess_exec(
             *(
@@ -75,7 +75,7 @@ class Gunicorn:
         return LISTENING.search(self.errors)
 
     async def ends(self):
-        """Its exit status, when it has ended by itself or by a signal."""
+        """Return its exit status."""
         async with asyncio.timeout(DEADLINE):
             status = await self.process.wait()
             await asyncio.gather(*self._reading)
@@ -84,7 +84,7 @@ class Gunicorn:
 
 @pytest.fixture
 async def gunicorn(tmp_path_factory):
-    """Start one that serves; it is stopped in the end."""
+    """Start gunicorn; stop it after the test."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def go(*options, **variables):
@@ -110,7 +110,7 @@ async def enter(client, path, login):
 
 
 async def say(url, header):
-    """A request with this header, which is refused; how, and what is said of it."""
+    """Send a request with this header, which is refused; return the status and the answer."""
     port = int(url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /users/me HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\n\r\n")
@@ -123,7 +123,7 @@ async def say(url, header):
 
 
 async def test_two_workers(gunicorn, db_url):
-    """Sign up, make a group, listen on many sockets, broadcast; SIGTERM: each is told when to come back."""
+    """Sign up, make a group, listen on many sockets, broadcast. At SIGTERM each socket is told when to reconnect."""
     server = await gunicorn("--graceful-timeout", "30", DB_URL=db_url, DRAIN_TIME="1s", ACCESS_LOG="1")
     await server.listens()
     timeout = aiohttp.ClientTimeout(DEADLINE)
@@ -152,7 +152,7 @@ async def test_two_workers(gunicorn, db_url):
 
 
 async def test_a_slow_head(monkeypatch):
-    """It is given up; another request of a connection may come later than a head may."""
+    """A slow request head is answered 408; a pause between two requests may be longer."""
     monkeypatch.setattr(connections, "_SWEEP_INTERVAL", 0.01)
     monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.05)
     app = module.Application()
@@ -175,7 +175,7 @@ async def test_a_slow_head(monkeypatch):
 
 
 async def test_embedded(gunicorn, tmp_path_factory):
-    """The workers share one embedded PostgreSQL, of which one tells the first password; it stops with the last."""
+    """The workers share one embedded PostgreSQL, one prints the first password, and it stops with the last worker."""
     data_dir = tmp_path_factory.mktemp("data")
     server = await gunicorn(DATA_DIR=str(data_dir))
     await server.listens()
@@ -190,7 +190,7 @@ async def test_embedded(gunicorn, tmp_path_factory):
 
 
 async def test_a_second_signal(gunicorn, db_url):
-    """It ends a drain at once: those who are still there are closed with 1001."""
+    """A second signal ends the drain at once: remaining sockets are closed with 1001."""
     server = await gunicorn("--workers", "1", "--graceful-timeout", "300", DB_URL=db_url, DRAIN_TIME="1h")
     await server.listens()
     async with aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(DEADLINE)) as client:
@@ -215,8 +215,8 @@ async def test_a_second_signal(gunicorn, db_url):
         ({"DB_URL": "postgresql://me:secret@127.0.0.1:1/mine"}, b"att: "),
     ],
 )
-async def test_it_cannot_start(gunicorn, variables, line):
-    """One line says why, no worker is started again, and the status is not 0."""
+async def test_a_failed_start(gunicorn, variables, line):
+    """Gunicorn prints one line with the reason, starts no other worker, and its exit status is not 0."""
     server = await gunicorn(**variables)
     assert await server.ends() != 0
     assert line in server.errors
@@ -224,8 +224,8 @@ async def test_it_cannot_start(gunicorn, variables, line):
     assert b"secret" not in server.errors
 
 
-def test_what_does_nothing_is_told(monkeypatch, caplog):
-    """Options that are the other program's are not passed over in silence."""
+def test_ignored_settings(monkeypatch, caplog):
+    """Settings that gunicorn replaces are named in a warning."""
     for name in [name for name in os.environ if name.startswith("ATT_")]:
         monkeypatch.delenv(name)
     assert module.read_settings() == Settings()
@@ -240,7 +240,7 @@ def test_what_does_nothing_is_told(monkeypatch, caplog):
 
 
 def test_the_first_password(capsys):
-    """It is told only if it was made up."""
+    """The password is printed only if it was generated."""
     module.announce_administrator(None)
     assert capsys.readouterr().out == ""
     module.announce_administrator(AdministratorCredentials("admin", "made up"))

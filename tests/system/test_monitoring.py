@@ -1,4 +1,4 @@
-"""What looks at a server from outside: the health check of the image, and the rules that raise alarms."""
+"""Monitoring from outside: the health check of the image, and the alert rules."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def server(db_url) -> Iterator[tuple[Node, int]]:
 
 
 def check(port):
-    """Run the image's health check; its exit status, which Docker takes for healthy if it is 0."""
+    """Run the image's health check; return its exit status, 0 for healthy."""
     [text] = re.findall(r"HEALTHCHECK .*\\\n\s*CMD (\[.*\])", (ROOT / "Dockerfile").read_text())
     words = [word.replace("127.0.0.1:9100", f"127.0.0.1:{port}") for word in json.loads(text)]
     assert words[0] == "python"
@@ -45,26 +45,26 @@ def test_health_check(server):
     assert check(port)
 
 
-def test_health_check_asks_where_the_image_serves():
+def test_health_check_uses_the_admin_address_of_the_image():
     assert "ATT_ADMIN_LISTEN=127.0.0.1:9100" in (ROOT / "Dockerfile").read_text()
 
 
-def figures(port):
-    """The names of a server's figures, as they are asked for."""
+def metrics(port):
+    """Return the names of the metrics of a server, as queries write them."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         families = [*text_string_to_metric_families(answer.read().decode())]
     return {family.name + suffix for family in families for suffix in SUFFIXES.get(family.type, [""])}
 
 
-def test_alarms_have_figures(server):
-    """Every figure that a rule looks at is one that a server has."""
+def test_alerts_have_metrics(server):
+    """Every metric in a rule is one that a server has."""
     wanted = {name for rule in RULES for name in NAME.findall(rule["expr"])}
     assert len(wanted) > 10
-    assert wanted <= figures(server[1])
+    assert wanted <= metrics(server[1])
 
 
-def test_alarms_are_explained():
-    """Every alarm is in the table of docs/how-to/operations.md that says what it means and what to do, and no other."""
+def test_alerts_are_explained():
+    """Every alert is in the table of docs/how-to/operations.md that says what it means and what to do, and no other."""
     table = re.findall(r"^\| `(Att\w+)` \|", (ROOT / "docs" / "how-to" / "operations.md").read_text(), re.MULTILINE)
     assert table == [rule["alert"] for rule in RULES]
     assert all(rule["for"] for rule in RULES)

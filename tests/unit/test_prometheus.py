@@ -1,4 +1,4 @@
-"""The page of metrics: well formed, and true of what the parts have counted."""
+"""The page of metrics: well formed, with the values that the parts have counted."""
 
 import pytest
 from aiohttp import web
@@ -47,7 +47,7 @@ def exposed(registry):
 
 
 async def test_conventions(exposed):
-    """Ours begin with att_, counters end in _total, times are in seconds, each says what it is."""
+    """Our names begin with att_, counters end in _total, each metric has a description."""
     _, families = exposed()
     ours = {name: family for name, family in families.items() if name.startswith("att_")}
     assert len(ours) > 20
@@ -60,7 +60,7 @@ async def test_conventions(exposed):
 
 
 async def test_before_our_parts_have_started(db):
-    """The process and the build are told alone."""
+    """Before the start, only metrics of the process and the build are there."""
     found, families = samples(page(process_registry(), "")[0].decode())
     assert not [name for name in families if name.startswith("att_") and name != "att_build_info"]
     [[*_, version]] = [key for key in found if key[0] == "att_build_info"]
@@ -74,7 +74,7 @@ def observe(request_log, route, method, status, seconds):
 
 
 async def test_requests(request_log, exposed):
-    """Counted by route, method and status; their times by route and method."""
+    """Requests are counted by route, method and status, their durations by route and method."""
     for status, seconds in ((200, 0.002), (200, 0.3), (404, 20.0)):
         observe(request_log, "/users/{user_id}", "GET", status, seconds)
     observe(request_log, "/listen/{user_id}", "GET", 101, 0.01)
@@ -96,7 +96,7 @@ async def test_requests(request_log, exposed):
 
 
 async def test_a_path_cannot_forge_a_sample(request_log, exposed):
-    """Quotes and line ends in a label stay in it."""
+    """Quotes and line ends in a label are escaped."""
     route = '/x"}\natt_forged 1\\'
     observe(request_log, route, "GET", 200, 0.1)
     found, families = exposed()
@@ -105,7 +105,7 @@ async def test_a_path_cannot_forge_a_sample(request_log, exposed):
 
 
 async def test_refusals(request_log, exposed):
-    """By status, and not among the requests, whose share of errors they would change."""
+    """Refusals are counted by status, and apart from requests, whose share of errors they would change."""
     for status in (400, 503, 503):
         request_log.rejected(None, web.Response(status=status))
     found, _ = exposed()

@@ -1,4 +1,4 @@
-"""Readiness: every probe is asked, none is waited for without a bound, and what is wrong is named."""
+"""Readiness: all probes run, each with a timeout, and the report names the faults."""
 
 import asyncio
 from contextlib import suppress
@@ -13,12 +13,12 @@ from att.errors import DatabaseUnavailable
 
 
 async def fine():
-    """Nothing is wrong."""
+    """Probe successfully."""
 
 
 @pytest.fixture
 def readiness():
-    """Of a server that has started, and whose probes have little time."""
+    """Readiness of a started server, with a short timeout."""
     readiness = Readiness(timeout=0.05)
     readiness.is_started = True
     return readiness
@@ -33,7 +33,7 @@ async def test_ready(readiness):
 
 
 async def test_before_it_has_started(readiness):
-    """It is not ready, whatever its probes say."""
+    """A server that is starting is not ready, and its probes do not run."""
     readiness.is_started = False
     readiness.probes["database"] = fine
     report = await readiness.report()
@@ -42,7 +42,7 @@ async def test_before_it_has_started(readiness):
 
 
 async def test_draining(readiness):
-    """It is not ready, though everything works; the probes are told all the same."""
+    """A draining server is not ready, though its probes succeed; the report shows them."""
     readiness.probes["database"] = fine
     readiness.draining = True
     report = await readiness.report()
@@ -50,8 +50,8 @@ async def test_draining(readiness):
     assert report.checks["database"]["ok"]
 
 
-async def test_each_failure_says_what_is_wrong(readiness, caplog):
-    """What the operator may do about it, and nothing of the inside; a fault of ours is in the log, once."""
+async def test_failures(readiness, caplog):
+    """Each failure has a sentence for the operator. A bug shows no details; it is logged once."""
 
     async def unavailable():
         raise DatabaseUnavailable(why="the database at db.example:5432: connection refused")
@@ -81,16 +81,16 @@ async def test_each_failure_says_what_is_wrong(readiness, caplog):
     assert [record.exc_info[0] for record in caplog.records] == [KeyError]
 
 
-async def test_probes_are_asked_at_once(readiness):
-    """Each of two waits until the other has begun."""
+async def test_probes_run_concurrently(readiness):
+    """Each of two probes waits until the other has started."""
     readiness._patience = 5
     barrier = asyncio.Barrier(2)
     readiness.probes |= {"one": barrier.wait, "other": barrier.wait}
     assert (await readiness.report()).is_ready
 
 
-async def test_those_who_ask_together_share_an_answer(readiness):
-    """The probes are asked once for them, also when the first has gone meanwhile; who comes later asks anew."""
+async def test_concurrent_callers_share_a_run(readiness):
+    """The probes run once for all of them, even if the first is cancelled; a later caller starts a new run."""
     asked, go = [], asyncio.Event()
 
     async def probe():
@@ -112,7 +112,7 @@ async def test_those_who_ask_together_share_an_answer(readiness):
 
 
 async def test_tasks(monkeypatch):
-    """Work that has failed is named, with since when; nothing is said when all goes well."""
+    """Failing work is named, with the time of its first failure; without any the probe succeeds."""
     await probe_tasks()
     monkeypatch.setattr(tasks, "RESTART_PAUSE", 3600)
     failed = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Work in the background: it goes on whatever happens to it, until it is to end."""
+"""Background work: it survives every failure, and ends with its block."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from att.errors import DatabaseUnavailable
 
 @pytest.fixture
 def work():
-    """Work that fails as it is told to, once each, and then says that it has been done."""
+    """Work that raises each of the given errors once, and then succeeds."""
 
     class Work:
         errors = [DatabaseUnavailable(), KeyError("x")]  # noqa: RUF012 - one test, one use
@@ -28,7 +28,7 @@ def work():
 
 
 async def test_failures_are_logged(work, caplog):
-    """It is done again after any failure: one of the database is a line, a fault of ours comes with its traceback."""
+    """Work is repeated after any failure. A database error is one line, a bug has its traceback."""
     with caplog.at_level(logging.WARNING, "att"):
         async with every("sweeping", work, 0):
             await asyncio.wait_for(work.done.wait(), 5)
@@ -70,8 +70,8 @@ async def test_it_ends_with_its_block(work, caplog):
 # All the time
 
 
-async def test_what_fails_is_begun_anew(work, caplog, monkeypatch):
-    """Whatever it failed with; that is logged, with its traceback. So is what has come to an end by itself."""
+async def test_failed_work_is_restarted(work, caplog, monkeypatch):
+    """Each failure is logged with its traceback. Work that returns is restarted too."""
     monkeypatch.setattr(tasks, "RESTART_PAUSE", 0)
     begun, twice = [], asyncio.Event()
 
@@ -88,8 +88,8 @@ async def test_what_fails_is_begun_anew(work, caplog, monkeypatch):
     assert [record.exc_info[0] for record in caplog.records] == [DatabaseUnavailable, KeyError]
 
 
-async def test_what_fails_for_good_does_not_spin(monkeypatch, caplog):
-    """It is begun anew after a pause, and ends with its block during that, too."""
+async def test_work_that_always_fails_does_not_spin(monkeypatch, caplog):
+    """It is restarted after a pause, and its block can end during the pause."""
     monkeypatch.setattr(tasks, "RESTART_PAUSE", 3600)
     failures, failed = [], asyncio.Event()
 
@@ -105,8 +105,8 @@ async def test_what_fails_for_good_does_not_spin(monkeypatch, caplog):
     assert len(failures) == 1
 
 
-async def test_what_runs_ends_with_its_block():
-    """After the block nothing is left, also when the block failed, or the work has let a cancellation pass it by."""
+async def test_supervised_work_ends_with_its_block():
+    """No task is left after the block, even if the block failed, or the work ignored a cancellation."""
     before = asyncio.all_tasks()
     begun = asyncio.Event()
 
@@ -133,8 +133,8 @@ async def test_what_runs_ends_with_its_block():
 # What fails
 
 
-async def test_what_is_done_now_and_then_fails_until_it_succeeds(work, caplog, monkeypatch):
-    """It is tried again soon; that it works again is told once."""
+async def test_periodic_work_fails_until_it_succeeds(work, caplog, monkeypatch):
+    """It is tried again soon; the recovery is logged once."""
     caplog.set_level(logging.INFO, "att")
     monkeypatch.setattr(tasks, "RETRY_PAUSE", 0)
     work.errors = [DatabaseUnavailable(), DatabaseUnavailable()]
@@ -155,8 +155,8 @@ async def test_what_is_done_now_and_then_fails_until_it_succeeds(work, caplog, m
     ]
 
 
-async def test_what_is_done_all_the_time_fails_until_it_has_run_for_a_while(work, monkeypatch):
-    """Since its first failure, as long as the next ones come within that while."""
+async def test_supervised_work_fails_until_it_has_run_for_a_while(work, monkeypatch):
+    """The time is that of the first failure, as long as the next ones come within the probation."""
     monkeypatch.setattr(tasks, "RESTART_PAUSE", 0)
     begun = asyncio.Event()
 
@@ -177,7 +177,7 @@ async def test_what_is_done_all_the_time_fails_until_it_has_run_for_a_while(work
 
 
 def test_a_failure_is_news_once():
-    """Until it has succeeded, or fails otherwise."""
+    """A failure is news again after a success, or if the error is another."""
     work = Work("sweeping")
     assert [work.fail(KeyError()), work.fail(KeyError()), work.fail(OSError())] == [True, False, True]
     since = work.failing_since
