@@ -32,7 +32,7 @@ from att.api.keys import (
     PUBLISHER,
     RATE_LIMITS,
     ROLE_SERVICE,
-    SESSION_EVENTS,
+    SESSION_LISTENER,
     SESSIONS,
     USER_SEARCH,
 )
@@ -48,7 +48,7 @@ from att.errors import CannotStart
 from att.groups.service import Groups
 from att.http.access_log import REQUEST_LOG, RequestLog
 from att.http.context import READINESS, SETTINGS
-from att.http.middleware import add_headers, answer_problems
+from att.http.middleware import add_headers, problem_middleware
 from att.http.requests import BODY_LIMIT
 from att.realtime.broker_events import BrokerEvents
 from att.realtime.brokers.base import Broker, SubscribingBroker
@@ -109,7 +109,7 @@ def create_app(settings: Settings | None = None) -> web.Application:
     # aiohttp would log the subprotocols that a client offers, and a browser may send its token among them.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     make = gunicorn.Application if is_hosted else web.Application
-    app = make(middlewares=[answer_problems], client_max_size=BODY_LIMIT)
+    app = make(middlewares=[problem_middleware], client_max_size=BODY_LIMIT)
     app[SETTINGS] = settings
     app[REQUEST_LOG] = RequestLog(logs_requests=settings.access_log)
     app[METRICS] = process_registry()
@@ -233,7 +233,7 @@ async def _accounts(app: web.Application) -> AsyncIterator[None]:
     """Give the services of accounts, sessions and groups. Needs ENGINE, PASSWORDS, BACKENDS, HUB."""
     db, hub = app[ENGINE], app[HUB]
     sessions = SessionCache(app[BACKENDS].make_sessions(db), hub)
-    app[SESSION_CACHE] = app[SESSIONS] = app[SESSION_EVENTS] = sessions
+    app[SESSION_CACHE] = app[SESSIONS] = app[SESSION_LISTENER] = sessions
     app[ACCOUNT_SERVICE] = Accounts(db, app[PASSWORDS], sessions, sessions)
     app[USER_SEARCH] = UserSearch(db)
     app[ROLE_SERVICE] = Roles(db)

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from att import errors
 from att.api import schemas
-from att.api.keys import ACCOUNT_SERVICE, RATE_LIMITS, SESSION_EVENTS, SESSIONS
+from att.api.keys import ACCOUNT_SERVICE, RATE_LIMITS, SESSION_LISTENER, SESSIONS
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
 from att.core.permissions import Who
 from att.http.client_info import client_of
@@ -56,7 +56,7 @@ async def logout(request: web.Request) -> web.Response:
         await request.app[SESSIONS].end(session.id)
     finally:
         # Even if the session may still exist: a user who logs out wants its sockets closed.
-        request.app[SESSION_EVENTS].session_ended(session.id)
+        request.app[SESSION_LISTENER].session_ended(session.id)
     response = web.Response(status=204)
     response.del_cookie(COOKIE)
     return response
@@ -78,7 +78,7 @@ ACCOUNT_ROUTES = (
         "Make an account",
         Shapes(
             body=schemas.NewAccountIn,
-            answers={201: schemas.SignedInOut},
+            responses={201: schemas.SignedInOut},
             errors=(errors.LoginTaken, errors.TooManyAttempts),
         ),
         section="accounts",
@@ -91,12 +91,14 @@ ACCOUNT_ROUTES = (
         "Start a session",
         Shapes(
             body=schemas.CredentialsIn,
-            answers={200: schemas.SignedInOut},
+            responses={200: schemas.SignedInOut},
             errors=(errors.AuthFailed, errors.TooManyAttempts),
         ),
         section="accounts",
     ),
-    Route("POST", "/logout", logout, Who.SIGNED_IN, "End the session", Shapes(answers={204: None}), section="accounts"),
+    Route(
+        "POST", "/logout", logout, Who.SIGNED_IN, "End the session", Shapes(responses={204: None}), section="accounts"
+    ),
 )
 
 ACCOUNT_EXAMPLES: Examples = {

@@ -10,7 +10,7 @@ from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
 from att.core.permissions import Permission, Who
 from att.http.context import SESSION
 from att.http.requests import parse_json, read_body, read_idempotency_key
-from att.http.responses import answer
+from att.http.responses import respond
 from att.realtime.event_log import Publish
 
 
@@ -21,7 +21,7 @@ async def broadcast(request: web.Request) -> web.Response:
         raise errors.NotAnObject
     draft = Publish(path_group(request), request[SESSION].user_id, body, read_idempotency_key(request))
     (event, _), counted = await request.app[PUBLISHER].publish(draft)
-    return answer(schemas.DeliveryOut(group=event.group_id, seq=event.seq, at=event.at, **counted._asdict()))
+    return respond(schemas.DeliveryOut(group=event.group_id, seq=event.seq, at=event.at, **counted._asdict()))
 
 
 BROADCAST_ROUTES = (
@@ -32,7 +32,7 @@ BROADCAST_ROUTES = (
         Who.POSTER,
         "Send a JSON object to a group",
         Shapes(
-            body=schemas.MessageIn, answers={200: schemas.DeliveryOut}, errors=(errors.NotAnObject,), takes_key=True
+            body=schemas.MessageIn, responses={200: schemas.DeliveryOut}, errors=(errors.NotAnObject,), takes_key=True
         ),
         Permission.BROADCAST_ANY,
         section="realtime",

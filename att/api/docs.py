@@ -69,7 +69,7 @@ DOCS_ROUTES = (
         openapi,
         Who.ANYONE,
         "This document (OpenAPI 3.1)",
-        Shapes(answers={200: File(("application/json",))}),
+        Shapes(responses={200: File(("application/json",))}),
         section="docs",
     ),
     Route(
@@ -78,7 +78,7 @@ DOCS_ROUTES = (
         docs,
         Who.ANYONE,
         "This document as a page to read and try",
-        Shapes(answers={200: File(("text/html",))}),
+        Shapes(responses={200: File(("text/html",))}),
     ),
     Route(
         "GET",
@@ -86,6 +86,6 @@ DOCS_ROUTES = (
         docs_file,
         Who.ANYONE,
         "A file of that page",
-        Shapes(answers={200: File(tuple(sorted({*MEDIA_TYPES.values()}))), 304: None}),
+        Shapes(responses={200: File(tuple(sorted({*MEDIA_TYPES.values()}))), 304: None}),
     ),
 )

@@ -53,7 +53,7 @@ EVENT_ROUTES = (
         group_events,
         Who.MEMBER,
         "Read a group's log",
-        Shapes(query=EventsQuery, answers={200: PageOut[schemas.EventOut]}),
+        Shapes(query=EventsQuery, responses={200: PageOut[schemas.EventOut]}),
         Permission.GROUPS_READ,
     ),
 )

@@ -11,7 +11,7 @@ from att.core.permissions import Permission, Who
 from att.groups.queries import GROUPS_OF_USER, MEMBERS_OF_GROUP, VISIBLE_GROUPS
 from att.http.context import SESSION
 from att.http.requests import read, read_body, read_query, read_window
-from att.http.responses import answer, answer_page
+from att.http.responses import respond, respond_page
 from att.http.schemas import PageOut, PageQuery
 
 
@@ -19,14 +19,14 @@ async def user_groups(request: web.Request) -> web.Response:
     """List the groups of a user."""
     window = read_window(read_query(request, PageQuery), GROUPS_OF_USER.order)
     page = await request.app[GROUP_SERVICE].of_user(path_user(request), window)
-    return answer_page(request, page, schemas.GroupOut)
+    return respond_page(request, page, schemas.GroupOut)
 
 
 async def create_group(request: web.Request) -> web.Response:
     """Create a group, with the user as its owner."""
     new = await read(request, schemas.NewGroupIn)
     group = await request.app[GROUP_SERVICE].create(actor=actor_of(request), **new.model_dump())
-    return answer(schemas.GroupOut.model_validate(group), status=201)
+    return respond(schemas.GroupOut.model_validate(group), status=201)
 
 
 async def list_groups(request: web.Request) -> web.Response:
@@ -35,12 +35,12 @@ async def list_groups(request: web.Request) -> web.Response:
     groups, user_id = request.app[GROUP_SERVICE], request[SESSION].user_id
     may_read_all = await is_permitted(request, Permission.GROUPS_READ)
     page = await (groups.all if may_read_all else groups.visible_to)(user_id, window)
-    return answer_page(request, page, schemas.GroupOut)
+    return respond_page(request, page, schemas.GroupOut)
 
 
 async def get_group(request: web.Request) -> web.Response:
     """Return a group."""
-    return answer(schemas.GroupOut.model_validate(request[GROUP]))
+    return respond(schemas.GroupOut.model_validate(request[GROUP]))
 
 
 async def change_group(request: web.Request) -> web.Response:
@@ -48,7 +48,7 @@ async def change_group(request: web.Request) -> web.Response:
     change = await read(request, schemas.GroupChangeIn)
     given = change.model_dump(exclude_unset=True)
     group = await request.app[GROUP_SERVICE].change(request[GROUP].id, actor_of(request), **given)
-    return answer(schemas.GroupOut.model_validate(group))
+    return respond(schemas.GroupOut.model_validate(group))
 
 
 async def delete_group(request: web.Request) -> web.Response:
@@ -61,7 +61,7 @@ async def group_members(request: web.Request) -> web.Response:
     """List the members of a group."""
     window = read_window(read_query(request, PageQuery), MEMBERS_OF_GROUP.order)
     page = await request.app[GROUP_SERVICE].members(request[GROUP].id, window)
-    return answer_page(request, page, schemas.MemberOut)
+    return respond_page(request, page, schemas.MemberOut)
 
 
 async def put_member(request: web.Request) -> web.Response:
@@ -72,14 +72,14 @@ async def put_member(request: web.Request) -> web.Response:
     if role == "owner" and group.role != "owner" and not await is_permitted(request, Permission.GROUPS_WRITE):
         raise errors.NotAnOwner
     member, is_new = await request.app[GROUP_SERVICE].add_member(group.id, user_id, actor_of(request), role)
-    return answer(schemas.MemberOut.model_validate(member), status=201 if is_new else 200)
+    return respond(schemas.MemberOut.model_validate(member), status=201 if is_new else 200)
 
 
 async def add_members(request: web.Request) -> web.Response:
     """Add members, all or none."""
     new = await read(request, schemas.NewMembersIn)
     members = await request.app[GROUP_SERVICE].add_members(request[GROUP].id, new.user_ids, actor_of(request))
-    return answer(schemas.ItemsOut[schemas.MemberOut].model_validate({"items": members}), status=201)
+    return respond(schemas.ItemsOut[schemas.MemberOut].model_validate({"items": members}), status=201)
 
 
 async def delete_member(request: web.Request) -> web.Response:
@@ -88,7 +88,7 @@ async def delete_member(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-_GROUP = Shapes(answers={200: schemas.GroupOut})
+_GROUP = Shapes(responses={200: schemas.GroupOut})
 GROUP_ROUTES = (
     Route(
         "GET",
@@ -96,7 +96,7 @@ GROUP_ROUTES = (
         user_groups,
         Who.ONESELF,
         "List a user's groups",
-        Shapes(query=PageQuery, answers={200: PageOut[schemas.GroupOut]}),
+        Shapes(query=PageQuery, responses={200: PageOut[schemas.GroupOut]}),
         Permission.GROUPS_READ,
     ),
     Route(
@@ -105,7 +105,7 @@ GROUP_ROUTES = (
         list_groups,
         Who.SIGNED_IN,
         "List one's own groups and the open ones, or all with groups.read",
-        Shapes(query=PageQuery, answers={200: PageOut[schemas.GroupOut]}),
+        Shapes(query=PageQuery, responses={200: PageOut[schemas.GroupOut]}),
     ),
     Route(
         "POST",
@@ -113,7 +113,7 @@ GROUP_ROUTES = (
         create_group,
         Who.SIGNED_IN,
         "Create a group",
-        Shapes(body=schemas.NewGroupIn, answers={201: schemas.GroupOut}, errors=(errors.GroupNameTaken,)),
+        Shapes(body=schemas.NewGroupIn, responses={201: schemas.GroupOut}, errors=(errors.GroupNameTaken,)),
     ),
     Route("GET", "/groups/{group}", get_group, Who.VISITOR, "Show a group", _GROUP, Permission.GROUPS_READ),
     Route(
@@ -122,7 +122,7 @@ GROUP_ROUTES = (
         change_group,
         Who.OWNER,
         "Change a group's name or rules",
-        Shapes(body=schemas.GroupChangeIn, answers={200: schemas.GroupOut}, errors=(errors.GroupNameTaken,)),
+        Shapes(body=schemas.GroupChangeIn, responses={200: schemas.GroupOut}, errors=(errors.GroupNameTaken,)),
         Permission.GROUPS_WRITE,
     ),
     Route(
@@ -131,7 +131,7 @@ GROUP_ROUTES = (
         delete_group,
         Who.OWNER,
         "Delete a group",
-        Shapes(answers={204: None}),
+        Shapes(responses={204: None}),
         Permission.GROUPS_WRITE,
     ),
     Route(
@@ -140,7 +140,7 @@ GROUP_ROUTES = (
         group_members,
         Who.MEMBER,
         "List a group's members",
-        Shapes(query=PageQuery, answers={200: PageOut[schemas.MemberOut]}),
+        Shapes(query=PageQuery, responses={200: PageOut[schemas.MemberOut]}),
         Permission.GROUPS_READ,
     ),
     Route(
@@ -150,7 +150,7 @@ GROUP_ROUTES = (
         Who.OWNER,
         "Add members, all or none",
         Shapes(
-            body=schemas.NewMembersIn, answers={201: schemas.ItemsOut[schemas.MemberOut]}, errors=(errors.NoSuchUser,)
+            body=schemas.NewMembersIn, responses={201: schemas.ItemsOut[schemas.MemberOut]}, errors=(errors.NoSuchUser,)
         ),
         Permission.GROUPS_WRITE,
     ),
@@ -163,7 +163,7 @@ GROUP_ROUTES = (
         Shapes(
             body=schemas.MemberChangeIn,
             is_body_required=False,
-            answers={200: schemas.MemberOut, 201: schemas.MemberOut},
+            responses={200: schemas.MemberOut, 201: schemas.MemberOut},
             errors=(errors.NoSuchUser, errors.LastOwner),
         ),
         Permission.GROUPS_WRITE,
@@ -174,7 +174,7 @@ GROUP_ROUTES = (
         delete_member,
         Who.OWNER_OR_ONESELF,
         "Remove a member, or leave",
-        Shapes(answers={204: None}, errors=(errors.NoSuchMember, errors.LastOwner)),
+        Shapes(responses={204: None}, errors=(errors.NoSuchMember, errors.LastOwner)),
         Permission.GROUPS_WRITE,
     ),
 )

@@ -12,7 +12,7 @@ from att.api.query_schemas import HistoryQuery
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, OTHER_EXAMPLE_ID, Examples, Route, Shapes
 from att.core.permissions import Permission, Who
 from att.http.requests import read_query, read_window
-from att.http.responses import answer_page
+from att.http.responses import respond_page
 from att.http.schemas import PageOut, PageQuery
 
 
@@ -21,14 +21,14 @@ async def list_history(request: web.Request) -> web.Response:
     query = read_query(request, HistoryQuery)
     window = read_window(query, HISTORY_ORDER)
     filters = cast(HistoryFilters, query.model_dump(exclude={"limit", "after"}, exclude_none=True))
-    return answer_page(request, await request.app[HISTORY].page(window, filters), schemas.ChangeOut)
+    return respond_page(request, await request.app[HISTORY].page(window, filters), schemas.ChangeOut)
 
 
 async def user_history(request: web.Request) -> web.Response:
     """List the changes of a user and of their memberships, the newest first."""
     window = read_window(read_query(request, PageQuery), HISTORY_OF_USER.order)
     page = await request.app[HISTORY].of_user(path_user(request), window)
-    return answer_page(request, page, schemas.ChangeOut)
+    return respond_page(request, page, schemas.ChangeOut)
 
 
 HISTORY_ROUTES = (
@@ -38,7 +38,7 @@ HISTORY_ROUTES = (
         list_history,
         Who.PERMITTED,
         "List the changes of users, roles, groups and members, the newest first",
-        Shapes(query=HistoryQuery, answers={200: PageOut[schemas.ChangeOut]}),
+        Shapes(query=HistoryQuery, responses={200: PageOut[schemas.ChangeOut]}),
         Permission.HISTORY_READ,
     ),
     Route(
@@ -47,7 +47,7 @@ HISTORY_ROUTES = (
         user_history,
         Who.ONESELF,
         "List the changes of a user and of their memberships, the newest first",
-        Shapes(query=PageQuery, answers={200: PageOut[schemas.ChangeOut]}),
+        Shapes(query=PageQuery, responses={200: PageOut[schemas.ChangeOut]}),
         Permission.HISTORY_READ,
     ),
 )

@@ -20,7 +20,7 @@ LISTEN_ROUTES = (
         listen,
         Who.ONESELF,
         "Listen to one's groups on a WebSocket",
-        Shapes(answers={101: None}, errors=(errors.UpgradeRequired,)),
+        Shapes(responses={101: None}, errors=(errors.UpgradeRequired,)),
         section="realtime",
         upgrades=True,
     ),

@@ -9,7 +9,7 @@ from att.api.keys import GROUP, PRESENCE
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
 from att.core.permissions import Permission, Who
 from att.http.requests import read_query, read_window
-from att.http.responses import answer, answer_page
+from att.http.responses import respond, respond_page
 from att.http.schemas import PageOut, PageQuery
 from att.realtime.presence import PRESENT_IN_GROUP
 
@@ -18,12 +18,12 @@ async def group_presence(request: web.Request) -> web.Response:
     """List the members of a group who are connected."""
     window = read_window(read_query(request, PageQuery), PRESENT_IN_GROUP.order)
     page = await request.app[PRESENCE].in_group(request[GROUP].id, window)
-    return answer_page(request, page, schemas.PresentOut)
+    return respond_page(request, page, schemas.PresentOut)
 
 
 async def user_presence(request: web.Request) -> web.Response:
     """Return since when and by how many sockets a user is connected."""
-    return answer(schemas.PresenceOut.model_validate(await request.app[PRESENCE].of_user(path_user(request))))
+    return respond(schemas.PresenceOut.model_validate(await request.app[PRESENCE].of_user(path_user(request))))
 
 
 PRESENCE_ROUTES = (
@@ -33,7 +33,7 @@ PRESENCE_ROUTES = (
         group_presence,
         Who.MEMBER,
         "List the members who are connected, to whichever server",
-        Shapes(query=PageQuery, answers={200: PageOut[schemas.PresentOut]}),
+        Shapes(query=PageQuery, responses={200: PageOut[schemas.PresentOut]}),
         Permission.GROUPS_READ,
     ),
     Route(
@@ -42,7 +42,7 @@ PRESENCE_ROUTES = (
         user_presence,
         Who.ONESELF,
         "Show whether a user is connected, to whichever server",
-        Shapes(answers={200: schemas.PresenceOut}, errors=(errors.NoSuchUser,)),
+        Shapes(responses={200: schemas.PresenceOut}, errors=(errors.NoSuchUser,)),
         Permission.USERS_READ,
     ),
 )

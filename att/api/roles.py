@@ -13,14 +13,14 @@ from att.api.query_schemas import IdsQuery
 from att.api.route import EXAMPLE_ID, Examples, Route, Shapes
 from att.core.permissions import Permission, Who
 from att.http.requests import read, read_query, read_some, read_window
-from att.http.responses import answer, answer_page
+from att.http.responses import respond, respond_page
 from att.http.schemas import PageOut, PageQuery
 
 
 async def list_roles(request: web.Request) -> web.Response:
     """List the roles by name."""
     window = read_window(read_query(request, PageQuery), roles.ROLES.order)
-    return answer_page(request, await request.app[ROLE_SERVICE].page(window), schemas.RoleOut)
+    return respond_page(request, await request.app[ROLE_SERVICE].page(window), schemas.RoleOut)
 
 
 async def create_roles(request: web.Request) -> web.Response:
@@ -28,34 +28,34 @@ async def create_roles(request: web.Request) -> web.Response:
     body, actor = await read_some(request, schemas.NewRoleIn, schemas.NewRolesIn), actor_of(request)
     if isinstance(body, list):
         new = [roles.NewRole(role.name, role.permissions) for role in body]
-        return _answer_roles(await request.app[ROLE_SERVICE].create_many(new, actor), status=201)
+        return _respond_roles(await request.app[ROLE_SERVICE].create_many(new, actor), status=201)
     role = await request.app[ROLE_SERVICE].create(roles.NewRole(body.name, body.permissions), actor)
-    return answer(schemas.RoleOut.model_validate(role), status=201)
+    return respond(schemas.RoleOut.model_validate(role), status=201)
 
 
 async def change_roles(request: web.Request) -> web.Response:
     """Change many roles."""
     body = await read(request, schemas.RoleChangesIn)
     changes = [_role_change(change.id, change) for change in body.root]
-    return _answer_roles(await request.app[ROLE_SERVICE].change_many(changes, actor_of(request)))
+    return _respond_roles(await request.app[ROLE_SERVICE].change_many(changes, actor_of(request)))
 
 
 async def delete_roles(request: web.Request) -> web.Response:
     """Delete many roles."""
     query = read_query(request, IdsQuery)
     deleted = await request.app[ROLE_SERVICE].delete_many(query.id, actor_of(request))
-    return answer(schemas.DeletedOut(deleted=deleted))
+    return respond(schemas.DeletedOut(deleted=deleted))
 
 
 async def get_role(request: web.Request) -> web.Response:
     """Return a role."""
-    return answer(schemas.RoleOut.model_validate(await request.app[ROLE_SERVICE].find(path_id(request, "role_id"))))
+    return respond(schemas.RoleOut.model_validate(await request.app[ROLE_SERVICE].find(path_id(request, "role_id"))))
 
 
 async def change_role(request: web.Request) -> web.Response:
     """Change a role."""
     change = _role_change(path_id(request, "role_id"), await read(request, schemas.RoleChangeIn))
-    return answer(schemas.RoleOut.model_validate(await request.app[ROLE_SERVICE].change(change, actor_of(request))))
+    return respond(schemas.RoleOut.model_validate(await request.app[ROLE_SERVICE].change(change, actor_of(request))))
 
 
 async def delete_role(request: web.Request) -> web.Response:
@@ -71,9 +71,9 @@ def _role_change(role_id: UUID, body: schemas.RoleChangeIn) -> roles.RoleChange:
     )
 
 
-def _answer_roles(found: list[roles.Role], *, status: int = 200) -> web.Response:
+def _respond_roles(found: list[roles.Role], *, status: int = 200) -> web.Response:
     items = [schemas.RoleOut.model_validate(role) for role in found]
-    return answer(schemas.ItemsOut[schemas.RoleOut](items=items), status=status)
+    return respond(schemas.ItemsOut[schemas.RoleOut](items=items), status=status)
 
 
 _ROLE_ERRORS = (errors.NoSuchRole, errors.RoleNameTaken, errors.BuiltInRole, errors.LastAdministrator)
@@ -84,7 +84,7 @@ ROLE_ROUTES = (
         list_roles,
         Who.PERMITTED,
         "List the roles by name",
-        Shapes(query=PageQuery, answers={200: PageOut[schemas.RoleOut]}),
+        Shapes(query=PageQuery, responses={200: PageOut[schemas.RoleOut]}),
         Permission.ROLES_READ,
     ),
     Route(
@@ -95,7 +95,7 @@ ROLE_ROUTES = (
         "Create a role, or up to 1,000",
         Shapes(
             body=(schemas.NewRoleIn, schemas.NewRolesIn),
-            answers={201: (schemas.RoleOut, schemas.ItemsOut[schemas.RoleOut])},
+            responses={201: (schemas.RoleOut, schemas.ItemsOut[schemas.RoleOut])},
             errors=(errors.RoleNameTaken,),
         ),
         Permission.ROLES_WRITE,
@@ -106,7 +106,7 @@ ROLE_ROUTES = (
         change_roles,
         Who.PERMITTED,
         "Change roles",
-        Shapes(body=schemas.RoleChangesIn, answers={200: schemas.ItemsOut[schemas.RoleOut]}, errors=_ROLE_ERRORS),
+        Shapes(body=schemas.RoleChangesIn, responses={200: schemas.ItemsOut[schemas.RoleOut]}, errors=_ROLE_ERRORS),
         Permission.ROLES_WRITE,
     ),
     Route(
@@ -117,7 +117,7 @@ ROLE_ROUTES = (
         "Delete roles",
         Shapes(
             query=IdsQuery,
-            answers={200: schemas.DeletedOut},
+            responses={200: schemas.DeletedOut},
             errors=(errors.NoSuchRole, errors.BuiltInRole, errors.RoleInUse),
         ),
         Permission.ROLES_WRITE,
@@ -128,7 +128,7 @@ ROLE_ROUTES = (
         get_role,
         Who.PERMITTED,
         "Show a role",
-        Shapes(answers={200: schemas.RoleOut}, errors=(errors.NoSuchRole,)),
+        Shapes(responses={200: schemas.RoleOut}, errors=(errors.NoSuchRole,)),
         Permission.ROLES_READ,
     ),
     Route(
@@ -137,7 +137,7 @@ ROLE_ROUTES = (
         change_role,
         Who.PERMITTED,
         "Change a role",
-        Shapes(body=schemas.RoleChangeIn, answers={200: schemas.RoleOut}, errors=_ROLE_ERRORS),
+        Shapes(body=schemas.RoleChangeIn, responses={200: schemas.RoleOut}, errors=_ROLE_ERRORS),
         Permission.ROLES_WRITE,
     ),
     Route(
@@ -146,7 +146,7 @@ ROLE_ROUTES = (
         delete_role,
         Who.PERMITTED,
         "Delete a role that nobody has",
-        Shapes(answers={204: None}, errors=(errors.NoSuchRole, errors.BuiltInRole, errors.RoleInUse)),
+        Shapes(responses={204: None}, errors=(errors.NoSuchRole, errors.BuiltInRole, errors.RoleInUse)),
         Permission.ROLES_WRITE,
     ),
 )

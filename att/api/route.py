@@ -55,7 +55,7 @@ class Shapes:
 
     body: type[BaseModel] | tuple[type[BaseModel], type[BaseModel]] | None = None
     query: type[QueryModel] | None = None
-    answers: Mapping[int, type[BaseModel] | tuple[type[BaseModel], type[BaseModel]] | File | None]
+    responses: Mapping[int, type[BaseModel] | tuple[type[BaseModel], type[BaseModel]] | File | None]
     is_body_required: bool = True
     takes_key: bool = False
     errors: tuple[type[AttError], ...] = ()

@@ -7,13 +7,13 @@ from aiohttp import web
 from att import errors
 from att.api import schemas
 from att.api.auth import path_id, path_user
-from att.api.keys import HUB, SESSION_EVENTS, SESSIONS
+from att.api.keys import HUB, SESSION_LISTENER, SESSIONS
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
 from att.core.permissions import Permission, Who
 from att.http.context import SESSION
 from att.http.credentials import COOKIE
 from att.http.requests import read_query, read_window
-from att.http.responses import answer, answer_page
+from att.http.responses import respond, respond_page
 from att.http.schemas import PageOut, PageQuery
 from att.sessions.store import SESSIONS_OF_USER, SessionInfo
 
@@ -28,7 +28,7 @@ async def list_sessions(request: web.Request) -> web.Response:
         sockets = len(registry.of_session(info.id))
         return schemas.SessionOut(**info._asdict(), current=info.id == own, sockets=sockets)
 
-    return answer_page(request, page.map(show), schemas.SessionOut)
+    return respond_page(request, page.map(show), schemas.SessionOut)
 
 
 async def end_sessions(request: web.Request) -> web.Response:
@@ -37,11 +37,11 @@ async def end_sessions(request: web.Request) -> web.Response:
     try:
         ended = await request.app[SESSIONS].end_all(user_id, keep=request[SESSION].id)
     except errors.DatabaseUnavailable:
-        request.app[SESSION_EVENTS].user_state_unknown(user_id)
+        request.app[SESSION_LISTENER].user_state_unknown(user_id)
         raise
     for session_id in ended:
-        request.app[SESSION_EVENTS].session_ended(session_id)
-    return answer(schemas.DeletedOut(deleted=len(ended)))
+        request.app[SESSION_LISTENER].session_ended(session_id)
+    return respond(schemas.DeletedOut(deleted=len(ended)))
 
 
 async def end_session(request: web.Request) -> web.Response:
@@ -51,9 +51,9 @@ async def end_session(request: web.Request) -> web.Response:
     try:
         await request.app[SESSIONS].end_one(user_id, session_id)
     except errors.DatabaseUnavailable:
-        request.app[SESSION_EVENTS].user_state_unknown(user_id)
+        request.app[SESSION_LISTENER].user_state_unknown(user_id)
         raise
-    request.app[SESSION_EVENTS].session_ended(session_id)
+    request.app[SESSION_LISTENER].session_ended(session_id)
     response = web.Response(status=204)
     if session_id == request[SESSION].id:
         response.del_cookie(COOKIE)
@@ -64,9 +64,9 @@ def _owner_of_sessions(request: web.Request) -> UUID:
     return path_user(request) if "user_id" in request.match_info else request[SESSION].user_id
 
 
-_SESSIONS = Shapes(query=PageQuery, answers={200: PageOut[schemas.SessionOut]})
-_SESSIONS_ENDED = Shapes(answers={200: schemas.DeletedOut})
-_SESSION_ENDED = Shapes(answers={204: None}, errors=(errors.NoSuchSession,))
+_SESSIONS = Shapes(query=PageQuery, responses={200: PageOut[schemas.SessionOut]})
+_SESSIONS_ENDED = Shapes(responses={200: schemas.DeletedOut})
+_SESSION_ENDED = Shapes(responses={204: None}, errors=(errors.NoSuchSession,))
 SESSION_ROUTES = (
     Route("GET", "/sessions", list_sessions, Who.SIGNED_IN, "List one's own sessions", _SESSIONS),
     Route("DELETE", "/sessions", end_sessions, Who.SIGNED_IN, "End one's other sessions", _SESSIONS_ENDED),

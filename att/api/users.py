@@ -18,7 +18,7 @@ from att.core.permissions import Permission, Who
 from att.http.client_info import client_of
 from att.http.context import SESSION
 from att.http.requests import read, read_query, read_some, read_window
-from att.http.responses import answer, answer_page
+from att.http.responses import respond, respond_page
 from att.http.schemas import PageOut
 
 
@@ -27,21 +27,21 @@ async def list_users(request: web.Request) -> web.Response:
     query = read_query(request, UsersQuery)
     filters = UserFilters(**query.model_dump(include=set(UserFilters._fields)))
     page = await request.app[USER_SEARCH].list(filters, query.sort, read_window(query, ORDERS[query.sort]))
-    return answer_page(request, page, schemas.UserOut)
+    return respond_page(request, page, schemas.UserOut)
 
 
 async def create_users(request: web.Request) -> web.Response:
     """Create a user from an object, or many from an array."""
     new = await read_some(request, schemas.NewUserIn, schemas.NewUsersIn)
     if not isinstance(new, list):
-        return _answer_user(await request.app[ACCOUNT_SERVICE].create(_new_user(new), actor_of(request)), status=201)
+        return _respond_user(await request.app[ACCOUNT_SERVICE].create(_new_user(new), actor_of(request)), status=201)
     users = await request.app[ACCOUNT_SERVICE].create_many([_new_user(one) for one in new], actor_of(request))
-    return answer(schemas.ItemsOut[schemas.UserOut].model_validate({"items": users}, from_attributes=True), status=201)
+    return respond(schemas.ItemsOut[schemas.UserOut].model_validate({"items": users}, from_attributes=True), status=201)
 
 
 async def get_user(request: web.Request) -> web.Response:
     """Return a user."""
-    return _answer_user(await request.app[USER_SEARCH].find(path_user(request)))
+    return _respond_user(await request.app[USER_SEARCH].find(path_user(request)))
 
 
 async def change_user(request: web.Request) -> web.Response:
@@ -51,7 +51,7 @@ async def change_user(request: web.Request) -> web.Response:
     versions = _versions_wanted(request)
     async with _limited(request, change, path_user(request)):
         user = await request.app[ACCOUNT_SERVICE].change(path_user(request), values, actor_of(request), versions)
-    return _answer_user(user)
+    return _respond_user(user)
 
 
 async def change_users(request: web.Request) -> web.Response:
@@ -61,7 +61,7 @@ async def change_users(request: web.Request) -> web.Response:
     own = next((one for one in changes.root if one.id == request[SESSION].user_id), None)
     async with _limited(request, own, own.id) if own else contextlib.nullcontext():
         users = await request.app[ACCOUNT_SERVICE].change_many(named, actor_of(request))
-    return answer(schemas.ItemsOut[schemas.UserOut].model_validate({"items": users}, from_attributes=True))
+    return respond(schemas.ItemsOut[schemas.UserOut].model_validate({"items": users}, from_attributes=True))
 
 
 async def delete_user(request: web.Request) -> web.Response:
@@ -74,7 +74,7 @@ async def delete_users(request: web.Request) -> web.Response:
     """Delete many users."""
     query = read_query(request, IdsQuery)
     deleted = await request.app[ACCOUNT_SERVICE].delete_many(query.id, actor_of(request))
-    return answer(schemas.DeletedOut(deleted=deleted))
+    return respond(schemas.DeletedOut(deleted=deleted))
 
 
 @contextlib.asynccontextmanager
@@ -93,8 +93,8 @@ def _new_user(new: schemas.NewUserIn) -> NewUser:
     return NewUser(**new.model_dump())
 
 
-def _answer_user(user: User, *, status: int = 200) -> web.Response:
-    response = answer(schemas.UserOut.model_validate(user), status=status)
+def _respond_user(user: User, *, status: int = 200) -> web.Response:
+    response = respond(schemas.UserOut.model_validate(user), status=status)
     response.etag = user.version
     return response
 
@@ -124,7 +124,7 @@ USER_ROUTES = (
         list_users,
         Who.PERMITTED,
         "List users",
-        Shapes(query=UsersQuery, answers={200: PageOut[schemas.UserOut]}),
+        Shapes(query=UsersQuery, responses={200: PageOut[schemas.UserOut]}),
         Permission.USERS_READ,
     ),
     Route(
@@ -135,7 +135,7 @@ USER_ROUTES = (
         "Create a user, or many",
         Shapes(
             body=(schemas.NewUserIn, schemas.NewUsersIn),
-            answers={201: (schemas.UserOut, schemas.ItemsOut[schemas.UserOut])},
+            responses={201: (schemas.UserOut, schemas.ItemsOut[schemas.UserOut])},
             errors=_GIVEN,
         ),
         Permission.USERS_WRITE,
@@ -146,7 +146,7 @@ USER_ROUTES = (
         change_users,
         Who.PERMITTED,
         "Change many users",
-        Shapes(body=schemas.UserChangesIn, answers={200: schemas.ItemsOut[schemas.UserOut]}, errors=_CHANGED),
+        Shapes(body=schemas.UserChangesIn, responses={200: schemas.ItemsOut[schemas.UserOut]}, errors=_CHANGED),
         Permission.USERS_WRITE,
     ),
     Route(
@@ -157,7 +157,7 @@ USER_ROUTES = (
         "Delete many users",
         Shapes(
             query=IdsQuery,
-            answers={200: schemas.DeletedOut},
+            responses={200: schemas.DeletedOut},
             errors=(errors.NoSuchUser, errors.LastAdministrator),
         ),
         Permission.USERS_WRITE,
@@ -168,7 +168,7 @@ USER_ROUTES = (
         get_user,
         Who.ONESELF,
         "Show a user",
-        Shapes(answers=_USER, errors=(errors.NoSuchUser,)),
+        Shapes(responses=_USER, errors=(errors.NoSuchUser,)),
         Permission.USERS_READ,
     ),
     Route(
@@ -177,7 +177,7 @@ USER_ROUTES = (
         change_user,
         Who.ONESELF,
         "Change a user",
-        Shapes(body=schemas.UserChangeIn, answers=_USER, errors=(*_CHANGED, errors.PreconditionFailed)),
+        Shapes(body=schemas.UserChangeIn, responses=_USER, errors=(*_CHANGED, errors.PreconditionFailed)),
         Permission.USERS_WRITE,
     ),
     Route(
@@ -186,7 +186,7 @@ USER_ROUTES = (
         delete_user,
         Who.ONESELF,
         "Delete a user",
-        Shapes(answers={204: None}, errors=(errors.NoSuchUser, errors.NotPermitted, errors.LastAdministrator)),
+        Shapes(responses={204: None}, errors=(errors.NoSuchUser, errors.NotPermitted, errors.LastAdministrator)),
         Permission.USERS_WRITE,
     ),
 )

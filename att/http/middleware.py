@@ -23,7 +23,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @web.middleware
-async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, and turn exceptions into problems without internal details."""
     start, request_log = perf_counter(), request.app[REQUEST_LOG]
     given = request.headers.get("X-Request-ID", "")

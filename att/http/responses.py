@@ -9,14 +9,14 @@ from att.core.pagination import Page as PageOf
 from att.http.schemas import PageOut, ResponseModel
 
 
-def answer(body: BaseModel, *, status: int = 200) -> web.Response:
+def respond(body: BaseModel, *, status: int = 200) -> web.Response:
     """Return a JSON response."""
     return web.json_response(body.model_dump(mode="json"), status=status)
 
 
-def answer_page(request: web.Request, page: PageOf[Any], shape: type[ResponseModel]) -> web.Response:
+def respond_page(request: web.Request, page: PageOf[Any], shape: type[ResponseModel]) -> web.Response:
     """Return a page of these shapes, with a Link (RFC 8288) to the following one."""
-    response = answer(PageOut[shape].model_validate(page, from_attributes=True))  # type: ignore[valid-type]
+    response = respond(PageOut[shape].model_validate(page, from_attributes=True))  # type: ignore[valid-type]
     if page.next is not None:
         response.headers["Link"] = f'<{request.rel_url.update_query(after=page.next)}>; rel="next"'
     return response

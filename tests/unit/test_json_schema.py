@@ -21,7 +21,7 @@ async def handler(_request):
 
 
 def schemas_of(*answers):
-    return Schemas([Route("POST", "/x", handler, Who.ANYONE, "", Shapes(answers=dict(enumerate(answers))))])
+    return Schemas([Route("POST", "/x", handler, Who.ANYONE, "", Shapes(responses=dict(enumerate(answers))))])
 
 
 def test_names():

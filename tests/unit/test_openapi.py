@@ -39,7 +39,7 @@ USERS = Route(
     users,
     Who.PERMITTED,
     "List users",
-    Shapes(query=Filter, answers={200: PageOut[schemas.UserOut]}),
+    Shapes(query=Filter, responses={200: PageOut[schemas.UserOut]}),
     Permission.USERS_READ,
 )
 MAKE = Route(
@@ -50,12 +50,18 @@ MAKE = Route(
     "Make users",
     Shapes(
         body=(schemas.NewUserIn, schemas.NewUsersIn),
-        answers={201: (schemas.UserOut, ItemsOut[schemas.UserOut])},
+        responses={201: (schemas.UserOut, ItemsOut[schemas.UserOut])},
         errors=(errors.LoginTaken,),
     ),
 )
 GET = Route(
-    "GET", "/users/{user_id}", users, Who.ONESELF, "Show", Shapes(answers={200: schemas.UserOut}), Permission.USERS_READ
+    "GET",
+    "/users/{user_id}",
+    users,
+    Who.ONESELF,
+    "Show",
+    Shapes(responses={200: schemas.UserOut}),
+    Permission.USERS_READ,
 )
 PATCH = Route(
     "PATCH",
@@ -66,7 +72,7 @@ PATCH = Route(
     Shapes(
         body=schemas.UserChangeIn,
         is_body_required=False,
-        answers={200: schemas.UserOut, 204: None},
+        responses={200: schemas.UserOut, 204: None},
         errors=(errors.PreconditionFailed,),
     ),
 )
@@ -177,7 +183,7 @@ def test_answers():
 
 def test_files():
     """A file has its media types and no shape."""
-    shapes = Shapes(answers={200: File(("text/css", "application/json"))})
+    shapes = Shapes(responses={200: File(("text/css", "application/json"))})
     described, _ = operation(Route("GET", "/x", users, Who.ANYONE, "", shapes))
     assert described["responses"]["200"]["content"] == {
         "text/css": {"schema": {"type": "string"}},
@@ -209,9 +215,7 @@ def test_errors():
 def test_who():
     """The description says who may call the operation."""
     assert operation(USERS)[0]["description"] == "Needs the permission `users.read`."
-    assert operation(GET)[0]["description"] == (
-        "Open to the user in the path, and to whoever has the permission `users.read`."
-    )
+    assert operation(GET)[0]["description"] == ("Open to the user in the path, and with the permission `users.read`.")
     assert operation(MAKE)[0]["description"] == "Open to anyone signed in."
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from att import errors
 from att.api import query_schemas, schemas
-from att.api.openapi.errors import refusals
+from att.api.openapi.errors import error_responses
 from att.api.route import Route, Shapes
 from att.core.permissions import Permission, Standing, Who, check
 
@@ -24,8 +24,8 @@ async def handler(_request):
 
 def codes(method, path, who, **shapes):
     """Return the error codes by status."""
-    route = Route(method, path, handler, who, "", Shapes(answers={200: None}, **shapes), Permission.USERS_READ)
-    return {status: [refusal.code for refusal in found] for status, found in refusals(route).items()}
+    route = Route(method, path, handler, who, "", Shapes(responses={200: None}, **shapes), Permission.USERS_READ)
+    return {status: [error.code for error in found] for status, found in error_responses(route).items()}
 
 
 def test_open_to_anyone():
@@ -45,9 +45,9 @@ def test_unsafe():
 
 def test_upgrade():
     """A WebSocket must not come from another site's page."""
-    shapes = Shapes(answers={101: None})
+    shapes = Shapes(responses={101: None})
     route = Route("GET", "/x", handler, Who.SIGNED_IN, "", shapes, upgrades=True)
-    assert [refusal.code for refusal in refusals(route)[403]] == ["origin not allowed"]
+    assert [error.code for error in error_responses(route)[403]] == ["origin not allowed"]
 
 
 def test_body():
@@ -120,6 +120,6 @@ def test_who(who):
 
 def test_detail():
     """Each error has its default detail."""
-    shapes = Shapes(answers={}, errors=(errors.LoginTaken,))
-    [refusal] = refusals(Route("GET", "/x", handler, Who.ANYONE, "", shapes))[409]
-    assert refusal == (409, "login taken", errors.LoginTaken().detail)
+    shapes = Shapes(responses={}, errors=(errors.LoginTaken,))
+    [error] = error_responses(Route("GET", "/x", handler, Who.ANYONE, "", shapes))[409]
+    assert error == (409, "login taken", errors.LoginTaken().detail)

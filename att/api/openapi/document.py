@@ -6,7 +6,7 @@ from inspect import getdoc
 from typing import Any
 
 from att import errors
-from att.api.openapi.errors import Refusal, refusals
+from att.api.openapi.errors import ErrorResponse, error_responses
 from att.api.openapi.json_schema import Json, Schemas, each_of, markdown
 from att.api.route import PATH_PARAMETERS, Route
 from att.api.schemas import SignedInOut, UserOut
@@ -84,7 +84,7 @@ def document(routes: Iterable[Route], version: str) -> Json:
     paths: defaultdict[str, Json] = defaultdict(dict)
     problems: dict[str, Json] = {}
     for route, operation_id in zip(routes, _operation_ids(routes), strict=True):
-        problems |= {_name(found): _problem(found) for found in refusals(route).values()}
+        problems |= {_name(found): _problem(found) for found in error_responses(route).values()}
         operation = _operation(route, schemas)
         paths[route.path][route.method.lower()] = {"operationId": operation_id, **operation}
     queries = {route.shapes.query.__name__ for route in routes if route.shapes.query}
@@ -123,8 +123,11 @@ def _operation(route: Route, schemas: Schemas) -> Json:
         content = schemas.content(shapes.body, "validation")
         operation["requestBody"] = {"required": shapes.is_body_required, "content": content}
     operation["responses"] = {
-        str(status): _answer(status, answer, schemas) for status, answer in shapes.answers.items()
-    } | {str(status): {"$ref": f"#/components/responses/{_name(found)}"} for status, found in refusals(route).items()}
+        str(status): _response(status, response, schemas) for status, response in shapes.responses.items()
+    } | {
+        str(status): {"$ref": f"#/components/responses/{_name(found)}"}
+        for status, found in error_responses(route).items()
+    }
     return operation
 
 
@@ -142,7 +145,7 @@ def _operation_ids(routes: Iterable[Route]) -> Iterator[str]:
 def _describe_who(route: Route) -> str:
     if route.who is Who.PERMITTED:
         return f"Needs the permission `{route.permission}`."
-    also = f", and to whoever has the permission `{route.permission}`" if route.permission else ""
+    also = f", and with the permission `{route.permission}`" if route.permission else ""
     return f"Open to {route.who.value}{also}."
 
 
@@ -174,22 +177,22 @@ def _parameter(member: Json) -> Json:
     return {**description, "schema": schema}
 
 
-# Answers
+# Responses
 
 
-def _answer(status: int, answer: Any, schemas: Schemas) -> Json:
-    each = each_of(answer)
+def _response(status: int, shape: Any, schemas: Schemas) -> Json:
+    each = each_of(shape)
     headers = ["X-Request-ID"]
-    if any(shape.__pydantic_generic_metadata__["origin"] is PageOut for shape in each):
+    if any(one.__pydantic_generic_metadata__["origin"] is PageOut for one in each):
         headers.append("Link")
     if UserOut in each:
         headers.append("ETag")
     if SignedInOut in each:
         headers.append("Set-Cookie")
-    description = " Or: ".join(markdown(getdoc(shape) or "") for shape in each)
+    description = " Or: ".join(markdown(getdoc(one) or "") for one in each)
     response: Json = {"description": description or f"{phrase_of(status)}.", "headers": _refer(headers)}
-    if answer is not None:
-        response["content"] = schemas.content(answer, "serialization")
+    if shape is not None:
+        response["content"] = schemas.content(shape, "serialization")
     return response
 
 
@@ -200,26 +203,26 @@ def _refer(headers: Iterable[str]) -> Json:
 # Errors
 
 
-def _name(found: Sequence[Refusal]) -> str:
+def _name(found: Sequence[ErrorResponse]) -> str:
     """Return a name that equal error responses share."""
-    return "-".join([str(found[0].status), *(refusal.code.replace(" ", "_") for refusal in found)])
+    return "-".join([str(found[0].status), *(error.code.replace(" ", "_") for error in found)])
 
 
-def _problem(found: Sequence[Refusal]) -> Json:
+def _problem(found: Sequence[ErrorResponse]) -> Json:
     status = found[0].status
     headers = ["X-Request-ID", *([_ERROR_HEADERS[status]] if status in _ERROR_HEADERS else [])]
-    own = {"status": {"const": status}, "error": {"enum": [refusal.code for refusal in found]}}
+    own = {"status": {"const": status}, "error": {"enum": [error.code for error in found]}}
     schema = {"allOf": [{"$ref": "#/components/schemas/Problem"}, {"properties": own}]}
-    examples = {refusal.code: {"value": _problem_example(refusal)} for refusal in found}
+    examples = {error.code: {"value": _problem_example(error)} for error in found}
     return {
-        "description": " ".join(f"`{refusal.code}`: {refusal.detail}" for refusal in found),
+        "description": " ".join(f"`{error.code}`: {error.detail}" for error in found),
         "headers": _refer(headers),
         "content": {"application/problem+json": {"schema": schema, "examples": examples}},
     }
 
 
-def _problem_example(refusal: Refusal) -> Json:
-    status, code, detail = refusal
+def _problem_example(error: ErrorResponse) -> Json:
+    status, code, detail = error
     problem = {"type": "about:blank", "title": phrase_of(status), "status": status}
     if code == errors.InvalidInput.code:
         fault = {"field": "name", "detail": "is missing"}

@@ -14,7 +14,6 @@ from att.http.status_codes import status_of
 
 Kinds = tuple[type[errors.AttError], ...]
 
-
 _NOT_IN_GROUP: Kinds = (errors.NotAMember, errors.NotAnOwner)
 FORBIDDEN: dict[Who, Kinds] = {
     Who.ANYONE: (),
@@ -30,7 +29,7 @@ FORBIDDEN: dict[Who, Kinds] = {
 }
 
 
-class Refusal(NamedTuple):
+class ErrorResponse(NamedTuple):
     """An error response: the status, the stable code, and the default detail."""
 
     status: int
@@ -38,19 +37,21 @@ class Refusal(NamedTuple):
     detail: str
 
 
-_TOO_LARGE = Refusal(413, "body too large", f"The body is larger than {BODY_LIMIT} bytes.")
-_FAULT = Refusal(500, "internal error", "This is a fault of the server.")
+_TOO_LARGE = ErrorResponse(413, "body too large", f"The body is larger than {BODY_LIMIT} bytes.")
+_FAULT = ErrorResponse(500, "internal error", "This is a fault of the server.")
 
 
-def refusals(route: Route) -> dict[int, list[Refusal]]:
+def error_responses(route: Route) -> dict[int, list[ErrorResponse]]:
     """Return all error responses of a route by status, in order."""
-    found = {Refusal(status_of(kind), kind.code, " ".join((getdoc(kind) or "").split())) for kind in _kinds(route)}
+    found = {
+        ErrorResponse(status_of(kind), kind.code, " ".join((getdoc(kind) or "").split())) for kind in _kinds(route)
+    }
     found.add(_FAULT)
     if _awaits_body(route):
         found.add(_TOO_LARGE)
-    by_status: defaultdict[int, list[Refusal]] = defaultdict(list)
-    for refusal in sorted(found):
-        by_status[refusal.status].append(refusal)
+    by_status: defaultdict[int, list[ErrorResponse]] = defaultdict(list)
+    for error in sorted(found):
+        by_status[error.status].append(error)
     return dict(by_status)
 
 

@@ -75,8 +75,8 @@ def _places(route: Route) -> Iterator[tuple[type[BaseModel], JsonSchemaMode]]:
     """Yield each shape with its mode: in a request or in a response."""
     for shape in (*each_of(route.shapes.body), *each_of(route.shapes.query)):
         yield shape, "validation"
-    for answer in route.shapes.answers.values():
-        for shape in each_of(answer):
+    for response in route.shapes.responses.values():
+        for shape in each_of(response):
             yield shape, "serialization"
 
 
