@@ -1,4 +1,4 @@
-"""The log: a record is a line, whatever is in it, and no line tells a secret."""
+"""The log: a record is one line, whatever it contains, and no line has a secret."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ FORGED = "x\n2026-01-01T00:00:00Z [info     ] all is well\x1b[2J\r\u2028y"
 
 
 def written(form, **record):
-    """How a record is written, by someone who is no terminal."""
+    """Return the text of a record, as written to a file."""
     return _written(form, logging.makeLogRecord({"name": "att", "levelname": "INFO", "levelno": 20, **record}))
 
 
@@ -32,7 +32,7 @@ def _written(form, record):
 
 
 def raised():
-    """The exc_info of an exception whose message comes from a client."""
+    """Return the exc_info of an exception whose message comes from a client."""
     try:
         int(FORGED)
     except ValueError as error:
@@ -41,14 +41,14 @@ def raised():
 
 @pytest.mark.parametrize("form", [LogFormat.TEXT, LogFormat.JSON, LogFormat.AUTO])
 def test_a_record_is_a_line(form):
-    """In its message, its arguments, or what is said besides, nothing can end it or move a cursor."""
+    """Nothing in the message, arguments or extra fields can end the line or move a cursor."""
     for record in ({"msg": FORGED}, {"msg": "%s", "args": (FORGED,)}, {"msg": "x", "user_agent": FORGED}):
         line = written(form, **record)
         assert line.isprintable(), line
 
 
 def test_a_traceback_is_indented():
-    """So that no line of it begins as one of the log."""
+    """No line of a traceback looks like a log record."""
     first, *rest = written(LogFormat.TEXT, msg="x", exc_info=raised()).split("\n")
     assert "[error" in first or "[info" in first
     assert len(rest) > 3
@@ -57,7 +57,7 @@ def test_a_traceback_is_indented():
 
 
 def test_json_is_one_object_a_line():
-    """With a traceback, too; in UTC; what is said besides stands beside the message."""
+    """Also with a traceback; times are UTC; extra fields stand beside the message."""
     line = written(LogFormat.JSON, msg="two %d", args=(2,), exc_info=raised(), status=200, user_id=None)
     assert "\n" not in line
     told = json.loads(line)
@@ -67,14 +67,14 @@ def test_json_is_one_object_a_line():
 
 
 def test_auto_is_text_on_a_terminal():
-    """And JSON elsewhere."""
+    """Automatic format: text on a terminal, else JSON."""
     record = logging.makeLogRecord({"msg": "x", "levelname": "INFO", "name": "att"})
     assert not formatter(LogFormat.AUTO, is_terminal=True).format(record).startswith("{")
     assert formatter(LogFormat.AUTO, is_terminal=False).format(record).startswith("{")
     assert formatter(LogFormat.JSON, is_terminal=True).format(record).startswith("{")
 
 
-def test_the_terminal_is_given_the_text_without_locals():
+def test_tracebacks_have_no_locals():
     """A traceback shows code, and no value of a variable."""
     password = "hush hush"  # noqa: F841 - what a traceback with locals would show
     for is_terminal in (True, False):
@@ -83,8 +83,8 @@ def test_the_terminal_is_given_the_text_without_locals():
 
 
 @pytest.mark.parametrize("form", [LogFormat.TEXT, LogFormat.JSON])
-async def test_a_row_that_postgresql_complains_of_is_left_out(db, form):
-    """What it says of the fault itself is kept."""
+async def test_rows_in_database_errors_are_hidden(db, form):
+    """The error itself is kept."""
     add = prepare(insert(users).values(login="ann\n\nCONTEXT", login_key="ann", search_text="", password_hash="hush"))
     with pytest.raises(DriverError, match="hush") as error:
         await db.execute(add)
@@ -109,7 +109,7 @@ WORDS = ("whispered",)  # in bodies and queries
 
 
 class Served:
-    """A server whose output is kept, with everything logged that can be."""
+    """Server whose output is kept, with all logging on."""
 
     def __init__(self, db_url, tmp_path, *options):
         self.out, self.err = tmp_path / "out", tmp_path / "err"
@@ -128,7 +128,7 @@ class Served:
         )
 
     async def url(self):
-        """Where it listens."""
+        """Return its URL."""
 
         async def told():
             return re.search(r"listens on (\S+)", self.out.read_text())
@@ -136,11 +136,11 @@ class Served:
         return (await eventually(told, 30))[1]
 
     def lines(self):
-        """What it has logged."""
+        """Return its log."""
         return self.err.read_text().splitlines()
 
     async def end(self):
-        """Stop it; all that it has printed."""
+        """Stop it; return all its output."""
         self.process.terminate()
         assert await asyncio.to_thread(self.process.wait, 30) == 0
         return self.out.read_text() + self.err.read_text()
@@ -161,14 +161,14 @@ async def serve(db_url, tmp_path):
 
 
 class Visitor:
-    """Uses every way in, the wrong ones as well."""
+    """Client that tries all ways to authenticate, wrong ones too."""
 
     def __init__(self, http):
         self.http = http
         self.secrets = set()
 
     async def enter(self, path, login, password):
-        """Sign up or log in; the answer."""
+        """Sign up or log in; return the answer."""
         async with self.http.post(path, json={"login": login, "password": password}) as response:
             answer = await response.json()
             if response.status < 300:
@@ -176,19 +176,19 @@ class Visitor:
             return answer
 
     async def ask(self, method, path, **options):
-        """The status."""
+        """Return the status."""
         async with self.http.request(method, path, **options) as response:
             await response.read()
             return response.status
 
     async def listen(self, path, **options):
-        """A socket, if there is to be one."""
+        """Open a WebSocket, if the server accepts it."""
         with contextlib.suppress(aiohttp.WSServerHandshakeError):
             return await self.http.ws_connect(path, **options)
 
 
 async def visit(http):
-    """Go through the API; the secrets that were said on the way."""
+    """Go through the API; return the secrets that were sent."""
     visitor = Visitor(http)
     ann = await visitor.enter("/signup", "ann", "sesame-ann")
     await visitor.enter("/signup", "ben", "sesame-ben")
@@ -213,7 +213,7 @@ async def visit(http):
 
 
 async def sockets(visitor, user, token, bearer):
-    """A token as subprotocol, in the URL, in a header; and one that is not even one."""
+    """Send a token as subprotocol, in the URL and in a header, and a malformed one."""
     offered = [("att.v1", f"att.bearer.{token}"), (f"att.bearer.{token}",), (f"att.bearer.{token[:-1]}x",)]
     for protocols in offered:
         if socket := await visitor.listen(f"/listen/{user}", protocols=protocols):
@@ -226,7 +226,7 @@ async def sockets(visitor, user, token, bearer):
 
 
 async def not_http(url, token):
-    """A request that breaks off, and some that are not HTTP."""
+    """Send a request that is cut off, and some that are not HTTP."""
     for request in (
         f"GET /users/me?token={token} HTTP/7\r\nAuthorization: Bearer {token}\r\n\r\n",
         f"{token} / HTTP/1.1\r\n\r\n",
@@ -243,8 +243,8 @@ async def not_http(url, token):
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-async def test_no_secret_is_told(serve, form):
-    """Whatever way in is tried, and with all that the libraries would say: no token, no password, no body, no query."""
+async def test_no_secret_is_logged(serve, form):
+    """No token, password, body or query is logged, however a client authenticates, and by no library."""
     server = serve("--access-log", "--log-format", form)
     async with aiohttp.ClientSession(await server.url(), timeout=aiohttp.ClientTimeout(15)) as http:
         secrets = await visit(http)
@@ -258,7 +258,7 @@ async def test_no_secret_is_told(serve, form):
 
 
 async def lines_of(server, wanted):
-    """The lines of requests, when there are that many."""
+    """Wait for that many lines of requests; return them."""
 
     async def told():
         found = [line for line in map(json.loads, server.lines()) if line["message"] == "request"]
@@ -268,7 +268,7 @@ async def lines_of(server, wanted):
 
 
 async def test_a_request_is_a_line(serve):
-    """With who asked, by which route, from where, and what came of it. A socket's comes when it is closed."""
+    """The line has user, route, address and status. That of a WebSocket comes when it is closed."""
     server = serve("--access-log", "--log-format", "json")
     url = await server.url()
     agent = "Mozilla " + "x" * 1000
@@ -308,7 +308,7 @@ async def test_a_request_is_a_line(serve):
 
 
 async def test_a_refusal_is_a_line(serve):
-    """With where it came from, and what it was told; of what was sent there is nothing."""
+    """The line has the address and the status, and nothing that the client sent."""
     server = serve("--access-log", "--log-format", "json")
     host, port = re.fullmatch(r"http://(.+):(\d+)", await server.url()).groups()
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -335,7 +335,7 @@ async def test_a_refusal_is_a_line(serve):
 
 
 async def test_lines_cannot_be_forged(serve):
-    """By what a client sends as its name, its id, its method, its path or its address."""
+    """Nothing that a client sends as name, id, method, path or address can forge a line."""
     server = serve("--access-log", "--log-format", "text")
     url = await server.url()
     host, port = re.fullmatch(r"http://(.+):(\d+)", url).groups()
@@ -360,7 +360,7 @@ async def test_lines_cannot_be_forged(serve):
 
 
 async def test_without_access_log(serve):
-    """Nothing is said of a request that is answered."""
+    """Without --access-log, answered requests are not logged."""
     server = serve("--log-format", "json")
     async with aiohttp.ClientSession(await server.url()) as http:
         await Visitor(http).enter("/signup", "ann", "sesame-ann")

@@ -1,4 +1,4 @@
-"""What is asked of the system for this process."""
+"""Limits of the process: open files and garbage collection."""
 
 import gc
 import resource
@@ -11,14 +11,14 @@ from att.core.process import OWN_FILES, UNLIMITED, allow_many_files, collect_les
 
 @pytest.fixture
 def limits():
-    """The process's limits, which are put back."""
+    """Yield the limits of open files, and restore them."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield before
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_files(limits):
-    """As many as the system grants; a share of them is not for connections."""
+    """The soft limit becomes the hard one; some files are reserved."""
     _, hard = limits
     resource.setrlimit(resource.RLIMIT_NOFILE, (1_000, hard))
     assert room_for_connections() == 1_000 - OWN_FILES
@@ -34,7 +34,7 @@ def test_no_limit(monkeypatch):
 
 
 def test_a_limit_that_cannot_be_raised(monkeypatch):
-    """It stays as it is: some systems promise more than they keep."""
+    """An error is ignored: some systems refuse their own hard limit."""
 
     def refuse(*_):
         raise ValueError
@@ -44,7 +44,7 @@ def test_a_limit_that_cannot_be_raised(monkeypatch):
 
 
 def test_garbage():
-    """What is there is not looked at again, and what comes is less often."""
+    """Present objects are exempt from collection, and later ones are collected less often."""
     before, frozen = gc.get_threshold(), gc.get_freeze_count()
     try:
         collect_less_garbage()
