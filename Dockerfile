@@ -1,9 +1,9 @@
 # docker build -t att .                       the server
-# docker build -t att-test --target test .    what runs its tests: make test-in-docker
+# docker build -t att-test --target test .    its tests: make test-in-docker
 
 FROM python:3.13-slim AS build
 WORKDIR /src
-# What is needed comes first: it changes less often than what is ours. Nothing is compiled, wheels are all there is.
+# Requirements come first: they change less often than att. Nothing is compiled; only wheels are installed.
 COPY requirements-build.lock requirements-serve.lock ./
 RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --only-binary :all: \
         --requirement requirements-build.lock \
@@ -20,8 +20,8 @@ RUN pip wheel --no-cache-dir --disable-pip-version-check --no-deps --no-build-is
 
 
 FROM python:3.13-slim AS test
-# make, and what some tests are skipped without: a browser, nginx, a program that makes certificates.
-# hadolint ignore=DL3008 # Debian keeps only its newest versions: a pinned one could soon not be built
+# make, and programs without which some tests are skipped: a browser, nginx, openssl.
+# hadolint ignore=DL3008 # Debian removes old versions: a pinned one could soon not be installed
 RUN apt-get update \
     && apt-get install -y --no-install-recommends chromium make nginx openssl \
     && rm -rf /var/lib/apt/lists/* \

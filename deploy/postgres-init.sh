@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes, once, the database of att and the user who owns it. They are no superuser: att needs none.
+# Create att's database and its owner, once. The owner is not a superuser: att needs none.
 set -eu
 psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --set password="$ATT_DB_PASSWORD" \
     --username "${POSTGRES_USER:-postgres}" --dbname postgres <<'SQL'

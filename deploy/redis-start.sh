@@ -1,7 +1,7 @@
 #!/bin/sh
-# Starts the server that the arguments name on the users of redis.acl.example, with the password of ATT_REDIS_PASSWORD
-# and, while one is changed for another, that of ATT_REDIS_OLD_PASSWORD too. They are kept as hashes. What is in memory
-# is written to /data as it changes: sessions outlive a restart.
+# Start the server in the arguments with the users of redis.acl.example, the password ATT_REDIS_PASSWORD and, while the
+# password is changed, also ATT_REDIS_OLD_PASSWORD. They are stored as hashes. Changes are written to /data: sessions
+# survive a restart.
 set -eu
 hash() { printf %s "$1" | sha256sum | cut -d ' ' -f 1; }
 passwords="#$(hash "$ATT_REDIS_PASSWORD")${ATT_REDIS_OLD_PASSWORD:+ #$(hash "$ATT_REDIS_OLD_PASSWORD")}"
