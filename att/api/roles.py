@@ -12,7 +12,7 @@ from att.api.keys import ROLE_SERVICE
 from att.api.query_schemas import IdsQuery
 from att.api.route import EXAMPLE_ID, Examples, Route, Shapes
 from att.core.permissions import Permission, Who
-from att.http.requests import read, read_query, read_some, read_window
+from att.http.requests import read, read_one_or_many, read_query, read_window
 from att.http.responses import respond, respond_page
 from att.http.schemas import PageOut, PageQuery
 
@@ -25,7 +25,7 @@ async def list_roles(request: web.Request) -> web.Response:
 
 async def create_roles(request: web.Request) -> web.Response:
     """Create a role, or many."""
-    body, actor = await read_some(request, schemas.NewRoleIn, schemas.NewRolesIn), actor_of(request)
+    body, actor = await read_one_or_many(request, schemas.NewRoleIn, schemas.NewRolesIn), actor_of(request)
     if isinstance(body, list):
         new = [roles.NewRole(role.name, role.permissions) for role in body]
         return _respond_roles(await request.app[ROLE_SERVICE].create_many(new, actor), status=201)

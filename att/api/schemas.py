@@ -18,11 +18,11 @@ from att.core.fields import (
     RetentionCount,
     TypedPassword,
 )
-from att.core.permissions import Join, Permission, Post
-from att.core.permissions import MemberRole as Membership
-from att.http.schemas import _T, RequestModel, ResponseModel
+from att.core.permissions import Join, MemberRole, Permission, Post
+from att.http.schemas import RequestModel, ResponseModel
 from att.realtime.event_log import Kind
 
+_T = TypeVar("_T")
 _U = TypeVar("_U", bound="NewUserIn | NamedUserChangeIn")
 
 MANY = 1_000  # items of one request
@@ -146,7 +146,7 @@ class GroupChangeIn(RequestModel):
 class MemberChangeIn(RequestModel):
     """The member's role. By default a new member is a plain member, and others keep theirs."""
 
-    role: Membership = Field(default_factory=lambda: "member")
+    role: MemberRole = Field(default_factory=lambda: "member")
 
 
 class NewMembersIn(RequestModel):
@@ -228,7 +228,7 @@ class GroupOut(ResponseModel):
     post: Post
     retention: int
     created_at: datetime
-    role: Membership | None
+    role: MemberRole | None
 
 
 class MemberOut(ResponseModel):
@@ -236,7 +236,7 @@ class MemberOut(ResponseModel):
 
     user_id: UUID
     login: str
-    role: Membership
+    role: MemberRole
     joined_at: datetime
 
 

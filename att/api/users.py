@@ -17,7 +17,7 @@ from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
 from att.core.permissions import Permission, Who
 from att.http.client_info import client_of
 from att.http.context import SESSION
-from att.http.requests import read, read_query, read_some, read_window
+from att.http.requests import read, read_one_or_many, read_query, read_window
 from att.http.responses import respond, respond_page
 from att.http.schemas import PageOut
 
@@ -32,7 +32,7 @@ async def list_users(request: web.Request) -> web.Response:
 
 async def create_users(request: web.Request) -> web.Response:
     """Create a user from an object, or many from an array."""
-    new = await read_some(request, schemas.NewUserIn, schemas.NewUsersIn)
+    new = await read_one_or_many(request, schemas.NewUserIn, schemas.NewUsersIn)
     if not isinstance(new, list):
         return _respond_user(await request.app[ACCOUNT_SERVICE].create(_new_user(new), actor_of(request)), status=201)
     users = await request.app[ACCOUNT_SERVICE].create_many([_new_user(one) for one in new], actor_of(request))

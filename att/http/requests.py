@@ -61,7 +61,9 @@ async def read(request: web.Request, shape: type[Shape]) -> Shape:
     return _fit(shape, parse_json(await read_body(request)))
 
 
-async def read_some(request: web.Request, one: type[Shape], many: type[RootModel[list[Shape]]]) -> Shape | list[Shape]:
+async def read_one_or_many(
+    request: web.Request, one: type[Shape], many: type[RootModel[list[Shape]]]
+) -> Shape | list[Shape]:
     """Read an object or an array of objects. Raises the errors of ``read``."""
     value = parse_json(await read_body(request))
     return _fit(many, value).root if isinstance(value, list) else _fit(one, value)

@@ -134,9 +134,9 @@ async def test_preflight(client):
     for path, methods in served().items():
         response = await client.options(fill(path), headers=asks("POST"))
         assert (response.status, await response.read()) == (204, b"")
-        told = cors(response)
-        assert set(told.pop("Access-Control-Allow-Methods").split(", ")) == methods, path
-        assert told == shown_to(ALLOWED) | {
+        headers = cors(response)
+        assert set(headers.pop("Access-Control-Allow-Methods").split(", ")) == methods, path
+        assert headers == shown_to(ALLOWED) | {
             "Access-Control-Allow-Headers": REQUEST_HEADERS,
             "Access-Control-Max-Age": "7200",
         }

@@ -120,19 +120,19 @@ async def test_groups_read(client, ann, bob, sql):
 async def test_refused(client, ann, bob):
     """Non-members and former members get the same error."""
 
-    async def told(person, path="/groups/tea/events", **query):
+    async def refusal(person, path="/groups/tea/events", **query):
         response = await person.request("GET", path, params=query)
         return response.status, (await response.json())["error"]
 
-    assert await told(bob) == (403, "not a member")
+    assert await refusal(bob) == (403, "not a member")
     await ann.add("tea", bob)
     await ann.remove("tea", bob)
-    assert await told(bob) == (403, "not a member")
-    assert await told(ann, "/groups/milk/events") == (404, "no such group")
+    assert await refusal(bob) == (403, "not a member")
+    assert await refusal(ann, "/groups/milk/events") == (404, "no such group")
     for query in (
         *({"limit": 0}, {"limit": 1001}, {"limit": "x"}, {"after": -1}, {"after": "1.0"}, {"after": 2**63}),
         {"before": 3},
     ):
-        assert await told(ann, **query) == (422, "invalid input"), query
+        assert await refusal(ann, **query) == (422, "invalid input"), query
     client.session.cookie_jar.clear()
     assert (await client.get("/groups/tea/events")).status == 401

@@ -15,8 +15,8 @@ ID = UUID("0f2a7c1e-5b3d-4c8f-9a6e-1d2b3c4d5e6f")
 AT = datetime(2026, 11, 22, 2, 34, 56, 789000, tzinfo=UTC)
 TEA = Order("tea", (datetime, UUID))
 NAMES = Order("names", (str, int))
-# Offsets in whole seconds: Python itself does not read back one of less than a second. Inner years: so that each time
-# can be told in UTC as well.
+# Offsets in whole seconds: Python itself does not read back one of less than a second. Inner years, so that each time
+# has a UTC form, too.
 ZONES = st.integers(-86_399, 86_399).map(lambda seconds: timezone(timedelta(seconds=seconds)))
 TIMES = st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31), timezones=ZONES)  # noqa: DTZ001 # the zones are drawn
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
