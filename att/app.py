@@ -89,7 +89,6 @@ PASSWORDS = web.AppKey("passwords", Passwords)
 HUB_WOKEN = web.AppKey("hub_woken", asyncio.Event)
 SESSION_CACHE = web.AppKey("session_cache", SessionCache)
 BROKERS: web.AppKey[Sequence[Broker]] = web.AppKey("brokers", list)  # att receives from all, and sends by the last
-LOG_READER = web.AppKey("log_reader", LogReader)
 KEEPALIVE = web.AppKey("keepalive", KeepaliveTimer)
 RETENTION = web.AppKey("retention", RetentionTask)
 METRICS = web.AppKey("metrics", CollectorRegistry)
@@ -243,7 +242,7 @@ async def _accounts(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _realtime(app: web.Application) -> AsyncIterator[None]:
-    """Give EVENT_LOG, BROKERS, LOG_READER, PUBLISHER, LISTEN_ENDPOINT, and run them.
+    """Give EVENT_LOG, BROKERS, PUBLISHER, LISTEN_ENDPOINT, and run them.
 
     Needs DATABASE, BACKENDS, ENGINE, HUB, HUB_WOKEN, SESSION_CACHE.
     """
@@ -251,7 +250,7 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
     postgres, redis = PostgresBroker(db, app[DATABASE].dsn), app[BACKENDS].broker
     app[EVENT_LOG] = log = EventLog(db)
     app[BROKERS] = brokers = [postgres] if redis is None else [postgres, redis]
-    app[LOG_READER] = reader = LogReader(log, hub, sessions, app[HUB_WOKEN], 0.0 if redis is None else GAP_WAIT)
+    reader = LogReader(log, hub, sessions, app[HUB_WOKEN], 0.0 if redis is None else GAP_WAIT)
     app[PUBLISHER] = publisher = Publisher(log, hub, brokers[-1])
     app[LISTEN_ENDPOINT] = ListenEndpoint(
         hub=hub,
@@ -277,7 +276,7 @@ async def _cleanup(app: web.Application) -> AsyncIterator[None]:
     """Give RETENTION. Remove expired sessions and events. Needs ENGINE, SESSIONS."""
     app[RETENTION] = RetentionTask(app[ENGINE], app[SETTINGS].retention_age)
     async with (
-        every("removal of sessions that are over", app[SESSIONS].sweep, EXPIRY_INTERVAL),
+        every("removal of expired sessions", app[SESSIONS].sweep, EXPIRY_INTERVAL),
         every("trimming of the log", app[RETENTION].trim, TRIM_INTERVAL),
     ):
         yield
