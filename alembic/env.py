@@ -1,4 +1,4 @@
-"""How alembic reaches the database: by the connection it is handed, ``-x db-url=…``, ``ATT_DB_URL`` or the default."""
+"""Alembic's environment. The database is a given connection, ``-x db-url=…``, ``ATT_DB_URL`` or the default."""
 
 import os
 import sys
@@ -14,14 +14,14 @@ from att.db.schema import metadata
 from att.errors import DatabaseUnavailable
 
 DEFAULT_DB_URL = "postgresql://att_user:att_pass@localhost/att_db"
-MIGRATION_LOCK = 0x617474  # "att": several processes that migrate at once do it one after the other
+MIGRATION_LOCK = 0x617474  # "att"; lets one process migrate at a time
 LOCK_TIMEOUT = "30s"
 
 
 def db_url() -> str:
     given = context.get_x_argument(as_dictionary=True)
     for unknown in given.keys() - {"db-url"}:
-        sys.exit(f"alembic: -x {unknown} is not known; write -x db-url=postgresql://user:password@host:port/database")
+        sys.exit(f"alembic: unknown option -x {unknown}; write -x db-url=postgresql://user:password@host:port/database")
     url = given.get("db-url") or os.environ.get("ATT_DB_URL") or DEFAULT_DB_URL
     try:
         return check_dsn(url)
@@ -50,7 +50,7 @@ def run_on_own_connection() -> None:
 
 
 def run_offline() -> None:
-    # Without a paramstyle of its own, psycopg2's would double each percent sign of a function's body.
+    # psycopg2's paramstyle would double each percent sign in a function's body.
     context.configure(
         dialect_name="postgresql",
         target_metadata=metadata,
@@ -64,10 +64,10 @@ def run_offline() -> None:
 if context.config.config_file_name is not None:
     fileConfig(context.config.config_file_name, disable_existing_loggers=False)
 
-handed_over = context.config.attributes.get("connection")
+given_connection = context.config.attributes.get("connection")
 if context.is_offline_mode():
     run_offline()
-elif handed_over is not None:
-    run(handed_over)
+elif given_connection is not None:
+    run(given_connection)
 else:
     run_on_own_connection()

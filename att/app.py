@@ -154,14 +154,14 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
     try:
         from att.accounts.redis_rate_limits import RedisCounts
         from att.realtime.brokers.redis import RedisBroker
-        from att.redis.client import RedisLink
+        from att.redis.client import RedisClient
         from att.sessions.redis_scripts import TRIAL, TRIAL_KEYS
         from att.sessions.redis_store import RedisSessions  # the extra "redis" may not be installed
     except ImportError as error:
         raise CannotStart(
             "--redis-url needs a library that is not installed; run pip install 'att-server[redis]'"
         ) from error
-    link = await RedisLink.connect(settings.redis_url, TRIAL, TRIAL_KEYS)
+    link = await RedisClient.connect(settings.redis_url, TRIAL, TRIAL_KEYS)
     try:
         rate_limits = RateLimits(*rates, clock=time.time, make_counts=partial(RedisCounts, link))
         yield Backends(lambda db: RedisSessions(link, db, ttl), rate_limits, RedisBroker(link), link.ping)

@@ -20,7 +20,7 @@ from harness import REPEATS, Account, Database, Valkey, att, database, figure, r
 from load import Arrivals, Sender, att_request, json_body, open_listener, open_many
 from report import Report
 
-from att.redis.client import RedisLink
+from att.redis.client import RedisClient
 from att.sessions.redis_keys import SessionKeys
 from att.sessions.store import ClientInfo, hash_token, slack_of
 
@@ -182,15 +182,15 @@ async def main() -> None:
 
 async def sign_in(redis: Valkey, accounts: Sequence[Account]) -> None:
     """Begin the sessions of these accounts in Redis, as they are in PostgreSQL."""
-    link = await RedisLink.connect(redis.url)
+    redis_client = await RedisClient.connect(redis.url)
     try:
-        keys = SessionKeys(link, LIFETIME, slack_of(LIFETIME))
+        keys = SessionKeys(redis_client, LIFETIME, slack_of(LIFETIME))
         for account in accounts:
             digest, session_id = hash_token(account.token).hex(), uuid4()
-            await keys.point(digest, account.id, session_id)
-            await keys.begin(digest, account.id, session_id, ClientInfo(None, None))
+            await keys.add_pointers(digest, account.id, session_id)
+            await keys.create(digest, account.id, session_id, ClientInfo(None, None))
     finally:
-        await link.close()
+        await redis_client.close()
 
 
 def tell(report: Report, found: dict[Case | int, list]) -> None:

@@ -17,7 +17,7 @@ from report import Report
 
 from att.db.engine import Engine
 from att.realtime.log_reader import _CHUNK
-from att.redis.client import RedisLink
+from att.redis.client import RedisClient
 from att.sessions.redis_store import RedisSessions
 from att.sessions.store import ClientInfo, PostgresSessions, SessionStore, Verified
 
@@ -91,10 +91,10 @@ async def main() -> None:
         accounts = db.people(USERS)
         db.run("UPDATE users SET password_hash = %s", HASH)
         db.run("DELETE FROM sessions")
-        engine, link = await Engine.connect(db.dsn), await RedisLink.connect(redis.url)
+        engine, redis_client = await Engine.connect(db.dsn), await RedisClient.connect(redis.url)
         stores: dict[str, SessionStore] = {
             "PostgreSQL": PostgresSessions(engine, timedelta(days=30)),
-            "Redis": RedisSessions(link, engine, timedelta(days=30)),
+            "Redis": RedisSessions(redis_client, engine, timedelta(days=30)),
         }
         meter = Meter(db, redis)
 
@@ -106,7 +106,7 @@ async def main() -> None:
                 await verbs(store, meter, accounts[:AT_ONCE])
             await shuffled([*stores], REPEATS, go)
         finally:
-            await link.close()
+            await redis_client.close()
             await engine.close()
     tell(Report("sessions"), found)
 

@@ -1,6 +1,6 @@
-"""What the operator of the machine does to accounts: at start, and by the sub-commands.
+"""Changes to accounts by the operator, at start or by a sub-command.
 
-Nobody who is signed in does this, so the history names the database role alone.
+The history names only the database role, since no user is signed in.
 """
 
 import contextlib
@@ -43,17 +43,17 @@ SET_PASSWORD = prepare(
 
 
 class AdministratorCredentials(NamedTuple):
-    """A login and its password, in the form that ``att.core.names`` gives them."""
+    """A login and its password, both normalised by ``att.core.names``."""
 
     login: str
     password: str
 
     def __repr__(self) -> str:
-        return f"Credentials({self.login!r})"
+        return f"AdministratorCredentials({self.login!r})"
 
 
 class Administrators:
-    """Those whose role permits everything. Each method raises CannotStart when the database refuses."""
+    """Users whose role permits everything. Each method raises CannotStart when the database refuses."""
 
     def __init__(self, db: Engine, passwords: Passwords, sessions: SessionStore) -> None:
         self._db = db
@@ -61,9 +61,9 @@ class Administrators:
         self._sessions = sessions
 
     async def ensure(self, wanted: AdministratorCredentials | None = None) -> AdministratorCredentials | None:
-        """See to it that the built-in roles are there, and an administrator: the one that is wanted, or else any.
+        """Create the built-in roles and an administrator if they are missing: ``wanted`` or a generated one.
 
-        What was made up, when nothing was wanted and nobody was there. Raises CannotStart when the login is taken.
+        Return the generated credentials, if any. Raise CannotStart when the login is taken.
         """
         async with self._change() as transaction:
             await ensure_built_in(transaction)
@@ -72,12 +72,12 @@ class Administrators:
                 return None
             if await transaction.fetch_one(ANY_ADMINISTRATOR):
                 return None
-            made_up = AdministratorCredentials(GENERATED_LOGIN, secrets.token_urlsafe(GENERATED_BYTES))
-            await self._ensure_one(transaction, made_up)
-            return made_up
+            generated = AdministratorCredentials(GENERATED_LOGIN, secrets.token_urlsafe(GENERATED_BYTES))
+            await self._ensure_one(transaction, generated)
+            return generated
 
     async def create(self, wanted: AdministratorCredentials) -> bool:
-        """Make them an administrator with this password, and end their sessions. Whether they are new."""
+        """Make the user an administrator with this password, and end their sessions. Return True if they are new."""
         password_hash = await self._passwords.hash(wanted.password)
         async with self._change() as transaction:
             await ensure_built_in(transaction)
@@ -90,7 +90,7 @@ class Administrators:
         return found is None
 
     async def reset_password(self, wanted: AdministratorCredentials) -> None:
-        """Give the user this password, and end their sessions. Raises NoSuchUser."""
+        """Give the user this password, and end their sessions. Raise NoSuchUser."""
         password_hash = await self._passwords.hash(wanted.password)
         async with self._change() as transaction:
             found = await transaction.fetch_one(_FIND_USER, login_key=fold(wanted.login))
@@ -110,19 +110,19 @@ class Administrators:
         _user_id, login, is_administrator = found
         if not is_administrator:
             raise CannotStart(
-                f"the login {login!r} is somebody's who is no active administrator; choose another with --admin-login,"
-                f" or make them one: att-server create-admin {shlex.quote(login)}"
+                f"the user {login!r} is not an active administrator; choose another login with --admin-login,"
+                f" or make this user one: att-server create-admin {shlex.quote(login)}"
             )
 
     @contextlib.asynccontextmanager
     async def _change(self) -> AsyncIterator[Transaction]:
-        """One process at a time, of all that start at once."""
+        """Let one process at a time change administrators."""
         try:
             async with self._db.transaction() as transaction:
                 await lock_administrators(transaction)
                 yield transaction
         except DriverError as error:
-            raise CannotStart(f"the database refuses: {error.diag.message_primary or 'it does not say why'}") from error
+            raise CannotStart(f"the database refuses: {error.diag.message_primary or 'no reason given'}") from error
 
 
 async def _add(transaction: Transaction, login: str, password_hash: str) -> None:

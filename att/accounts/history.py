@@ -1,4 +1,4 @@
-"""Reading the history. Triggers of the database write it, and nothing here changes it."""
+"""Reads of the history. Only database triggers write it."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,7 +16,7 @@ from att.db.schema import history
 
 
 class HistoryEntry(NamedTuple):
-    """A row of the history. ``old`` and ``new`` hold the columns that differ; ``row`` of a member is group/user."""
+    """A row of the history. ``old`` and ``new`` hold the changed columns; a member's ``row`` is group/user."""
 
     id: int
     at: datetime
@@ -32,7 +32,7 @@ class HistoryEntry(NamedTuple):
 
 
 class HistoryFilters(TypedDict, total=False):
-    """Which changes are asked for: those that fit all that is given, from ``since`` on and before ``until``."""
+    """Filters of changes; all must match. ``since`` is inclusive, ``until`` exclusive."""
 
     table: str
     row: str
@@ -77,7 +77,7 @@ HISTORY_OF_USER = Listing(
 
 @cache
 def history_where(names: frozenset[str]) -> Listing:
-    """The statements for the filters of these names, compiled once: there are 64 sets of names."""
+    """Return the listing for these filters. Each of the 64 combinations is compiled once."""
     conditions = (condition for name, condition in _CONDITIONS.items() if name in names)
     return Listing(_changes.where(*conditions), HISTORY_ORDER, history.c.at, history.c.id)
 
@@ -89,11 +89,11 @@ class History:
         self._db = db
 
     async def page(self, window: Window, filters: HistoryFilters) -> Page[HistoryEntry]:
-        """Changes of users, roles, groups and members."""
+        """Return changes of users, roles, groups and members."""
         page = await history_where(frozenset(filters)).read(self._db, window, **filters)
         return page.map(HistoryEntry._make)
 
     async def of_user(self, user_id: UUID, window: Window) -> Page[HistoryEntry]:
-        """Changes of the user's own row and memberships, also when the user is gone."""
+        """Return changes of the user's own row and memberships, also of a deleted user."""
         page = await HISTORY_OF_USER.read(self._db, window, user_id=user_id)
         return page.map(HistoryEntry._make)

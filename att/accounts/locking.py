@@ -1,4 +1,4 @@
-"""Users and roles as they are within a transaction, read and locked for a change that depends on them."""
+"""Reads and locks of users and roles in a transaction that changes them."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from att.errors import LastAdministrator, NoSuchRole, NoSuchUser, at_index
 from att.sessions.owners import THESE_USERS
 
 READ_USERS = prepare(select(*USER, users.c.password_hash, roles.c.permissions).join(roles).where(THESE_USERS))
-# In the order of their ids, so that two who lock the same users wait for, and not on, each other. Without the roles:
-# a row that changed while it was waited for is not joined anew.
+# Ordered by id, so that two transactions do not deadlock. Without the roles: PostgreSQL does not repeat the join for a
+# row that changed while the statement waited.
 _LOCK_USERS = prepare(select(users.c.id).where(THESE_USERS).order_by(users.c.id).with_for_update())
-# Whoever is deleted leaves their groups, which are locked first, as by whoever changes a group.
-LOCK_THEIR_GROUPS = prepare(
+# A deletion also changes the user's groups. Every change of a group locks the group first.
+LOCK_GROUPS_OF_USERS = prepare(
     select(groups.c.id)
     .where(
         groups.c.id.in_(
@@ -29,7 +29,7 @@ LOCK_THEIR_GROUPS = prepare(
     .order_by(groups.c.id)
     .with_for_update(key_share=True)
 )
-# Shared until the commit, so that no role comes to permit more while it is being given.
+# Locked until the commit, so that no role gains permissions while it is assigned.
 LOCK_ROLES = prepare(
     select(roles.c.name_key, roles.c.permissions)
     .where(roles.c.name_key == any_(bindparam("role_keys", type_=ARRAY(Text))))
@@ -37,7 +37,7 @@ LOCK_ROLES = prepare(
     .with_for_update(read=True)
 )
 
-ADMINISTRATOR_BESIDES = prepare(
+OTHER_ADMINISTRATOR = prepare(
     select(users.c.id)
     .join(roles)
     .where(
@@ -51,7 +51,7 @@ ADMINISTRATOR_BESIDES = prepare(
 
 
 class Account(NamedTuple):
-    """A user as they are now, what their password is told by, and what their role permits."""
+    """A user, their password hash, and the permissions of their role."""
 
     user: User
     password_hash: str | None
@@ -59,7 +59,7 @@ class Account(NamedTuple):
 
 
 async def read_accounts(transaction: Transaction, user_ids: Collection[UUID]) -> dict[UUID, Account]:
-    """The users that there are, by their ids."""
+    """Return the existing users by id."""
     rows = await transaction.fetch_all(READ_USERS, user_ids=list(user_ids))
     return {row[0]: Account(User(*row[:-2]), row[-2], frozenset(row[-1])) for row in rows}
 
@@ -67,10 +67,10 @@ async def read_accounts(transaction: Transaction, user_ids: Collection[UUID]) ->
 async def lock_accounts(
     transaction: Transaction, numbered: Sequence[tuple[int | None, UUID]], *, with_groups: bool = False
 ) -> dict[UUID, Account]:
-    """The users as they are, and stay until the commit. Raises NoSuchUser."""
+    """Lock and return the users until the commit. Raise NoSuchUser."""
     user_ids = [user_id for _, user_id in numbered]
     if with_groups:
-        await transaction.fetch_all(LOCK_THEIR_GROUPS, user_ids=user_ids)
+        await transaction.fetch_all(LOCK_GROUPS_OF_USERS, user_ids=user_ids)
     await transaction.fetch_all(_LOCK_USERS, user_ids=user_ids)
     accounts = await read_accounts(transaction, user_ids)
     for index, user_id in numbered:
@@ -81,7 +81,7 @@ async def lock_accounts(
 
 
 async def lock_roles(transaction: Transaction, named: Sequence[tuple[int | None, str]]) -> dict[str, Permissions]:
-    """What the named roles permit, by the keys of their names, until the commit. Raises NoSuchRole."""
+    """Lock the roles until the commit, and return their permissions by name key. Raise NoSuchRole."""
     keys = {fold(name) for _, name in named}
     found = dict(await transaction.fetch_all(LOCK_ROLES, role_keys=list(keys))) if keys else {}
     for index, name in named:
@@ -91,11 +91,12 @@ async def lock_roles(transaction: Transaction, named: Sequence[tuple[int | None,
     return {key: frozenset(permissions) for key, permissions in found.items()}
 
 
-async def check_besides(transaction: Transaction, held: Permissions, user_ids: list[UUID]) -> None:
-    """Raises LastAdministrator to somebody who has meanwhile lost what they asked with, when all administrators left
-    are among these users: of two who demote each other at once, the second is told that it cannot be.
+async def check_other_administrator(transaction: Transaction, own: Permissions, user_ids: list[UUID]) -> None:
+    """Raise LastAdministrator when the actor may no longer change users, and no administrator is left besides these.
+
+    So of two administrators who demote each other at once, the second gets this error.
     """
-    if permits(held, Permission.USERS_WRITE):
+    if permits(own, Permission.USERS_WRITE):
         return
-    if await transaction.fetch_one(ADMINISTRATOR_BESIDES, user_ids=user_ids) is None:
+    if await transaction.fetch_one(OTHER_ADMINISTRATOR, user_ids=user_ids) is None:
         raise LastAdministrator

@@ -1,7 +1,6 @@
-"""Makes guessing slow: how many attempts there may be in a while, by login and by address.
+"""Rate limits of log-ins and sign-ups, by login and by address, against guessing.
 
-The counting is the library's (``limits``), by fixed windows: each begins with the first failure and ends a fixed time
-later, whatever is tried meanwhile.
+The library ``limits`` counts in fixed windows: each begins with the first failure and ends a fixed time later.
 """
 
 import asyncio
@@ -22,18 +21,17 @@ from att.core.client_address import parse_address
 from att.core.names import fold
 from att.errors import AuthFailed, LoginTaken, TooManyAttempts, Unavailable, WrongPassword
 
-MAX_KEYS = 100_000  # counts kept for each rate; beyond that the oldest are forgotten
-_PATIENCE = 5.0  # seconds that an attempt waits for those under way
-NETWORK_BITS = 64  # of an IPv6 address: what one customer has for themselves
+MAX_KEYS = 100_000  # counts for each rate; the oldest are dropped
+_WAIT_TIMEOUT = 5.0  # seconds that an attempt waits for running ones
+NETWORK_BITS = 64  # of an IPv6 address: usually one customer's network
 
 Clock = Callable[[], float]
 
 
 class RateLimits:
-    """Refuses attempts, with TooManyAttempts, while there have been too many.
+    """Raises TooManyAttempts after too many attempts.
 
-    ``make_counts`` gives the counts for a rate of this name, whose windows end by the same clock; without it they are
-    this process's own.
+    ``make_counts`` returns the storage for the rate of this name, with the same clock; the default is in memory.
     """
 
     def __init__(
@@ -53,10 +51,10 @@ class RateLimits:
         self._signups = limit(signups, "signup")
 
     @contextlib.asynccontextmanager
-    async def guess(self, login: str, address: str | None) -> AsyncIterator[None]:
-        """Around the check of a password, which fails by AuthFailed or WrongPassword. Raises TooManyAttempts.
+    async def login_attempt(self, login: str, address: str | None) -> AsyncIterator[None]:
+        """Count AuthFailed and WrongPassword raised by the block. Raise TooManyAttempts.
 
-        Success wipes out the login's failures, but not the address's: it may be one's own login among those of others.
+        Success clears the failures of the login, but not of the address: an attacker may own one of the logins.
         """
         network, key = network_of(address), fold(login)
         async with self._addresses.attempt(network), self._logins.attempt(key):
@@ -66,12 +64,12 @@ class RateLimits:
                 await self._addresses.count(network)
                 await self._logins.count(key)
                 raise
-            with contextlib.suppress(Unavailable):  # they are in, whether or not that can be put down
+            with contextlib.suppress(Unavailable):  # the log-in has succeeded anyway
                 await self._logins.clear(key)
 
     @contextlib.asynccontextmanager
     async def sign_up(self, address: str | None) -> AsyncIterator[None]:
-        """Around a sign-up; one that finds the login taken counts as well. Raises TooManyAttempts."""
+        """Count a sign-up, also one that raises LoginTaken. Raise TooManyAttempts."""
         network = network_of(address)
         async with self._signups.attempt(network):
             try:
@@ -79,12 +77,12 @@ class RateLimits:
             except LoginTaken:
                 await self._signups.count(network)
                 raise
-            with contextlib.suppress(Unavailable):  # the account has been made
+            with contextlib.suppress(Unavailable):  # the account exists
                 await self._signups.count(network)
 
     @contextlib.asynccontextmanager
     async def rename(self, address: str | None) -> AsyncIterator[None]:
-        """Around a new login for oneself: one that is taken counts as at sign-up, for it tells who is there."""
+        """Count a change of one's own login that raises LoginTaken, which reveals a login. Raise TooManyAttempts."""
         network = network_of(address)
         async with self._signups.attempt(network):
             try:
@@ -96,71 +94,71 @@ class RateLimits:
 
 @dataclass(eq=False, slots=True)
 class AttemptGate:
-    """Where attempts with one key stand in line: ``people`` in all, of whom ``under_way`` have been let in."""
+    """Attempts with one key: ``total`` with the waiting ones, ``running`` without."""
 
-    people: int = 0
-    under_way: int = 0
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the one who asks whether they may; the rest wait
-    left: asyncio.Event = field(default_factory=asyncio.Event)
+    total: int = 0
+    running: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while one attempt waits to run
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Limit:
-    """One rate, for each key by itself."""
+    """A rate limit, counted for each key."""
 
     def __init__(self, rate: Rate, clock: Clock, counts: Storage) -> None:
         self._item = RateLimitItemPerSecond(rate.amount, math.ceil(rate.per.total_seconds()))
         self._limiter = FixedWindowRateLimiter(counts)
         self._clock = clock
-        self._doors: defaultdict[str, AttemptGate] = defaultdict(AttemptGate)
+        self._gates: defaultdict[str, AttemptGate] = defaultdict(AttemptGate)
 
     @contextlib.asynccontextmanager
     async def attempt(self, key: str) -> AsyncIterator[None]:
-        """Let it be made, unless the count is full. No more are under way here at once than may still fail: others wait
-        for them, so that many guesses at once do not get past, and many who are right do. Raises TooManyAttempts.
+        """Run the block when the count allows it. Raise TooManyAttempts when the count is full.
+
+        At most as many blocks run at once as may still fail, so that parallel guesses do not pass the limit.
         """
-        door = self._doors[key]
-        door.people += 1
+        gate = self._gates[key]
+        gate.total += 1
         try:
-            await self._enter(door, key)
+            await self._enter(gate, key)
             try:
                 yield
             finally:
-                door.under_way -= 1
-                door.left.set()
+                gate.running -= 1
+                gate.ended.set()
         finally:
-            door.people -= 1
-            if not door.people:
-                del self._doors[key]
+            gate.total -= 1
+            if not gate.total:
+                del self._gates[key]
 
     async def count(self, key: str) -> None:
-        """Count one."""
+        """Add one."""
         await self._limiter.hit(self._item, key)
 
     async def clear(self, key: str) -> None:
-        """Forget what was counted."""
+        """Reset the count."""
         await self._limiter.clear(self._item, key)
 
-    async def _enter(self, door: AttemptGate, key: str) -> None:
+    async def _enter(self, gate: AttemptGate, key: str) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE), door.turn:
-                door.left.clear()  # before it is asked: whoever leaves meanwhile must be noticed
-                while not await self._limiter.test(self._item, key, cost=door.under_way + 1):
+            async with asyncio.timeout(_WAIT_TIMEOUT), gate.lock:
+                gate.ended.clear()  # before the test, so that an attempt that ends during it is noticed
+                while not await self._limiter.test(self._item, key, cost=gate.running + 1):
                     if not await self._limiter.test(self._item, key):
                         window = await self._limiter.get_window_stats(self._item, key)
                         raise TooManyAttempts(max(1, math.ceil(window.reset_time - self._clock())))
-                    if door.under_way:
-                        await door.left.wait()
-                    door.left.clear()
-                door.under_way += 1
+                    if gate.running:
+                        await gate.ended.wait()
+                    gate.ended.clear()
+                gate.running += 1
         except TimeoutError as error:
             raise TooManyAttempts(1) from error
 
 
 class WindowCounts(Storage):
-    """Counts in memory, of one rate: ``expiry`` is always the same.
+    """In-memory counts of one rate, always with the same ``expiry``, so the oldest windows end first.
 
-    So windows end in the order in which they began, and those that have ended are found at the front. The library's
-    own ``MemoryStorage`` walks through all keys at each hit, and has no bound. None of the verbs ever waits.
+    The library's ``MemoryStorage`` scans all keys at each hit, and is unbounded.
     """
 
     STORAGE_SCHEME = None
@@ -168,14 +166,14 @@ class WindowCounts(Storage):
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self._clock = clock
-        self._windows: dict[str, tuple[int, float]] = {}  # how many, and when the window ends
+        self._windows: dict[str, tuple[int, float]] = {}  # count and end of the window
 
     @property
     def base_exceptions(self) -> type[Exception]:
         return ValueError
 
     async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        self._forget_ended()
+        self._drop_ended()
         count, end = self._windows.get(key, (0, self._clock() + expiry))
         self._windows[key] = (count + amount, end)
         if len(self._windows) > MAX_KEYS:
@@ -187,7 +185,7 @@ class WindowCounts(Storage):
         return count if end > self._clock() else 0
 
     async def get_expiry(self, key: str) -> float:
-        """When the window ends, by the clock that was given."""
+        """Return the end of the window, in seconds of the clock."""
         return self._windows[key][1] if key in self._windows else self._clock()
 
     async def clear(self, key: str) -> None:
@@ -201,7 +199,7 @@ class WindowCounts(Storage):
     async def check(self) -> bool:
         return True
 
-    def _forget_ended(self) -> None:
+    def _drop_ended(self) -> None:
         now = self._clock()
         while self._windows:
             key, (_, end) = next(iter(self._windows.items()))
@@ -211,7 +209,7 @@ class WindowCounts(Storage):
 
 
 def network_of(address: str | None) -> str:
-    """Whom an address is counted as: one IPv4 address, one /64 of IPv6, or all those who come by our unix socket."""
+    """Return the key of an address: an IPv4 address, a /64 of IPv6, or one key for all clients of a unix socket."""
     parsed = parse_address(address or "")
     if isinstance(parsed, IPv6Address):
         return str(IPv6Network((int(parsed), NETWORK_BITS), strict=False))

@@ -1,4 +1,4 @@
-"""Roles: what a user may do beyond their own account and their own groups."""
+"""Roles: permissions of users beyond their own account and groups."""
 
 import contextlib
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
@@ -21,7 +21,7 @@ _USER = "User"
 BUILT_IN = frozenset({fold(ADMIN), fold(_USER)})
 
 _KNOWN = frozenset(Permission)
-_LOCK = 0x6174745F61646D  # our own among the advisory locks of the database
+_LOCK = 0x6174745F61646D  # key of an advisory lock of the database
 
 
 class Role(NamedTuple):
@@ -33,14 +33,14 @@ class Role(NamedTuple):
 
 
 class NewRole(NamedTuple):
-    """A role to be made."""
+    """A role to create."""
 
     name: str
     permissions: Collection[Permission] = ()
 
 
 class RoleChange(NamedTuple):
-    """What is to change of a role; None stays."""
+    """A change of a role. None keeps the value."""
 
     id: UUID
     name: str | None = None
@@ -57,12 +57,12 @@ PERMISSIONS_OF = prepare(
 ROLES = Listing(select(*_role), Order("roles", (str,)), roles.c.name_key)
 _FIND_ROLE = prepare(_find)
 FIND_TO_CHANGE = prepare(_find.with_for_update(key_share=True))
-# Nobody can be given the role between the count of those who have it and its end.
+# Locked, so that no user gets the role between the count of its users and its deletion.
 FIND_TO_DELETE = prepare(_find.with_for_update())
 ADD_ROLE = prepare(insert(roles).values(**_values).returning(*_role))
 CHANGE_ROLE = prepare(update(roles).where(roles.c.id == bindparam("role_id")).values(**_values).returning(*_role))
 DELETE_ROLE = prepare(delete(roles).where(roles.c.id == bindparam("role_id")))
-COUNT_HOLDERS = prepare(select(func.count()).select_from(users).where(users.c.role_id == bindparam("role_id")))
+COUNT_USERS = prepare(select(func.count()).select_from(users).where(users.c.role_id == bindparam("role_id")))
 
 LOCK_ADMINISTRATORS = prepare(select(func.pg_advisory_xact_lock(_LOCK)))
 ANY_ADMINISTRATOR = prepare(
@@ -87,21 +87,21 @@ ENSURE_USER = prepare(_added.on_conflict_do_nothing())
 
 
 async def lock_administrators(transaction: Transaction) -> None:
-    """Until the end of the transaction nobody else changes who is an administrator.
+    """Lock the set of administrators until the transaction ends.
 
-    Taken before the first look at what is to change, so that two who take from each other see one another.
+    Call it before reading, so that two transactions that demote each other's administrators see both changes.
     """
     await transaction.fetch_one(LOCK_ADMINISTRATORS)
 
 
 async def check_administrator_left(transaction: Transaction) -> None:
-    """Raises LastAdministrator when no active user has a role that permits everything."""
+    """Raise LastAdministrator when no active user with a password has a role that permits everything."""
     if await transaction.fetch_one(ANY_ADMINISTRATOR) is None:
         raise LastAdministrator
 
 
 async def ensure_built_in(transaction: Transaction) -> None:
-    """See to it that the role Admin is there and permits everything, and that the role User is there."""
+    """Create the roles Admin and User if they are missing, and let Admin permit everything."""
     await transaction.execute(ENSURE_ADMIN, **_columns(ADMIN, [Permission.EVERYTHING]))
     await transaction.execute(ENSURE_USER, **_columns(_USER, []))
 
@@ -109,59 +109,59 @@ async def ensure_built_in(transaction: Transaction) -> None:
 class Roles:
     """Roles in the database.
 
-    Whoever changes one needs ``roles.write`` and all that the role permits, before and after: nobody raises themselves.
-    Of many at once all are changed or none, and an error bears the index of the one to blame.
+    A change needs ``roles.write`` and every permission that the role has before or after, so that actors cannot gain
+    permissions. A batch succeeds or fails as a whole; its error has the index of the failed item.
     """
 
     def __init__(self, db: Engine) -> None:
         self._db = db
 
     async def permissions_of(self, user_id: UUID) -> Permissions:
-        """What the user's role permits, now: nothing to somebody who is not there or not active."""
+        """Return the current permissions of the user; none if the user is unknown or not active."""
         row = await self._db.fetch_one(PERMISSIONS_OF, user_id=user_id)
         return frozenset(row[0]) if row else frozenset()
 
     async def page(self, window: Window) -> Page[Role]:
-        """The roles, by name."""
+        """Return the roles by name."""
         page = await ROLES.read(self._db, window)
         return page.map(_make)
 
     async def find(self, role_id: UUID) -> Role:
-        """The role with this id. Raises NoSuchRole."""
+        """Return the role. Raise NoSuchRole."""
         return _found(await self._db.fetch_one(_FIND_ROLE, role_id=role_id))
 
     async def create(self, new: NewRole, actor: Actor) -> Role:
-        """A new role. Raises RoleNameTaken, NotPermitted."""
+        """Create a role. Raise RoleNameTaken, NotPermitted."""
         with at_index(None):
             [role] = await self.create_many([new], actor)
         return role
 
     async def create_many(self, new: Iterable[NewRole], actor: Actor) -> list[Role]:
-        """New roles, in the order given. Raises RoleNameTaken, NotPermitted."""
-        made = []
-        async with self._change(actor) as (transaction, held):
+        """Create roles and return them in order. Raise RoleNameTaken, NotPermitted."""
+        created = []
+        async with self._change(actor) as (transaction, own):
             for index, (name, permissions) in enumerate(new):
                 with at_index(index):
-                    check_covers(held, permissions)
-                    made.append(_make(await transaction.fetch_one(ADD_ROLE, **_columns(name, permissions))))
-        return made
+                    check_covers(own, permissions)
+                    created.append(_make(await transaction.fetch_one(ADD_ROLE, **_columns(name, permissions))))
+        return created
 
     async def change(self, change: RoleChange, actor: Actor) -> Role:
-        """The role as it is then. Raises NoSuchRole, BuiltInRole, RoleNameTaken, LastAdministrator, NotPermitted."""
+        """Return the changed role. Raise NoSuchRole, BuiltInRole, RoleNameTaken, LastAdministrator, NotPermitted."""
         with at_index(None):
             [role] = await self.change_many([change], actor)
         return role
 
     async def change_many(self, changes: Iterable[RoleChange], actor: Actor) -> list[Role]:
-        """The roles as they are then, in this order. Raises as ``change``, and InvalidInput for one given twice."""
+        """Return the changed roles in order. Raise as ``change``, and InvalidInput for a repeated role."""
         changed: dict[UUID, Role] = {}
         weakened = None
-        async with self._change(actor) as (transaction, held):
+        async with self._change(actor) as (transaction, own):
             for index, change in enumerate(changes):
                 if change.id in changed:
                     raise InvalidInput([FieldError(f"{index}.id", "is given twice")])
                 with at_index(index):
-                    before, after = await _change(transaction, held, change)
+                    before, after = await _change(transaction, own, change)
                 changed[change.id] = after
                 if Permission.EVERYTHING in set(before.permissions) - set(after.permissions):
                     weakened = index
@@ -171,54 +171,54 @@ class Roles:
         return list(changed.values())
 
     async def delete(self, role_id: UUID, actor: Actor) -> None:
-        """Raises NoSuchRole, BuiltInRole, RoleInUse, NotPermitted."""
+        """Delete the role. Raise NoSuchRole, BuiltInRole, RoleInUse, NotPermitted."""
         with at_index(None):
             await self.delete_many([role_id], actor)
 
     async def delete_many(self, role_ids: Iterable[UUID], actor: Actor) -> int:
-        """How many were deleted; one that is given twice counts once. Raises as ``delete``."""
+        """Delete roles, and return their number without repetitions. Raise as ``delete``."""
         deleted: set[UUID] = set()
-        async with self._change(actor) as (transaction, held):
+        async with self._change(actor) as (transaction, own):
             for index, role_id in enumerate(role_ids):
                 if role_id not in deleted:
                     with at_index(index):
-                        await _delete(transaction, held, role_id)
+                        await _delete(transaction, own, role_id)
                     deleted.add(role_id)
         return len(deleted)
 
     @contextlib.asynccontextmanager
     async def _change(self, actor: Actor) -> AsyncIterator[tuple[Transaction, Permissions]]:
-        """A transaction in which roles are changed, one at a time, and what the actor's role permits within it."""
+        """Open a transaction that changes roles; return it with the actor's permissions."""
         async with self._db.transaction(actor) as transaction:
             await lock_administrators(transaction)
             row = await transaction.fetch_one(PERMISSIONS_OF, user_id=actor.user_id)
-            held = frozenset(row[0]) if row else frozenset()
-            check_permits(held, Permission.ROLES_WRITE)
-            yield transaction, held
+            own = frozenset(row[0]) if row else frozenset()
+            check_permits(own, Permission.ROLES_WRITE)
+            yield transaction, own
 
 
-async def _change(transaction: Transaction, held: Permissions, change: RoleChange) -> tuple[Role, Role]:
-    """The role before and after."""
+async def _change(transaction: Transaction, own: Permissions, change: RoleChange) -> tuple[Role, Role]:
+    """Change a role; return it before and after."""
     before = _found(await transaction.fetch_one(FIND_TO_CHANGE, role_id=change.id))
     name = before.name if change.name is None else change.name
     permissions = before.permissions if change.permissions is None else change.permissions
-    check_covers(held, {*before.permissions, *permissions})
+    check_covers(own, {*before.permissions, *permissions})
     if fold(before.name) in BUILT_IN and name != before.name:
         raise BuiltInRole
     if fold(before.name) == fold(ADMIN) and set(permissions) != set(before.permissions):
-        raise BuiltInRole("The role Admin permits everything ('*'), and stays so.")
+        raise BuiltInRole("The permissions of the role Admin cannot change: it permits everything ('*').")
     row = await transaction.fetch_one(CHANGE_ROLE, role_id=change.id, **_columns(name, permissions))
     return before, _make(row)
 
 
-async def _delete(transaction: Transaction, held: Permissions, role_id: UUID) -> None:
+async def _delete(transaction: Transaction, own: Permissions, role_id: UUID) -> None:
     role = _found(await transaction.fetch_one(FIND_TO_DELETE, role_id=role_id))
-    check_covers(held, role.permissions)
+    check_covers(own, role.permissions)
     if fold(role.name) in BUILT_IN:
         raise BuiltInRole
-    [holders] = await transaction.fetch_one(COUNT_HOLDERS, role_id=role_id)
-    if holders:
-        raise RoleInUse(f"{holders} {'user has' if holders == 1 else 'users have'} this role. Give them another first.")
+    [count] = await transaction.fetch_one(COUNT_USERS, role_id=role_id)
+    if count:
+        raise RoleInUse(f"{count} {'user has' if count == 1 else 'users have'} this role. Give them another first.")
     await transaction.execute(DELETE_ROLE, role_id=role_id)
 
 
@@ -234,5 +234,5 @@ def _found(row: tuple[UUID, str, Sequence[str]] | None) -> Role:
 
 def _make(row: tuple[UUID, str, Sequence[str]]) -> Role:
     role_id, name, permissions = row
-    # What an operator has written there that means nothing permits nothing.
+    # Ignore unknown permissions that an operator has stored.
     return Role(role_id, name, tuple(Permission(part) for part in sorted(_KNOWN.intersection(permissions))))

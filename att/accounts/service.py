@@ -1,4 +1,4 @@
-"""Accounts: signing up, telling by login and password who somebody is, and making, changing and deleting users."""
+"""Accounts: sign-up, authentication by password, and creation, change and deletion of users."""
 
 import contextlib
 from collections.abc import AsyncIterator, Collection, Hashable, Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
-from att.accounts.locking import Account, check_besides, lock_accounts, lock_roles, read_accounts
+from att.accounts.locking import Account, check_other_administrator, lock_accounts, lock_roles, read_accounts
 from att.accounts.passwords import Passwords
 from att.accounts.roles import PERMISSIONS_OF, check_administrator_left, lock_administrators
 from att.accounts.users import (
@@ -17,9 +17,9 @@ from att.accounts.users import (
     User,
     UserChange,
     check_change,
-    check_gives,
     check_named_once,
     check_passwords,
+    check_role_assignment,
     row_of,
 )
 from att.core.names import fold
@@ -46,7 +46,7 @@ _values = {
 }
 
 ADD_USER = prepare(insert(users).values(id=bindparam("user_id"), **_values))
-# A role that is not given stays as it is by then, whatever it is called.
+# NULL keeps the current role, even if it was renamed meanwhile.
 _changed = _values | {"role_id": func.coalesce(_values["role_id"], users.c.role_id)}
 CHANGE_USER = prepare(update(users).where(users.c.id == bindparam("user_id")).values(**_changed))
 DELETE_USERS = prepare(delete(users).where(THESE_USERS))
@@ -54,7 +54,7 @@ FIND_PASSWORD = prepare(
     select(users.c.id, users.c.password_hash).where(users.c.login_key == bindparam("login_key"), users.c.active)
 )
 PASSWORD_OF = prepare(select(users.c.password_hash).where(users.c.id == bindparam("user_id")))
-# Tells the history that the password stays what it is.
+# Keeps the history from recording a change of password.
 IS_REHASH = prepare(select(func.set_config("att.rehash", "on", True)))
 REHASH = prepare(
     update(users)
@@ -64,35 +64,35 @@ REHASH = prepare(
 
 
 class _NewPasswords(NamedTuple):
-    """The hashes of new passwords by user, and the stored hash of which the actor has shown the password."""
+    """Hashes of new passwords by user, and the actor's stored hash if their current password was verified."""
 
     hashes: dict[UUID, str]
     verified: str | None
 
 
 @dataclass(slots=True)
-class _Endings:
-    """What the audience is told after the commit: which users' sessions have ended, all of them or some."""
+class _EndedSessions:
+    """Ended sessions to announce after the commit: all sessions of ``users``, and single ``sessions``."""
 
     users: set[UUID] = field(default_factory=set)
-    sessions: dict[UUID, UUID] = field(default_factory=dict)  # and whose they were
+    sessions: dict[UUID, UUID] = field(default_factory=dict)  # user by session
 
 
 class Accounts:
-    """Logins, names and passwords come in the form that ``att.core.names`` gives them.
+    """Users in the database. ``att.core.names`` has normalised logins, names and passwords.
 
-    What is done to many users is done to all of them or to none, and the error is marked with the index of the one that
-    was to blame. The actor's permissions are those at that moment.
+    A batch succeeds or fails as a whole; its error has the index of the failed item. The transaction reads the actor's
+    current permissions.
     """
 
-    def __init__(self, db: Engine, passwords: Passwords, sessions: SessionStore, audience: SessionListener) -> None:
+    def __init__(self, db: Engine, passwords: Passwords, sessions: SessionStore, listener: SessionListener) -> None:
         self._db = db
         self._passwords = passwords
         self._sessions = sessions
-        self._audience = audience
+        self._listener = listener
 
     async def sign_up(self, login: str, password: str, request_id: str) -> Verified:
-        """A new user, who did this themselves. Raises LoginTaken."""
+        """Create a user as the actor of their own creation. Raise LoginTaken."""
         password_hash = await self._passwords.hash(password)
         user_id = uuid4()
         async with self._db.transaction(Actor(user_id, None, request_id)) as transaction:
@@ -100,8 +100,10 @@ class Accounts:
         return Verified(user_id, password_hash)
 
     async def authenticate(self, login: str, password: str) -> Verified:
-        """Who this is. Raises AuthFailed, after the same work whether it is the login that is unknown, the password
-        that is wrong, or the user who is not active or has no password.
+        """Return the user with this login and password.
+
+        Raise AuthFailed for an unknown login, a wrong password, and a user who is not active or has no password, each
+        after the same work.
         """
         row = await self._db.fetch_one(FIND_PASSWORD, login_key=fold(login))
         if not await self._passwords.verify(password, row and row[1]):
@@ -113,68 +115,68 @@ class Accounts:
             new_hash = await self._passwords.hash(password)
             async with self._db.transaction() as transaction:
                 await transaction.fetch_one(IS_REHASH)
-                is_ours = await transaction.execute(REHASH, user_id=user_id, old_hash=stored, new_hash=new_hash)
-            if not is_ours:
-                # Another log-in has just done the same, or the password is another one by now.
+                was_changed = await transaction.execute(REHASH, user_id=user_id, old_hash=stored, new_hash=new_hash)
+            if not was_changed:
+                # Another log-in has rehashed the password, or the password has changed.
                 return await self.authenticate(login, password)
             stored = new_hash
         return Verified(user_id, stored)
 
     async def create(self, new: NewUser, actor: Actor) -> User:
-        """The new user. Raises LoginTaken, NoSuchRole, NotPermitted."""
+        """Create a user. Raise LoginTaken, NoSuchRole, NotPermitted."""
         (user,) = await self._create([(None, new)], actor)
         return user
 
     async def create_many(self, news: Sequence[NewUser], actor: Actor) -> list[User]:
-        """The new users, as they were given. Raises what ``create`` does."""
+        """Create users and return them in order. Raise as ``create``."""
         return await self._create(list(enumerate(news)), actor)
 
     async def change(
         self, user_id: UUID, values: dict[str, Any], actor: Actor, versions: Collection[str] | None = None
     ) -> User:
-        """The user as they are then. With ``versions`` they must have one of these.
+        """Change a user, who must have one of the ``versions`` if given. Return the changed user.
 
-        Raises InvalidInput, NoSuchUser, NoSuchRole, NotPermitted, WrongPassword, LoginTaken, LastAdministrator and
+        Raise InvalidInput, NoSuchUser, NoSuchRole, NotPermitted, WrongPassword, LoginTaken, LastAdministrator and
         PreconditionFailed.
         """
         (user,) = await self._change([(None, UserChange(user_id, values))], actor, versions)
         return user
 
     async def change_many(self, changes: Sequence[UserChange], actor: Actor) -> list[User]:
-        """The users as they are then. Raises what ``change`` does, and InvalidInput for one who is named twice."""
+        """Change users and return them in order. Raise as ``change``, and InvalidInput for a repeated user."""
         return await self._change(list(enumerate(changes)), actor, None)
 
     async def delete(self, user_id: UUID, actor: Actor) -> None:
-        """Delete the user, with their sessions and memberships. Raises NoSuchUser, NotPermitted, LastAdministrator."""
+        """Delete the user, with their sessions and memberships. Raise NoSuchUser, NotPermitted, LastAdministrator."""
         await self._delete([(None, user_id)], actor)
 
     async def delete_many(self, user_ids: Iterable[UUID], actor: Actor) -> int:
-        """How many were deleted; one who is named twice counts once. Raises what ``delete`` does."""
-        firsts: dict[UUID, int | None] = {}
+        """Delete users, and return their number without repetitions. Raise as ``delete``."""
+        first_indexes: dict[UUID, int | None] = {}
         for index, user_id in enumerate(user_ids):
-            firsts.setdefault(user_id, index)
-        return await self._delete([(index, user_id) for user_id, index in firsts.items()], actor)
+            first_indexes.setdefault(user_id, index)
+        return await self._delete([(index, user_id) for user_id, index in first_indexes.items()], actor)
 
     async def _create(self, news: Sequence[tuple[int | None, NewUser]], actor: Actor) -> list[User]:
-        hashes = await self._hash({place: new.password for place, (_, new) in enumerate(news) if new.password})
+        hashes = await self._hash({position: new.password for position, (_, new) in enumerate(news) if new.password})
         ids = [uuid4() for _ in news]
         async with self._db.transaction(actor) as transaction:
             if any(fold(new.role) != "user" for _, new in news):
-                await lock_administrators(transaction)  # before roles are locked, as by who changes roles
-            held = await _permissions_of(transaction, actor)
-            check_permits(held, Permission.USERS_WRITE)
+                await lock_administrators(transaction)  # before the roles, in the same order as changes of roles
+            own = await _permissions_of(transaction, actor)
+            check_permits(own, Permission.USERS_WRITE)
             given = await lock_roles(transaction, [(index, new.role) for index, new in news])
             for index, new in news:
                 with at_index(index):
                     if fold(new.role) != "user":
-                        check_gives(held, given[fold(new.role)])
-            # In the order of their keys, so that two who add the same logins wait for, and not on, each other.
-            for place in sorted(range(len(news)), key=lambda place: fold(news[place][1].login)):
-                index, new = news[place]
+                        check_role_assignment(own, given[fold(new.role)])
+            # Ordered by login key, so that two transactions do not deadlock.
+            for position in sorted(range(len(news)), key=lambda position: fold(news[position][1].login)):
+                index, new = news[position]
                 with at_index(index):
-                    await transaction.execute(ADD_USER, user_id=ids[place], **row_of(new, hashes.get(place)))
-            made = await read_accounts(transaction, ids)
-        return [made[user_id].user for user_id in ids]
+                    await transaction.execute(ADD_USER, user_id=ids[position], **row_of(new, hashes.get(position)))
+            created = await read_accounts(transaction, ids)
+        return [created[user_id].user for user_id in ids]
 
     async def _change(self, changes: Sequence[Numbered], actor: Actor, versions: Collection[str] | None) -> list[User]:
         check_named_once(changes)
@@ -182,46 +184,46 @@ class Accounts:
         passwords = await self._new_passwords(changes, actor)
         reduces = any(not {"role", "active"}.isdisjoint(change.values) for _, change in changes)
         ids = [change.user_id for _, change in changes]
-        async with self._ending(actor) as (transaction, endings):
+        async with self._ending_sessions(actor) as (transaction, ended):
             if reduces:
                 await lock_administrators(transaction)
             before = await lock_accounts(transaction, [(index, change.user_id) for index, change in changes])
             if versions is not None and before[ids[0]].user.version not in versions:
                 raise PreconditionFailed
-            held = await _permissions_of(transaction, actor)
+            own = await _permissions_of(transaction, actor)
             if reduces:
-                await check_besides(transaction, held, ids)
-            await _check(transaction, changes, before, actor, held)
+                await check_other_administrator(transaction, own, ids)
+            await _check(transaction, changes, before, actor, own)
             if actor.user_id in passwords.hashes and before[actor.user_id].password_hash != passwords.verified:
-                raise Busy  # the password became another one after it was verified
-            # In the order of their keys, as in _create.
+                raise Busy  # the password has changed since it was verified
+            # Ordered by login key, as in _create.
             for index, change in sorted(changes, key=lambda numbered: fold(numbered[1].values.get("login", ""))):
                 with at_index(index):
                     await _write(transaction, change, before[change.user_id], passwords)
-                await self._end_sessions(transaction, change, actor, endings)
+                await self._end_sessions(transaction, change, actor, ended)
             if reduces:
                 await check_administrator_left(transaction)
             after = await read_accounts(transaction, ids)
         return [after[user_id].user for user_id in ids]
 
     async def _delete(self, numbered: Sequence[tuple[int | None, UUID]], actor: Actor) -> int:
-        async with self._ending(actor) as (transaction, endings):
+        async with self._ending_sessions(actor) as (transaction, ended):
             await lock_administrators(transaction)
             accounts = await lock_accounts(transaction, numbered, with_groups=True)
-            held = await _permissions_of(transaction, actor)
-            await check_besides(transaction, held, list(accounts))
+            own = await _permissions_of(transaction, actor)
+            await check_other_administrator(transaction, own, list(accounts))
             for index, user_id in numbered:
                 with at_index(index):
-                    is_own, theirs = user_id == actor.user_id, accounts[user_id].permissions
-                    check_change(held, {}, is_own=is_own, theirs=theirs)
+                    is_own, user_permissions = user_id == actor.user_id, accounts[user_id].permissions
+                    check_change(own, {}, is_own=is_own, user_permissions=user_permissions)
                 await self._sessions.end_all(user_id, keep=None, transaction=transaction)
-                endings.users.add(user_id)
+                ended.users.add(user_id)
             deleted = await transaction.execute(DELETE_USERS, user_ids=list(accounts))
             await check_administrator_left(transaction)
         return deleted
 
     async def _new_passwords(self, changes: Sequence[Numbered], actor: Actor) -> _NewPasswords:
-        """Done before the transaction, which is not to wait for it with everything locked."""
+        """Verify and hash passwords, before the transaction takes locks."""
         verified = None
         for index, (user_id, values) in changes:
             if user_id == actor.user_id and "password" in values:
@@ -237,34 +239,34 @@ class Accounts:
         return dict(zip(passwords, await self._passwords.hash_all(passwords.values()), strict=True))
 
     async def _end_sessions(
-        self, transaction: Transaction, change: UserChange, actor: Actor, endings: _Endings
+        self, transaction: Transaction, change: UserChange, actor: Actor, ended: _EndedSessions
     ) -> None:
         user_id, values = change
-        is_off = values.get("active") is False
-        if not is_off and "password" not in values:
+        is_disabled = values.get("active") is False
+        if not is_disabled and "password" not in values:
             return
-        keep = actor.session_id if user_id == actor.user_id and not is_off else None
-        ended = await self._sessions.end_all(user_id, keep=keep, transaction=transaction)
+        keep = actor.session_id if user_id == actor.user_id and not is_disabled else None
+        session_ids = await self._sessions.end_all(user_id, keep=keep, transaction=transaction)
         if keep is None:
-            endings.users.add(user_id)
+            ended.users.add(user_id)
         else:
-            endings.sessions |= dict.fromkeys(ended, user_id)
+            ended.sessions |= dict.fromkeys(session_ids, user_id)
 
     @contextlib.asynccontextmanager
-    async def _ending(self, actor: Actor) -> AsyncIterator[tuple[Transaction, _Endings]]:
-        """A transaction, after whose commit the audience is told what was put down in the endings."""
-        endings = _Endings()
+    async def _ending_sessions(self, actor: Actor) -> AsyncIterator[tuple[Transaction, _EndedSessions]]:
+        """Open a transaction. Announce the ended sessions after its commit."""
+        ended = _EndedSessions()
         try:
             async with self._db.transaction(actor) as transaction:
-                yield transaction, endings
+                yield transaction, ended
         except DatabaseUnavailable:
-            for user_id in endings.users | set(endings.sessions.values()):
-                self._audience.user_state_unknown(user_id)
+            for user_id in ended.users | set(ended.sessions.values()):
+                self._listener.user_state_unknown(user_id)
             raise
-        for user_id in endings.users:
-            self._audience.user_ended(user_id)
-        for session_id in endings.sessions:
-            self._audience.session_ended(session_id)
+        for user_id in ended.users:
+            self._listener.user_ended(user_id)
+        for session_id in ended.sessions:
+            self._listener.session_ended(session_id)
 
 
 async def _permissions_of(transaction: Transaction, actor: Actor) -> Permissions:
@@ -277,18 +279,18 @@ async def _check(
     changes: Sequence[Numbered],
     before: Mapping[UUID, Account],
     actor: Actor,
-    held: Permissions,
+    own: Permissions,
 ) -> None:
-    """Whether the actor may make each of the changes. Raises NoSuchRole, NotPermitted."""
+    """Raise NoSuchRole or NotPermitted when the actor may not make a change."""
     named = [(index, change.values["role"]) for index, change in changes if "role" in change.values]
-    roles_given = await lock_roles(transaction, named)
+    permissions_by_role = await lock_roles(transaction, named)
     for index, (user_id, values) in changes:
         account = before[user_id]
         with at_index(index):
-            check_change(held, values, is_own=user_id == actor.user_id, theirs=account.permissions)
+            check_change(own, values, is_own=user_id == actor.user_id, user_permissions=account.permissions)
             key = fold(values.get("role", account.user.role))
             if key != fold(account.user.role):
-                check_gives(held, roles_given[key])
+                check_role_assignment(own, permissions_by_role[key])
 
 
 async def _write(transaction: Transaction, change: UserChange, account: Account, passwords: _NewPasswords) -> None:

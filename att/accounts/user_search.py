@@ -1,4 +1,4 @@
-"""The directory of users: one of them, or pages of those whom filters leave, in an order of choice."""
+"""Search for users: one by id, or pages of users by filters and order."""
 
 import functools
 import math
@@ -14,12 +14,12 @@ from att.accounts.users import USER, User
 from att.core.names import fold
 from att.core.pagination import Order, Page, Window
 from att.db.engine import Engine, prepare
-from att.db.keyset import SIFTED, Listing, Sieve
+from att.db.keyset import MAX_SCANNED_ROWS, IndexedFilter, Listing
 from att.db.schema import roles, users
 from att.errors import NoSuchUser
 
-GRAMS = 3  # that are looked up in the index
-SHARES_AGE = 600.0  # seconds after which the database is asked again how common grams are
+GRAMS = 3  # looked up in the index
+SHARES_AGE = 600.0  # seconds until the shares of grams are read again
 
 _KEYS: dict[str, tuple[ColumnElement[Any], ...]] = {
     "registered_at": (users.c.registered_at, users.c.id),
@@ -34,7 +34,7 @@ ORDERS = {
 }
 DEFAULT_ORDER = "registered_at"
 
-# Each is served by an index of its own.
+# Each uses its own index.
 _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "login": users.c.login_key == bindparam("login"),
     "role": users.c.role_id == bindparam("role"),
@@ -42,8 +42,8 @@ _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "registered_from": users.c.registered_at >= bindparam("registered_from"),
     "registered_to": users.c.registered_at < bindparam("registered_to"),
 }
-# A text that contains another has all its grams, but they may stand apart in it.
-_PART = Sieve(
+# The grams of the part may be apart in the text, so the index is not enough.
+_PART = IndexedFilter(
     func.strpos(users.c.search_text, bindparam("q")) > 0,
     func.att_grams(users.c.search_text, type_=ARRAY(Text)).contains(bindparam("grams")),
 )
@@ -63,7 +63,7 @@ SHARES = prepare(
 
 
 class UserFilters(NamedTuple):
-    """Who is looked for; None leaves it open. ``q`` is a part of the login or a name; ``registered_to`` is excluded."""
+    """Filters of users; None matches all. ``q`` is a part of the login or a name; ``registered_to`` is exclusive."""
 
     login: str | None = None
     role: str | None = None
@@ -74,25 +74,25 @@ class UserFilters(NamedTuple):
 
 
 class UserSearch:
-    """Reads users. Times have a zone; logins, names and parts of them come in the form of ``att.core.names``."""
+    """Reads users. Times have a zone; ``att.core.names`` has normalised logins, names and parts of them."""
 
     def __init__(self, db: Engine) -> None:
         self._db = db
         self._shares: dict[str, float] = {}
-        self._shares_good_until = -math.inf
+        self._shares_expire_at = -math.inf
 
     async def find(self, user_id: UUID) -> User:
-        """The user with this id. Raises NoSuchUser."""
+        """Return the user. Raise NoSuchUser."""
         row = await self._db.fetch_one(_FIND_USER, user_id=user_id)
         if row is None:
             raise NoSuchUser
         return User(*row)
 
     async def list(self, filters: UserFilters, order: str, window: Window) -> Page[User]:
-        """Those whom all the filters leave, in one of the ``ORDERS``. A role that there is not is nobody's."""
+        """Return users that match all filters, in one of the ``ORDERS``. An unknown role matches no user."""
         given: dict[str, Any] = {name: value for name, value in filters._asdict().items() if value is not None}
         if filters.role is not None:
-            # Looked up first: how many hold the role decides how the database reads the page.
+            # Looked up first, so that the planner knows how common the role is.
             row = await self._db.fetch_one(_FIND_ROLE, name_key=fold(filters.role))
             if row is None:
                 return Page([], None)
@@ -101,36 +101,36 @@ class UserSearch:
         if filters.login is not None:
             given["login"] = fold(filters.login)
         if filters.q is not None:
-            given |= await self._sieve(fold(filters.q), window)
+            given |= await self._text_params(fold(filters.q), window)
         page = await listing(order, names).read(self._db, window, **given)
         return page.map(lambda row: User(*row))
 
-    async def _sieve(self, part: str, window: Window) -> dict[str, Any]:
-        """The parameters of the sieve. Grams that nearly all have tell the index little, and take it long."""
+    async def _text_params(self, part: str, window: Window) -> dict[str, Any]:
+        """Return the parameters of the text filter, with the rarest grams: common ones make the index slow."""
         shares = await self._shares_of_grams()
         rarest_first = sorted(grams_of(part), key=lambda gram: shares.get(gram, 0))
-        is_rare = bool(shares) and shares.get(rarest_first[0], 0) * SIFTED <= window.limit
+        is_rare = bool(shares) and shares.get(rarest_first[0], 0) * MAX_SCANNED_ROWS <= window.limit
         return {"q": part, "grams": rarest_first[:GRAMS], "is_rare": is_rare}
 
     async def _shares_of_grams(self) -> dict[str, float]:
-        """Which share of the users has each of the most common grams, as the database counted last; {} if it has not.
+        """Return the share of users by common gram, from the database's statistics; {} if it has none.
 
-        They decide how a page is read, and not what it holds: old ones do.
+        Shares only choose how a page is read, so they may be old.
         """
-        if time.monotonic() > self._shares_good_until:
-            self._shares_good_until = time.monotonic() + SHARES_AGE
+        if time.monotonic() > self._shares_expire_at:
+            self._shares_expire_at = time.monotonic() + SHARES_AGE
             self._shares = dict(await self._db.fetch_all(SHARES))
         return self._shares
 
 
 @functools.cache
 def listing(order: str, filters: frozenset[str]) -> Listing:
-    """The listing in this order with these filters: prepared when it is first asked for, and there are not many."""
+    """Return the listing with this order and these filters. Each combination is compiled once."""
     query = _users.where(*(_CONDITIONS[name] for name in sorted(filters - {"q"})))
-    sieve = _PART if "q" in filters else None
-    return Listing(query, ORDERS[order], *_KEYS[order.lstrip("-")], sieve=sieve)
+    text_filter = _PART if "q" in filters else None
+    return Listing(query, ORDERS[order], *_KEYS[order.lstrip("-")], indexed_filter=text_filter)
 
 
 def grams_of(text: str) -> list[str]:
-    """Which pieces of three characters a text contains that contains this one; it itself when it is shorter."""
+    """Return the sorted distinct three-character pieces of the text, or the text itself if it is shorter."""
     return [text] if len(text) < 3 else sorted({text[start : start + 3] for start in range(len(text) - 2)})

@@ -1,4 +1,4 @@
-"""A user as the domain sees one, what is told of one to make or change them, and who may. No database."""
+"""Users, new users and changes of users, and the rules of who may make them. No I/O."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from att.errors import FieldError, InvalidInput, NotPermitted
 
 
 class User(NamedTuple):
-    """A user; ``role`` is its name."""
+    """A user; ``role`` is the name of their role."""
 
     id: UUID
     login: str
@@ -29,11 +29,11 @@ class User(NamedTuple):
 
     @property
     def version(self) -> str:
-        """A text that is another as soon as any field is."""
+        """Return a hash of all fields."""
         return hashlib.sha256(json.dumps(self, default=str).encode()).hexdigest()[:32]
 
 
-# The columns of a User. The role's name is not joined, which would have every row wait for it that is read on the way.
+# The columns of a User. The role's name is a subquery: a join would also be done for skipped rows.
 USER = (
     users.c.id,
     users.c.login,
@@ -47,7 +47,7 @@ USER = (
 
 
 class NewUser(NamedTuple):
-    """A user to be made. Without a password they cannot sign in."""
+    """A user to create. Without a password they cannot sign in."""
 
     login: str
     password: str | None = None
@@ -59,17 +59,17 @@ class NewUser(NamedTuple):
 
 
 class UserChange(NamedTuple):
-    """A user, and their new values by field: those of ``NewUser``, and ``current_password``."""
+    """New values of a user by field: the fields of ``NewUser``, and ``current_password``."""
 
     user_id: UUID
     values: Mapping[str, Any]
 
 
-Numbered = tuple[int | None, UserChange]  # with its index, when it is one of many
+Numbered = tuple[int | None, UserChange]  # with its index in a batch
 
 
 def row_of(user: NewUser | User, password_hash: str | None) -> dict[str, Any]:
-    """The row by the parameters of the statements that write it, with the keys by which it is found and sorted."""
+    """Return the parameters of the statements that write a user, with its keys for search and order."""
     login_key, first_name_key, last_name_key = fold(user.login), fold(user.first_name), fold(user.last_name)
     return {
         "login": user.login,
@@ -85,26 +85,28 @@ def row_of(user: NewUser | User, password_hash: str | None) -> dict[str, Any]:
     }
 
 
-def check_change(held: Collection[str], values: Mapping[str, Any], *, is_own: bool, theirs: Collection[str]) -> None:
-    """Whether a role that permits ``held`` may change these of a user, whose role permits ``theirs``.
+def check_change(
+    own: Collection[str], values: Mapping[str, Any], *, is_own: bool, user_permissions: Collection[str]
+) -> None:
+    """Raise NotPermitted when an actor with the permissions ``own`` may not change these values of the user.
 
-    Raises NotPermitted. Whoever set the password of somebody stronger could sign in as them.
+    The actor needs all permissions of the user, since a new password lets the actor sign in as the user.
     """
     if not is_own:
-        check_permits(held, Permission.USERS_WRITE)
-        check_covers(held, theirs)
-    elif not {"role", "active"}.isdisjoint(values) and not permits(held, Permission.USERS_WRITE):
-        raise NotPermitted("Which role you have, and whether you are active, is not yours to set.")
+        check_permits(own, Permission.USERS_WRITE)
+        check_covers(own, user_permissions)
+    elif not {"role", "active"}.isdisjoint(values) and not permits(own, Permission.USERS_WRITE):
+        raise NotPermitted("You may not change your own role, nor whether you are active.")
 
 
-def check_gives(held: Collection[str], given: Collection[str]) -> None:
-    """Whether a role that permits ``held`` may give somebody one that permits ``given``. Raises NotPermitted."""
-    check_permits(held, Permission.ROLES_WRITE)
-    check_covers(held, given)
+def check_role_assignment(own: Collection[str], assigned: Collection[str]) -> None:
+    """Raise NotPermitted when an actor with the permissions ``own`` may not assign a role with ``assigned``."""
+    check_permits(own, Permission.ROLES_WRITE)
+    check_covers(own, assigned)
 
 
 def check_named_once(changes: Iterable[Numbered]) -> None:
-    """Nobody is changed twice at once. Raises InvalidInput."""
+    """Raise InvalidInput when a user is repeated."""
     seen: set[UUID] = set()
     faults = []
     for index, (user_id, _) in changes:
@@ -116,14 +118,14 @@ def check_named_once(changes: Iterable[Numbered]) -> None:
 
 
 def check_passwords(changes: Iterable[Numbered], actor_id: UUID) -> None:
-    """One's own new password comes with the current one, and nothing else does. Raises InvalidInput."""
+    """Raise InvalidInput unless exactly a new password of the actor's own comes with the current one."""
     faults = []
     for index, (user_id, values) in changes:
         field = "current_password" if index is None else f"{index}.current_password"
-        is_wanted = user_id == actor_id and "password" in values
-        if is_wanted and "current_password" not in values:
+        is_needed = user_id == actor_id and "password" in values
+        if is_needed and "current_password" not in values:
             faults.append(FieldError(field, "is missing: a new password of your own needs it"))
-        elif not is_wanted and "current_password" in values:
+        elif not is_needed and "current_password" in values:
             faults.append(FieldError(field, "is given only with a new password of your own"))
     if faults:
         raise InvalidInput(faults)

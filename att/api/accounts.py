@@ -44,7 +44,7 @@ async def signup(request: web.Request) -> web.Response:
 async def login(request: web.Request) -> web.Response:
     """Start a session."""
     credentials = await read(request, schemas.CredentialsIn)
-    async with request.app[RATE_LIMITS].guess(credentials.login, client_of(request).address):
+    async with request.app[RATE_LIMITS].login_attempt(credentials.login, client_of(request).address):
         verified = await request.app[ACCOUNT_SERVICE].authenticate(credentials.login, credentials.password)
         return await _sign_in(request, verified)
 

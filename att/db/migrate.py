@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg2
-from psycopg2.extensions import cursor as Cursor  # noqa: N812 - a class, whatever the driver calls it
+from psycopg2.extensions import cursor as Cursor  # noqa: N812 - a class, despite its name
 
 from att.db.dsn import connect_blocking, describe
 from att.errors import CannotStart

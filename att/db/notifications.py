@@ -1,4 +1,4 @@
-"""What a PostgreSQL announces by NOTIFY, over one connection of its own.
+"""Notifications of PostgreSQL (LISTEN and NOTIFY), received on a separate connection.
 
 https://www.postgresql.org/docs/current/sql-listen.html
 """
@@ -16,12 +16,15 @@ from att.db.dsn import ServerAddress, connect_options
 from att.db.engine import prepare
 from att.errors import DatabaseUnavailable
 
+CHANNEL = "att"
 _TIMEOUT = 5.0  # seconds for an answer
-_SILENCE = 5.0  # seconds without an announcement, after which it is asked whether the server is still there
+_SILENCE = 5.0  # seconds without a notification until a query checks the connection
+
+NOTIFY = prepare(select(func.pg_notify(CHANNEL, bindparam("payload"))))
 
 
 class NotificationChannel:
-    """A channel of the database: a name that is no more than letters."""
+    """A channel of the database. Its name has only letters."""
 
     def __init__(self, dsn: str, name: str) -> None:
         self._dsn = dsn
@@ -29,7 +32,7 @@ class NotificationChannel:
 
     @contextlib.asynccontextmanager
     async def listen(self) -> AsyncIterator[AsyncIterator[str]]:
-        """The payloads that are announced from now on. Raises DatabaseUnavailable, also when the connection is lost."""
+        """Yield the payloads from now on. Raise DatabaseUnavailable, also when the connection is lost."""
         server = ServerAddress(self._dsn)
         await server.find()
         connection = None
@@ -54,16 +57,16 @@ class NotificationChannel:
 
     async def _payloads(self, connection: aiopg.Connection) -> AsyncGenerator[str, None]:
         while True:
-            getting = asyncio.ensure_future(connection.notifies.get())
-            getting.add_done_callback(lambda done: done.cancelled() or done.exception())  # known of, whoever asks
+            pending = asyncio.ensure_future(connection.notifies.get())
+            pending.add_done_callback(lambda done: done.cancelled() or done.exception())  # marks the error as retrieved
             try:
-                # Not wait_for: an announcement is lost when it meets the cancellation of who waits for it.
-                while not (await asyncio.wait([getting], timeout=_SILENCE))[0]:
+                # Not wait_for, which may lose a notification when it is cancelled.
+                while not (await asyncio.wait([pending], timeout=_SILENCE))[0]:
                     await _execute(connection, "SELECT 1")
-                announced = await getting
+                notification = await pending
             finally:
-                getting.cancel()
-            yield announced.payload
+                pending.cancel()
+            yield notification.payload
 
 
 async def _execute(connection: aiopg.Connection, sql: str) -> None:
@@ -73,8 +76,4 @@ async def _execute(connection: aiopg.Connection, sql: str) -> None:
     except asyncio.CancelledError as error:
         if is_cancelled():
             raise
-        raise DatabaseUnavailable(why="the database has cancelled what it was asked") from error
-
-
-CHANNEL = "att"
-NOTIFY = prepare(select(func.pg_notify(CHANNEL, bindparam("payload"))))
+        raise DatabaseUnavailable(why="the database has cancelled a statement") from error

@@ -1,6 +1,6 @@
-"""The tables. Every constraint has a name by the convention, so that a driver's error can be told by it.
+"""The tables. The convention names every constraint; ``att.db.engine`` translates errors by these names.
 
-``alembic/versions`` creates them; a test holds that the two agree.
+``alembic/versions`` creates the tables; a test checks that both agree.
 """
 
 from sqlalchemy import (
@@ -40,8 +40,8 @@ metadata = MetaData(
 _random_uuid = text("gen_random_uuid()")
 _now = text("now()")
 
-# A *_key column holds att.names.fold() of the column beside it. Its collation is C, so that it is compared byte by
-# byte whatever the database's locale.
+# A *_key column holds att.core.names.fold() of another column. Its collation is C, so that the database compares bytes
+# in any locale.
 roles = Table(
     "roles",
     metadata,
@@ -51,8 +51,8 @@ roles = Table(
     Column("permissions", ARRAY(Text), nullable=False, server_default=text("'{}'")),
 )
 
-# search_text holds the keys of login, first and last name, a line each; att_grams() cuts it into pieces of one to three
-# characters, so that the last index finds any part of them. Without a password nobody can sign in.
+# search_text holds the keys of login, first and last name, one per line; att_grams() cuts it into pieces of one to
+# three characters, so that the last index finds any part of them. A user without a password cannot sign in.
 users = Table(
     "users",
     metadata,
@@ -75,7 +75,7 @@ users = Table(
 )
 Index("ix_users_search", func.att_grams(users.c.search_text), postgresql_using="gin")
 
-# Of a token only its SHA-256 is kept.
+# Only the SHA-256 of a token is stored.
 sessions = Table(
     "sessions",
     metadata,
@@ -91,8 +91,8 @@ sessions = Table(
     Index(None, "expires_at"),
 )
 
-# Who may let themselves in (join), and who may broadcast (post). seq is that of the last event, and retention how many
-# events are kept.
+# join and post say who may join and who may broadcast. seq is that of the last event, retention the number of stored
+# events.
 groups = Table(
     "groups",
     metadata,
@@ -111,7 +111,7 @@ groups = Table(
     Index("ix_groups_open", "created_at", "id", postgresql_where=text("\"join\" = 'open'")),
 )
 
-# The two indexes serve the two lists, by key: the members of a group, and the groups of a user.
+# The two indexes serve two lists: the members of a group, and the groups of a user.
 members = Table(
     "members",
     metadata,
@@ -125,9 +125,9 @@ members = Table(
     Index(None, "user_id", "joined_at", "group_id"),
 )
 
-# The log: what was sent to each group, and who joined and left it, in one order. Written by functions of the database
-# alone. It outlives its groups and users, and so refers to nothing. actor_id is who has sent it, joined or left. The
-# body is json and not jsonb, which would not keep it byte for byte.
+# The log: messages to each group, joins and leaves, in one order. Only functions of the database write it. It outlives
+# groups and users, so it has no foreign keys. actor_id is the user who has sent, joined or left. The body is json,
+# since jsonb does not keep the exact bytes.
 events = Table(
     "events",
     metadata,
@@ -145,8 +145,8 @@ events = Table(
     Index(None, "at"),
 )
 
-# Written by triggers alone. It outlives what it tells of, and so refers to nothing. user_id is whose row it was: the
-# user, or the member.
+# Only triggers write it. It outlives the changed rows, so it has no foreign keys. user_id is the user or the member of
+# the row.
 history = Table(
     "history",
     metadata,
@@ -171,9 +171,9 @@ history = Table(
     Index(None, "table_name", "operation", "at", "id"),
 )
 
-# The servers that run, and who is connected to each: since when the earliest of their open sockets is there, and how
-# many there are. What a server has written goes with it. Unlogged, for it is worth nothing after a crash; PostgreSQL
-# then empties them. A user who is deleted leaves when their sockets are closed, and so is not referred to.
+# The running servers, and the users connected to each: the opening time of their earliest open socket, and the number
+# of sockets. The rows of a server are deleted with it. Unlogged, since the rows are worthless after a crash, and
+# PostgreSQL then empties the tables. No foreign key to users: the rows of a deleted user go when their sockets close.
 nodes = Table(
     "nodes",
     metadata,

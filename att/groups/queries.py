@@ -1,4 +1,4 @@
-"""Who is in which group: reading, one by one and in pages."""
+"""Reads of groups and their members, one by one and in pages."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -16,9 +16,9 @@ from att.errors import NoSuchGroup, NoSuchUser
 
 
 class GroupView(NamedTuple):
-    """A group as one user sees it: ``role`` is theirs, None when they are not a member.
+    """A group as one user sees it: ``role`` is the user's, None if they are not a member.
 
-    ``retention`` is how many events of it are kept.
+    ``retention`` is the number of stored events.
     """
 
     id: UUID
@@ -58,8 +58,8 @@ MEMBERS_OF_GROUP = Listing(
     members.c.user_id,
 )
 
-# Materialised, since the planner would rather walk all groups by their age until it has met enough of one's own, and
-# of a million the last may be one's own. So a page costs what one's memberships are, and no more.
+# Materialised: otherwise the planner scans all groups by age until it has found enough of the user's, possibly a
+# million. So a page costs no more than the user's memberships.
 _closed = _joined.where(groups.c.join != "open").cte("closed").prefix_with("MATERIALIZED")
 _age = Order("groups", (datetime, UUID))
 ALL_GROUPS = Listing(_seen, _age, groups.c.created_at, groups.c.id)
@@ -70,14 +70,14 @@ VISIBLE_GROUPS = MergedListing(
 )
 
 
-class GroupDirectory:
-    """Groups and members as they are in the database."""
+class GroupQueries:
+    """Reads groups and members."""
 
     def __init__(self, db: Engine) -> None:
         self._db = db
 
     async def find(self, reference: str, user_id: UUID) -> GroupView:
-        """The group with this id or name, as that user sees it. Raises NoSuchGroup."""
+        """Return the group with this id or name, as the user sees it. Raise NoSuchGroup."""
         if group_id := parse_uuid(reference):
             row = await self._db.fetch_one(FIND_BY_ID, group_id=group_id, user_id=user_id)
         elif "\0" in reference:
@@ -89,23 +89,23 @@ class GroupDirectory:
         return GroupView(*row)
 
     async def visible_to(self, user_id: UUID, window: Window) -> Page[GroupView]:
-        """The groups that the user is a member of, and those that are open to all, oldest first."""
+        """Return the open groups and the groups of the user, oldest first."""
         page = await VISIBLE_GROUPS.read(self._db, window, user_id=user_id)
         return page.map(lambda row: GroupView(*row))
 
     async def all(self, user_id: UUID, window: Window) -> Page[GroupView]:
-        """All groups as that user sees them, oldest first."""
+        """Return all groups as the user sees them, oldest first."""
         page = await ALL_GROUPS.read(self._db, window, user_id=user_id)
         return page.map(lambda row: GroupView(*row))
 
     async def of_user(self, user_id: UUID, window: Window) -> Page[GroupView]:
-        """The groups that the user is a member of, longest first. Raises NoSuchUser."""
+        """Return the groups of the user, longest membership first. Raise NoSuchUser."""
         page = await GROUPS_OF_USER.read(self._db, window, user_id=user_id)
         if not page.items and not await self._db.fetch_one(_FIND_USER, user_id=user_id):
             raise NoSuchUser
         return page.map(lambda row: GroupView(*row))
 
     async def members(self, group_id: UUID, window: Window) -> Page[MemberView]:
-        """The members, longest first."""
+        """Return the members, longest membership first."""
         page = await MEMBERS_OF_GROUP.read(self._db, window, group_id=group_id)
         return page.map(lambda row: MemberView(*row))

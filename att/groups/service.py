@@ -1,4 +1,4 @@
-"""Changes of groups and their members, and who is told of them."""
+"""Changes of groups and their members."""
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -13,21 +13,21 @@ from att.core.permissions import Actor, Join, MemberRole, Permission, Post, Stan
 from att.db.engine import Engine, Transaction, prepare
 from att.db.schema import groups, members, roles, users
 from att.errors import Forbidden, LastOwner, NoSuchGroup, NoSuchMember, NoSuchUser, at_index
-from att.groups.queries import GROUP_COLUMNS, MEMBER_COLUMNS, GroupDirectory, GroupView, MemberView
+from att.groups.queries import GROUP_COLUMNS, MEMBER_COLUMNS, GroupQueries, GroupView, MemberView
 
 
 class GroupListener(Protocol):
-    """Is told that there is something new in a group's log, after it is committed."""
+    """Is called after a group's log has grown and that is committed."""
 
     def observe_head(self, group_id: UUID, seq: int) -> None:
-        """The log has reached this seq."""
+        """Note that the log has reached this seq."""
 
     def joined(self, group_id: UUID, seq: int, user_id: UUID) -> None:
-        """A user has joined, by the event with this seq or a later one."""
+        """Note that a user has joined, by the event with this seq or a later one."""
 
 
 class Rules(TypedDict, total=False):
-    """Who may let themselves in, who may broadcast, and how many events are kept."""
+    """Who may join, who may broadcast, and the number of stored events."""
 
     join: Join
     post: Post
@@ -35,7 +35,7 @@ class Rules(TypedDict, total=False):
 
 
 class Values(Rules, total=False):
-    """What can be changed of a group."""
+    """Changeable values of a group."""
 
     name: str
 
@@ -43,7 +43,7 @@ class Values(Rules, total=False):
 RULES = Rules(join="invite", post="members", retention=1_000)
 
 _member = (members.c.group_id == bindparam("group_id"), members.c.user_id == bindparam("user_id"))
-_their_ids = bindparam("user_ids", type_=ARRAY(Uuid))
+_user_ids = bindparam("user_ids", type_=ARRAY(Uuid))
 _members = select(*MEMBER_COLUMNS).join(users)
 _own_role = (
     select(members.c.role)
@@ -72,12 +72,12 @@ CHANGE_GROUP = prepare(
     .returning(*GROUP_COLUMNS, _own_role)
 )
 DELETE_GROUP = prepare(delete(groups).where(groups.c.id == bindparam("group_id")))
-# Every change of members holds it to the commit, on whichever node: two owners who leave at once see each other go.
+# Locked to the commit by every change of members, so that two owners who leave at once do not leave none.
 LOCK_GROUP = prepare(select(groups.c.seq).where(groups.c.id == bindparam("group_id")).with_for_update(key_share=True))
-# Who deletes it waits besides for those who have just referred to it, before they want the lock above: such as SQL that
-# adds members to many groups at once.
+# A deletion also waits for transactions that have just referred to the group but do not have the lock above yet, such
+# as SQL that adds members to many groups at once.
 LOCK_TO_DELETE = prepare(select(groups.c.seq).where(groups.c.id == bindparam("group_id")).with_for_update())
-# How the actor stands to a group, and what their role permits, when the change is made.
+# The actor's current membership of a group, and the permissions of their role.
 STANDING = prepare(
     select(
         members.c.role,
@@ -95,12 +95,12 @@ STANDING = prepare(
 
 FIND_MEMBER = prepare(_members.where(*_member))
 FIND_MEMBERS = prepare(
-    _members.where(members.c.group_id == bindparam("group_id"), members.c.user_id == func.any(_their_ids))
+    _members.where(members.c.group_id == bindparam("group_id"), members.c.user_id == func.any(_user_ids))
 )
-# They stay until the commit. In the order of their ids, so that one who deletes them in that order meets no deadlock.
+# Locked until the commit. Ordered by id, as in deletions of users, so that there is no deadlock.
 _LOCK_USERS = prepare(
     select(users.c.id)
-    .where(users.c.id == func.any(_their_ids))
+    .where(users.c.id == func.any(_user_ids))
     .order_by(users.c.id)
     .with_for_update(read=True, key_share=True)
 )
@@ -113,7 +113,7 @@ ADD_MEMBERS = prepare(
     upsert(members)
     .from_select(
         ["group_id", "user_id", "role"],
-        select(bindparam("group_id", type_=Uuid), func.unnest(_their_ids), literal("member")),
+        select(bindparam("group_id", type_=Uuid), func.unnest(_user_ids), literal("member")),
     )
     .on_conflict_do_nothing()
 )
@@ -127,24 +127,24 @@ REMOVE_MEMBER = prepare(
 )
 
 
-class Groups(GroupDirectory):
-    """The directory, and its changes, of each of which an audience is told."""
+class Groups(GroupQueries):
+    """Reads and changes groups and members. Calls the listener after each change."""
 
-    def __init__(self, db: Engine, audience: GroupListener) -> None:
+    def __init__(self, db: Engine, listener: GroupListener) -> None:
         super().__init__(db)
-        self._audience = audience
+        self._listener = listener
 
     async def create(self, name: str, actor: Actor, **rules: Unpack[Rules]) -> GroupView:
-        """A new group, with the actor as its owner. Raises GroupNameTaken."""
+        """Create a group, with the actor as its owner. Raise GroupNameTaken."""
         group_id, wanted = uuid4(), {**RULES, **rules}
         async with self._db.transaction(actor) as transaction:
             row = await transaction.fetch_one(ADD_GROUP, id=group_id, name=name, name_key=fold(name), **wanted)
             await transaction.execute(ADD_MEMBER, group_id=group_id, user_id=actor.user_id, role="owner")
-        self._audience.joined(group_id, 1, actor.user_id)
+        self._listener.joined(group_id, 1, actor.user_id)
         return GroupView._make((*row, "owner"))
 
     async def change(self, group_id: UUID, actor: Actor, **values: Unpack[Values]) -> GroupView:
-        """The group with what is given, as the actor sees it; the rest stays. Raises NoSuchGroup, GroupNameTaken."""
+        """Change the given values. Return the group as the actor sees it. Raise NoSuchGroup, GroupNameTaken."""
         new = {f"new_{name}": values.get(name) for name in ("name", *RULES)}
         new["new_name_key"] = fold(values["name"]) if "name" in values else None
         async with self._db.transaction(actor) as transaction:
@@ -155,43 +155,43 @@ class Groups(GroupDirectory):
         return GroupView(*row)
 
     async def delete(self, group_id: UUID, actor: Actor) -> None:
-        """Delete it, and with it its members. Raises NoSuchGroup."""
+        """Delete the group with its members. Raise NoSuchGroup."""
         async with self._db.transaction(actor) as transaction:
             await transaction.fetch_one(LOCK_TO_DELETE, group_id=group_id)
             head = await _lock(transaction, group_id, actor, Who.OWNER)
-            was_there = await transaction.execute(DELETE_GROUP, group_id=group_id)
-        if not was_there:
+            was_deleted = await transaction.execute(DELETE_GROUP, group_id=group_id)
+        if not was_deleted:
             raise NoSuchGroup
-        self._audience.observe_head(group_id, head + 1)
+        self._listener.observe_head(group_id, head + 1)
 
     async def add_member(
         self, group_id: UUID, user_id: UUID, actor: Actor, role: MemberRole | None = None
     ) -> tuple[MemberView, bool]:
-        """The member, with this role if one is given, and whether they are new.
+        """Add a member or set their role. Return the member, and True if they are new.
 
-        Without one who is new is a plain member, and others stay what they are. Raises NoSuchUser, NoSuchGroup, and
-        LastOwner rather than leave the group without an owner.
+        Without a role, a new member becomes a plain member, and others keep their role. Raise NoSuchUser, NoSuchGroup,
+        and LastOwner if no owner would be left.
         """
         async with self._db.transaction(actor) as transaction:
-            who = {"group_id": group_id, "user_id": user_id}
+            ids = {"group_id": group_id, "user_id": user_id}
             head = await _lock(
                 transaction, group_id, actor, Who.OWNER_OR_JOINER if role != "owner" else Who.OWNER, user_id
             )
-            is_new = bool(await transaction.execute(ADD_MEMBER, **who, role=role or "member"))
-            is_as_asked = is_new or role is None or bool(await transaction.execute(SET_ROLE, **who, role=role))
-            row = await transaction.fetch_one(FIND_MEMBER, **who)
+            is_new = bool(await transaction.execute(ADD_MEMBER, **ids, role=role or "member"))
+            has_role = is_new or role is None or bool(await transaction.execute(SET_ROLE, **ids, role=role))
+            row = await transaction.fetch_one(FIND_MEMBER, **ids)
             if row is None:
-                raise NoSuchUser  # deleted a moment ago
-            if not is_as_asked:
+                raise NoSuchUser  # just deleted
+            if not has_role:
                 raise LastOwner
         if is_new:
-            self._audience.joined(group_id, head + 1, user_id)
+            self._listener.joined(group_id, head + 1, user_id)
         return MemberView(*row), is_new
 
     async def add_members(self, group_id: UUID, user_ids: Sequence[UUID], actor: Actor) -> list[MemberView]:
-        """Make all of them members or none. The members, in this order, each once; who was one stays what they are.
+        """Add all users or none. Return the members in order without repetitions. Present members keep their role.
 
-        Raises NoSuchGroup, and NoSuchUser with the index of the first who is not there.
+        Raise NoSuchGroup, and NoSuchUser with the index of the first unknown user.
         """
         wanted = list(dict.fromkeys(user_ids))
         async with self._db.transaction(actor) as transaction:
@@ -201,12 +201,12 @@ class Groups(GroupDirectory):
             added = await transaction.execute(ADD_MEMBERS, group_id=group_id, user_ids=wanted)
             rows = await transaction.fetch_all(FIND_MEMBERS, group_id=group_id, user_ids=wanted)
         for user_id in wanted if added else ():
-            self._audience.joined(group_id, head + 1, user_id)
+            self._listener.joined(group_id, head + 1, user_id)
         found = {row[0]: MemberView(*row) for row in rows}
         return [found[user_id] for user_id in wanted if user_id in found]
 
     async def remove_member(self, group_id: UUID, user_id: UUID, actor: Actor) -> None:
-        """Remove them. Raises NoSuchMember, and LastOwner rather than leave the group without one."""
+        """Remove a member. Raise NoSuchMember, and LastOwner if no owner would be left."""
         async with self._db.transaction(actor) as transaction:
             head = await _lock(transaction, group_id, actor, Who.OWNER_OR_ONESELF, user_id)
             removed = await transaction.fetch_one(REMOVE_MEMBER, group_id=group_id, user_id=user_id)
@@ -214,24 +214,23 @@ class Groups(GroupDirectory):
                 raise LastOwner
         if not removed:
             raise NoSuchMember
-        self._audience.observe_head(group_id, head + 1)
+        self._listener.observe_head(group_id, head + 1)
 
 
 async def _lock(transaction: Transaction, group_id: UUID, actor: Actor, who: Who, target: UUID | None = None) -> int:
-    """Hold the group until the commit, and tell where its log stands: 0 when it is not there.
+    """Lock the group until the commit, and return the head of its log, or 0 if it does not exist.
 
-    Raises NotAMember and NotAnOwner: the actor was asked before, but may have been removed by the change that this one
-    has waited for.
+    Raise NotAMember and NotAnOwner: the earlier check may be outdated by a change that held the lock.
     """
     locked = await transaction.fetch_one(LOCK_GROUP, group_id=group_id)
     row = await transaction.fetch_one(STANDING, group_id=group_id, actor_id=actor.user_id)
     if locked is None or row is None:
         return 0
-    *standing, held = row
+    *standing, permissions = row
     try:
         check(who, actor=actor.user_id, target=target, standing=Standing(*standing))
     except Forbidden:
-        if not permits(held or (), Permission.GROUPS_WRITE):
+        if not permits(permissions or (), Permission.GROUPS_WRITE):
             raise
     head: int = locked[0]
     return head

@@ -39,7 +39,7 @@ class BrokerEvents:
     def on_announcement(self, announcement: Announcement) -> None:
         for session_id in announcement.sessions:
             self._sessions.session_ended(session_id)
-        self._revoker.heard(announcement.users)
+        self._revoker.check_users(announcement.users)
         for joining in announcement.joined:
             self._hub.joined(*joining)
         for event in announcement.events:
@@ -50,11 +50,11 @@ class BrokerEvents:
             self._log_reader.sweep_soon()
 
     def on_connected(self) -> None:
-        self._sessions.trust(is_told=all(broker.is_connected for broker in self._brokers))
+        self._sessions.trust(is_notified=all(broker.is_connected for broker in self._brokers))
         self._log_reader.sweep_soon()
 
     def on_subscribed(self, group_ids: Sequence[UUID]) -> None:
         self._log_reader.look_up_soon(group_ids)
 
     def on_disconnected(self) -> None:
-        self._sessions.trust(is_told=False)
+        self._sessions.trust(is_notified=False)

@@ -1,1 +1,1 @@
-"""Redis or Valkey: the only importer of its library."""
+"""Redis or Valkey. Only this package imports the library."""

@@ -1,4 +1,4 @@
-"""The only module that knows the library ``redis``: a client, and the border at which its errors are translated.
+"""The Redis client. Only this module knows the library ``redis`` and its errors.
 
 https://redis.io/docs/latest/develop/reference/protocol-spec/
 """
@@ -24,20 +24,19 @@ from att.core.error_text import describe_error
 from att.errors import Busy, CannotStart, RedisUnavailable
 
 _TIMEOUT = 2.0  # seconds for a connection, and for an answer
-_PATIENCE = 5.0  # seconds for all that is done at once, with the wait for a turn
-PING_TIMEOUT = 1.0  # seconds, which is less than whoever asks for a ping waits
-_AT_ONCE = 50  # that are under way; others wait for their turn
-_QUEUE = 1_000  # that wait; the next one is told to come back
-SCAN_COUNT = 1_000  # keys that are looked at by one step of a scan
-# What a server answers that is not able to work at the moment, besides what the library has classes for.
-NOT_NOW = ("BUSY", "MISCONF", "NOREPLICAS", "UNBLOCKED")
+_CALL_TIMEOUT = 5.0  # seconds for one call, including its wait
+PING_TIMEOUT = 1.0  # seconds; less than the caller of a ping waits
+_CONCURRENCY = 50  # running calls; others wait
+_QUEUE = 1_000  # waiting calls; the next one gets Busy
+SCAN_COUNT = 1_000  # keys visited by one step of a scan
+# Replies of a server that cannot work at the moment; the library has no classes for them.
+TEMPORARY_ERRORS = ("BUSY", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 ACL_FILE = "deploy/redis.acl.example"
 
-RedisConnection = Redis | RedisCluster
-Complaint = exceptions.ResponseError  # what is raised for a mistake of ours: see _translate()
+_LibraryClient = Redis | RedisCluster
+ResponseError = exceptions.ResponseError  # raised for our mistakes: see _translate()
 
-# The library does not repeat what met a lost connection, for it does not know what may be repeated. One that was lost
-# while nobody used it is made anew before it is used.
+# No retries: the library does not know which commands may be repeated. It replaces lost idle connections before use.
 _OPTIONS: dict[str, Any] = {"protocol": 2, "socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT}
 _UNAVAILABLE = (
     exceptions.ConnectionError,
@@ -50,45 +49,45 @@ _UNAVAILABLE = (
     OSError,
 )
 _FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
-_PLACE = re.compile(r"(?:connecting to|reading from|writing to) (\S+:[0-9]+)")  # in the library's complaints
+_ADDRESS = re.compile(r"(?:connecting to|reading from|writing to) (\S+:[0-9]+)")  # in the library's errors
 
 log = logging.getLogger("att")
 
 
 class Script:
-    """A program in Lua that the server runs as one step. All its keys are in one slot."""
+    """A Lua script, which the server runs atomically. All its keys are in one slot."""
 
     def __init__(self, source: str) -> None:
         self.source = source
         self.digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
-class RedisLink:
-    """A client of a server, or of a cluster; of each, ``_AT_ONCE`` calls are under way at most.
+class RedisClient:
+    """A client of a server or a cluster, with at most ``_CONCURRENCY`` running calls.
 
-    ``client`` gives bytes. Whoever uses it does so within ``guarded``.
+    ``client`` is the library's; it returns bytes, and is only used within ``guarded``.
     """
 
-    def __init__(self, client: RedisConnection, place: str, opened: WeakSet[AbstractConnection] | None = None) -> None:
+    def __init__(self, client: _LibraryClient, address: str, opened: WeakSet[AbstractConnection] | None = None) -> None:
         self.client = client
-        self.place = place
+        self.address = address
         self._opened = WeakSet() if opened is None else opened
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_CONCURRENCY)
         self._waiting = 0
-        self._complaint = ""
+        self._logged_error = ""
 
     @property
     def is_cluster(self) -> bool:
         return isinstance(self.client, RedisCluster)
 
     @classmethod
-    async def connect(cls, url: str, trial: Script | None = None, keys: Sequence[str] = ()) -> "RedisLink":
-        """Find out what there is at the URL, and try a script. Raises CannotStart that says in one line why not."""
-        place = describe(url)
+    async def connect(cls, url: str, trial: Script | None = None, keys: Sequence[str] = ()) -> "RedisClient":
+        """Connect to the server or cluster at the URL, and try a script. Raise CannotStart with the reason."""
+        address = describe(url)
         opened: WeakSet[AbstractConnection] = WeakSet()
-        client: RedisConnection | None = None
+        client: _LibraryClient | None = None
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_CALL_TIMEOUT):
                 client = single = _standalone(url)
                 mode = await _mode_of(single)
                 if mode == "cluster":
@@ -99,21 +98,21 @@ class RedisLink:
         except (*_FAILURES, ValueError, TypeError) as error:
             if client is not None:
                 await client.aclose()
-            raise CannotStart(_why_not(url, error)) from error
+            raise CannotStart(_describe_failure(url, error)) from error
         if mode == "sentinel":
             await client.aclose()
-            raise CannotStart(f"{place} is a sentinel, which keeps nothing; give the server in --redis-url")
-        return cls(client, place, opened)
+            raise CannotStart(f"{address} is a sentinel, which stores nothing; name the server itself in --redis-url")
+        return cls(client, address, opened)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         with contextlib.suppress(*_FAILURES):
             await self.client.aclose()
-        for connection in [*self._opened]:  # of servers that a cluster had; the library forgets to close them
+        for connection in [*self._opened]:  # to former servers of a cluster; the library leaves them open
             await connection.disconnect(nowait=True)
 
     async def ping(self) -> None:
-        """Whether it answers, of a cluster each part of it. Raises RedisUnavailable."""
+        """Ping the server, or every primary of a cluster. Raise RedisUnavailable."""
         async with self.guarded(), asyncio.timeout(PING_TIMEOUT):
             if isinstance(self.client, RedisCluster):
                 await self.client.ping(target_nodes=RedisCluster.PRIMARIES)
@@ -121,12 +120,12 @@ class RedisLink:
                 await self.client.ping()
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes] = ()) -> Any:
-        """What the script returns, in bytes and whole numbers. Raises RedisUnavailable and Busy."""
+        """Run a script and return its bytes and integers. Raise RedisUnavailable and Busy."""
         async with self.guarded():
             return await _run(self.client, script, keys, args)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """The values of the keys, in their order, wherever they are."""
+        """Return the values of the keys, in order, from any slot."""
         if not keys:
             return []
         async with self.guarded():
@@ -139,7 +138,7 @@ class RedisLink:
             return list(await pipeline.execute())
 
     async def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
-        """The keys of this pattern, some at a time, each at least once. They may come and go meanwhile."""
+        """Yield batches of keys that match the pattern, each at least once unless it changes meanwhile."""
         for node in self.client.get_primaries() if isinstance(self.client, RedisCluster) else [None]:
             cursor = 0
             while True:
@@ -151,83 +150,83 @@ class RedisLink:
 
     @contextlib.asynccontextmanager
     async def guarded(self) -> AsyncIterator[None]:
-        """Around what is asked of ``client``: RedisUnavailable for all that may go wrong there, Busy when too many ask.
+        """Raise RedisUnavailable for failures of ``client`` in the block, and Busy when too many calls wait.
 
-        It takes ``_PATIENCE`` at most. What is a mistake of ours is raised as it is.
+        The block takes at most ``_CALL_TIMEOUT``. Errors by our own mistakes are raised unchanged.
         """
         if self._waiting >= _QUEUE:
             raise Busy
         cancellations = _cancellations()
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_CALL_TIMEOUT):
                 self._waiting += 1
                 try:
-                    await self._turns.acquire()
+                    await self._slots.acquire()
                 finally:
                     self._waiting -= 1
                 try:
                     yield
                 finally:
-                    self._turns.release()
+                    self._slots.release()
         except _FAILURES as error:  # TimeoutError is an OSError
             raise self._translate(error) from error
         finally:
-            # The library waits by wait_for, which on Python 3.11 drops a cancellation that meets a result.
+            # The library uses wait_for, which on Python 3.11 may lose a cancellation.
             if _cancellations() > cancellations:
                 raise asyncio.CancelledError
 
     async def _scan_once(self, node: Any, cursor: int, pattern: str) -> tuple[int, list[bytes]]:
-        where = {} if node is None else {"target_nodes": node}
-        told: Any = await self.client.scan(cursor, match=pattern, count=SCAN_COUNT, **where)
-        return (told[0] if node is None else told[0][node.name]), told[1]
+        target = {} if node is None else {"target_nodes": node}
+        reply: Any = await self.client.scan(cursor, match=pattern, count=SCAN_COUNT, **target)
+        return (reply[0] if node is None else reply[0][node.name]), reply[1]
 
     @contextlib.contextmanager
     def translating(self) -> Iterator[None]:
-        """Around what goes on for as long as a connection lasts: RedisUnavailable for what may go wrong there."""
+        """Raise RedisUnavailable for failures of a long-lived connection in the block."""
         try:
             yield
         except _FAILURES as error:
             raise self._translate(error) from error
 
     async def servers(self) -> dict[str, AbstractConnection]:
-        """Connections of the caller's own, which are not open yet: to the server, or to each primary of the cluster.
+        """Return new, unopened connections to the server, or to each primary of the cluster, by name.
 
-        By their names, as ``server_of`` tells them from then on.
+        The names are those of ``server_of``.
         """
         if not isinstance(self.client, RedisCluster):
             connection: AbstractConnection = self.client.connection_pool.make_connection()  # type: ignore[no-untyped-call] # the library's
-            return {self.place: connection}
+            return {self.address: connection}
         await self.client.nodes_manager.initialize()
         return {node.name: _connection_to(node) for node in self.client.get_primaries()}
 
     def server_of(self, channel: str) -> str:
-        """Which server has a sharded channel. Raises what ``translating`` is for."""
+        """Return the name of the server of a sharded channel. Call it within ``translating``."""
         if not isinstance(self.client, RedisCluster):
-            return self.place
+            return self.address
         node = self.client.get_node_from_key(channel)
         return "" if node is None else node.name
 
     def _translate(self, error: Exception) -> Exception:
-        missing = missing_right(error)
-        if missing and missing != self._complaint:
-            self._complaint = missing
-            log.error("Redis at %s refuses: %s", self.place, missing)
-        is_ours = not (missing or isinstance(error, _UNAVAILABLE) or str(error).startswith(NOT_NOW))
-        place = _PLACE.search(str(error))  # which of a cluster's servers it is
-        why = f"Redis at {place[1] if place else self.place}: {missing or describe_error(error)}"
-        return error if is_ours else RedisUnavailable(why=why)
+        missing = missing_permission(error)
+        if missing and missing != self._logged_error:
+            self._logged_error = missing
+            log.error("Redis at %s refuses: %s", self.address, missing)
+        is_our_mistake = not (missing or isinstance(error, _UNAVAILABLE) or str(error).startswith(TEMPORARY_ERRORS))
+        address = _ADDRESS.search(str(error))  # of a cluster's server
+        why = f"Redis at {address[1] if address else self.address}: {missing or describe_error(error)}"
+        return error if is_our_mistake else RedisUnavailable(why=why)
 
 
-async def _run(client: RedisConnection, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
+async def _run(client: _LibraryClient, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:
     rest = (len(keys), *keys, *args)
     try:
         return await client.execute_command("EVALSHA", script.digest, *rest)
-    except exceptions.NoScriptError:  # it has been restarted, or is new
+    except exceptions.NoScriptError:  # the server is new, or was restarted
         return await client.execute_command("EVAL", script.source, *rest)
 
 
 def _cancellations() -> int:
-    """How often this task was cancelled."""
+    """Return the number of cancellations of this task."""
     task = asyncio.current_task()
     return task.cancelling() if task else 0
 
@@ -237,7 +236,7 @@ def _connection_to(node: ClusterNode) -> AbstractConnection:
 
 
 def describe(url: str) -> str:
-    """Where a URL points, for people and without its user and password: ``localhost:6379``."""
+    """Describe a URL without its user and password: ``localhost:6379``."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return parts.path
@@ -245,14 +244,14 @@ def describe(url: str) -> str:
     return f"{f'[{host}]' if ':' in host else host}:{parts.port or 6379}"
 
 
-def missing_right(error: Exception) -> str | None:
-    """Which right is missing, if it is for that: one line for the operator."""
+def missing_permission(error: Exception) -> str | None:
+    """Return one line about the missing permission, if that is the error."""
     text = str(error)
     in_script = "ACL failure in script: "
     if not isinstance(error, exceptions.NoPermissionError) and not text.startswith(in_script):
         return None
-    said = text.removeprefix(in_script).partition(" script: ")[0].rstrip(".")
-    return f"{said}; {ACL_FILE} has all that is needed"
+    denial = text.removeprefix(in_script).partition(" script: ")[0].rstrip(".")
+    return f"{denial}; {ACL_FILE} has all needed permissions"
 
 
 def _standalone(url: str) -> Redis:
@@ -260,40 +259,40 @@ def _standalone(url: str) -> Redis:
 
 
 def _cluster(url: str, opened: WeakSet[AbstractConnection]) -> RedisCluster:
-    # Once more, for then it looks anew who has what.
+    # One retry, after which the library reads the map of slots again.
     client = RedisCluster.from_url(url, retry=Retry(NoBackoff(), 1), **_OPTIONS)
     options: dict[str, Any] = client.get_connection_kwargs()
     kind: type[AbstractConnection] = options["connection_class"]
 
-    def connection(**given: Any) -> AbstractConnection:
-        made = kind(**given)
-        opened.add(made)
-        return made
+    def connect(**given: Any) -> AbstractConnection:
+        connection = kind(**given)
+        opened.add(connection)
+        return connection
 
-    options["connection_class"] = client.nodes_manager.connection_kwargs["connection_class"] = connection
+    options["connection_class"] = client.nodes_manager.connection_kwargs["connection_class"] = connect
     for node in client.nodes_manager.startup_nodes.values():
-        node.connection_class = connection  # type: ignore[assignment]  # it is only called
+        node.connection_class = connect  # type: ignore[assignment]  # it is only called
     return client
 
 
 async def _mode_of(client: Redis) -> str:
-    """``standalone``, ``cluster`` or ``sentinel``, by the one command that needs no right."""
-    told: list[Any] = await client.execute_command("HELLO")  # type: ignore[no-untyped-call] # the library's
-    await client.ping()  # the first command that needs one
-    mode = told[told.index(b"mode") + 1]
+    """Return ``standalone``, ``cluster`` or ``sentinel``, by the one command that needs no permission."""
+    reply: list[Any] = await client.execute_command("HELLO")  # type: ignore[no-untyped-call] # the library's
+    await client.ping()  # the first command that needs a permission
+    mode = reply[reply.index(b"mode") + 1]
     return mode.decode() if isinstance(mode, bytes) else ""
 
 
-def _why_not(url: str, error: Exception) -> str:
-    """One line about a link that cannot be had, without the password."""
-    place = describe(url)
+def _describe_failure(url: str, error: Exception) -> str:
+    """Return one line about a failed connection, without the password."""
+    address = describe(url)
     if isinstance(error, exceptions.AuthenticationError):
-        return f"Redis at {place} wants another user or password; look at --redis-url"
-    if missing := missing_right(error):
-        return f"Redis at {place} refuses: {missing}"
+        return f"Redis at {address} rejects the user or password in --redis-url"
+    if missing := missing_permission(error):
+        return f"Redis at {address} refuses: {missing}"
     if isinstance(error, ValueError | TypeError):
-        return "the part of --redis-url behind the question mark, or its number of a database, is not understood"
+        return "--redis-url has an invalid query (after the question mark) or database number"
     reason = describe_error(error)
     if password := urlsplit(url).password:
         reason = reason.replace(password, "***").replace(unquote(password), "***")
-    return f"cannot use Redis at {place}; is it running, and is --redis-url right? {reason}"
+    return f"cannot use Redis at {address}; is it running, and is --redis-url right? {reason}"

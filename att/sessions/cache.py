@@ -1,4 +1,4 @@
-"""Sessions that were seen a moment ago, so that a request by one of them asks no database."""
+"""Cache of recently read sessions, so that most requests need no query."""
 
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -10,53 +10,53 @@ from att.core.pagination import Page, Window
 from att.db.engine import Transaction
 from att.sessions.store import ClientInfo, Session, SessionInfo, SessionListener, SessionStore, SignIn, Verified
 
-_SECONDS = 5.0
+_SECONDS = 5.0  # that a session is cached
 SIZE = 10_000  # sessions
-_AT_ONCE = 2  # of the oldest that are looked at when one is added, so that they go faster than they come
+_EVICTIONS = 2  # of the oldest sessions for each added one
 
 
-class Seen(NamedTuple):
-    """A session, and until when it is taken for what it was."""
+class CachedSession(NamedTuple):
+    """A session, and the end of its time in the cache."""
 
     session: Session
     until: float
 
 
 class SessionCache:
-    """A ``SessionStore`` before another one. It is a ``SessionListener``, too, and passes on what it hears.
+    """A ``SessionStore`` in front of another one, and a ``SessionListener`` that forwards its events.
 
-    Ended sessions are forgotten before anybody is told that they have ended. It keeps none while it is not told of
-    those that end elsewhere: see ``trust``.
+    It drops an ended session before it forwards the event. It caches nothing while it would miss events of other
+    nodes: see ``trust``.
     """
 
     def __init__(
-        self, store: SessionStore, audience: SessionListener, clock: Callable[[], float] = time.monotonic
+        self, store: SessionStore, listener: SessionListener, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._store = store
-        self._audience = audience
+        self._listener = listener
         self._clock = clock
-        self._seen: dict[str, Seen] = {}
+        self._cached: dict[str, CachedSession] = {}
         self._tokens: dict[UUID, str] = {}
-        self._endings = 0  # so that what is being read while a session ends is not kept
-        self._is_told = False
+        self._end_count = 0  # a session that is being read while one ends is not cached
+        self._is_notified = False
 
-    def trust(self, *, is_told: bool) -> None:
-        """Whether endings on other nodes are told from now on."""
-        self._is_told = is_told
-        self._forget_all()
+    def trust(self, *, is_notified: bool) -> None:
+        """Clear the cache, and use it only if ``is_notified``: if other nodes' ended sessions are announced."""
+        self._is_notified = is_notified
+        self._drop_all()
 
-    # The store
+    # SessionStore
 
     async def create(self, verified: Verified, client: ClientInfo) -> SignIn:
         return await self._store.create(verified, client)
 
     async def find(self, token: str) -> Session | None:
-        seen = self._seen.get(token)
-        if seen is not None and self._clock() < seen.until:
-            return seen.session
-        endings = self._endings
+        cached = self._cached.get(token)
+        if cached is not None and self._clock() < cached.until:
+            return cached.session
+        end_count = self._end_count
         session = await self._store.find(token)
-        if session is not None and self._is_told and endings == self._endings:
+        if session is not None and self._is_notified and end_count == self._end_count:
             self._keep(token, session)
         return session
 
@@ -70,13 +70,13 @@ class SessionCache:
         try:
             await self._store.end(session_id)
         finally:
-            self._forget(session_id)
+            self._drop(session_id)
 
     async def end_one(self, user_id: UUID, session_id: UUID) -> None:
         try:
             await self._store.end_one(user_id, session_id)
         finally:
-            self._forget(session_id)
+            self._drop(session_id)
 
     async def end_all(
         self, user_id: UUID, *, keep: UUID | None = None, transaction: Transaction | None = None
@@ -84,7 +84,7 @@ class SessionCache:
         try:
             return await self._store.end_all(user_id, keep=keep, transaction=transaction)
         finally:
-            self._forget_user(user_id)
+            self._drop_user(user_id)
 
     async def of_user(self, user_id: UUID, window: Window) -> Page[SessionInfo]:
         return await self._store.of_user(user_id, window)
@@ -95,51 +95,48 @@ class SessionCache:
     async def sweep(self) -> None:
         await self._store.sweep()
 
-    # The audience
+    # SessionListener
 
     def session_ended(self, session_id: UUID) -> None:
-        self._forget(session_id)
-        self._audience.session_ended(session_id)
+        self._drop(session_id)
+        self._listener.session_ended(session_id)
 
     def user_ended(self, user_id: UUID) -> None:
-        self._forget_user(user_id)
-        self._audience.user_ended(user_id)
+        self._drop_user(user_id)
+        self._listener.user_ended(user_id)
 
     def user_state_unknown(self, user_id: UUID) -> None:
-        self._forget_user(user_id)
-        self._audience.user_state_unknown(user_id)
+        self._drop_user(user_id)
+        self._listener.user_state_unknown(user_id)
 
-    # Within
+    # Internals
 
     def _keep(self, token: str, session: Session) -> None:
         self._drop_oldest()
-        left = session.expires_at.timestamp() - time.time()
-        self._seen.pop(token, None)  # so that it becomes the last in line
-        self._seen[token] = Seen(session._replace(slid=False), self._clock() + min(_SECONDS, left))
+        remaining = session.expires_at.timestamp() - time.time()
+        self._cached.pop(token, None)  # to move it to the end
+        self._cached[token] = CachedSession(session._replace(slid=False), self._clock() + min(_SECONDS, remaining))
         self._tokens[session.id] = token
 
     def _drop_oldest(self) -> None:
-        """Those that have been kept for long enough, and one that has not if there is no room."""
-        for token, (session, until) in [*islice(self._seen.items(), _AT_ONCE)]:
-            if until > self._clock() and len(self._seen) < SIZE:
+        """Drop expired entries, and the oldest one if the cache is full."""
+        for token, (session, until) in [*islice(self._cached.items(), _EVICTIONS)]:
+            if until > self._clock() and len(self._cached) < SIZE:
                 return
-            del self._seen[token], self._tokens[session.id]
-
-    def _forget(self, session_id: UUID) -> None:
-        self._endings += 1
-        self._drop(session_id)
+            del self._cached[token], self._tokens[session.id]
 
     def _drop(self, session_id: UUID) -> None:
+        self._end_count += 1
         token = self._tokens.pop(session_id, None)
         if token is not None:
-            del self._seen[token]
+            del self._cached[token]
 
-    def _forget_user(self, user_id: UUID) -> None:
-        self._endings += 1
-        for session in [seen.session for seen in self._seen.values() if seen.session.user_id == user_id]:
-            self._forget(session.id)
+    def _drop_user(self, user_id: UUID) -> None:
+        self._end_count += 1
+        for session in [cached.session for cached in self._cached.values() if cached.session.user_id == user_id]:
+            self._drop(session.id)
 
-    def _forget_all(self) -> None:
-        self._endings += 1
-        self._seen.clear()
+    def _drop_all(self) -> None:
+        self._end_count += 1
+        self._cached.clear()
         self._tokens.clear()

@@ -1,4 +1,4 @@
-"""Users as owners of sessions: read and locked while one begins or ends."""
+"""Statements about the users who own sessions."""
 
 from sqlalchemy import ARRAY, Uuid, any_, bindparam, select
 
@@ -7,7 +7,7 @@ from att.db.schema import users
 
 THESE_USERS = users.c.id == any_(bindparam("user_ids", type_=ARRAY(Uuid)))
 ACTIVE_USERS = prepare(select(users.c.id).where(THESE_USERS, users.c.active))
-# For whoever signs in: it waits for a change of the user that is under way, and makes the next one wait.
+# For a sign-in: waits for a running change of the user, and blocks the next one.
 LOCK_USER = prepare(
     select(users.c.id)
     .where(users.c.id == bindparam("user_id"), users.c.active, users.c.password_hash == bindparam("password_hash"))

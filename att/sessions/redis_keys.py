@@ -1,7 +1,7 @@
-"""Sessions as the keys of Redis: where each is found, and what is done to them in one step.
+"""Sessions as Redis keys.
 
-The session itself is among the keys of its user, see ``att.sessions.redis_scripts``. It is found by
-``att:token:<SHA-256 in hex>`` and ``att:session:<id>``; what these point at may be gone.
+A session is one of the keys of its user, see ``att.sessions.redis_scripts``. The pointers
+``att:token:<SHA-256 in hex>`` and ``att:session:<id>`` lead to it, and may outlive it.
 """
 
 import contextlib
@@ -12,18 +12,18 @@ from typing import NamedTuple
 from uuid import UUID
 
 from att.errors import RedisUnavailable
-from att.redis.client import RedisLink
+from att.redis.client import RedisClient
 from att.sessions.redis_scripts import CREATE, END, END_ALL, FIND, LIST
 
-USERS = "att:{*}:sessions"  # a pattern that fits one key of each user who has sessions
-SWEEP_KEY, SWEEP_PAUSE = "att:sweep", timedelta(minutes=1)  # who sweeps, and for how long nobody else does
+USERS = "att:{*}:sessions"  # matches one key of each user with sessions
+SWEEP_KEY, SWEEP_PAUSE = "att:sweep", timedelta(minutes=1)  # held by the node that sweeps, and for how long
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
 class Record(NamedTuple):
-    """What is kept of a session."""
+    """A stored session."""
 
     created_at: datetime
     last_seen_at: datetime
@@ -33,7 +33,7 @@ class Record(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Whose session a token is; ``slid`` when its expiry was moved."""
+    """The session of a token; ``slid`` if this moved its expiry."""
 
     session_id: UUID
     user_id: UUID
@@ -42,53 +42,53 @@ class Found(NamedTuple):
 
 
 class SessionKeys:
-    """Sessions that live for ``ttl`` after they were seen; whoever was seen less than ``slack`` ago is not written to.
+    """Sessions that live for ``ttl`` after their last use, written at most once per ``slack``.
 
-    Times are Redis's. Each verb raises RedisUnavailable, and Busy.
+    Times are those of the Redis server. Each method raises RedisUnavailable and Busy.
     """
 
-    def __init__(self, link: RedisLink, ttl: timedelta, slack: timedelta) -> None:
-        self._link = link
+    def __init__(self, redis: RedisClient, ttl: timedelta, slack: timedelta) -> None:
+        self._redis = redis
         self._ttl = ttl
         self._slack = slack
 
-    async def point(self, digest: str, user_id: UUID, session_id: UUID) -> None:
-        """Let the session be found for as long as it may live, and a little longer. ``digest`` is its token's."""
-        life = self._ttl + self._slack
-        async with self._link.guarded():
-            pipeline = self._link.client.pipeline(transaction=False)
-            pipeline.set(_token_key(digest), f"{user_id} {session_id}", px=life)
-            pipeline.set(_pointer(session_id), str(user_id), px=life)
+    async def add_pointers(self, digest: str, user_id: UUID, session_id: UUID) -> None:
+        """Write the pointers, which live a little longer than the session. ``digest`` is of its token."""
+        lifetime = self._ttl + self._slack
+        async with self._redis.guarded():
+            pipeline = self._redis.client.pipeline(transaction=False)
+            pipeline.set(_token_key(digest), f"{user_id} {session_id}", px=lifetime)
+            pipeline.set(_pointer(session_id), str(user_id), px=lifetime)
             await pipeline.execute()
 
-    async def begin(
+    async def create(
         self, digest: str, user_id: UUID, session_id: UUID, details: tuple[str | None, str | None]
     ) -> datetime:
-        """A new session of address and program, which is pointed at: when it expires."""
+        """Create a session that has pointers; return its expiry. ``details`` are address and user agent."""
         args = (str(session_id), _prefix(user_id), self._ttl // _MICROSECOND, digest, json.dumps(details))
-        return parse_time(await self._link.run(CREATE, _keys(user_id, session_id), args))
+        return parse_time(await self._redis.run(CREATE, _keys(user_id, session_id), args))
 
     async def find(self, digest: str) -> Found | None:
-        """The session with this token, its expiry moved on."""
-        (pointer,) = await self._link.get_many([_token_key(digest)])
+        """Return the session with this token, and prolong it."""
+        (pointer,) = await self._redis.get_many([_token_key(digest)])
         if pointer is None:
             return None
         user_id, session_id = (UUID(part) for part in pointer.decode().split())
         args = (str(session_id), self._ttl // _MICROSECOND, self._slack // _MICROSECOND)
-        told = await self._link.run(FIND, _keys(user_id, session_id), args)
-        if told is None:
+        reply = await self._redis.run(FIND, _keys(user_id, session_id), args)
+        if reply is None:
             return None
-        if told[1]:
-            await self.point(digest, user_id, session_id)
-        return Found(session_id, user_id, parse_time(told[0]), bool(told[1]))
+        if reply[1]:
+            await self.add_pointers(digest, user_id, session_id)
+        return Found(session_id, user_id, parse_time(reply[0]), bool(reply[1]))
 
     async def look_up(self, session_ids: Sequence[UUID]) -> dict[UUID, tuple[UUID, Record]]:
-        """Those that there are: whose they are, and what is kept of them."""
-        told = await self._link.get_many([_pointer(session_id) for session_id in session_ids])
+        """Return the existing sessions by id, each with its user."""
+        pointers = await self._redis.get_many([_pointer(session_id) for session_id in session_ids])
         owners = {
-            session_id: UUID(owner.decode()) for session_id, owner in zip(session_ids, told, strict=True) if owner
+            session_id: UUID(owner.decode()) for session_id, owner in zip(session_ids, pointers, strict=True) if owner
         }
-        records = await self._link.get_many([_prefix(owner) + str(session_id) for session_id, owner in owners.items()])
+        records = await self._redis.get_many([_prefix(owner) + str(session_id) for session_id, owner in owners.items()])
         return {
             session_id: (owner, parse_record(record))
             for (session_id, owner), record in zip(owners.items(), records, strict=True)
@@ -96,41 +96,41 @@ class SessionKeys:
         }
 
     async def end(self, user_id: UUID, session_id: UUID) -> bool:
-        """End it. Whether it was there, and that user's."""
-        digest: bytes | None = await self._link.run(END, _keys(user_id, session_id), [str(session_id)])
+        """End a session. Return False if the user has no such session."""
+        digest: bytes | None = await self._redis.run(END, _keys(user_id, session_id), [str(session_id)])
         if digest is not None:
-            await self._forget([(session_id, digest.decode())])
+            await self._delete_pointers([(session_id, digest.decode())])
         return digest is not None
 
     async def end_all(self, user_id: UUID, keep: UUID | None) -> list[UUID]:
-        """End those of a user but the one to keep: which."""
+        """End the sessions of a user except ``keep``. Return their ids."""
         args = [_prefix(user_id), *([str(keep)] if keep else [])]
-        told: list[bytes] = await self._link.run(END_ALL, _keys(user_id), args)
-        ended = {UUID(session_id.decode()): digest.decode() for session_id, digest in _pairs(told)}
-        await self._forget(ended.items())
+        reply: list[bytes] = await self._redis.run(END_ALL, _keys(user_id), args)
+        ended = {UUID(session_id.decode()): digest.decode() for session_id, digest in _pairs(reply)}
+        await self._delete_pointers(ended.items())
         return [*ended]
 
     async def newest(self, user_id: UUID, limit: int, after: tuple[datetime, UUID] | None) -> list[tuple[UUID, Record]]:
-        """Those of a user in order, ``limit`` at most: after the one that was begun at this time and has this id."""
-        place = (write_time(after[0]), str(after[1])) if after else ()
-        told: list[bytes] = await self._link.run(LIST, _keys(user_id), (_prefix(user_id), limit, *place))
-        return [(UUID(session_id.decode()), parse_record(record)) for session_id, record in _pairs(told)]
+        """Return at most ``limit`` sessions of a user, newest first, after the one with this creation time and id."""
+        position = (write_time(after[0]), str(after[1])) if after else ()
+        reply: list[bytes] = await self._redis.run(LIST, _keys(user_id), (_prefix(user_id), limit, *position))
+        return [(UUID(session_id.decode()), parse_record(record)) for session_id, record in _pairs(reply)]
 
     async def users(self) -> AsyncIterator[list[UUID]]:
-        """Everybody who has sessions, some at a time, each at least once."""
-        async for keys in self._link.scan(USERS):
+        """Yield batches of users with sessions, each user at least once."""
+        async for keys in self._redis.scan(USERS):
             yield [UUID(key[key.index(b"{") + 1 : key.index(b"}")].decode()) for key in keys]
 
-    async def take_turn(self) -> bool:
-        """Whether it is for this node to look for what is to be swept: no other has begun within the last minute."""
-        async with self._link.guarded():
-            return bool(await self._link.client.set(SWEEP_KEY, b"", nx=True, px=SWEEP_PAUSE))
+    async def start_sweep(self) -> bool:
+        """Return True if no node has started a sweep within the last minute."""
+        async with self._redis.guarded():
+            return bool(await self._redis.client.set(SWEEP_KEY, b"", nx=True, px=SWEEP_PAUSE))
 
-    async def _forget(self, ended: Iterable[tuple[UUID, str]]) -> None:
-        """Remove what points at sessions that have ended. If that fails it points at nothing until it expires."""
+    async def _delete_pointers(self, ended: Iterable[tuple[UUID, str]]) -> None:
+        """Delete the pointers to ended sessions. If that fails, they expire."""
         with contextlib.suppress(RedisUnavailable):
-            async with self._link.guarded():
-                pipeline = self._link.client.pipeline(transaction=False)
+            async with self._redis.guarded():
+                pipeline = self._redis.client.pipeline(transaction=False)
                 for session_id, digest in ended:
                     pipeline.delete(_pointer(session_id))
                     pipeline.delete(_token_key(digest))
@@ -138,18 +138,18 @@ class SessionKeys:
 
 
 def parse_record(text: bytes) -> Record:
-    """A session as the steps write it."""
+    """Parse a session as the scripts write it."""
     created, seen, expires, _digest, details = text.split(b" ", 4)
     return Record(parse_time(created), parse_time(seen), parse_time(expires), *json.loads(details))
 
 
 def parse_time(text: bytes) -> datetime:
-    """A time as the steps write it."""
+    """Parse a time as the scripts write it."""
     return _EPOCH + int(text) * _MICROSECOND
 
 
 def write_time(moment: datetime) -> str:
-    """A time as the steps read it."""
+    """Format a time as the scripts read it."""
     return str((moment - _EPOCH) // _MICROSECOND)
 
 
@@ -170,5 +170,5 @@ def _keys(user_id: UUID, session_id: UUID | None = None) -> list[str]:
     return [*sets, f"{_prefix(user_id)}{session_id}"] if session_id else sets
 
 
-def _pairs(told: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    return zip(told[::2], told[1::2], strict=True)
+def _pairs(reply: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    return zip(reply[::2], reply[1::2], strict=True)

@@ -1,20 +1,20 @@
-"""The steps that Redis takes as one, in Lua: others see what is before or after it.
+"""Lua scripts of sessions, which Redis runs atomically.
 
-Of one user everything is in one slot of a cluster, ``att:{<user id>}:…``:
+All keys of one user are in one slot of a cluster, ``att:{<user id>}:…``:
 
-- ``sessions`` and ``expiries``, sorted sets of the ids of sessions by when they were begun and by when they expire;
-- ``session:<id>``, the session itself: when it was begun, seen, and expires, the token's SHA-256, and details as JSON,
+- ``sessions`` and ``expiries``: sorted sets of session ids, by creation and by expiry;
+- ``session:<id>``: a session, as times of creation, last use and expiry, the token's SHA-256, and details as JSON,
   separated by spaces.
 
-Times are the server's, in microseconds since 1970, as a double holds them exactly until the year 2255. Where keys are
-given they are the two sets and, of one session, the session; of all of them, ``prefix`` is that of their keys.
+Times are the server's, in microseconds since 1970; a double holds them exactly until the year 2255. A script's keys are
+the two sets, and the session if there is one; ``prefix`` is that of all keys of sessions.
 """
 
 from att.redis.client import Script
 
-ENDED_CHANNEL = "att:sessions"  # on which each step that ends sessions tells their ids, as a JSON list
-MOST_SESSIONS = 10_000  # of one user; the next one ends the one that would expire first
-TOLD_AT_ONCE = 500  # ids in one message
+ENDED_CHANNEL = "att:sessions"  # announces the ids of ended sessions, as a JSON list
+MAX_SESSIONS = 10_000  # of one user; another one ends the session that expires first
+IDS_PER_MESSAGE = 500
 
 _COMMON = f"""
 local function clock()
@@ -26,7 +26,7 @@ local function text(number)
     return string.format('%.0f', number)
 end
 
--- Removes a session; the SHA-256 of its token if it was there.
+-- Deletes a session; returns the SHA-256 of its token, or nil if it is missing.
 local function drop(id, key)
     local record = redis.call('GET', key)
     redis.call('ZREM', KEYS[1], id)
@@ -45,40 +45,40 @@ local function drop_expired(prefix)
 end
 
 local function keep(id, key, record, now, expires)
-    local left = math.ceil((expires - now) / 1000)
-    redis.call('SET', key, record, 'PX', left)
+    local remaining = math.ceil((expires - now) / 1000)
+    redis.call('SET', key, record, 'PX', remaining)
     redis.call('ZADD', KEYS[2], text(expires), id)
-    for place = 1, 2 do
-        if redis.call('PTTL', KEYS[place]) < left then
-            redis.call('PEXPIRE', KEYS[place], left)
+    for index = 1, 2 do
+        if redis.call('PTTL', KEYS[index]) < remaining then
+            redis.call('PEXPIRE', KEYS[index], remaining)
         end
     end
 end
 
-local function tell(ids)
-    for first = 1, #ids, {TOLD_AT_ONCE} do
+local function announce(ids)
+    for first = 1, #ids, {IDS_PER_MESSAGE} do
         local part = {{}}
-        for place = first, math.min(first + {TOLD_AT_ONCE} - 1, #ids) do
-            part[#part + 1] = ids[place]
+        for index = first, math.min(first + {IDS_PER_MESSAGE} - 1, #ids) do
+            part[#part + 1] = ids[index]
         end
         redis.call('PUBLISH', '{ENDED_CHANNEL}', cjson.encode(part))
     end
 end
 """
 
-# The session's key; then its id, prefix, time to live, token's SHA-256, details. When it expires.
+# Arguments: id, prefix, time to live, the token's SHA-256, details. Returns the expiry.
 CREATE = Script(
     _COMMON
     + f"""
 local id, prefix, ttl, token, details = unpack(ARGV)
 drop_expired(prefix)
-local crowd = redis.call('ZCARD', KEYS[2]) - {MOST_SESSIONS}
-if crowd >= 0 then
-    local ended = redis.call('ZRANGE', KEYS[2], 0, crowd)
+local surplus = redis.call('ZCARD', KEYS[2]) - {MAX_SESSIONS}
+if surplus >= 0 then
+    local ended = redis.call('ZRANGE', KEYS[2], 0, surplus)
     for _, other in ipairs(ended) do
         drop(other, prefix .. other)
     end
-    tell(ended)
+    announce(ended)
 end
 local now = clock()
 local expires = now + ttl
@@ -88,8 +88,8 @@ return text(expires)
 """
 )
 
-# The session's key; then its id, time to live, and how long ago it may have been seen to be left as it is. When it
-# expires, and 1 if that was moved; nothing when it is not there.
+# Arguments: id, time to live, and the age of the last use from which to prolong. Returns the expiry, and 1 if
+# prolonged; nothing if the session is missing.
 FIND = Script(
     _COMMON
     + """
@@ -109,19 +109,19 @@ return {expires, 1}
 """
 )
 
-# The session's key; then its id. Its token's SHA-256; nothing when it was not there.
+# Argument: id. Returns the token's SHA-256; nothing if the session is missing.
 END = Script(
     _COMMON
     + """
 local token = drop(ARGV[1], KEYS[3])
 if token then
-    tell({ARGV[1]})
+    announce({ARGV[1]})
 end
 return token
 """
 )
 
-# The prefix, and the id of the one to keep or nothing. Ids and their tokens' SHA-256, by turns.
+# Arguments: prefix, and optionally the id to keep. Returns ids and their tokens' SHA-256, alternating.
 END_ALL = Script(
     _COMMON
     + """
@@ -135,26 +135,26 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
         ended[#ended + 1] = token
     end
 end
-tell(ids)
+announce(ids)
 return ended
 """
 )
 
-# The prefix and how many; then when the last one of the page before was begun, and its id, or nothing. Ids and sessions
-# by turns, newest first.
+# Arguments: prefix and limit; optionally the creation time and id of the last session of the previous page. Returns ids
+# and sessions, alternating, newest first.
 LIST = Script(
     _COMMON
     + """
 local prefix, limit, moment, last = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 drop_expired(prefix)
-local place = moment and redis.call('ZCOUNT', KEYS[1], '(' .. moment, '+inf') or 0
+local position = moment and redis.call('ZCOUNT', KEYS[1], '(' .. moment, '+inf') or 0
 local found = {}
 while #found < 2 * limit do
-    local rows = redis.call('ZREVRANGE', KEYS[1], place, place + limit - 1, 'WITHSCORES')
+    local rows = redis.call('ZREVRANGE', KEYS[1], position, position + limit - 1, 'WITHSCORES')
     if #rows == 0 then
         break
     end
-    place = place + limit
+    position = position + limit
     for row = 1, #rows, 2 do
         local id = rows[row]
         local is_before = moment and tonumber(rows[row + 1]) == tonumber(moment) and id >= last
@@ -169,7 +169,7 @@ return found
 """
 )
 
-# Two keys of its own. Each command that a step or a count uses, so that a right that is missing is found at the start.
+# Uses two keys of its own and every command of the other scripts, so that a missing permission shows at the start.
 TRIAL_KEYS = ("att:{trial}", "att:{trial}:set")
 TRIAL = Script(
     f"""

@@ -1,4 +1,4 @@
-"""What a Redis or Valkey keeps and tells, where one is configured."""
+"""The session store in Redis or Valkey."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from att.core.pagination import Page, Window
 from att.db.engine import Engine, Transaction
 from att.db.notifications import NOTIFY
 from att.errors import AuthFailed, NoSuchSession, Unavailable
-from att.redis.client import RedisLink
+from att.redis.client import RedisClient
 from att.sessions.owners import ACTIVE_USERS, LOCK_USER
 from att.sessions.redis_keys import SessionKeys
 from att.sessions.store import (
@@ -28,29 +28,31 @@ from att.sessions.store import (
     slack_of,
 )
 
+_IDS_PER_PAYLOAD = 150  # NOTIFY takes less than 8,000 bytes
+
 log = logging.getLogger("att")
 
 
 class RedisSessions:
-    """A ``SessionStore`` in Redis. Who may sign in is for the database ``db`` to say.
+    """A ``SessionStore`` in Redis. The users are in the database ``db``.
 
-    What ends is told by the database too, for a node that has lost Redis, or if Redis is lost just then. Each verb but
-    ``living`` raises RedisUnavailable while there is no Redis.
+    The database announces ended sessions too, for nodes that have lost Redis. Each method except ``living`` raises
+    RedisUnavailable without Redis.
     """
 
-    def __init__(self, link: RedisLink, db: Engine, ttl: timedelta) -> None:
-        self._keys = SessionKeys(link, ttl, slack_of(ttl))
+    def __init__(self, redis: RedisClient, db: Engine, ttl: timedelta) -> None:
+        self._keys = SessionKeys(redis, ttl, slack_of(ttl))
         self._db = db
 
     async def create(self, verified: Verified, client: ClientInfo) -> SignIn:
         token, session_id, user_id = secrets.token_urlsafe(TOKEN_BYTES), uuid4(), verified.user_id
         digest = hash_token(token).hex()
-        # First, and not while the user is locked: without Redis no connection to the database is held.
-        await self._keys.point(digest, user_id, session_id)
+        # Before the transaction, so that no connection to the database waits for Redis.
+        await self._keys.add_pointers(digest, user_id, session_id)
         async with self._db.transaction() as transaction:
             if await transaction.fetch_one(LOCK_USER, **verified._asdict()) is None:
                 raise AuthFailed
-            expires_at = await self._keys.begin(digest, user_id, session_id, client)
+            expires_at = await self._keys.create(digest, user_id, session_id, client)
         return SignIn(token, Session(session_id, user_id, expires_at))
 
     async def find(self, token: str) -> Session | None:
@@ -62,9 +64,9 @@ class RedisSessions:
         return Session(session_id, found[session_id][0], found[session_id][1].expires_at) if found else None
 
     async def living(self, owners: Mapping[UUID, UUID]) -> set[UUID]:
-        """Of users who are gone or disabled none is: they end here, whether or not that was announced.
+        """Also end the sessions of deleted and disabled users, whether or not that was announced.
 
-        While Redis is away that is all that is known, and everybody else's are taken for living.
+        Without Redis, the sessions of all other users count as living.
         """
         departed = {*await self.departed({*owners.values()})}
         found: Collection[UUID] = owners
@@ -87,7 +89,7 @@ class RedisSessions:
     async def end_all(
         self, user_id: UUID, *, keep: UUID | None = None, transaction: Transaction | None = None
     ) -> list[UUID]:
-        """Also in a transaction they end at once, and stay ended if it is rolled back: never the other way round."""
+        """End the sessions at once, even before a transaction commits. A rollback does not restore them."""
         ended = await self._keys.end_all(user_id, keep)
         await announce_ended_sessions(transaction or self._db, ended)
         return ended
@@ -104,22 +106,19 @@ class RedisSessions:
         return [*{*user_ids} - {user_id for (user_id,) in active}]
 
     async def sweep(self) -> None:
-        """End the sessions of users who are gone or disabled, of which no announcement has told.
+        """End the sessions of deleted and disabled users whose announcement was missed.
 
-        Redis itself removes what has expired. Of all nodes one does this at a time.
+        Redis itself removes expired sessions. One node sweeps at a time.
         """
-        if await self._keys.take_turn():
+        if await self._keys.start_sweep():
             async for user_ids in self._keys.users():
                 for user_id in await self.departed(user_ids):
                     await self._keys.end_all(user_id, None)
 
 
-_ENDINGS = 150  # sessions in one payload
-
-
 async def announce_ended_sessions(db: Engine | Transaction, session_ids: Sequence[UUID]) -> None:
-    """Tell every node that these sessions have ended, if it can be told; in a transaction, when it is committed."""
-    for first in range(0, len(session_ids), _ENDINGS):
-        told = {"sessions": [str(session_id) for session_id in session_ids[first : first + _ENDINGS]]}
+    """Announce ended sessions to all nodes if the database is available; a transaction does so at its commit."""
+    for first in range(0, len(session_ids), _IDS_PER_PAYLOAD):
+        payload = {"sessions": [str(session_id) for session_id in session_ids[first : first + _IDS_PER_PAYLOAD]]}
         with contextlib.suppress(Unavailable):
-            await db.fetch_one(NOTIFY, payload=json.dumps(told))
+            await db.fetch_one(NOTIFY, payload=json.dumps(payload))

@@ -1,74 +1,57 @@
-"""Users who were deleted or disabled by whomever, of whom the database tells: their sessions end."""
+"""Revocation: ends the sessions of users whom any program has deleted or disabled."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection, Iterable
-from typing import Protocol
 from uuid import UUID
 
 from att.core.tasks import supervise
 from att.errors import Unavailable
+from att.sessions.store import SessionListener, SessionStore
 
-_AT_ONCE = 100  # users that are dealt with together
-MOST = 10_000  # that may wait; whoever comes then is found by the next sweep
-_PAUSE = 1.0  # seconds until it is tried again
-
-
-class RevocableSessions(Protocol):
-    """Knows whose sessions are to end, and ends them."""
-
-    async def departed(self, user_ids: Collection[UUID]) -> list[UUID]:
-        """Those of the users who are indeed gone or disabled."""
-
-    async def end_all(self, user_id: UUID) -> object:
-        """End all of that user's."""
-
-
-class Sockets(Protocol):
-    """Closes sockets."""
-
-    def user_ended(self, user_id: UUID) -> None:
-        """All sessions of this user have ended."""
+_BATCH = 100  # users checked together
+MAX_WAITING = 10_000  # users; the next sweep finds the rest
+_PAUSE = 1.0  # seconds before another attempt
 
 
 class SessionRevoker:
-    """Ends their sessions in the background, one announcement after the other."""
+    """Ends sessions in the background. The database announces the users."""
 
-    def __init__(self, sessions: RevocableSessions, sockets: Sockets) -> None:
+    def __init__(self, sessions: SessionStore, listener: SessionListener) -> None:
         self._sessions = sessions
-        self._sockets = sockets
-        self._waiting: dict[UUID, None] = {}  # in the order in which they were heard
-        self._heard = asyncio.Event()
+        self._listener = listener
+        self._waiting: dict[UUID, None] = {}  # in the order of their announcements
+        self._has_waiting = asyncio.Event()
 
-    def heard(self, user_ids: Iterable[UUID]) -> None:
-        """They may have been deleted or disabled."""
+    def check_users(self, user_ids: Iterable[UUID]) -> None:
+        """Queue users who may have been deleted or disabled."""
         for user_id in user_ids:
-            if len(self._waiting) < MOST:
+            if len(self._waiting) < MAX_WAITING:
                 self._waiting[user_id] = None
-                self._heard.set()
+                self._has_waiting.set()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Do it while the block runs."""
-        async with supervise("ending of sessions of who has gone", self._run):
+        """Work while the block runs."""
+        async with supervise("revocation of sessions", self._run):
             yield
 
     async def _run(self) -> None:
         while True:
-            await self._heard.wait()
-            self._heard.clear()
+            await self._has_waiting.wait()
+            self._has_waiting.clear()
             while self._waiting:
-                await self._end([*self._waiting][:_AT_ONCE])
+                await self._end([*self._waiting][:_BATCH])
 
     async def _end(self, user_ids: Collection[UUID]) -> None:
         for user_id in user_ids:
-            del self._waiting[user_id]  # before it is looked, so that what is heard meanwhile counts
+            del self._waiting[user_id]  # before the check, so that a new announcement leads to another check
         try:
             user_ids = await self._sessions.departed(user_ids)
             for user_id in user_ids:
-                self._sockets.user_ended(user_id)  # first: sessions may be where nobody can reach them now
+                self._listener.user_ended(user_id)  # first: the store may be unreachable
             for user_id in user_ids:
                 await self._sessions.end_all(user_id)
         except Unavailable:
-            self.heard(user_ids)
+            self.check_users(user_ids)
             await asyncio.sleep(_PAUSE)

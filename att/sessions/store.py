@@ -1,4 +1,4 @@
-"""Who is signed in: the store of sessions, and the one that keeps them in PostgreSQL."""
+"""Sessions: the interface of their store, and the store in PostgreSQL."""
 
 import hashlib
 import re
@@ -18,14 +18,14 @@ from att.errors import AuthFailed, NoSuchSession
 
 TOKEN_BYTES = 32
 _TOKEN_FORM = re.compile(r"[A-Za-z0-9_-]{43}")  # 32 bytes in base64url without padding
-# A session in use is written to at most once a minute, or, if it lives for less than 20, in a part of its lifetime.
+# A session is prolonged at most once a minute, or once per twentieth of its lifetime if that is shorter.
 SLIDE_EVERY = timedelta(minutes=1)
 SLIDE_PARTS = 20
 SWEEP_BATCH = 1_000  # sessions removed by one statement
 
 
 class Session(NamedTuple):
-    """A session as it is found: ``slid`` when finding it moved its expiry."""
+    """A session; ``slid`` if this read prolonged it."""
 
     id: UUID
     user_id: UUID
@@ -34,7 +34,7 @@ class Session(NamedTuple):
 
 
 class SignIn(NamedTuple):
-    """A new session and its token, which is nowhere else."""
+    """A new session and its token, which is not stored."""
 
     token: str
     session: Session
@@ -45,21 +45,21 @@ class SignIn(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """Somebody who has just shown who they are, and the stored hash by which that was told."""
+    """A user whose password was verified, and the hash used."""
 
     user_id: UUID
     password_hash: str
 
 
 class ClientInfo(NamedTuple):
-    """What a session is begun with: an IP address, unless it is not known, and what the program calls itself."""
+    """The client that signs in: its IP address and user agent, if known."""
 
     address: str | None
     user_agent: str | None
 
 
 class SessionInfo(NamedTuple):
-    """A session as its user is told of it; ``address`` and ``user_agent`` are those that it was begun with."""
+    """A session as shown to its user; ``address`` and ``user_agent`` are from the sign-in."""
 
     id: UUID
     created_at: datetime
@@ -70,62 +70,61 @@ class SessionInfo(NamedTuple):
 
 
 class SessionListener(Protocol):
-    """Is told of sessions that are over, after it is committed, and closes their sockets."""
+    """Is called after sessions have ended and that is committed. Closes their sockets."""
 
     def session_ended(self, session_id: UUID) -> None:
-        """This session has ended."""
+        """Handle the end of a session."""
 
     def user_ended(self, user_id: UUID) -> None:
-        """All sessions of this user have ended."""
+        """Handle the end of all sessions of a user."""
 
     def user_state_unknown(self, user_id: UUID) -> None:
-        """The connection was lost at the commit: sessions of this user may have ended, or not."""
+        """Handle a connection lost at the commit: sessions of this user may have ended."""
 
 
 class SessionStore(Protocol):
-    """Keeps sessions. Knows nothing of how a token travels."""
+    """Store of sessions, independent of how a token travels."""
 
     async def create(self, verified: Verified, client: ClientInfo) -> SignIn:
-        """A new session. Raises AuthFailed when the user was disabled or has another password since."""
+        """Create a session. Raise AuthFailed if the user is no longer active or the password has changed."""
 
     async def find(self, token: str) -> Session | None:
-        """The live session with this token, its expiry moved on; None when there is none."""
+        """Return the live session with this token, or None. Prolong it."""
 
     async def check(self, session_id: UUID) -> Session | None:
-        """The live session with this id, left as it is; None when it has ended."""
+        """Return the live session with this id, or None. Do not prolong it."""
 
     async def living(self, owners: Mapping[UUID, UUID]) -> set[UUID]:
-        """Of these sessions, each with its user, those that are not known to have ended."""
+        """Return the sessions not known to have ended; ``owners`` is user by session."""
 
     async def end(self, session_id: UUID) -> None:
-        """End it, now. It does not matter whether it had ended before."""
+        """End a session, if it has not ended yet."""
 
     async def end_one(self, user_id: UUID, session_id: UUID) -> None:
-        """End it, now, if it is that user's. Raises NoSuchSession when it is not."""
+        """End a session of the user. Raise NoSuchSession."""
 
     async def end_all(
         self, user_id: UUID, *, keep: UUID | None = None, transaction: Transaction | None = None
     ) -> list[UUID]:
-        """End all of that user's but the one to keep; the ids of those that have ended with it.
+        """End the sessions of the user except ``keep``, and return their ids.
 
-        In a transaction it holds when that is committed, if not before. Change the user before, so that nobody signs in
-        meanwhile.
+        In a transaction they end at the commit or before. Change the user first, so that no new session is created.
         """
 
     async def of_user(self, user_id: UUID, window: Window) -> Page[SessionInfo]:
-        """The live sessions of that user, newest first."""
+        """Return the live sessions of the user, newest first."""
 
     async def departed(self, user_ids: Collection[UUID]) -> list[UUID]:
-        """Those of the users who are gone or disabled, and whose sessions the database has not ended with that."""
+        """Return the deleted and disabled users whose sessions this store must still end."""
 
     async def sweep(self) -> None:
-        """Remove what is left of sessions that have expired, or that ought to have ended."""
+        """Remove sessions that have expired or should have ended."""
 
 
 _expiry = func.now() + bindparam("ttl", type_=Interval)
 _live = sessions.c.expires_at > func.now()
 
-# The lock waits for a change of the user that is under way, and makes the next one wait for us.
+# The lock waits for a running change of the user, and blocks the next one.
 _CREATE = prepare(
     insert(sessions)
     .from_select(
@@ -179,7 +178,7 @@ SESSIONS_OF_USER = Listing(
     sessions.c.created_at,
     sessions.c.id,
 )
-# Whoever else sweeps takes others; one that is being prolonged at this moment is left alone.
+# Skips sessions that another sweep or a prolongation has locked.
 _SWEEP = prepare(
     delete(sessions).where(
         sessions.c.id.in_(
@@ -241,8 +240,8 @@ class PostgresSessions:
         page = await SESSIONS_OF_USER.read(self._db, window, user_id=user_id)
         return page.map(lambda row: SessionInfo(*row))
 
-    async def departed(self, user_ids: Collection[UUID]) -> list[UUID]:  # noqa: ARG002 - whoever they are
-        """None: a trigger and a foreign key have ended their sessions with the change itself."""
+    async def departed(self, user_ids: Collection[UUID]) -> list[UUID]:  # noqa: ARG002 - the interface has it
+        """Return none: a trigger and a foreign key have already ended the sessions."""
         return []
 
     async def sweep(self) -> None:
@@ -255,15 +254,15 @@ class PostgresSessions:
 
 
 def is_token(text: str) -> bool:
-    """Whether it has the form of a token."""
+    """Return True if the text has the form of a token."""
     return _TOKEN_FORM.fullmatch(text) is not None
 
 
 def hash_token(token: str) -> bytes:
-    """What is kept of a token."""
+    """Return the stored hash of a token."""
     return hashlib.sha256(token.encode()).digest()
 
 
 def slack_of(ttl: timedelta) -> timedelta:
-    """For how long after a session was seen it is not written to again."""
+    """Return the time after a session's last use in which it is not prolonged again."""
     return min(ttl / SLIDE_PARTS, SLIDE_EVERY)

@@ -53,7 +53,7 @@ def dearer():
 
 
 class RecordingConnection:
-    """An ``Audience`` that remembers what it is told."""
+    """A ``SessionListener`` that remembers what it is told."""
 
     def __init__(self):
         self.told = []
@@ -69,14 +69,14 @@ class RecordingConnection:
 
 
 @pytest.fixture
-def audience():
+def listener():
     return RecordingConnection()
 
 
 @pytest.fixture
-def open_accounts(db, audience):
+def open_accounts(db, listener):
     """Accounts with these passwords."""
-    return lambda passwords: Accounts(db, passwords, PostgresSessions(db, timedelta(days=1)), audience)
+    return lambda passwords: Accounts(db, passwords, PostgresSessions(db, timedelta(days=1)), listener)
 
 
 @pytest.fixture
@@ -481,7 +481,7 @@ async def test_the_same_logins_in_another_order(accounts, people, boss):
         assert {type(outcome) for outcome in outcomes} == {list, LoginTaken}, outcomes
 
 
-async def test_own_password(accounts, audience, sessions_of, sql):
+async def test_own_password(accounts, listener, sessions_of, sql):
     """A new password of one's own needs the current one, and ends one's other sessions."""
     ann = await sign_up(accounts, "ann")
     here, there, elsewhere = sessions_of(ann, 3)
@@ -492,14 +492,14 @@ async def test_own_password(accounts, audience, sessions_of, sql):
     ):
         with pytest.raises(error):
             await accounts.change(ann, values, actor)
-    assert audience.told == []
+    assert listener.told == []
     await accounts.change(ann, {"password": "secret1", "current_password": PASSWORD}, actor)
     assert (await accounts.authenticate("ann", "secret1")).user_id == ann
     assert sql("SELECT id FROM sessions") == [(here,)]
-    assert sorted(audience.told) == sorted([("session", there), ("session", elsewhere)])
+    assert sorted(listener.told) == sorted([("session", there), ("session", elsewhere)])
 
 
-async def test_password_of_another(accounts, audience, boss, people, sessions_of, sql):
+async def test_password_of_another(accounts, listener, boss, people, sessions_of, sql):
     """A password that somebody else sets ends all sessions of the user, and nobody else's."""
     ann = people("ann").user_id
     sessions_of(ann)
@@ -507,7 +507,7 @@ async def test_password_of_another(accounts, audience, boss, people, sessions_of
     await accounts.change(ann, {"password": "secret1"}, Actor(boss.user_id, kept[0], "r"))
     assert (await accounts.authenticate("ann", "secret1")).user_id == ann
     assert sorted(sql("SELECT id FROM sessions")) == sorted((session_id,) for session_id in kept)
-    assert audience.told == [("user", ann)]
+    assert listener.told == [("user", ann)]
 
 
 async def test_password_changed_meanwhile(open_accounts, people, sql):
@@ -527,7 +527,7 @@ async def test_password_changed_meanwhile(open_accounts, people, sql):
     passwords.close()
 
 
-async def test_disabling_and_deleting(accounts, audience, boss, people, sessions_of, sql):
+async def test_disabling_and_deleting(accounts, listener, boss, people, sessions_of, sql):
     """They end all sessions, of oneself too; a deleted user leaves their groups. Others notice nothing."""
     ann, bob, cid = (people(login).user_id for login in ("ann", "bob", "cid"))
     (own, _), _, kept = sessions_of(ann), sessions_of(bob), sessions_of(cid)
@@ -535,7 +535,7 @@ async def test_disabling_and_deleting(accounts, audience, boss, people, sessions
     sql("INSERT INTO members (group_id, user_id, role) SELECT id, %s, 'member' FROM groups", ann)
     await accounts.change_many([UserChange(bob, {"active": False}), UserChange(cid, {"active": True})], boss)
     await accounts.delete(ann, Actor(ann, own, "r"))
-    assert audience.told == [("user", bob), ("user", ann)]
+    assert listener.told == [("user", bob), ("user", ann)]
     assert sorted(sql("SELECT id FROM sessions")) == sorted((session_id,) for session_id in kept)
     assert sql("SELECT * FROM members") == []
     with pytest.raises(errors.NoSuchUser):
@@ -569,8 +569,8 @@ async def test_deleted_with_their_group(accounts, boss, people, sql, postgresql)
     assert sql("SELECT kind FROM events ORDER BY seq") == [("joined",), ("left",)]
 
 
-async def test_lost_at_the_commit(accounts, audience, boss, people, sessions_of, monkeypatch):
-    """When it is not known whether sessions have ended, the audience is told just this."""
+async def test_lost_at_the_commit(accounts, listener, boss, people, sessions_of, monkeypatch):
+    """When it is not known whether sessions have ended, the listener is told just this."""
     commit = Transaction.commit
 
     async def lose(self):
@@ -586,7 +586,7 @@ async def test_lost_at_the_commit(accounts, audience, boss, people, sessions_of,
         await accounts.change(ann, {"first_name": "A"}, boss)
     with pytest.raises(errors.ConnectionLost):
         await accounts.delete(ann, boss)
-    assert audience.told == [("uncertain", ann)] * 2
+    assert listener.told == [("uncertain", ann)] * 2
 
 
 CHANGES = {

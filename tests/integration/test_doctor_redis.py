@@ -103,8 +103,8 @@ async def test_a_user_who_may_not_read_info(valkey_url, valkey):
         (["resetchannels", "&other:*"], "Redis rights", "to access a channel"),
         (["resetkeys", "~other:*"], "Redis rights", "to access a key"),
         (["-ping"], "Redis", "'ping' command"),
-        (["nopass", "resetpass", ">another"], "Redis", "wants another user or password"),
-        (["off"], "Redis", "wants another user or password"),
+        (["nopass", "resetpass", ">another"], "Redis", "rejects the user or password in --redis-url"),
+        (["off"], "Redis", "rejects the user or password in --redis-url"),
     ],
 )
 async def test_rules_that_are_missing(valkey_url, valkey, rules, name, words):

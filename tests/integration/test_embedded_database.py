@@ -64,7 +64,7 @@ async def test_it_is_started_again(server, with_children):
     assert heard == kept[1 : 1 + len(heard)]
     status, log = await server.end(signal.SIGTERM)
     assert status == 0
-    assert log.count("had ended, and is started again") == 1
+    assert log.count("had ended; it was restarted") == 1
     assert "Traceback" not in log
     assert not is_running(server)
 
@@ -87,7 +87,7 @@ async def test_one_of_many_servers_starts_it_again(server):
     for each in (second, server):
         status, log = await each.end(signal.SIGTERM)
         assert status == 0
-        told += log.count("had ended, and is started again")
+        told += log.count("had ended; it was restarted")
     assert told == 2
     assert not is_running(server)
 
@@ -110,7 +110,7 @@ async def test_it_is_tried_until_it_starts(server):
         kept = postmaster_of(server)
     status, log = await server.end(signal.SIGTERM)
     assert status == 0
-    assert "had ended, and is started again" in log
+    assert "had ended; it was restarted" in log
     assert not kept.is_running()
 
 

@@ -1,4 +1,4 @@
-"""Groups and their members, and what their audience is told."""
+"""Groups and their members, and what their listener is told."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ DEADLINE = 5.0
 
 
 class Recorder:
-    """An audience that remembers what it is told."""
+    """A listener that remembers what it is told."""
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
@@ -39,13 +39,13 @@ class Recorder:
 
 
 @pytest.fixture
-def audience():
+def listener():
     return Recorder()
 
 
 @pytest.fixture
-def groups(db, audience):
-    return Groups(db, audience)
+def groups(db, listener):
+    return Groups(db, listener)
 
 
 @pytest.fixture
@@ -76,23 +76,23 @@ async def until(condition: Callable[[], Any]) -> Any:
 # Groups
 
 
-async def test_create(groups, audience, sql, ann):
+async def test_create(groups, listener, sql, ann):
     """A group has its maker as its owner, who is told of at once."""
     group = await groups.create("Tea", ann)
     assert (group.name, group.role) == ("Tea", "owner")
     assert sql('SELECT id, name, "join", post, retention, created_at FROM groups') == [group[:6]]
     assert (group.join, group.post) == ("invite", "members")
     assert sql("SELECT group_id, user_id, role FROM members") == [(group.id, ann.user_id, "owner")]
-    assert audience.told == [("joined", group.id, 1, ann.user_id)]
+    assert listener.told == [("joined", group.id, 1, ann.user_id)]
 
 
-async def test_rules(groups, audience, sql, ann, bob):
+async def test_rules(groups, listener, sql, ann, bob):
     """A group is made with its rules and changed in what is given; nobody's membership is touched by it."""
     tea = await groups.create("Tea", ann, join="open", post="owners", retention=7)
     assert (tea.join, tea.post, tea.retention) == ("open", "owners", 7)
     assert (await groups.create("Coffee", ann))[2:5] == ("invite", "members", 1000)
     await groups.delete((await groups.find("Coffee", ann.user_id)).id, ann)
-    audience.told.clear()
+    listener.told.clear()
     for change, expected in (
         ({}, tea),
         ({"post": "members"}, tea._replace(post="members")),
@@ -107,7 +107,7 @@ async def test_rules(groups, audience, sql, ann, bob):
     with pytest.raises(NoSuchGroup):
         await groups.find("tea", ann.user_id)
     assert sql("SELECT count(*) FROM members") == [(1,)]
-    assert audience.told == []
+    assert listener.told == []
 
 
 async def test_change_refused(groups, ann):
@@ -129,42 +129,42 @@ async def test_rename_at_once(groups, ann):
     assert [type(outcome) for outcome in outcomes].count(GroupNameTaken) == 4
 
 
-async def test_create_taken(groups, audience, sql, ann, bob):
+async def test_create_taken(groups, listener, sql, ann, bob):
     """A name is taken in any case and normal form; who comes second changes nothing, and nobody is told."""
     await groups.create("Café", ann)
-    audience.told.clear()
+    listener.told.clear()
     for name in ("Café", "CAFÉ", "cafe\u0301"):
         with pytest.raises(GroupNameTaken):
             await groups.create(name, bob)
     assert sql("SELECT count(*) FROM groups") == sql("SELECT count(*) FROM members") == [(1,)]
-    assert audience.told == []
+    assert listener.told == []
 
 
-async def test_create_at_once(groups, audience, ann):
+async def test_create_at_once(groups, listener, ann):
     """Of ten who make a group of the same name at the same time, one does."""
     outcomes = await asyncio.gather(*(groups.create("tea", ann) for _ in range(10)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes].count(GroupNameTaken) == 9
-    assert len(audience.told) == 1
+    assert len(listener.told) == 1
 
 
-async def test_create_by_unknown_user(groups, audience, sql):
+async def test_create_by_unknown_user(groups, listener, sql):
     """A group is made with its owner or not at all."""
     with pytest.raises(NoSuchUser):
         await groups.create("tea", Actor(uuid4(), uuid4(), "test"))
     assert sql("SELECT * FROM groups") == []
-    assert audience.told == []
+    assert listener.told == []
 
 
-async def test_delete(groups, audience, sql, ann):
+async def test_delete(groups, listener, sql, ann):
     """With a group go its members, as its log tells; deleting what is not there is refused, and nobody is told."""
     tea = await groups.create("tea", ann)
     coffee = await groups.create("coffee", ann)
-    audience.told.clear()
+    listener.told.clear()
     await groups.delete(tea.id, ann)
-    assert audience.told == [("ring", tea.id, 2)]
+    assert listener.told == [("ring", tea.id, 2)]
     with pytest.raises(NoSuchGroup):
         await groups.delete(tea.id, ann)
-    assert audience.told == [("ring", tea.id, 2)]
+    assert listener.told == [("ring", tea.id, 2)]
     assert sql("SELECT seq, kind, actor_id FROM events WHERE group_id = %s ORDER BY seq", tea.id) == [
         (1, "joined", ann.user_id),
         (2, "left", ann.user_id),
@@ -175,24 +175,24 @@ async def test_delete(groups, audience, sql, ann):
 # Members
 
 
-async def test_add_and_remove(groups, audience, members, ann, bob):
-    """Who is added is a member until removed; each time the audience is told, after it is so."""
+async def test_add_and_remove(groups, listener, members, ann, bob):
+    """Who is added is a member until removed; each time the listener is told, after it is so."""
     tea = await groups.create("tea", ann)
-    audience.told.clear()
+    listener.told.clear()
     member, is_new = await groups.add_member(tea.id, bob.user_id, ann)
     assert (member.user_id, member.login, member.role, is_new) == (bob.user_id, "bob", "member", True)
     assert await groups.add_member(tea.id, bob.user_id, ann) == (member, False)
     assert members() == {ann.user_id, bob.user_id}
     await groups.remove_member(tea.id, bob.user_id, ann)
     assert members() == {ann.user_id}
-    assert audience.told == [("joined", tea.id, 2, bob.user_id), ("ring", tea.id, 3)]
+    assert listener.told == [("joined", tea.id, 2, bob.user_id), ("ring", tea.id, 3)]
 
 
-async def test_nobody_there(groups, audience, members, ann, bob):
-    """Unknown users and groups that are gone are told by their foreign keys, and the audience is told nothing."""
+async def test_nobody_there(groups, listener, members, ann, bob):
+    """Unknown users and groups that are gone are told by their foreign keys, and the listener is told nothing."""
     tea, coffee = await groups.create("tea", ann), await groups.create("coffee", ann)
     await groups.delete(coffee.id, ann)
-    audience.told.clear()
+    listener.told.clear()
     for group_id, user_id, error in [(tea.id, uuid4(), NoSuchUser), (coffee.id, bob.user_id, NoSuchGroup)]:
         with pytest.raises(error):
             await groups.add_member(group_id, user_id, ann)
@@ -200,24 +200,24 @@ async def test_nobody_there(groups, audience, members, ann, bob):
         with pytest.raises(NoSuchMember):
             await groups.remove_member(group_id, user_id, ann)
     assert members() == {ann.user_id}
-    assert audience.told == []
+    assert listener.told == []
 
 
-async def test_last_owner(groups, audience, sql, ann, bob):
+async def test_last_owner(groups, listener, sql, ann, bob):
     """The last owner cannot leave; once there is another owner they can."""
     tea = await groups.create("tea", ann)
     await groups.add_member(tea.id, bob.user_id, ann)
-    audience.told.clear()
+    listener.told.clear()
     with pytest.raises(LastOwner):
         await groups.remove_member(tea.id, ann.user_id, ann)
     assert sql("SELECT count(*) FROM members") == [(2,)]
-    assert audience.told == []
+    assert listener.told == []
     sql("UPDATE members SET role = 'owner'")
     await groups.remove_member(tea.id, ann.user_id, ann)
     assert sql("SELECT user_id FROM members") == [(bob.user_id,)]
 
 
-async def test_roles(groups, audience, sql, ann, bob):
+async def test_roles(groups, listener, sql, ann, bob):
     """Who is added gets the role that is given, or is a plain member; who is there keeps theirs without one."""
     tea = await groups.create("tea", ann)
     for role, expected in (
@@ -230,25 +230,25 @@ async def test_roles(groups, audience, sql, ann, bob):
         member, _ = await groups.add_member(tea.id, bob.user_id, ann, role)
         assert member.role == expected
     await groups.remove_member(tea.id, bob.user_id, ann)
-    audience.told.clear()
+    listener.told.clear()
     for role in (None, "member", "owner"):
         member, is_new = await groups.add_member(tea.id, bob.user_id, ann, role)
         assert (member.role, is_new) == (role or "member", True)
         await groups.remove_member(tea.id, bob.user_id, ann)
-    assert audience.told == [
+    assert listener.told == [
         told for seq in (4, 6, 8) for told in (("joined", tea.id, seq, bob.user_id), ("ring", tea.id, seq + 1))
     ]
 
 
-async def test_last_owner_is_not_demoted(groups, audience, ann, bob):
+async def test_last_owner_is_not_demoted(groups, listener, ann, bob):
     """The last owner stays one, however many members there are; once there is another they can step back."""
     tea, coffee = await groups.create("tea", ann), await groups.create("coffee", bob)
     await groups.add_member(tea.id, bob.user_id, ann)
     await groups.add_member(coffee.id, ann.user_id, bob, "owner")
-    audience.told.clear()
+    listener.told.clear()
     with pytest.raises(LastOwner):
         await groups.add_member(tea.id, ann.user_id, ann, "member")
-    assert audience.told == []
+    assert listener.told == []
     assert (await groups.find("tea", ann.user_id)).role == "owner"
     await groups.add_member(tea.id, bob.user_id, ann, "owner")
     await groups.add_member(tea.id, ann.user_id, ann, "member")
@@ -355,22 +355,22 @@ async def test_two_owners_go_on_two_nodes(*, groups, db, postgresql, ann, bob, a
 # Many at once
 
 
-async def test_add_many(groups, audience, add_user, ann, bob):
+async def test_add_many(groups, listener, add_user, ann, bob):
     """The answer is in the order asked, each once; who was a member stays what they are; all are told of."""
     tea = await groups.create("tea", ann)
     guests = [add_user(f"guest {number}").user_id for number in range(5)]
     bobs, _ = await groups.add_member(tea.id, bob.user_id, ann)
-    audience.told.clear()
+    listener.told.clear()
     asked = [guests[3], ann.user_id, guests[0], guests[3], bob.user_id, guests[4], guests[0]]
     items = await groups.add_members(tea.id, asked, ann)
     assert [item.user_id for item in items] == [guests[3], ann.user_id, guests[0], bob.user_id, guests[4]]
     assert [item.role for item in items] == ["member", "owner", "member", "member", "member"]
     assert items[3] == bobs
     assert len({item.joined_at for item in items if item.user_id in guests}) == 1
-    assert audience.told == [("joined", tea.id, 3, item.user_id) for item in items]
-    audience.told.clear()
+    assert listener.told == [("joined", tea.id, 3, item.user_id) for item in items]
+    listener.told.clear()
     await groups.add_members(tea.id, asked, ann)
-    assert audience.told == []
+    assert listener.told == []
     listed = (await groups.members(tea.id, Window())).items
     assert sorted(listed) == sorted(items)
     assert listed == sorted(items, key=lambda item: (item.joined_at, item.user_id))
@@ -388,10 +388,10 @@ async def test_add_very_many(groups, sql, ann):
     assert sql("SELECT group_id, count(*) FROM members GROUP BY 1 ORDER BY 2") == [(coffee.id, 1), (tea.id, 1001)]
 
 
-async def test_add_many_or_none(groups, audience, members, ann, bob):
+async def test_add_many_or_none(groups, listener, members, ann, bob):
     """One who does not exist keeps all out, and is told by their place; so does a group that is gone."""
     tea = await groups.create("tea", ann)
-    audience.told.clear()
+    listener.told.clear()
     unknown = uuid4()
     for asked, index in (
         ([unknown], 0),
@@ -404,7 +404,7 @@ async def test_add_many_or_none(groups, audience, members, ann, bob):
     with pytest.raises(NoSuchGroup):
         await groups.add_members(uuid4(), [bob.user_id], ann)
     assert members() == {ann.user_id}
-    assert audience.told == []
+    assert listener.told == []
 
 
 async def test_a_user_goes_while_many_are_added(groups, postgresql, members, add_user, ann):
@@ -421,31 +421,31 @@ async def test_a_user_goes_while_many_are_added(groups, postgresql, members, add
     assert members() == {ann.user_id}
 
 
-# The audience
+# The listener
 
 
-async def test_what_is_told_is_in_the_log(groups, audience, sql, ann, bob):
+async def test_what_is_told_is_in_the_log(groups, listener, sql, ann, bob):
     """However many add and remove the same member at once, each is told where the log has what they did."""
     tea = await groups.create("tea", ann)
     changes = (groups.remove_member if number % 3 else groups.add_member for number in range(50))
     outcomes = await asyncio.gather(*(change(tea.id, bob.user_id, ann) for change in changes), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes if isinstance(outcome, Exception)} <= {NoSuchMember}
     kinds = {"joined": "joined", "ring": "left"}
-    told = sorted((seq, kinds[verb]) for verb, _, seq, *_ in audience.told)
+    told = sorted((seq, kinds[verb]) for verb, _, seq, *_ in listener.told)
     assert told == sql("SELECT seq, kind FROM events ORDER BY seq")
 
 
-async def test_told_after_commit(groups, audience, postgresql, ann, bob):
+async def test_told_after_commit(groups, listener, postgresql, ann, bob):
     """Nothing is told before the change is committed; what is told has been."""
     tea = await groups.create("tea", ann)
-    audience.told.clear()
+    listener.told.clear()
     postgresql.execute("SELECT FROM groups FOR UPDATE")
     change = asyncio.create_task(groups.add_member(tea.id, bob.user_id, ann))
     await until(lambda: blocked(postgresql))
-    assert audience.told == []
+    assert listener.told == []
     postgresql.commit()
     await change
-    assert audience.told == [("joined", tea.id, 2, bob.user_id)]
+    assert listener.told == [("joined", tea.id, 2, bob.user_id)]
 
 
 async def test_a_change_and_those_who_refer_to_the_group(groups, postgresql, ann, bob):

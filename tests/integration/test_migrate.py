@@ -119,7 +119,7 @@ def test_the_command_knows_its_arguments(empty_db_url):
     """A misspelt one must not lead to another database."""
     result = run_alembic("-x", f"dburl={empty_db_url}", "upgrade", "head", ATT_DB_URL=empty_db_url)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("alembic: -x dburl is not known; write -x db-url=postgresql://")
+    assert result.stderr.startswith("alembic: unknown option -x dburl; write -x db-url=postgresql://")
     assert result.stderr.count("\n") == 1
 
 

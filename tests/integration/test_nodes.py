@@ -19,7 +19,7 @@ from att.realtime.hub import Hub
 from att.realtime.log_reader import LogReader
 from att.realtime.publisher import Publisher
 from att.realtime.registry import Listener, Registry
-from att.redis.client import RedisLink
+from att.redis.client import RedisClient
 from att.sessions.cache import SessionCache
 from att.sessions.revocation import SessionRevoker
 
@@ -29,8 +29,13 @@ PATIENCE = 3.0  # seconds for what is under way between two nodes on a machine t
 class Server:
     """A node without its HTTP."""
 
-    def __init__(self, db, db_url, link):
-        self.log, self.broker, self.sessions, woken = SpyLog(db), RedisBroker(link), FakeLiveSessions(), asyncio.Event()
+    def __init__(self, db, db_url, redis_client):
+        self.log, self.broker, self.sessions, woken = (
+            SpyLog(db),
+            RedisBroker(redis_client),
+            FakeLiveSessions(),
+            asyncio.Event(),
+        )
         self.hub = Hub(Registry(), wake=woken.set, subscribe=self.broker.subscribe, unsubscribe=self.broker.unsubscribe)
         self.log_reader = LogReader(self.log, self.hub, self.sessions, woken, PATIENCE)
         self.cache = SessionCache(self.sessions, self.hub)
@@ -98,9 +103,9 @@ async def servers(db_url, valkeys, tea):
         for _ in range(2):
             db = await Engine.connect(db_url)
             stack.push_async_callback(db.close)
-            link = await RedisLink.connect(valkeys.url)
-            stack.push_async_callback(link.close)
-            found.append(await stack.enter_async_context(Server(db, db_url, link).running()))
+            redis_client = await RedisClient.connect(valkeys.url)
+            stack.push_async_callback(redis_client.close)
+            found.append(await stack.enter_async_context(Server(db, db_url, redis_client).running()))
         yield found
 
 

@@ -79,14 +79,14 @@ async def test_many_groups(broker, handler):
 
 async def test_many_endings(db, broker, handler):
     """So do sessions that end together."""
-    session_ids = [uuid4() for _ in range(2 * redis_store._ENDINGS + 1)]
+    session_ids = [uuid4() for _ in range(2 * redis_store._IDS_PER_PAYLOAD + 1)]
     await redis_store.announce_ended_sessions(db, session_ids)
     await handler.until(
         lambda: [each for announcement in handler.announcements for each in announcement.sessions] == session_ids
     )
     assert [len(announcement.sessions) for announcement in handler.announcements] == [
-        redis_store._ENDINGS,
-        redis_store._ENDINGS,
+        redis_store._IDS_PER_PAYLOAD,
+        redis_store._IDS_PER_PAYLOAD,
         1,
     ]
 

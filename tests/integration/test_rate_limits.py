@@ -17,7 +17,7 @@ from att.accounts.rate_limits import RateLimits, WindowCounts, network_of
 from att.accounts.redis_rate_limits import RedisCounts
 from att.config.settings import Rate
 from att.errors import AuthFailed, Busy, LoginTaken, TooManyAttempts, WrongPassword
-from att.redis.client import RedisLink
+from att.redis.client import RedisClient
 
 LOGINS, ADDRESSES, SIGNUPS = (Rate(3, timedelta(minutes=5)), Rate(7, timedelta(minutes=5)), Rate(2, timedelta(hours=1)))
 HOME, AWAY = "192.0.2.1", "198.51.100.9"
@@ -61,13 +61,15 @@ def clock(where, request):
 
 
 @pytest.fixture
-async def throttle(where, clock, request):
+async def rate_limits(where, clock, request):
     if where == "memory":
         yield RateLimits(LOGINS, ADDRESSES, SIGNUPS, clock=clock)
         return
-    link = await RedisLink.connect(request.getfixturevalue("valkey_url"))
-    yield RateLimits(LOGINS, ADDRESSES, SIGNUPS, clock=clock, make_counts=lambda name: RedisCounts(link, name, clock))
-    await link.close()
+    redis_client = await RedisClient.connect(request.getfixturevalue("valkey_url"))
+    yield RateLimits(
+        LOGINS, ADDRESSES, SIGNUPS, clock=clock, make_counts=lambda name: RedisCounts(redis_client, name, clock)
+    )
+    await redis_client.close()
 
 
 async def kept(limit):
@@ -81,12 +83,12 @@ def ours(error):
 
 
 @pytest.fixture
-def guess(throttle):
+def attempt(rate_limits):
     """Guess at a login; ``error`` is how it fails, None for the right password."""
 
     async def go(login="ann", address=HOME, error=AuthFailed):
         with suppress(*ours(error)):
-            async with throttle.guess(login, address):
+            async with rate_limits.login_attempt(login, address):
                 if error:
                     raise error
 
@@ -94,10 +96,10 @@ def guess(throttle):
 
 
 @pytest.fixture
-def sign_up(throttle):
+def sign_up(rate_limits):
     async def go(address=HOME, error=None):
         with suppress(*ours(error)):
-            async with throttle.sign_up(address):
+            async with rate_limits.sign_up(address):
                 if error:
                     raise error
 
@@ -121,116 +123,116 @@ async def until(probe):
     await eventually(look)
 
 
-async def test_login(guess, clock):
+async def test_login(attempt, clock):
     """After so many failures for a login nobody gets in by it, from nowhere, right password or not; others do."""
     for error in (AuthFailed, WrongPassword, AuthFailed):
-        await guess(error=error)
+        await attempt(error=error)
         clock.now += 10
     for login, address, error in [("ann", HOME, None), ("ANN", AWAY, None), ("ann", AWAY, AuthFailed)]:
         async with refused(270):
-            await guess(login, address, error)
-    await guess("bob", HOME, None)
+            await attempt(login, address, error)
+    await attempt("bob", HOME, None)
 
 
-async def test_window_is_not_prolonged(guess, clock):
+async def test_window_is_not_prolonged(attempt, clock):
     """What is tried while the brake is on does not keep it on: it opens when the window ends."""
     for _ in range(3):
-        await guess()
+        await attempt()
     for seconds in range(300, 0, -30):
         async with refused(seconds):
-            await guess()
+            await attempt()
         clock.now += 30
-    await guess(error=None)
+    await attempt(error=None)
 
 
-async def test_window_begins_with_the_first_failure(guess, clock, where):
+async def test_window_begins_with_the_first_failure(attempt, clock, where):
     """The window ends as long after the first failure, wherever in it the others are; then all guesses are back."""
     left = 0.5 if where == "memory" else 30
-    await guess()
+    await attempt()
     clock.now += 300 - left
-    await guess()
-    await guess()
+    await attempt()
+    await attempt()
     async with refused(math.ceil(left)):
-        await guess()
+        await attempt()
     clock.now += left
     for _ in range(3):
-        await guess()
+        await attempt()
     async with refused(300):
-        await guess()
+        await attempt()
 
 
-async def test_success_wipes_out_the_login(guess):
+async def test_success_wipes_out_the_login(attempt):
     """Whoever gets in has all their guesses again."""
     for _ in range(5):
-        await guess(address=AWAY)
-        await guess(address=HOME)
-        await guess(address=f"{HOME}0", error=None)
+        await attempt(address=AWAY)
+        await attempt(address=HOME)
+        await attempt(address=f"{HOME}0", error=None)
 
 
-async def test_other_errors_do_not_count(guess):
+async def test_other_errors_do_not_count(attempt):
     """What fails for another reason is neither a failure nor a success."""
     for _ in range(2):
-        await guess()
+        await attempt()
     for _ in range(9):
-        await guess(error=Busy)
-    await guess()
+        await attempt(error=Busy)
+    await attempt()
     async with refused(300):
-        await guess(error=None)
+        await attempt(error=None)
 
 
-async def test_address(guess, clock):
+async def test_address(attempt, clock):
     """After so many failures from one address it is refused whatever the login, one's own successes notwithstanding."""
     for number in range(7):
-        await guess("mine", error=None)
-        await guess(f"user {number}")
+        await attempt("mine", error=None)
+        await attempt(f"user {number}")
         clock.now += 1
     async with refused(293):
-        await guess("mine", error=None)
+        await attempt("mine", error=None)
     async with refused(293):
-        await guess("somebody")
-    await guess("mine", AWAY, None)
+        await attempt("somebody")
+    await attempt("mine", AWAY, None)
     clock.now += 293
-    await guess("mine", error=None)
+    await attempt("mine", error=None)
 
 
-async def test_refusals_by_address_leave_the_login_alone(guess):
+async def test_refusals_by_address_leave_the_login_alone(attempt):
     """An address that is braked does not use up the guesses of logins."""
     for number in range(7):
-        await guess(f"user {number}")
+        await attempt(f"user {number}")
     for _ in range(9):
         async with refused(300):
-            await guess("ann")
+            await attempt("ann")
     for _ in range(3):
-        await guess("ann", AWAY)
+        await attempt("ann", AWAY)
 
 
-async def test_burst(throttle):
+async def test_burst(rate_limits):
     """Of many guesses at once only so many are under way as may fail; when they have, the brake is on."""
     gate, begun = asyncio.Event(), []
 
-    async def guess():
-        async with throttle.guess("ann", HOME):
+    async def attempt():
+        async with rate_limits.login_attempt("ann", HOME):
             begun.append(1)
             await gate.wait()
             raise AuthFailed
 
-    guesses = [asyncio.create_task(guess()) for _ in range(20)]
+    guesses = [asyncio.create_task(attempt()) for _ in range(20)]
     await until(lambda: len(begun) == 3)
     gate.set()
     outcomes = await asyncio.gather(*guesses, return_exceptions=True)
     assert Counter(type(outcome) for outcome in outcomes) == {AuthFailed: 3, TooManyAttempts: 17}
     assert len(begun) == 3
     async with refused(300):
-        await guess()
+        await attempt()
 
 
-async def test_burst_of_those_who_are_right(throttle):
+async def test_burst_of_those_who_are_right(rate_limits):
     """However many log in at once, by one login and from one address, they wait for each other and get in."""
     most = under_way = 0
 
     async def log_in():
         nonlocal most, under_way
-        async with throttle.guess("ann", HOME):
+        async with rate_limits.login_attempt("ann", HOME):
             under_way += 1
             most = max(most, under_way)
             await asyncio.sleep(0.005)
@@ -238,28 +240,28 @@ async def test_burst_of_those_who_are_right(throttle):
 
     await asyncio.gather(*(log_in() for _ in range(200)))
     assert most == 3
-    for limit in (throttle._logins, throttle._addresses):
-        assert not limit._doors
+    for limit in (rate_limits._logins, rate_limits._addresses):
+        assert not limit._gates
 
 
-async def test_waiting_for_those_under_way_is_bounded(throttle, monkeypatch):
+async def test_waiting_for_those_under_way_is_bounded(rate_limits, monkeypatch):
     """Whoever waits too long for them is told to come back, and is not counted."""
-    monkeypatch.setattr("att.accounts.rate_limits._PATIENCE", 0.05)
+    monkeypatch.setattr("att.accounts.rate_limits._WAIT_TIMEOUT", 0.05)
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(3):
-            await stack.enter_async_context(throttle.guess("ann", HOME))
+            await stack.enter_async_context(rate_limits.login_attempt("ann", HOME))
         async with refused(1):
-            await stack.enter_async_context(throttle.guess("ann", HOME))
-    async with throttle.guess("ann", HOME):
+            await stack.enter_async_context(rate_limits.login_attempt("ann", HOME))
+    async with rate_limits.login_attempt("ann", HOME):
         pass
 
 
-async def test_places_are_given_back(throttle, guess):
+async def test_places_are_given_back(rate_limits, attempt):
     """Whoever is refused, cancelled or right leaves no trace: nothing is kept but failures."""
     gate = asyncio.Event()
 
     async def wait():
-        async with throttle.guess("ann", HOME):
+        async with rate_limits.login_attempt("ann", HOME):
             await gate.wait()
 
     waiting = [asyncio.create_task(wait()) for _ in range(4)]
@@ -268,9 +270,9 @@ async def test_places_are_given_back(throttle, guess):
         task.cancel()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 4
-    await guess(error=None)
-    for limit in (throttle._logins, throttle._addresses):
-        assert not limit._doors
+    await attempt(error=None)
+    for limit in (rate_limits._logins, rate_limits._addresses):
+        assert not limit._gates
         assert await kept(limit) == 0
 
 
@@ -287,16 +289,16 @@ async def test_sign_up(sign_up, clock):
     await sign_up()
 
 
-async def test_sign_ups_at_once(throttle):
+async def test_sign_ups_at_once(rate_limits):
     """Many sign-ups at once do not get past either."""
     gate = asyncio.Event()
 
     async def sign_up():
-        async with throttle.sign_up(HOME):
+        async with rate_limits.sign_up(HOME):
             await gate.wait()
 
     tasks = [asyncio.create_task(sign_up()) for _ in range(9)]
-    await until(lambda: throttle._signups._doors[HOME].under_way == 2)
+    await until(lambda: rate_limits._signups._gates[HOME].running == 2)
     gate.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert Counter(type(outcome) for outcome in outcomes) == {type(None): 2, TooManyAttempts: 7}

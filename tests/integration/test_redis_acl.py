@@ -23,7 +23,7 @@ from att.errors import CannotStart
 from att.realtime.brokers import redis as redis_broker
 from att.realtime.brokers import subscriptions
 from att.realtime.brokers.redis import RedisBroker
-from att.redis.client import RedisLink
+from att.redis.client import RedisClient
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "redis.acl.example"
 OPERATOR = "user operator on >operator ~* &* +@all\n"
@@ -92,9 +92,9 @@ async def sign_in(client, path, who):
     return {"Authorization": f"Bearer {(await response.json())['token']}"}
 
 
-async def hear_for_a_moment(link, servers):
+async def hear_for_a_moment(redis_client, servers):
     """A broker that has begun to hear of a group, and then does not need to any more."""
-    broker, handler, group_id = RedisBroker(link), RecordingHandler(), uuid4()
+    broker, handler, group_id = RedisBroker(redis_client), RecordingHandler(), uuid4()
     async with broker.running(handler):
         broker.subscribe(group_id)
         await handler.until(lambda: handler.subscribed == [group_id])
@@ -120,10 +120,10 @@ async def test_all_that_is_needed(settings, tmp_path, monkeypatch):
                 by_operator(server, "ACL", "LOG", "RESET")
             url = url_of(servers[0], database)
             await use_everything(url, settings, login=kind.__name__)
-            link = await RedisLink.connect(url)
-            await hear_for_a_moment(link, servers)
-            await RedisCounts(link, "login").reset()
-            await link.close()
+            redis_client = await RedisClient.connect(url)
+            await hear_for_a_moment(redis_client, servers)
+            await RedisCounts(redis_client, "login").reset()
+            await redis_client.close()
             assert [found async for found in check_redis(url) if found.level is Level.FAIL] == []
             for server in servers:
                 assert by_operator(server, "ACL", "LOG") == []
@@ -165,7 +165,7 @@ async def test_a_right_is_missing(alone, settings, right):
     with pytest.raises(CannotStart) as caught:
         async with open_backends(replace(settings, redis_url=url_of(alone))):
             pytest.fail("is taken for whole")
-    mend = "deploy/redis.acl.example has all that is needed"
+    mend = "deploy/redis.acl.example has all needed permissions"
     place = f"127.0.0.1:{alone.port}"
     assert caught.value.detail == (
         f"Redis at {place} refuses: User att has no permissions to run the '{right}' command; {mend}"
@@ -190,5 +190,5 @@ async def test_other_keys(alone, settings):
 
 async def test_nobody_else(alone):
     """Without the user nobody is let in."""
-    with pytest.raises(CannotStart, match="wants another user or password"):
-        await RedisLink.connect(f"redis://127.0.0.1:{alone.port}")
+    with pytest.raises(CannotStart, match="rejects the user or password in --redis-url"):
+        await RedisClient.connect(f"redis://127.0.0.1:{alone.port}")

@@ -153,7 +153,7 @@ async def test_told_twice(nodes, ann, monkeypatch):
 
 async def test_gone_by_sql_while_nobody_hears(nodes, ann, sql, postgresql, monkeypatch):
     """What is missed of it is made up for by the look at open sockets."""
-    monkeypatch.setattr("att.sessions.revocation.SessionRevoker.heard", lambda *_: None)
+    monkeypatch.setattr("att.sessions.revocation.SessionRevoker.check_users", lambda *_: None)
     socket = await at(nodes[1], ann).listen()
     sql("UPDATE users SET active = false")
     assert (await socket.receive(timeout=10)).data == 4500
@@ -216,7 +216,7 @@ async def test_gone_by_sql_while_it_is_away(nodes, ann, valkey, sql, change, is_
     if is_announced:
         monkeypatch.setattr("att.sessions.cache.SessionCache.living", _all_of_them)
     else:
-        monkeypatch.setattr("att.sessions.revocation.SessionRevoker.heard", lambda *_: None)
+        monkeypatch.setattr("att.sessions.revocation.SessionRevoker.check_users", lambda *_: None)
     sockets = [await at(node, ann).listen() for node in nodes]
     valkey.kill()
     sql(change)
@@ -286,7 +286,7 @@ async def test_database_away(nodes, ann, postgresql):
     socket = await at(nodes[1], ann).listen()
     with away(postgresql):
         assert (await problem(await nodes[0].post("/login", json=ANN)))[:2] == (503, "database unavailable")
-    nodes[1].app[SESSION_CACHE].trust(is_told=False)
+    nodes[1].app[SESSION_CACHE].trust(is_notified=False)
 
     async def is_back():
         return (await ann.request("GET", "/users/me")).status == 200

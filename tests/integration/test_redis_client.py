@@ -1,4 +1,4 @@
-"""The link to Redis: what it is connected to, how it fails, and that it comes back by itself."""
+"""The client of Redis: what it is connected to, how it fails, and that it comes back by itself."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from waiting import eventually
 from att.config.parsers import REDIS_QUERY, parse_redis_url
 from att.errors import Busy, CannotStart, RedisUnavailable
 from att.redis import client as module
-from att.redis.client import RedisLink, Script, describe
+from att.redis.client import RedisClient, Script, describe
 
 SECRET = "hush-hush"
 COUNT = Script("return redis.call('INCR', KEYS[1])")
@@ -30,18 +30,18 @@ def own():
 
 
 @pytest.fixture
-async def link(own):
-    link = await RedisLink.connect(own.url)
-    yield link
-    await link.close()
+async def redis_client(own):
+    redis_client = await RedisClient.connect(own.url)
+    yield redis_client
+    await redis_client.close()
 
 
 @pytest.fixture(params=["valkey_url", "cluster_url"])
 async def any_link(request):
-    """A link to one server, and to a cluster."""
-    link = await RedisLink.connect(request.getfixturevalue(request.param))
-    yield link
-    await link.close()
+    """A client of one server, and of a cluster."""
+    redis_client = await RedisClient.connect(request.getfixturevalue(request.param))
+    yield redis_client
+    await redis_client.close()
 
 
 # Connecting
@@ -50,10 +50,10 @@ async def any_link(request):
 async def test_what_there_is(valkey_url, cluster_url):
     """It finds out whether it is one server, or one of a cluster."""
     for url, is_cluster in [(valkey_url, False), (cluster_url, True), (valkey_url + "/3", False)]:
-        link = await RedisLink.connect(url)
-        assert link.is_cluster is is_cluster
-        await link.ping()
-        await link.close()
+        redis_client = await RedisClient.connect(url)
+        assert redis_client.is_cluster is is_cluster
+        await redis_client.ping()
+        await redis_client.close()
 
 
 async def test_unix_socket(tmp_path):
@@ -61,14 +61,14 @@ async def test_unix_socket(tmp_path):
     path = tmp_path / "redis.sock"
     server = Valkey(unixsocket=str(path))
     server.start()
-    link = await RedisLink.connect(f"unix://{path}")
-    assert link.place == str(path)
-    assert await link.run(COUNT, ["att:x"]) == 1
-    await link.close()
+    redis_client = await RedisClient.connect(f"unix://{path}")
+    assert redis_client.address == str(path)
+    assert await redis_client.run(COUNT, ["att:x"]) == 1
+    await redis_client.close()
     server.stop()
 
 
-async def test_why_not(own):
+async def test_failed_connection(own):
     """Each reason is one line that says what to look at, without the password."""
     own.ask("ACL", "SETUSER", "poor", "on", f">{SECRET}", "+get", "~att:*")
     place = f"127.0.0.1:{own.port}"
@@ -76,16 +76,16 @@ async def test_why_not(own):
         ("redis://127.0.0.1:1", "at 127.0.0.1:1; is it running, and is --redis-url right? connection refused"),
         (f"redis://u:{SECRET}@nowhere.invalid", "cannot use Redis at nowhere.invalid:6379; is it running"),
         ("unix:///no/such/socket", "cannot use Redis at /no/such/socket; is it running"),
-        (f"redis://u:{SECRET}@{place}", f"Redis at {place} wants another user or password"),
-        (f"redis://poor:wrong-{SECRET}@{place}", f"Redis at {place} wants another user or password"),
+        (f"redis://u:{SECRET}@{place}", f"Redis at {place} rejects the user or password in --redis-url"),
+        (f"redis://poor:wrong-{SECRET}@{place}", f"Redis at {place} rejects the user or password in --redis-url"),
         (f"redis://poor:{SECRET}@{place}", "no permissions to run the 'ping' command; deploy/redis.acl.example has"),
         (f"redis://poor:{SECRET}@{place}/1", "no permissions to run the 'select' command; deploy/redis.acl.example"),
         (f"redis://{place}/99", "DB index is out of range"),
-        (f"redis://{place}/0?password={SECRET}&nonsense=1", "behind the question mark"),
-        (f"redis://{place}/0?socket_timeout={SECRET}", "behind the question mark"),
+        (f"redis://{place}/0?password={SECRET}&nonsense=1", "after the question mark"),
+        (f"redis://{place}/0?socket_timeout={SECRET}", "after the question mark"),
     ]:
         with pytest.raises(CannotStart) as caught:
-            await RedisLink.connect(url)
+            await RedisClient.connect(url)
         assert says in caught.value.detail, url
         assert "\n" not in caught.value.detail
         assert SECRET not in caught.value.detail
@@ -103,17 +103,17 @@ def test_what_may_stand_behind_the_question_mark(scheme):
 async def test_password_wanted(own):
     """A server that wants a password says so, too, when none is given."""
     own.ask("CONFIG", "SET", "requirepass", SECRET)
-    with pytest.raises(CannotStart, match="wants another user or password"):
-        await RedisLink.connect(own.url)
+    with pytest.raises(CannotStart, match="rejects the user or password in --redis-url"):
+        await RedisClient.connect(own.url)
 
 
 async def test_silence(monkeypatch):
     """What accepts connections, and never answers, is given up."""
-    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    monkeypatch.setattr(module, "_CALL_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         place = f"127.0.0.1:{mute.getsockname()[1]}"
         with pytest.raises(CannotStart, match=f"cannot use Redis at {place}"):
-            await RedisLink.connect(f"redis://{place}")
+            await RedisClient.connect(f"redis://{place}")
 
 
 async def test_sentinel(tmp_path):
@@ -126,7 +126,7 @@ async def test_sentinel(tmp_path):
 
     async def answers():
         try:
-            await RedisLink.connect(f"redis://127.0.0.1:{port}")
+            await RedisClient.connect(f"redis://127.0.0.1:{port}")
         except CannotStart as error:
             return error.detail if "is it running" not in error.detail else None
 
@@ -189,33 +189,33 @@ async def test_many_at_once(any_link):
     assert sorted(await asyncio.gather(*(any_link.run(COUNT, ["att:x"]) for _ in range(300)))) == [*range(1, 301)]
 
 
-async def test_too_many(link, monkeypatch):
+async def test_too_many(redis_client, monkeypatch):
     """Beyond so many who wait, the next one is told to come back; when those before have gone there is room again."""
     monkeypatch.setattr(module, "_QUEUE", 5)
     gate = asyncio.Event()
 
     async def hold():
-        async with link.guarded():
+        async with redis_client.guarded():
             await gate.wait()
 
-    holding = [asyncio.create_task(hold()) for _ in range(module._AT_ONCE + 5)]
+    holding = [asyncio.create_task(hold()) for _ in range(module._CONCURRENCY + 5)]
     await asyncio.sleep(0)
     with pytest.raises(Busy):
-        await link.ping()
+        await redis_client.ping()
     gate.set()
     await asyncio.gather(*holding)
-    await link.ping()
-    assert link._turns._value == module._AT_ONCE
+    await redis_client.ping()
+    assert redis_client._slots._value == module._CONCURRENCY
 
 
 @pytest.mark.parametrize("steps", range(8))
-async def test_cancelled(link, steps):
+async def test_cancelled(redis_client, steps):
     """Whoever is cancelled stops, at whatever moment; their turn and their connection are good for others."""
-    await link.ping()
+    await redis_client.ping()
 
     async def go_on():
         while True:
-            assert await link.run(Script("return ARGV[1]"), ["att:x"], ["mine"]) == b"mine"
+            assert await redis_client.run(Script("return ARGV[1]"), ["att:x"], ["mine"]) == b"mine"
 
     tasks = [asyncio.create_task(go_on()) for _ in range(5)]
     for _ in range(steps):
@@ -226,142 +226,142 @@ async def test_cancelled(link, steps):
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {asyncio.CancelledError}
     answers = await asyncio.gather(
-        *(link.run(Script("return ARGV[1]"), ["att:x"], [number]) for number in range(2 * module._AT_ONCE))
+        *(redis_client.run(Script("return ARGV[1]"), ["att:x"], [number]) for number in range(2 * module._CONCURRENCY))
     )
-    assert answers == [str(number).encode() for number in range(2 * module._AT_ONCE)]
+    assert answers == [str(number).encode() for number in range(2 * module._CONCURRENCY)]
 
 
 # Failing
 
 
-async def test_mistakes_of_ours(link):
+async def test_mistakes_of_ours(redis_client):
     """They are no reason to try again, and raised as they are."""
     with pytest.raises(ResponseError, match="Wrong number of args"):
-        await link.run(Script("return redis.call('GET', KEYS[1], 'more')"), ["att:x"])
-    await link.run(COUNT, ["att:x"])
+        await redis_client.run(Script("return redis.call('GET', KEYS[1], 'more')"), ["att:x"])
+    await redis_client.run(COUNT, ["att:x"])
 
 
-async def test_missing_right(own, caplog):
+async def test_missing_permission(own, caplog):
     """It is the operator's to mend: one line of log, however often it happens, and for who asks it is unavailable."""
     own.ask("ACL", "SETUSER", "poor", "on", ">x", "~att:*", "+ping", "+evalsha", "+eval", "+get", "+mget")
-    link = await RedisLink.connect(f"redis://poor:x@127.0.0.1:{own.port}")
+    redis_client = await RedisClient.connect(f"redis://poor:x@127.0.0.1:{own.port}")
     for _ in range(3):
         with pytest.raises(RedisUnavailable):
-            await link.run(COUNT, ["att:x"])
+            await redis_client.run(COUNT, ["att:x"])
     with pytest.raises(RedisUnavailable):
-        await link.get_many(["another:x"])
+        await redis_client.get_many(["another:x"])
     logged = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     missing = ["User poor has no permissions to run the 'incr' command", "No permissions to access a key"]
-    mend = "deploy/redis.acl.example has all that is needed"
-    assert logged == [f"Redis at {link.place} refuses: {right}; {mend}" for right in missing]
-    await link.close()
+    mend = "deploy/redis.acl.example has all needed permissions"
+    assert logged == [f"Redis at {redis_client.address} refuses: {right}; {mend}" for right in missing]
+    await redis_client.close()
 
 
 @pytest.mark.parametrize(
     "setting",
     [("maxmemory", "1"), ("min-replicas-to-write", "1")],
 )
-async def test_server_that_cannot_write(own, link, setting):
+async def test_server_that_cannot_write(own, redis_client, setting):
     """It is told to come back: when it has room, or its replicas, it works again."""
     own.ask("CONFIG", "SET", *setting)
     with pytest.raises(RedisUnavailable):
-        await link.run(COUNT, ["att:x"])
+        await redis_client.run(COUNT, ["att:x"])
     own.ask("CONFIG", "SET", setting[0], "0")
-    assert await link.run(COUNT, ["att:x"]) == 1
+    assert await redis_client.run(COUNT, ["att:x"]) == 1
 
 
-async def test_read_only(own, valkey_url, link):
+async def test_read_only(own, valkey_url, redis_client):
     """A server that has become a replica takes nothing."""
     own.ask("REPLICAOF", *valkey_url.removeprefix("redis://").split(":"))
     with pytest.raises(RedisUnavailable):
-        await link.run(COUNT, ["att:x"])
+        await redis_client.run(COUNT, ["att:x"])
 
 
-async def test_away_and_back(own, link):
+async def test_away_and_back(own, redis_client):
     """While it is away that is told at once, also to many; afterwards everything goes on, with no connection wasted."""
-    await asyncio.gather(*(link.ping() for _ in range(30)))
+    await asyncio.gather(*(redis_client.ping() for _ in range(30)))
     own.kill()
-    outcomes = await asyncio.gather(*(link.run(COUNT, ["att:x"]) for _ in range(200)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(redis_client.run(COUNT, ["att:x"]) for _ in range(200)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {RedisUnavailable}
     with pytest.raises(RedisUnavailable) as caught:
-        await link.ping()
+        await redis_client.ping()
     assert caught.value.why == f"Redis at 127.0.0.1:{own.port}: connection refused"
     assert caught.value.detail == RedisUnavailable().detail  # which clients are told
     own.start()
-    assert await link.run(COUNT, ["att:x"]) == 1
+    assert await redis_client.run(COUNT, ["att:x"]) == 1
 
 
 async def test_the_operator_is_told_why(own, monkeypatch):
     """Where it is and what is wrong, also when it hangs, and nothing of the password."""
     own.ask("ACL", "SETUSER", "clerk", "on", f">{SECRET}", "~*", "&*", "+@all")
-    link = await RedisLink.connect(f"redis://clerk:{SECRET}@localhost:{own.port}")
+    redis_client = await RedisClient.connect(f"redis://clerk:{SECRET}@localhost:{own.port}")
     place = f"Redis at localhost:{own.port}"
     own.ask("CONFIG", "SET", "maxmemory", "1")
     with pytest.raises(RedisUnavailable) as full:
-        await link.run(COUNT, ["att:x"])
+        await redis_client.run(COUNT, ["att:x"])
     own.ask("CONFIG", "SET", "maxmemory", "0")
     own.ask("ACL", "SETUSER", "clerk", "-ping")
     with pytest.raises(RedisUnavailable) as refused:
-        await link.ping()
+        await redis_client.ping()
     own.ask("ACL", "SETUSER", "clerk", "+ping")
     monkeypatch.setattr(module, "PING_TIMEOUT", 0.1)
     own.ask("CLIENT", "PAUSE", "60000", "ALL")
     with pytest.raises(RedisUnavailable) as silent:
-        await link.ping()
+        await redis_client.ping()
     told = [caught.value.why for caught in (full, refused, silent)]
     assert told[0].startswith(f"{place}: ")
     assert "maxmemory" in told[0]
     assert told[1].startswith(f"{place}: User clerk has no permissions to run the 'ping' command; deploy/")
     assert told[2] == f"{place}: timed out"
     assert SECRET not in " ".join(told)
-    await link.close()
+    await redis_client.close()
 
 
-async def test_restarted_meanwhile(own, link):
+async def test_restarted_meanwhile(own, redis_client):
     """Connections that were lost while nobody used them are nobody's trouble."""
-    await asyncio.gather(*(link.ping() for _ in range(30)))
+    await asyncio.gather(*(redis_client.ping() for _ in range(30)))
     own.kill()
     own.start()
     await asyncio.sleep(0.05)  # the loop has to hear of it; whoever is quicker than that is told to try again
-    counts = await asyncio.gather(*(link.run(COUNT, ["att:x"]) for _ in range(30)))
+    counts = await asyncio.gather(*(redis_client.run(COUNT, ["att:x"]) for _ in range(30)))
     assert sorted(counts) == [*range(1, 31)]
 
 
 async def test_silent_server(own, monkeypatch):
     """A server that hangs holds nobody up for long, and its late answer is nobody else's."""
     monkeypatch.setitem(module._OPTIONS, "socket_timeout", 0.2)
-    link = await RedisLink.connect(own.url)
+    redis_client = await RedisClient.connect(own.url)
     own.ask("CLIENT", "PAUSE", "60000", "ALL")
     with pytest.raises(RedisUnavailable):
-        await link.run(COUNT, ["att:x"])
+        await redis_client.run(COUNT, ["att:x"])
     own.kill()
     own.start()
-    assert await link.run(Script("return 'mine'"), ["att:x"]) == b"mine"
-    await link.close()
+    assert await redis_client.run(Script("return 'mine'"), ["att:x"]) == b"mine"
+    await redis_client.close()
 
 
-async def test_patience(own, monkeypatch, link):
+async def test_patience(own, monkeypatch, redis_client):
     """All that is done at once has its bound as well, with the wait for a turn."""
-    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(module, "_CALL_TIMEOUT", 0.1)
     own.ask("CLIENT", "PAUSE", "60000", "ALL")
     with pytest.raises(RedisUnavailable):
-        await link.ping()
-    assert link._turns._value == module._AT_ONCE
-    assert not link._waiting
+        await redis_client.ping()
+    assert redis_client._slots._value == module._CONCURRENCY
+    assert not redis_client._waiting
 
 
 async def test_cluster_that_lost_a_part():
     """What is there is served, what is not is unavailable, and that is seen by the ping; it comes back by itself."""
     cluster = ValkeyCluster()
     cluster.start()
-    link = await RedisLink.connect(cluster.url)
+    redis_client = await RedisClient.connect(cluster.url)
     keys = [f"att:{number}" for number in range(30)]
-    assert await link.get_many(keys) == [None] * 30
+    assert await redis_client.get_many(keys) == [None] * 30
     cluster.servers[1].kill()
 
     async def is_seen():
         try:
-            await link.ping()
+            await redis_client.ping()
         except RedisUnavailable as error:
             return error.why == f"Redis at 127.0.0.1:{cluster.servers[1].port}: connection refused"
 
@@ -371,11 +371,11 @@ async def test_cluster_that_lost_a_part():
 
     async def is_whole():
         try:
-            await link.ping()
-            return await link.get_many(keys) == [None] * 30
+            await redis_client.ping()
+            return await redis_client.get_many(keys) == [None] * 30
         except RedisUnavailable:
             return False
 
     assert await eventually(is_whole, 15)
-    await link.close()
+    await redis_client.close()
     cluster.stop()

@@ -18,7 +18,7 @@ from att.redis.client import Script
 from att.sessions import redis_keys as module
 from att.sessions.owners import ACTIVE_USERS
 from att.sessions.redis_keys import SWEEP_KEY
-from att.sessions.redis_scripts import ENDED_CHANNEL, MOST_SESSIONS, TOLD_AT_ONCE
+from att.sessions.redis_scripts import ENDED_CHANNEL, IDS_PER_MESSAGE, MAX_SESSIONS
 from att.sessions.store import ClientInfo, Verified
 
 TTL = timedelta(days=10)
@@ -162,7 +162,7 @@ async def test_what_points_at_nothing(store, sessions, sign_in):
 
 async def test_most_sessions(store, sessions, sign_in, ann, announced, monkeypatch):
     """Of one user there are so many; the next one ends, and announces, the one that would expire first."""
-    limit = f"- {MOST_SESSIONS}\n"
+    limit = f"- {MAX_SESSIONS}\n"
     assert limit in module.CREATE.source
     monkeypatch.setattr(module, "CREATE", Script(module.CREATE.source.replace(limit, "- 3\n")))
     made = [await sign_in() for _ in range(3)]
@@ -198,11 +198,11 @@ async def test_announced(store, sessions, sign_in, add_user, announced, sql):
 
 async def test_announced_in_parts(store, sessions, ann, announced):
     """Very many that end together are told in messages of a bounded size, each once."""
-    ids = [(await sessions.create(ann, LAPTOP)).session.id for _ in range(TOLD_AT_ONCE + 3)]
+    ids = [(await sessions.create(ann, LAPTOP)).session.id for _ in range(IDS_PER_MESSAGE + 3)]
     ended = await sessions.end_all(ann.user_id)
     assert sorted(ended) == sorted(ids)
     assert sorted(announced.until(ended[-1])) == sorted(ids)
-    assert [len(message) for message in announced.messages] == [TOLD_AT_ONCE, 3]
+    assert [len(message) for message in announced.messages] == [IDS_PER_MESSAGE, 3]
 
 
 # The sweep

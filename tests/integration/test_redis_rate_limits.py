@@ -12,44 +12,44 @@ from att.accounts.rate_limits import RateLimits
 from att.accounts.redis_rate_limits import RedisCounts
 from att.config.settings import Rate
 from att.errors import AuthFailed, RedisUnavailable, TooManyAttempts
-from att.redis.client import RedisLink
+from att.redis.client import RedisClient
 
 RATE = Rate(3, timedelta(minutes=5))
 HOME = "192.0.2.1"
 
 
 @pytest.fixture(params=["valkey_url", "cluster_url"])
-async def link(request):
-    """A link to one server, and to a cluster."""
-    link = await RedisLink.connect(request.getfixturevalue(request.param))
-    yield link
-    await link.close()
+async def redis_client(request):
+    """A client of one server, and of a cluster."""
+    redis_client = await RedisClient.connect(request.getfixturevalue(request.param))
+    yield redis_client
+    await redis_client.close()
 
 
 @pytest.fixture
-def counts(link):
-    return RedisCounts(link, "login")
+def counts(redis_client):
+    return RedisCounts(redis_client, "login")
 
 
-def throttle_on(link):
+def rate_limits_on(redis_client):
     """What a node has."""
-    return RateLimits(RATE, Rate(100, RATE.per), RATE, make_counts=lambda name: RedisCounts(link, name))
+    return RateLimits(RATE, Rate(100, RATE.per), RATE, make_counts=lambda name: RedisCounts(redis_client, name))
 
 
-async def test_counts(counts, link):
+async def test_counts(counts, redis_client):
     """They grow by what is counted, each key by itself and each rate by itself, and can be forgotten."""
     assert [await counts.incr("ann", 60), await counts.incr("ann", 60, 3), await counts.incr("bob", 60)] == [1, 4, 1]
     assert [await counts.get(key) for key in ("ann", "bob", "eve")] == [4, 1, 0]
-    assert await RedisCounts(link, "address").get("ann") == 0
+    assert await RedisCounts(redis_client, "address").get("ann") == 0
     await counts.clear("ann")
     await counts.clear("nobody")
     assert [await counts.get(key) for key in ("ann", "bob")] == [0, 1]
     assert await counts.check()
 
 
-async def test_reset(counts, link):
+async def test_reset(counts, redis_client):
     """All of the rate are forgotten, and no other."""
-    other = RedisCounts(link, "address")
+    other = RedisCounts(redis_client, "address")
     await other.incr("ann", 60)
     for number in range(30):
         await counts.incr(str(number), 60)
@@ -58,9 +58,9 @@ async def test_reset(counts, link):
     assert await other.get("ann") == 1
 
 
-async def test_window(link):
+async def test_window(redis_client):
     """It begins with the first, is not prolonged by later ones, and what was counted in it then goes by itself."""
-    counts = RedisCounts(link, "login", clock=lambda: 1_000.0)
+    counts = RedisCounts(redis_client, "login", clock=lambda: 1_000.0)
     assert await counts.get_expiry("ann") == 1_000
     await counts.incr("ann", 1)
     end = await counts.get_expiry("ann")
@@ -74,54 +74,54 @@ async def test_window(link):
     assert await eventually(is_gone)
 
 
-async def test_nodes_share_them(link):
+async def test_nodes_share_them(redis_client):
     """What fails on one node counts on the other."""
-    nodes = [throttle_on(link), throttle_on(link)]
+    nodes = [rate_limits_on(redis_client), rate_limits_on(redis_client)]
     for number in range(3):
         with pytest.raises(AuthFailed):
-            async with nodes[number % 2].guess("ann", HOME):
+            async with nodes[number % 2].login_attempt("ann", HOME):
                 raise AuthFailed
     for node in nodes:
         with pytest.raises(TooManyAttempts):
-            async with node.guess("ann", HOME):
+            async with node.login_attempt("ann", HOME):
                 pass
 
 
-async def test_guesses_at_once_on_many_nodes(link):
+async def test_attempts_at_once_on_many_nodes(redis_client):
     """At most so many as may fail are under way on each node; when they have, the brake is on everywhere."""
-    nodes = [throttle_on(link) for _ in range(3)]
+    nodes = [rate_limits_on(redis_client) for _ in range(3)]
 
-    async def guess(node):
-        async with node.guess("ann", HOME):
+    async def attempt(node):
+        async with node.login_attempt("ann", HOME):
             await asyncio.sleep(0.01)
             raise AuthFailed
 
-    outcomes = await asyncio.gather(*(guess(node) for node in nodes * 20), return_exceptions=True)
+    outcomes = await asyncio.gather(*(attempt(node) for node in nodes * 20), return_exceptions=True)
     told = Counter(type(outcome) for outcome in outcomes)
     assert told.keys() == {AuthFailed, TooManyAttempts}
     assert 3 <= told[AuthFailed] <= 3 * 3
     with pytest.raises(TooManyAttempts):
-        await guess(nodes[0])
+        await attempt(nodes[0])
 
 
 async def test_without_redis():
     """Nobody guesses uncounted; who has got in or signed up by then is in."""
     valkey = Valkey()
     valkey.start()
-    link = await RedisLink.connect(valkey.url)
+    redis_client = await RedisClient.connect(valkey.url)
     try:
-        throttle = throttle_on(link)
-        async with throttle.guess("ann", HOME), throttle.sign_up(HOME):
+        rate_limits = rate_limits_on(redis_client)
+        async with rate_limits.login_attempt("ann", HOME), rate_limits.sign_up(HOME):
             valkey.kill()
-        for attempt in (throttle.guess("ann", HOME), throttle.sign_up(HOME), throttle.rename(HOME)):
+        for attempt in (rate_limits.login_attempt("ann", HOME), rate_limits.sign_up(HOME), rate_limits.rename(HOME)):
             with pytest.raises(RedisUnavailable):
                 async with attempt:
                     pytest.fail("was let in")
         valkey.start()
-        async with throttle.guess("ann", HOME):
+        async with rate_limits.login_attempt("ann", HOME):
             pass
-        for limit in (throttle._logins, throttle._addresses, throttle._signups):
-            assert not limit._doors
+        for limit in (rate_limits._logins, rate_limits._addresses, rate_limits._signups):
+            assert not limit._gates
     finally:
-        await link.close()
+        await redis_client.close()
         valkey.stop()

@@ -12,7 +12,7 @@ from att.errors import RedisUnavailable
 from att.realtime.brokers import buffer, subscriptions
 from att.realtime.brokers import redis as module
 from att.realtime.brokers.redis import ALL, GROUP_CHANNEL, NODE, RedisBroker
-from att.redis.client import RedisLink
+from att.redis.client import RedisClient
 from att.sessions.redis_scripts import ENDED_CHANNEL
 
 
@@ -29,18 +29,18 @@ async def make(valkey):
     made = []
 
     async def go(url=valkey.url):
-        link, handler = await RedisLink.connect(url), RecordingHandler()
-        broker = RedisBroker(link)
+        redis_client, handler = await RedisClient.connect(url), RecordingHandler()
+        broker = RedisBroker(redis_client)
         running = broker.running(handler)
         await running.__aenter__()
-        made.append((link, running))
+        made.append((redis_client, running))
         await handler.until(lambda: handler.changes)
         return broker, handler
 
     yield go
-    for link, running in made:
+    for redis_client, running in made:
         await running.__aexit__(None, None, None)
-        await link.close()
+        await redis_client.close()
 
 
 async def subscribe(broker, handler, *group_ids):

@@ -11,7 +11,7 @@ from brokers import TEA, RecordingHandler, message
 
 from att.errors import CannotStart
 from att.realtime.brokers.redis import RedisBroker
-from att.redis.client import RedisLink
+from att.redis.client import RedisClient
 from att.sessions.redis_scripts import TRIAL, TRIAL_KEYS
 
 CERTIFICATES = Path(__file__).parents[1] / "certificates"
@@ -49,9 +49,9 @@ async def door(valkey_url):
 async def test_encrypted(door):
     """Scripts run and the broker is heard, where the certificate is one of an authority that is named."""
     url = f"rediss://localhost:{door}?ssl_ca_certs={CERTIFICATES / 'ca.pem'}"
-    link = await RedisLink.connect(url, TRIAL, TRIAL_KEYS)
-    await link.ping()
-    broker, handler = RedisBroker(link), RecordingHandler()
+    redis_client = await RedisClient.connect(url, TRIAL, TRIAL_KEYS)
+    await redis_client.ping()
+    broker, handler = RedisBroker(redis_client), RecordingHandler()
     async with broker.running(handler):
         await handler.until(lambda: handler.changes)
         broker.announce_head(TEA, 7)
@@ -59,15 +59,15 @@ async def test_encrypted(door):
         await handler.until(lambda: TEA in handler.subscribed)
         broker.announce(message(8, TEA))
         await handler.until(lambda: handler.groups.get(TEA) == 8)
-    await link.close()
+    await redis_client.close()
 
 
 async def test_trusted_by_the_environment(door, monkeypatch):
     """What the error advises helps."""
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "ca.pem"))
-    link = await RedisLink.connect(f"rediss://localhost:{door}")
-    await link.ping()
-    await link.close()
+    redis_client = await RedisClient.connect(f"rediss://localhost:{door}")
+    await redis_client.ping()
+    await redis_client.close()
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,6 @@ async def test_trusted_by_the_environment(door, monkeypatch):
 async def test_not_trusted(door, url, says):
     """Nobody is believed to be Redis who cannot show it; one line says why."""
     with pytest.raises(CannotStart) as caught:
-        await RedisLink.connect(url.format(door, CERTIFICATES / "ca.pem"))
+        await RedisClient.connect(url.format(door, CERTIFICATES / "ca.pem"))
     assert says in caught.value.detail
     assert "\n" not in caught.value.detail

@@ -35,7 +35,7 @@ class Counting(PostgresSessions):
         return session
 
 
-class Audience:
+class RecordingListener:
     """Keeps what it is told, and whether the cache had forgotten by then."""
 
     def __init__(self):
@@ -43,13 +43,13 @@ class Audience:
         self.cache = None
 
     def session_ended(self, session_id):
-        self.told.append(("session ended", session_id, len(self.cache._seen)))
+        self.told.append(("session ended", session_id, len(self.cache._cached)))
 
     def user_ended(self, user_id):
-        self.told.append(("user ended", user_id, len(self.cache._seen)))
+        self.told.append(("user ended", user_id, len(self.cache._cached)))
 
     def user_state_unknown(self, user_id):
-        self.told.append(("user uncertain", user_id, len(self.cache._seen)))
+        self.told.append(("user state unknown", user_id, len(self.cache._cached)))
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def store(db):
 
 
 @pytest.fixture
-def audience():
-    return Audience()
+def listener():
+    return RecordingListener()
 
 
 @pytest.fixture
@@ -68,10 +68,10 @@ def clock():
 
 
 @pytest.fixture
-def cache(store, audience, clock):
+def cache(store, listener, clock):
     """One that is told of what ends elsewhere."""
-    audience.cache = cache = SessionCache(store, audience, clock)
-    cache.trust(is_told=True)
+    listener.cache = cache = SessionCache(store, listener, clock)
+    cache.trust(is_notified=True)
     return cache
 
 
@@ -151,21 +151,21 @@ async def test_end_all_but_one(cache, store, sign_in, ann, add_user, sql):
 TELLINGS = {
     "session ended": lambda cache, session: cache.session_ended(session.id),
     "user ended": lambda cache, session: cache.user_ended(session.user_id),
-    "user uncertain": lambda cache, session: cache.user_state_unknown(session.user_id),
+    "user state unknown": lambda cache, session: cache.user_state_unknown(session.user_id),
 }
 
 
 @pytest.mark.parametrize("which", TELLINGS)
-async def test_told(cache, audience, sql, ann, which):
-    """What it is told as an audience it has forgotten before it passes that on; others' it keeps."""
+async def test_told(cache, listener, sql, ann, which):
+    """What it is told as an listener it has forgotten before it passes that on; others' it keeps."""
     assert await cache.find(ann.token) == ann.session
     TELLINGS[which](cache, ann.session._replace(id=uuid4(), user_id=uuid4()))
-    audience.told.clear()
-    assert len(cache._seen) == 1
+    listener.told.clear()
+    assert len(cache._cached) == 1
     sql("DELETE FROM sessions")
     TELLINGS[which](cache, ann.session)
     subject = ann.session.id if which == "session ended" else ann.session.user_id
-    assert audience.told == [(which, subject, 0)]
+    assert listener.told == [(which, subject, 0)]
     assert await cache.find(ann.token) is None
 
 
@@ -196,11 +196,11 @@ async def test_an_ending_that_fails(cache, store, ann, monkeypatch):
 async def test_trust(cache, store, sql, ann):
     """Nothing is kept, nor used that was, while it is not told of what ends elsewhere."""
     await cache.find(ann.token)
-    cache.trust(is_told=False)
+    cache.trust(is_notified=False)
     for _ in range(2):
         assert await cache.find(ann.token) == ann.session
     assert store.finds == 3
-    cache.trust(is_told=True)
+    cache.trust(is_notified=True)
     for _ in range(2):
         assert await cache.find(ann.token) == ann.session
     assert store.finds == 4
@@ -212,17 +212,17 @@ async def test_trust_while_it_is_read(cache, store, sql, ann, is_told):
     store.gate.clear()
     finding = asyncio.create_task(cache.find(ann.token))
     await asyncio.wait_for(store.found.wait(), 5)
-    cache.trust(is_told=is_told)
-    cache.trust(is_told=True)
+    cache.trust(is_notified=is_told)
+    cache.trust(is_notified=True)
     sql("DELETE FROM sessions")
     store.gate.set()
     await finding
     assert await cache.find(ann.token) is None
 
 
-async def test_nothing_is_kept_at_first(store, audience, ann):
+async def test_nothing_is_kept_at_first(store, listener, ann):
     """Nobody has said yet that it is told of what ends elsewhere."""
-    audience.cache = cache = SessionCache(store, audience)
+    listener.cache = cache = SessionCache(store, listener)
     for _ in range(2):
         assert await cache.find(ann.token) == ann.session
     assert store.finds == 2
@@ -234,7 +234,7 @@ async def test_bounded(cache, store, sign_in, monkeypatch):
     signed_in = [await sign_in() for _ in range(5)]
     for each in signed_in:
         await cache.find(each.token)
-    assert (len(cache._seen), len(cache._tokens)) == (3, 3)
+    assert (len(cache._cached), len(cache._tokens)) == (3, 3)
     for each in signed_in[2:]:
         await cache.find(each.token)
     assert store.finds == 5
@@ -249,7 +249,7 @@ async def test_full_and_read_by_many_at_once(cache, store, sign_in, monkeypatch)
     for each in (one, others[0]):
         await cache.find(each.token)
     await asyncio.gather(*(cache.find(each.token) for each in others[1:]))
-    assert {seen.session.id for seen in cache._seen.values()} == {each.session.id for each in others[1:]}
+    assert {cached.session.id for cached in cache._cached.values()} == {each.session.id for each in others[1:]}
 
 
 async def test_the_rest_is_passed_on(cache, ann):

@@ -274,11 +274,11 @@ async def test_many_log_ins_and_changes(sessions, store, db, sql, ann_verified):
 async def test_log_in_while_hashes_are_renewed(db, sessions):
     """Of many who log in at once by a hash that is to be renewed, each gets a session."""
     cheap, dearer = Passwords(CHEAPEST), Passwords(CHEAPEST._replace(time_cost=2))
-    audience = Hub(Registry())
-    await Accounts(db, cheap, sessions, audience).sign_up("ann", PASSWORD, "")
+    listener = Hub(Registry())
+    await Accounts(db, cheap, sessions, listener).sign_up("ann", PASSWORD, "")
 
     async def log_in():
-        verified = await Accounts(db, dearer, sessions, audience).authenticate("ann", PASSWORD)
+        verified = await Accounts(db, dearer, sessions, listener).authenticate("ann", PASSWORD)
         return await sessions.create(verified, LAPTOP)
 
     signed_in = await asyncio.gather(*(log_in() for _ in range(5)))

@@ -123,7 +123,7 @@ FILTERS = [
 async def test_filters(add, find, sifted, monkeypatch):
     """Each filter, alone and with others, in every order, whether a part of a name is found nearby or by the index."""
     listing.cache_clear()
-    monkeypatch.setattr(keyset, "SIFTED", sifted)
+    monkeypatch.setattr(keyset, "MAX_SCANNED_ROWS", sifted)
     add(PEOPLE)
     for filters, logins in FILTERS:
         for order in ORDERS:

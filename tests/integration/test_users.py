@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from att.accounts.users import NewUser, User, UserChange, check_change, check_gives, check_passwords, row_of
+from att.accounts.users import NewUser, User, UserChange, check_change, check_passwords, check_role_assignment, row_of
 from att.errors import InvalidInput, NotPermitted
 
 ANN, BOB = UUID(int=1), UUID(int=2)
@@ -59,28 +59,28 @@ def test_row():
 def test_change_of_somebody_else(held, theirs, may):
     """It needs users.write, and all that the other one may do: nobody takes over a stronger account."""
     if may:
-        check_change(held, {"password": "x"}, is_own=False, theirs=theirs)
+        check_change(held, {"password": "x"}, is_own=False, user_permissions=theirs)
     else:
         with pytest.raises(NotPermitted):
-            check_change(held, {"password": "x"}, is_own=False, theirs=theirs)
+            check_change(held, {"password": "x"}, is_own=False, user_permissions=theirs)
 
 
 def test_change_of_oneself():
     """Everything of one's own may be changed, but for role and activity, which need users.write; the answer says so."""
-    check_change(NOBODY, dict.fromkeys(NewUser._fields[:5]), is_own=True, theirs=NOBODY)
+    check_change(NOBODY, dict.fromkeys(NewUser._fields[:5]), is_own=True, user_permissions=NOBODY)
     for field, value in (("role", "User"), ("active", True), ("active", False)):
         with pytest.raises(NotPermitted, match="not yours to set"):
-            check_change(NOBODY, {field: value, "login": "x"}, is_own=True, theirs=NOBODY)
-        check_change(WRITER, {field: value}, is_own=True, theirs=WRITER)
+            check_change(NOBODY, {field: value, "login": "x"}, is_own=True, user_permissions=NOBODY)
+        check_change(WRITER, {field: value}, is_own=True, user_permissions=WRITER)
 
 
 def test_giving():
     """A role is given by those who may give roles and hold all that it permits."""
-    check_gives(ADMINISTRATOR, ADMINISTRATOR)
-    check_gives(GIVER, ["users.write"])
+    check_role_assignment(ADMINISTRATOR, ADMINISTRATOR)
+    check_role_assignment(GIVER, ["users.write"])
     for held, given in ((WRITER, NOBODY), (GIVER, ["users.read"]), (GIVER, ADMINISTRATOR), (NOBODY, NOBODY)):
         with pytest.raises(NotPermitted):
-            check_gives(held, given)
+            check_role_assignment(held, given)
 
 
 def test_current_password():

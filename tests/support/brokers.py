@@ -12,7 +12,7 @@ from att.db.engine import Engine
 from att.realtime.brokers.postgres import PostgresBroker
 from att.realtime.brokers.redis import ALL, GROUP_CHANNEL, RedisBroker
 from att.realtime.event_log import LogEvent
-from att.redis.client import RedisLink
+from att.redis.client import RedisClient
 from att.sessions.redis_scripts import ENDED_CHANNEL
 
 TEA, PIE = UUID(int=1), UUID(int=2)
@@ -144,9 +144,9 @@ class Redis:
 
     @contextlib.asynccontextmanager
     async def broker(self):
-        link = await RedisLink.connect(self._valkey.url)
-        yield RedisBroker(link)
-        await link.close()
+        redis_client = await RedisClient.connect(self._valkey.url)
+        yield RedisBroker(redis_client)
+        await redis_client.close()
 
     async def subscribe(self, broker, handler, *group_ids):
         for group_id in group_ids:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import redis
 
-from att.redis.client import RedisLink
+from att.redis.client import RedisClient
 from att.sessions.redis_keys import parse_record, write_time
 from att.sessions.redis_store import RedisSessions
 from att.sessions.store import PostgresSessions
@@ -56,16 +56,16 @@ class InPostgres:
 class InRedis:
     """Sessions in Redis, and a look at its keys."""
 
-    def __init__(self, url, link, client, db, ttl):
-        self.sessions = RedisSessions(link, db, ttl)
+    def __init__(self, url, redis_client, client, db, ttl):
+        self.sessions = RedisSessions(redis_client, db, ttl)
         self.url = url
-        self.is_cluster = link.is_cluster
+        self.is_cluster = redis_client.is_cluster
         self.client = client
-        self._link = link
+        self._redis = redis_client
         self._db = db
 
     def living_for(self, ttl):
-        return RedisSessions(self._link, self._db, ttl)
+        return RedisSessions(self._redis, self._db, ttl)
 
     def rows(self):
         return [
@@ -118,10 +118,10 @@ class InRedis:
 @contextlib.asynccontextmanager
 async def in_redis(url, db, ttl):
     """The store in the server, or the cluster, at the URL."""
-    link = await RedisLink.connect(url)
-    kind = redis.RedisCluster if link.is_cluster else redis.Redis
+    redis_client = await RedisClient.connect(url)
+    kind = redis.RedisCluster if redis_client.is_cluster else redis.Redis
     try:
         with kind.from_url(url, decode_responses=True, protocol=2) as client:
-            yield InRedis(url, link, client, db, ttl)
+            yield InRedis(url, redis_client, client, db, ttl)
     finally:
-        await link.close()
+        await redis_client.close()

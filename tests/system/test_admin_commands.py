@@ -16,7 +16,7 @@ from sqlalchemy import select
 from att.db.dsn import describe
 from att.db.engine import Engine, prepare
 from att.db.schema import users
-from att.redis.client import RedisLink
+from att.redis.client import RedisClient
 from att.sessions.redis_keys import SessionKeys
 
 PASSWORD = "correct horse"
@@ -95,15 +95,15 @@ def test_sessions_in_redis_end(run_here, db_url, valkey, valkey_url, command):
 
 async def _sign_in(db_url, valkey_url):
     """The keys of a new session of Ann's, and of one of somebody else's."""
-    db, link = await Engine.connect(db_url), await RedisLink.connect(valkey_url)
+    db, redis_client = await Engine.connect(db_url), await RedisClient.connect(valkey_url)
     ann, bob = (await db.fetch_one(prepare(select(users.c.id))))[0], uuid4()
-    keys = SessionKeys(link, timedelta(hours=1), timedelta(minutes=1))
+    keys = SessionKeys(redis_client, timedelta(hours=1), timedelta(minutes=1))
     made = []
     for user_id in (ann, bob):
         session_id = uuid4()
-        await keys.begin("00", user_id, session_id, (None, None))
+        await keys.create("00", user_id, session_id, (None, None))
         made.append(f"att:{{{user_id}}}:session:{session_id}")
-    await link.close()
+    await redis_client.close()
     await db.close()
     return made
 

@@ -246,8 +246,8 @@ def test_an_administrator_whose_login_is_taken(db_url, postgresql):
             {"login": login},
         )
     postgresql.commit()
-    one_line(run("--db-url", db_url), "'admin' is somebody's", "att-server create-admin admin")
-    one_line(run("--db-url", db_url, **ADMIN), "'root' is somebody's", "att-server create-admin root")
+    one_line(run("--db-url", db_url), "'admin' is not an active administrator", "att-server create-admin admin")
+    one_line(run("--db-url", db_url, **ADMIN), "'root' is not an active administrator", "att-server create-admin root")
 
 
 @pytest.mark.parametrize(

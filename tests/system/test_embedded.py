@@ -82,7 +82,7 @@ def test_what_is_no_data_is_left_alone(server):
     keepsake.parent.mkdir()
     keepsake.write_text("mine")
     for _ in range(2):
-        with pytest.raises(CannotStart, match="holds something else"):
+        with pytest.raises(CannotStart, match="does not hold PostgreSQL data"):
             server.start()
     assert keepsake.read_text() == "mine"
 
@@ -217,13 +217,15 @@ def test_a_server_that_is_being_stopped_is_waited_for_with_a_bound(server, monke
 @pytest.mark.parametrize("deaf_to", [[], ["SIGINT"], ["SIGINT", "SIGQUIT"]])
 def test_a_postgresql_that_does_not_end_is_ended(monkeypatch, deaf_to):
     """One signal after the other, with a bound for each."""
-    monkeypatch.setattr(embedded, "_ENDINGS", tuple((number, min(seconds, 1)) for number, seconds in embedded._ENDINGS))
+    monkeypatch.setattr(
+        embedded, "_STOP_SIGNALS", tuple((number, min(seconds, 1)) for number, seconds in embedded._STOP_SIGNALS)
+    )
     ignore = "".join(f"signal.signal(signal.{name}, signal.SIG_IGN);" for name in deaf_to)
     command = (
         f"import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); {ignore} print(flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        embedded.end(psutil.Process(process.pid))
+        embedded.stop_postmaster(psutil.Process(process.pid))
         assert not psutil.pid_exists(process.pid)
-    embedded.end(None)
+    embedded.stop_postmaster(None)

@@ -19,7 +19,7 @@ from site_parts import Nginx, Node, needs_nginx, open_directory, started
 from valkeys import Valkey
 from waiting import eventually
 
-from att.redis.client import RedisLink
+from att.redis.client import RedisClient
 from att.sessions.redis_keys import SessionKeys
 from att.sessions.store import hash_token
 
@@ -77,13 +77,13 @@ class Audience:
             )
             connection.commit()
             return
-        link = await RedisLink.connect(redis_url)
-        keys = SessionKeys(link, timedelta(days=1), timedelta(minutes=1))
+        redis_client = await RedisClient.connect(redis_url)
+        keys = SessionKeys(redis_client, timedelta(days=1), timedelta(minutes=1))
         for token, user_id in zip(self.tokens, self.users, strict=True):
             digest, session_id = hash_token(token).hex(), uuid4()
-            await keys.point(digest, user_id, session_id)
-            await keys.begin(digest, user_id, session_id, (None, None))
-        await link.close()
+            await keys.add_pointers(digest, user_id, session_id)
+            await keys.create(digest, user_id, session_id, (None, None))
+        await redis_client.close()
 
     def group_of(self, number: int) -> UUID:
         """The group that a listener listens to."""

@@ -33,7 +33,7 @@ class FakeRevoker:
     def __init__(self, calls):
         self._calls = calls
 
-    def heard(self, user_ids):
+    def check_users(self, user_ids):
         self._calls.extend(("departed", user_id) for user_id in user_ids)
 
 
@@ -99,11 +99,11 @@ def test_on_connected(events, calls, brokers):
     brokers[0].is_connected = False
     events.on_disconnected()
     assert calls == [
-        ("trust", ("is_told", False)),
+        ("trust", ("is_notified", False)),
         ("sweep_soon",),
-        ("trust", ("is_told", True)),
+        ("trust", ("is_notified", True)),
         ("sweep_soon",),
-        ("trust", ("is_told", False)),
+        ("trust", ("is_notified", False)),
     ]
 
 

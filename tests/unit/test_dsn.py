@@ -88,7 +88,7 @@ async def test_the_first_server_that_answers_is_used(tcp_port, db_url):
         closed.bind(("127.0.0.1", 0))
         dead = closed.getsockname()[1]
         db = await Engine.connect(f"postgresql://postgres@127.0.0.1:{dead},127.0.0.1:{tcp_port}/{name}")
-        assert db._server._place == {"host": "127.0.0.1", "port": tcp_port, "hostaddr": "127.0.0.1"}
+        assert db._server._address == {"host": "127.0.0.1", "port": tcp_port, "hostaddr": "127.0.0.1"}
         rows = await asyncio.gather(*(db.fetch_one(ONE) for _ in range(5)))
         assert rows == [(1,)] * 5
         await db.close()
@@ -102,7 +102,7 @@ async def astray(tcp_port, db_url):
     await db._pool.clear()
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        yield db, lambda: db._server._place.update(port=closed.getsockname()[1])
+        yield db, lambda: db._server._address.update(port=closed.getsockname()[1])
     await db.close()
 
 
@@ -146,8 +146,8 @@ async def test_names_are_resolved_off_the_loop(tcp_port, db_url, monkeypatch):
     """Later connections go to the address that was found; libpq would resolve a name on the loop."""
     name = db_url.split("/")[3].partition("?")[0]
     db = await Engine.connect(f"postgresql://postgres@localhost:{tcp_port}/{name}")
-    assert db._server._place["hostaddr"] == "127.0.0.1"
-    assert db._server._place["host"] == "localhost"  # which TLS compares with the certificate
+    assert db._server._address["hostaddr"] == "127.0.0.1"
+    assert db._server._address["host"] == "localhost"  # which TLS compares with the certificate
     await db.close()
 
 
@@ -158,7 +158,7 @@ async def test_a_server_that_hangs_up_is_said(tcp_port, db_url, monkeypatch):
         raise OSError(107, "Transport endpoint is not connected")
 
     monkeypatch.setattr(module.socket, "socket", hung_up)
-    with pytest.raises(errors.DatabaseUnavailable, match="hung up"):
+    with pytest.raises(errors.DatabaseUnavailable, match="closed the connection"):
         await asyncio.to_thread(module.locate, db_url)
 
 

@@ -65,18 +65,18 @@ def sockets():
 
 
 @pytest.fixture
-async def departures(sessions, sockets):
-    departures = SessionRevoker(sessions, sockets)
-    async with departures.running():
-        yield departures
+async def revoker(sessions, sockets):
+    revoker = SessionRevoker(sessions, sockets)
+    async with revoker.running():
+        yield revoker
 
 
-async def test_departed(departures, sessions, sockets):
+async def test_departed(revoker, sessions, sockets):
     """Whoever is gone has their sockets closed; who was only said to be has not."""
-    departures.heard([EVE, ANN])
+    revoker.check_users([EVE, ANN])
     await sockets.until(ANN)
-    departures.heard(())
-    departures.heard([BOB])
+    revoker.check_users(())
+    revoker.check_users([BOB])
     await sockets.until(BOB)
     assert sockets.closed == [ANN, BOB]
     assert await eventually(lambda: _are_ended(sessions, [ANN, BOB]))
@@ -86,49 +86,49 @@ async def _are_ended(sessions, user_ids):
     return sessions.ended == user_ids
 
 
-async def test_tried_again(departures, sessions, sockets, monkeypatch):
+async def test_tried_again(revoker, sessions, sockets, monkeypatch):
     """What cannot be looked up now is as soon as it can be."""
     monkeypatch.setattr(module, "_PAUSE", 0.01)
     sessions.errors = [DatabaseUnavailable(), DatabaseUnavailable()]
-    departures.heard([ANN, BOB])
+    revoker.check_users([ANN, BOB])
     await sockets.until(ANN, BOB)
     assert sessions.asked == [[ANN, BOB]] * 3
 
 
-async def test_sessions_that_cannot_be_ended(departures, sessions, sockets, monkeypatch):
+async def test_sessions_that_cannot_be_ended(revoker, sessions, sockets, monkeypatch):
     """The sockets are closed at once; the sessions end as soon as they can be reached."""
     monkeypatch.setattr(module, "_PAUSE", 0.01)
     sessions.end_errors = [RedisUnavailable(), RedisUnavailable()]
-    departures.heard([ANN, EVE, BOB])
+    revoker.check_users([ANN, EVE, BOB])
     await sockets.until(ANN, BOB)
     assert sessions.asked == [[ANN, EVE, BOB]]
     assert await eventually(lambda: _are_ended(sessions, [ANN, BOB]))
     assert sessions.asked == [[ANN, EVE, BOB]] + [[ANN, BOB]] * 2
 
 
-async def test_heard_again_meanwhile(departures, sessions, sockets):
+async def test_announced_again_meanwhile(revoker, sessions, sockets):
     """Who is told of while they are looked up is looked up once more: it may have been too early."""
     sessions.gone, sessions.gate = {ANN}, asyncio.Event()
-    departures.heard([BOB])
+    revoker.check_users([BOB])
     await asyncio.sleep(0)
-    departures.heard([BOB])
+    revoker.check_users([BOB])
     sessions.gate.set()
-    departures.heard([ANN])
+    revoker.check_users([ANN])
     await sockets.until(ANN)
     assert sessions.asked == [[BOB], [BOB, ANN]]
 
 
 async def test_bounded(sessions, sockets, monkeypatch):
     """Only so many wait; and they are looked up some at a time."""
-    monkeypatch.setattr(module, "MOST", 5)
-    monkeypatch.setattr(module, "_AT_ONCE", 2)
+    monkeypatch.setattr(module, "MAX_WAITING", 5)
+    monkeypatch.setattr(module, "_BATCH", 2)
     everybody = [UUID(int=number) for number in range(9)]
     sessions.gone = {*everybody}
-    departures = SessionRevoker(sessions, sockets)
-    departures.heard(everybody)
-    async with departures.running():
+    revoker = SessionRevoker(sessions, sockets)
+    revoker.check_users(everybody)
+    async with revoker.running():
         await sockets.until(*everybody[:5])
-        departures.heard(everybody[5:])
+        revoker.check_users(everybody[5:])
         await sockets.until(*everybody)
     assert max(len(asked) for asked in sessions.asked) == 2
     assert sockets.closed == everybody

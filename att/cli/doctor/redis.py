@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from att.cli.doctor.checks import Finding, Level, Verdict, compare_clocks, fail, ok, run_checks, warn
 from att.errors import RedisUnavailable
-from att.redis.client import ACL_FILE, RedisLink
+from att.redis.client import ACL_FILE, RedisClient
 from att.sessions.redis_scripts import TRIAL
 
 _OLDEST = 7  # has sharded channels
@@ -24,15 +24,15 @@ Info = Mapping[str, Any]
 async def check_redis(url: str) -> AsyncIterator[Finding]:
     """Yield the findings for the Redis at this URL. No key is left behind."""
     async with contextlib.AsyncExitStack() as stack:
-        links: list[RedisLink] = []
+        opened: list[RedisClient] = []
         infos: dict[str, Info] = {}
 
         async def connect() -> Verdict:
-            link = await RedisLink.connect(url)
-            stack.push_async_callback(link.close)
-            links.append(link)
+            redis = await RedisClient.connect(url)
+            stack.push_async_callback(redis.close)
+            opened.append(redis)
             try:
-                infos.update(await _info(link))
+                infos.update(await _info(redis))
             except RedisUnavailable as error:
                 return warn(error.why, f"grant +info, as {ACL_FILE} does, to check maxmemory-policy and appendonly")
             return worst(infos, judge_version)
@@ -42,18 +42,18 @@ async def check_redis(url: str) -> AsyncIterator[Finding]:
         judges = {"memory": judge_memory, "persistence": judge_persistence, "clock": judge_clock} if infos else {}
         for name, judge in judges.items():
             yield Finding(f"Redis {name}", *worst(infos, judge))
-        for link in links:
-            probes = {"Redis rights": partial(_rights, link), "Redis announcements": partial(_announcements, link)}
+        for redis in opened:
+            probes = {"Redis rights": partial(_rights, redis), "Redis announcements": partial(_announcements, redis)}
             async for finding in run_checks(probes):
                 yield finding
 
 
-async def _info(link: RedisLink) -> dict[str, Info]:
+async def _info(redis: RedisClient) -> dict[str, Info]:
     """Return the answer to INFO of each server by its name, and our own time with it."""
-    client: Any = link.client
+    client: Any = redis.client
     began = time.time()
-    async with link.guarded():
-        infos = await client.info(target_nodes="primaries") if link.is_cluster else {link.place: await client.info()}
+    async with redis.guarded():
+        infos = await client.info(target_nodes="primaries") if redis.is_cluster else {redis.address: await client.info()}
     now = (began + time.time()) / 2
     return {name: {**info, "name": name, "our_time": now} for name, info in infos.items()}
 
@@ -106,24 +106,24 @@ def judge_clock(info: Info) -> Verdict:
     return compare_clocks(int(info["server_time_usec"]) / 1e6 - info["our_time"])
 
 
-async def _rights(link: RedisLink) -> Verdict:
+async def _rights(redis: RedisClient) -> Verdict:
     """Run on each server the script that a starting server tries."""
-    for name in await link.servers():
+    for name in await redis.servers():
         keys = (f"att:{{check-{number}}}" for number in itertools.count())
-        key = next(key for key in keys if link.server_of(key) == name)
+        key = next(key for key in keys if redis.server_of(key) == name)
         try:
-            await link.run(TRIAL, [key, f"{key}:set"])
+            await redis.run(TRIAL, [key, f"{key}:set"])
         except RedisUnavailable as error:
-            raise RedisUnavailable(why=error.why.replace(link.place, name)) from error
+            raise RedisUnavailable(why=error.why.replace(redis.address, name)) from error
     return ok("the user may do what a server does")
 
 
-async def _announcements(link: RedisLink) -> Verdict:
+async def _announcements(redis: RedisClient) -> Verdict:
     """Publish on a channel of our own, and wait until it arrives."""
-    channel, client = f"att:check:{uuid4()}", cast("Any", link.client)
+    channel, client = f"att:check:{uuid4()}", cast("Any", redis.client)
     began = time.perf_counter()
     try:
-        async with asyncio.timeout(_ARRIVAL), link.guarded(), client.pubsub() as pubsub:
+        async with asyncio.timeout(_ARRIVAL), redis.guarded(), client.pubsub() as pubsub:
             await pubsub.subscribe(channel)
             await client.publish(channel, "x")
             while (await anext(pubsub.listen()))["type"] != "message":

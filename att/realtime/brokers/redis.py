@@ -24,8 +24,8 @@ from att.realtime.brokers.buffer import AnnouncementBuffer, PendingAnnouncement
 from att.realtime.brokers.codec import decode, encode
 from att.realtime.brokers.subscriptions import Subscriptions
 from att.realtime.event_log import LogEvent
-from att.redis.client import RedisLink
-from att.redis.pubsub import Channels, Hearing
+from att.redis.client import RedisClient
+from att.redis.pubsub import PubSub, PubSubConnection
 from att.sessions.redis_scripts import ENDED_CHANNEL
 from att.sessions.redis_store import log
 
@@ -44,11 +44,11 @@ class RedisBroker:
 
     name = "redis"
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, redis: RedisClient) -> None:
         self.sent = self.received = 0
         self._id = uuid4()
         self._own = f"{NODE}{self._id}"
-        self._channels = Channels(link)
+        self._pubsub = PubSub(redis)
         self._handler: BrokerEventHandler
         self._round_trip = RoundTrip()
         self._outage = OutageLog(f"the broker ({self.name})")
@@ -121,9 +121,9 @@ class RedisBroker:
         is_sweep, self._outgoing.is_sweep = self._outgoing.is_sweep, False
         try:
             if taken:
-                await self._channels.publish_sharded(self._payloads(taken))
+                await self._pubsub.publish_sharded(self._payloads(taken))
             if is_sweep:
-                await self._channels.publish(ALL, json.dumps({"sweep": True}))
+                await self._pubsub.publish(ALL, json.dumps({"sweep": True}))
             self.sent += len(taken) + is_sweep
         except Unavailable:
             self._outgoing.put_back(taken)
@@ -139,7 +139,7 @@ class RedisBroker:
         while True:
             await self._is_up.wait()
             with contextlib.suppress(Unavailable):
-                await self._channels.publish(self._own, str(self._round_trip.start()))
+                await self._pubsub.publish(self._own, str(self._round_trip.start()))
             await asyncio.sleep(_TICK)
 
     # Receiving
@@ -148,10 +148,10 @@ class RedisBroker:
         pause = FIRST_PAUSE
         while True:
             try:
-                async with self._channels.hearing(self) as hearing:
+                async with self._pubsub.connect(self) as connection:
                     self._subscriptions.begin()
-                    await hearing.subscribe(ENDED_CHANNEL, self._own, ALL)
-                    await hearing.run(self._update_subscriptions(hearing))
+                    await connection.subscribe(ENDED_CHANNEL, self._own, ALL)
+                    await connection.run(self._update_subscriptions(connection))
             except Unavailable as error:
                 self._outage.begin(error.why)
             finally:
@@ -162,12 +162,12 @@ class RedisBroker:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _update_subscriptions(self, hearing: Hearing) -> None:
+    async def _update_subscriptions(self, connection: PubSubConnection) -> None:
         """Subscribe to and unsubscribe from channels as needed."""
         while not is_cancelled():  # wait_for of Python 3.11, in the library, may drop a cancellation
             while any(change := self._subscriptions.take(SUBSCRIBED_AT_ONCE)):
-                await hearing.subscribe_sharded([f"{GROUP_CHANNEL}{group_id}" for group_id in change.more])
-                await hearing.unsubscribe_sharded([f"{GROUP_CHANNEL}{group_id}" for group_id in change.less])
+                await connection.subscribe_sharded([f"{GROUP_CHANNEL}{group_id}" for group_id in change.more])
+                await connection.unsubscribe_sharded([f"{GROUP_CHANNEL}{group_id}" for group_id in change.less])
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TICK):
                     await self._to_subscribe.wait()
