@@ -50,4 +50,4 @@ async def test_log_out(finds, client, sign_up):
 
 
 async def trusted(client):
-    return client.app[SESSION_CACHE]._is_told
+    return client.app[SESSION_CACHE]._is_notified

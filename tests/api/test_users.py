@@ -123,7 +123,7 @@ async def test_plain_users_have_themselves_alone(ann, boss):
     for body in ({"role": "Admin"}, {"role": "User"}, {"active": False}, {"active": True}):
         status, problem = await ask(ann, "PATCH", "/users/me", body)
         assert (status, problem["error"]) == (403, "not permitted")
-        assert "not yours to set" in problem["detail"]
+        assert "may not change your own role" in problem["detail"]
 
 
 async def test_a_role_counts_from_the_next_request(ann, boss, give):

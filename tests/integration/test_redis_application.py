@@ -51,7 +51,7 @@ async def nodes(start):
 
 
 async def _is_told(node):
-    return node.app[SESSION_CACHE]._is_told
+    return node.app[SESSION_CACHE]._is_notified
 
 
 @pytest.fixture
@@ -299,6 +299,6 @@ async def test_database_away(nodes, ann, postgresql):
 async def test_library_missing(settings, monkeypatch):
     """Without the library one line says what to install."""
     monkeypatch.setitem(sys.modules, "att.sessions.redis_store", None)  # as if its import had failed
-    with pytest.raises(CannotStart, match=r"run pip install 'att\[redis\]'$"):
+    with pytest.raises(CannotStart, match=r"run pip install 'att-server\[redis\]'$"):
         async with open_backends(replace(settings, redis_url="redis://127.0.0.1")):
             pytest.fail("starts without")

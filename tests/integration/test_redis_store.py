@@ -158,7 +158,7 @@ async def test_a_ring_that_fails(make, monkeypatch):
     broker, _ = await make()
     other, handler = await make()
     await subscribe(other, handler, TEA)
-    publish, errors = broker._channels.publish_sharded, [RedisUnavailable()]
+    publish, errors = broker._pubsub.publish_sharded, [RedisUnavailable()]
 
     async def fail_once(payloads):
         if errors:
@@ -167,7 +167,7 @@ async def test_a_ring_that_fails(make, monkeypatch):
             raise errors.pop()
         await publish(payloads)
 
-    monkeypatch.setattr(broker._channels, "publish_sharded", fail_once)
+    monkeypatch.setattr(broker._pubsub, "publish_sharded", fail_once)
     broker.announce(message(4))
     broker.announce_sweep()
     await handler.until(lambda: handler.groups == {TEA: 5} and handler.sweeps)

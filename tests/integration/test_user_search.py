@@ -1,4 +1,4 @@
-"""The directory: who is found, in which order, from which index."""
+"""The user_search: who is found, in which order, from which index."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -27,7 +27,7 @@ PEOPLE = (
 
 
 @pytest.fixture
-def directory(db):
+def user_search(db):
     return UserSearch(db)
 
 
@@ -51,13 +51,13 @@ def add(postgresql):
 
 
 @pytest.fixture
-def find(directory):
+def find(user_search):
     """The logins that filters leave, read in pages of ``limit``."""
 
     async def go(order="registered_at", limit=200, **filters):
         found, window = [], Window(limit)
         while window is not None:
-            page = await directory.list(UserFilters(**filters), order, window)
+            page = await user_search.list(UserFilters(**filters), order, window)
             found += [user.login for user in page.items]
             window = None if page.next is None else Window(limit, ORDERS[order].parse(page.next))
         return found
@@ -65,13 +65,13 @@ def find(directory):
     return go
 
 
-async def test_find(directory, add, postgresql):
+async def test_find(user_search, add, postgresql):
     """A user as they are, with their role by its name."""
     add(PEOPLE[1:2])
     ((user_id,),) = postgresql.execute("SELECT id FROM users").fetchall()
-    assert await directory.find(user_id) == (user_id, "Bob", "Robert", "Tables", None, EPOCH, "Admin", True)
+    assert await user_search.find(user_id) == (user_id, "Bob", "Robert", "Tables", None, EPOCH, "Admin", True)
     with pytest.raises(NoSuchUser):
-        await directory.find(uuid4())
+        await user_search.find(uuid4())
 
 
 async def test_orders(add, find):
@@ -144,12 +144,12 @@ def test_grams(before, part, after):
         assert set(grams_of(fold(part))) <= grams
 
 
-async def test_pages_are_stable(add, directory, find):
+async def test_pages_are_stable(add, user_search, find):
     """Who comes in before the place where one is reading moves nobody."""
     add(PEOPLE)
-    first = await directory.list(UserFilters(), "login", Window(2))
+    first = await user_search.list(UserFilters(), "login", Window(2))
     add([NewUser("aaa"), NewUser("bzz")])
-    second = await directory.list(UserFilters(), "login", Window(2, ORDERS["login"].parse(first.next)))
+    second = await user_search.list(UserFilters(), "login", Window(2, ORDERS["login"].parse(first.next)))
     assert [user.login for user in (*first.items, *second.items)] == ["ann", "Bob", "bzz", "cid_1"]
 
 
@@ -218,7 +218,7 @@ async def test_every_filter_and_sort_is_served_by_an_index(db, postgresql):
             await plans(db, order, given_, keys[order.lstrip("-")])
 
 
-async def test_parts_of_names_among_many(directory, find, postgresql):
+async def test_parts_of_names_among_many(user_search, find, postgresql):
     """How common a part is decides how it is looked for, and not what is found."""
     postgresql.execute(MANY)
     postgresql.commit()
@@ -229,8 +229,8 @@ async def test_parts_of_names_among_many(directory, find, postgresql):
         assert len(await find("last_name", 150, q="ng7")) == sum(str(n % 997).startswith("7") for n in range(1, 20_001))
         postgresql.autocommit = True
         postgresql.execute("ANALYZE users")
-        directory._shares_good_until = 0
-    shares = await directory._shares_of_grams()
+        user_search._shares_expire_at = 0
+    shares = await user_search._shares_of_grams()
     assert shares["use"] == 1
     assert shares.get("zzz", 0) == 0
 

@@ -69,7 +69,7 @@ def test_change_of_oneself():
     """Everything of one's own may be changed, but for role and activity, which need users.write; the answer says so."""
     check_change(NOBODY, dict.fromkeys(NewUser._fields[:5]), is_own=True, user_permissions=NOBODY)
     for field, value in (("role", "User"), ("active", True), ("active", False)):
-        with pytest.raises(NotPermitted, match="not yours to set"):
+        with pytest.raises(NotPermitted, match="may not change your own role"):
             check_change(NOBODY, {field: value, "login": "x"}, is_own=True, user_permissions=NOBODY)
         check_change(WRITER, {field: value}, is_own=True, user_permissions=WRITER)
 
