@@ -34,7 +34,6 @@ TEMPORARY_ERRORS = ("BUSY", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 ACL_FILE = "deploy/redis.acl.example"
 
 _LibraryClient = Redis | RedisCluster
-ResponseError = exceptions.ResponseError  # raised for our mistakes: see _translate()
 
 # No retries: the library does not know which commands may be repeated. It replaces lost idle connections before use.
 _OPTIONS: dict[str, Any] = {"protocol": 2, "socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT}

@@ -95,7 +95,7 @@ async def test_the_login_is_somebodys(administrators, accounts, sql):
         await administrators.ensure()
     await administrators.create(ROOT)
     sql("UPDATE users SET active = false WHERE login = 'Root'")
-    with pytest.raises(CannotStart, match="no active administrator"):
+    with pytest.raises(CannotStart, match="not an active administrator"):
         await administrators.ensure(ROOT)
     assert sql("SELECT 1 FROM users JOIN roles ON role_id = roles.id WHERE name = 'Admin' AND active") == []
 

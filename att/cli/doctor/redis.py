@@ -53,7 +53,9 @@ async def _info(redis: RedisClient) -> dict[str, Info]:
     client: Any = redis.client
     began = time.time()
     async with redis.guarded():
-        infos = await client.info(target_nodes="primaries") if redis.is_cluster else {redis.address: await client.info()}
+        infos = (
+            await client.info(target_nodes="primaries") if redis.is_cluster else {redis.address: await client.info()}
+        )
     now = (began + time.time()) / 2
     return {name: {**info, "name": name, "our_time": now} for name, info in infos.items()}
 
