@@ -272,7 +272,7 @@ async def test_account_that_could_not_be_signed_in(nodes, valkey, sql, monkeypat
     monkeypatch.setattr(module.Accounts, "sign_up", and_then)
     response = await nodes[0].post("/signup", json=ANN)
     assert await problem(response) == AWAY
-    assert (await response.json())["detail"].startswith("The account has been made")
+    assert (await response.json())["detail"].startswith("The account was created")
     valkey.start()
 
     async def is_signed_in():
