@@ -1,4 +1,4 @@
-"""The table of events: what the database itself writes into it, by whatever statement, and whom it tells of it."""
+"""The table of events: what the database writes into it for any statement, and the notifications."""
 
 import json
 import threading
@@ -26,8 +26,8 @@ def sql(postgresql):
 
 
 @pytest.fixture
-def heard(db_url, sql):
-    """What was notified since it was last asked for."""
+def notified(db_url, sql):
+    """Return the notifications since the last call."""
     with psycopg.connect(db_url, autocommit=True) as connection:
         connection.execute("LISTEN att")
 
@@ -71,7 +71,7 @@ def people(add_user):
 
 @pytest.fixture
 def written(sql):
-    """What a log holds above a seq, and that the group knows where it ends."""
+    """Return a log above a seq, and check that the group's row has its head."""
 
     def read(group, above=0):
         rows = sql("SELECT seq, kind, actor_id FROM events WHERE group_id = %s ORDER BY seq", group)
@@ -86,18 +86,18 @@ def written(sql):
 # Members
 
 
-def test_joining_and_leaving(sql, people, add_group, written, heard):
-    """Each row of a statement is an event; of the groups the nodes hear where they stand, and who has joined."""
+def test_joining_and_leaving(sql, people, add_group, written, notified):
+    """Each row of a statement is an event; nodes are notified of heads and joinings."""
     ann, bob, zoe = people
     tea = add_group("tea")
-    assert heard() == []
+    assert notified() == []
     sql("INSERT INTO members (group_id, user_id, role) SELECT %s, id, 'member' FROM users ORDER BY id", tea)
     assert written(tea) == [("joined", ann), ("joined", bob), ("joined", zoe)]
     joined = [[str(tea), place, str(user)] for place, user in enumerate(people, 1)]
-    assert heard() == [{"groups": {str(tea): 3}, "joined": joined}]
+    assert notified() == [{"groups": {str(tea): 3}, "joined": joined}]
     sql("DELETE FROM members WHERE user_id = ANY (%s)", [ann, zoe])
     assert sorted(written(tea, 3)) == sorted([("left", ann), ("left", zoe)])
-    assert heard() == [{"groups": {str(tea): 5}}]
+    assert notified() == [{"groups": {str(tea): 5}}]
 
 
 def test_copying_in(postgresql, people, add_group, written):
@@ -122,24 +122,24 @@ def test_copying_in(postgresql, people, add_group, written):
         "UPDATE groups SET name = 'coffee', seq = seq",
     ],
 )
-def test_no_change_of_membership(sql, people, add_group, written, heard, statement):
-    """What leaves all memberships as they are is no event, and nobody is told."""
+def test_no_change_of_membership(sql, people, add_group, written, notified, statement):
+    """A statement that changes no membership writes no event and notifies nobody."""
     tea = add_group("tea", *people)
-    heard()
+    notified()
     sql(statement)
     assert len(written(tea)) == 3
-    assert heard() == []
+    assert notified() == []
 
 
-def test_moved_to_another_group(sql, people, add_group, written, heard):
-    """Who is moved leaves one group and joins the other; who was there already stays."""
+def test_moved_to_another_group(sql, people, add_group, written, notified):
+    """A moved member leaves one group and joins the other; one who was there already stays."""
     ann, bob, zoe = people
     tea, coffee = add_group("tea", ann, bob), add_group("coffee", zoe)
-    heard()
+    notified()
     sql("UPDATE members SET group_id = %s WHERE group_id = %s", coffee, tea)
     assert sorted(written(tea, 2)) == sorted([("left", ann), ("left", bob)])
     assert sorted(written(coffee, 1)) == sorted([("joined", ann), ("joined", bob)])
-    (told,) = heard()
+    (told,) = notified()
     assert told["groups"] == {str(tea): 4, str(coffee): 3}
     assert {(group, user) for group, _, user in told["joined"]} == {(str(coffee), str(user)) for user in (ann, bob)}
 
@@ -152,15 +152,15 @@ def test_replaced_by_another_user(sql, people, add_group, written):
     assert written(tea, 1) == [("left", ann), ("joined", bob)]
 
 
-def test_a_rollback(postgresql, people, add_group, written, heard):
-    """What is undone is in no log, and nobody is told of it."""
+def test_a_rollback(postgresql, people, add_group, written, notified):
+    """It leaves no event, and notifies nobody."""
     tea = add_group("tea", people[0])
-    heard()
+    notified()
     postgresql.execute("DELETE FROM members")
     postgresql.execute("SELECT att_broadcast(%s, '{}')", (tea,))
     postgresql.rollback()
     assert written(tea) == [("joined", people[0])]
-    assert heard() == []
+    assert notified() == []
 
 
 ADD_MANY = """
@@ -171,65 +171,65 @@ ADD_MANY_GROUPS = "INSERT INTO groups (name, name_key) SELECT 'g' || n, 'g' || n
 JOIN_ALL = "INSERT INTO members (group_id, user_id, role) SELECT groups.id, users.id, 'member' FROM groups, users"
 
 
-def test_many(sql, add_group, heard):
-    """What does not fit into one notification comes in several; far too much only as the word to look everything up."""
+def test_many(sql, add_group, notified):
+    """Many joinings need several notifications; far too many are replaced by a sweep."""
     tea = str(add_group("tea"))
     sql(ADD_MANY, 1000)
     sql(JOIN_ALL)
-    told = heard()
+    told = notified()
     assert all(news.keys() <= {"groups", "joined"} for news in told)
     assert [news["groups"] for news in told if "groups" in news] == [{tea: 1000}]
     assert sorted(seq for news in told for _, seq, _ in news["joined"]) == list(range(1, 1001))
     sql("DELETE FROM members")
-    assert heard() == [{"groups": {tea: 2000}}]
+    assert notified() == [{"groups": {tea: 2000}}]
     sql(ADD_MANY.replace("'user ", "'more "), 1)
     sql(JOIN_ALL)
-    assert heard() == [{"sweep": True}]
+    assert notified() == [{"sweep": True}]
 
 
-def test_many_groups(sql, add_user, heard):
+def test_many_groups(sql, add_user, notified):
     """Neither does one who is in many groups make a notification too long."""
     sql("ALTER TABLE groups ALTER COLUMN seq SET DEFAULT 9000000000000000000")
     sql(ADD_MANY_GROUPS, 1000)
     ann = add_user("ann")
     sql(JOIN_ALL)
-    told = heard()
+    told = notified()
     assert len({group for news in told for group, _, _ in news["joined"]}) == 1000
     heads = {group: seq for news in told for group, seq in news.get("groups", {}).items()}
     assert len(heads) == 1000
     assert set(heads.values()) == {9000000000000000001}
     sql(ADD_MANY_GROUPS.replace("'g'", "'h'"), 1)
     sql("INSERT INTO members SELECT id, %s, 'member' FROM groups WHERE name = 'h1'", ann)
-    heard()
+    notified()
     sql("DELETE FROM users")
-    assert heard() == [{"users": [str(ann)]}, {"sweep": True}]
+    assert notified() == [{"users": [str(ann)]}, {"sweep": True}]
 
 
 # What goes with a user or a group
 
 
-def test_deleted_users(sql, people, add_group, written, heard):
+def test_deleted_users(sql, people, add_group, written, notified):
     """They leave their groups, in one go however many they are."""
     ann, bob, zoe = people
     tea, coffee = add_group("tea", ann, bob, zoe), add_group("coffee", ann)
-    heard()
+    notified()
     sql("DELETE FROM users WHERE id <> %s", zoe)
     assert sorted(written(tea, 3)) == sorted([("left", ann), ("left", bob)])
     assert written(coffee, 1) == [("left", ann)]
-    gone, heads = heard()
+    gone, heads = notified()
     assert sorted(gone.pop("users")) == sorted([str(ann), str(bob)])
     assert [gone, heads] == [{}, {"groups": {str(tea): 5, str(coffee): 2}}]
 
 
-def test_a_deleted_group(sql, people, add_group, written, heard):
+def test_a_deleted_group(sql, people, add_group, written, notified):
     """All its members leave it, once, and its log stays."""
     tea, coffee = add_group("tea", *people), add_group("coffee", *people)
     sql("SELECT att_broadcast(%s, '{}')", tea)
-    heard()
+    notified()
     sql("DELETE FROM groups WHERE id = %s", tea)
     assert written(tea, 4) == [("left", user) for user in people]
     assert len(written(coffee)) == 3
-    assert heard() == [{"groups": {str(tea): 7}}]
+    assert notified() == [{"groups": {str(tea): 7}}]
     sql("DELETE FROM users; DELETE FROM groups")
     assert len(written(tea)) == 7
     assert len(written(coffee)) == 6
@@ -246,7 +246,7 @@ def test_deleted_in_one_transaction(postgresql, people, add_group, written):
 
 @pytest.mark.parametrize("table", ["users", "groups", "members", "events"])
 def test_truncate(sql, people, add_group, written, table):
-    """It would leave no trace, and so is refused, with a way that is better."""
+    """It is refused, since it would leave no events, with a hint at a better way."""
     tea = add_group("tea", *people)
     with pytest.raises(psycopg.errors.FeatureNotSupported, match=rf"TRUNCATE of {table} .* DELETE"):
         sql(f"TRUNCATE {table} CASCADE")
@@ -257,8 +257,8 @@ def test_truncate(sql, people, add_group, written, table):
 # Sessions
 
 
-def test_ended_sessions(sql, people, heard):
-    """The nodes hear of those that were live, whatever ends them, and not of those that had expired."""
+def test_ended_sessions(sql, people, notified):
+    """Live sessions are announced whatever ends them, expired ones are not."""
     add = (
         "INSERT INTO sessions (token_hash, user_id, expires_at)"
         " VALUES (%s, %s, now() + make_interval(mins => %s)) RETURNING id"
@@ -266,35 +266,35 @@ def test_ended_sessions(sql, people, heard):
     owners = [(people[0], 5), (people[0], 5), (people[1], -5), (people[1], 5), (people[2], 5)]
     ids = [str(sql(add, bytes([place]), *owner)[0][0]) for place, owner in enumerate(owners)]
     sql("DELETE FROM sessions WHERE id = %s", ids[0])
-    assert heard() == [{"sessions": [ids[0]]}]
+    assert notified() == [{"sessions": [ids[0]]}]
     sql("DELETE FROM users WHERE id = ANY (%s)", people[:2])
-    told = {name: sorted(ids) for news in heard() for name, ids in news.items()}
+    told = {name: sorted(ids) for news in notified() for name, ids in news.items()}
     assert told == {"sessions": sorted([ids[1], ids[3]]), "users": sorted(str(user) for user in people[:2])}
     sql("DELETE FROM sessions WHERE false")
-    assert heard() == []
+    assert notified() == []
     sql(
         "INSERT INTO sessions (token_hash, user_id, expires_at)"
         " SELECT int4send(n), %s, now() + interval '1h' FROM generate_series(1, 499) AS n",
         people[2],
     )
     sql("DELETE FROM sessions")
-    assert len({one for told in heard() for one in told["sessions"]}) == 500
+    assert len({one for told in notified() for one in told["sessions"]}) == 500
 
 
 # From SQL
 
 
-def test_att_broadcast(sql, people, add_group, heard):
-    """It appends what it is given, as it is written, and answers with the seq; a key counts once."""
+def test_att_broadcast(sql, people, add_group, notified):
+    """It appends the message as it is written, and returns the seq; a key counts once."""
     tea = add_group("tea", people[0])
-    heard()
+    notified()
     assert sql("""SELECT att_broadcast(%s, '{"a": 1,  "a":2}')""", tea) == [(2,)]
-    assert heard() == [{"groups": {str(tea): 2}}]
+    assert notified() == [{"groups": {str(tea): 2}}]
     send = "SELECT set_config('att.actor_id', %s, true), att_broadcast(%s, %s, 'k')"
     assert sql(send, str(people[1]), tea, "{}")[0][1] == 3
     assert sql(send, "", tea, '{"b": 3}')[0][1] == 3
     assert sql("SELECT att_broadcast(group_id => %s, body => '{}', key => NULL)", tea) == [(4,)]
-    assert [news["groups"][str(tea)] for news in heard()] == [3, 4]
+    assert [news["groups"][str(tea)] for news in notified()] == [3, 4]
     assert sql("SELECT seq, kind, actor_id, body::text, key FROM events WHERE seq > 1 ORDER BY seq") == [
         (2, "message", None, '{"a": 1,  "a":2}', None),
         (3, "message", people[1], "{}", "k"),
@@ -501,7 +501,7 @@ def _work(db_url, statements, problems):
 
 
 def _check_turns(rows):
-    """Whoever joins is out, and whoever leaves is in."""
+    """Check that joined users were out, and left ones were in."""
     inside = set()
     for _, kind, user in rows:
         if kind != "message":

@@ -34,14 +34,14 @@ async def publisher(spy_log, hub, broker):
 
 
 @pytest.fixture
-def draft(tea, ann_id):
-    """What Ann sends to her group."""
+def item(tea, ann_id):
+    """Ann's publishes to her group."""
     return lambda number, key=None: Publish(tea, ann_id, b'{"n":%d}' % number, key)
 
 
 @pytest.fixture
-def hold(postgresql):
-    """Lock groups by names, until the transaction of ``postgresql`` ends."""
+def lock(postgresql):
+    """Lock groups by name until the transaction of ``postgresql`` ends."""
     return lambda *names: postgresql.execute("SELECT FROM groups WHERE name = ANY (%s) FOR UPDATE", (list(names),))
 
 
@@ -63,10 +63,10 @@ TRAP = """
 """
 
 
-async def test_what_the_database_refuses_for_reasons_of_its_own(publisher, spy_log, sql, draft, caplog):
+async def test_what_the_database_refuses_for_reasons_of_its_own(publisher, spy_log, sql, item, caplog):
     """It fails alone, and the log says why."""
     sql(TRAP)
-    tasks = await append_together(publisher, spy_log, draft(0), [draft(1), draft(2, "trap"), draft(3)])
+    tasks = await append_together(publisher, spy_log, item(0), [item(1), item(2, "trap"), item(3)])
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert type(outcomes[2]) is Unavailable
     assert seqs_of(outcomes[:2] + outcomes[3:]) == [2, 3, 4]
@@ -74,30 +74,30 @@ async def test_what_the_database_refuses_for_reasons_of_its_own(publisher, spy_l
 
 
 @pytest.mark.parametrize(("failures", "outcome"), [(module.ATTEMPTS - 1, PublishResult), (module.ATTEMPTS, Busy)])
-async def test_a_database_that_is_busy(publisher, spy_log, draft, failures, outcome):
-    """Though nobody holds a group a batch fails: it is tried some times, then all of it is refused."""
+async def test_a_database_that_is_busy(publisher, spy_log, item, failures, outcome):
+    """A batch that fails without a locked group is tried some times, then refused."""
     spy_log.errors = [None, *(Busy() for _ in range(failures))]
-    _, *tasks = await append_together(publisher, spy_log, draft(0), [draft(1), draft(2)])
+    _, *tasks = await append_together(publisher, spy_log, item(0), [item(1), item(2)])
     assert {type(each) for each in await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)} == {
         outcome
     }
 
 
-async def test_a_database_that_is_busy_with_one(publisher, spy_log, draft):
-    """Of those that are tried alone, because something is wrong with one, it is refused alone."""
+async def test_a_database_that_is_busy_with_one(publisher, spy_log, item):
+    """Of publishes tried one by one because one is bad, the busy one is refused alone."""
     spy_log.errors = [None, Unavailable(), None, Busy()]
-    _, *tasks = await append_together(publisher, spy_log, draft(0), [draft(1), draft(2), draft(3)])
+    _, *tasks = await append_together(publisher, spy_log, item(0), [item(1), item(2), item(3)])
     outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
     assert type(outcomes[1]) is Busy
     assert seqs_of(outcomes[::2]) == [3, 4]
 
 
-async def test_what_has_waited_too_long(publisher, spy_log, draft, monkeypatch):
-    """While the database does not answer, whoever has waited for so long is told, and not only those of one batch."""
+async def test_what_has_waited_too_long(publisher, spy_log, item, monkeypatch):
+    """While the database does not answer, old publishes of all batches are refused."""
     monkeypatch.setattr(module, "_RETRY_TIME", -1.0)  # the loop's clock is a coarse one
     monkeypatch.setattr("att.realtime.publish_queue.BATCH_ITEMS", 1)
     async with spy_log.paused():
-        tasks = [asyncio.ensure_future(publisher.append(draft(number))) for number in range(4)]
+        tasks = [asyncio.ensure_future(publisher.append(item(number))) for number in range(4)]
         await spy_log.called()
         spy_log.errors.append(DatabaseUnavailable())
     outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
@@ -105,19 +105,19 @@ async def test_what_has_waited_too_long(publisher, spy_log, draft, monkeypatch):
 
 
 async def test_a_connection_that_is_killed_before_the_commit(
-    *, publisher, hold, broker, hub, sql, postgresql, tea, ann_id, kill_the_one_that_waits, draft
+    *, publisher, lock, broker, hub, sql, postgresql, tea, ann_id, kill_the_one_that_waits, item
 ):
-    """What has a key is appended by another, and is in the log once; what has none is refused: it may be there.
+    """Publishes with a key are appended once; others are refused, and may be logged.
 
-    The broker is rung for a sweep, since nobody would be told of that.
+    A sweep is announced, since nobody else would announce those.
     """
     connection = RecordingConnection()
     listener = Listener(ann_id, ann_id, connection)
     hub.attach(listener)
     hub.start(listener, [Position(tea, "tea", 1, is_member=True)], {})
-    hold("tea")
-    keyed = [asyncio.ensure_future(publisher.append(draft(number, f"k{number}"))) for number in range(3)]
-    unkeyed = asyncio.ensure_future(publisher.append(draft(3)))
+    lock("tea")
+    keyed = [asyncio.ensure_future(publisher.append(item(number, f"k{number}"))) for number in range(3)]
+    unkeyed = asyncio.ensure_future(publisher.append(item(3)))
     await kill_the_one_that_waits()
     with pytest.raises(ConnectionLost):
         await unkeyed
@@ -126,11 +126,11 @@ async def test_a_connection_that_is_killed_before_the_commit(
     appended = await asyncio.gather(*keyed)
     assert [(event.seq, is_repeat) for event, is_repeat in appended] == [(2, False), (3, False), (4, False)]
     assert sql("SELECT key FROM events WHERE kind = 'message' ORDER BY seq") == [("k0",), ("k1",), ("k2",)]
-    assert await received(connection, 3) == [text_frame(draft(number).body) for number in range(3)]
+    assert await received(connection, 3) == [text_frame(item(number).body) for number in range(3)]
 
 
-async def test_a_connection_that_is_lost_after_the_commit(publisher, spy_log, broker, hub, draft, tea, monkeypatch):
-    """What has a key is found in the log, once, and rung for; what has none is refused, though it is there."""
+async def test_a_connection_that_is_lost_after_the_commit(publisher, spy_log, broker, hub, item, tea, monkeypatch):
+    """Publishes with a key are found in the log, once, and announced; others are refused, though logged."""
     append = spy_log.append
 
     async def lose(publishes):
@@ -139,7 +139,7 @@ async def test_a_connection_that_is_lost_after_the_commit(publisher, spy_log, br
         raise ConnectionLost
 
     monkeypatch.setattr(spy_log, "append", lose)
-    keyed, unkeyed = (asyncio.ensure_future(publisher.append(draft(*which))) for which in ((1, "k"), (2, None)))
+    keyed, unkeyed = (asyncio.ensure_future(publisher.append(item(*which))) for which in ((1, "k"), (2, None)))
     with pytest.raises(ConnectionLost):
         await unkeyed
     event, is_repeat = await keyed
@@ -148,12 +148,12 @@ async def test_a_connection_that_is_lost_after_the_commit(publisher, spy_log, br
     assert (broker.sweeps, broker.heads) == (1, [(tea, 2)])
 
 
-async def test_the_order_is_kept_when_one_is_tried_again(publisher, spy_log, draft, tea, ann_id):
+async def test_the_order_is_kept_when_one_is_tried_again(publisher, spy_log, item, tea, ann_id):
     """One of a batch that is appended one by one loses its connection: those after it wait for it."""
     async with spy_log.paused():
-        under_way = asyncio.ensure_future(publisher.append(draft(0)))
+        under_way = asyncio.ensure_future(publisher.append(item(0)))
         await spy_log.called()
-        publishes = [draft(1, "a"), Publish(tea, ann_id, b"{"), draft(2, "b"), draft(3)]
+        publishes = [item(1, "a"), Publish(tea, ann_id, b"{"), item(2, "b"), item(3)]
         tasks = [asyncio.ensure_future(publisher.append(each)) for each in publishes]
         await asyncio.sleep(0)
         spy_log.errors = [None, None, ConnectionLost()]
@@ -162,36 +162,36 @@ async def test_the_order_is_kept_when_one_is_tried_again(publisher, spy_log, dra
     assert [outcomes[place].event.seq for place in (0, 1, 3, 4)] == [2, 3, 4, 5]
 
 
-async def test_a_database_that_is_away(publisher, spy_log, draft, postgresql, sql, tea):
-    """It comes back in time: what had a key is in the log. Whoever comes meanwhile is told at once."""
-    assert (await publisher.append(draft(0))).event.seq == 2
+async def test_a_database_that_is_away(publisher, spy_log, item, postgresql, sql, tea):
+    """Publishes with a key are logged when it is back in time. Those that come meanwhile fail at once."""
+    assert (await publisher.append(item(0))).event.seq == 2
     spy_log.errors = [ConnectionLost()]
     with away(postgresql):
-        keyed = asyncio.ensure_future(publisher.append(draft(1, "k")))
-        for late in (draft(2), draft(3, "l")):  # the second surely by no connection that was there before
+        keyed = asyncio.ensure_future(publisher.append(item(1, "k")))
+        for late in (item(2), item(3, "l")):  # the second surely by no connection that was there before
             with pytest.raises(DatabaseUnavailable):
                 await asyncio.wait_for(publisher.append(late), 5)
         assert not keyed.done()
     assert (await asyncio.wait_for(keyed, 5)).event.seq == 3
-    assert (await asyncio.wait_for(publisher.append(draft(4)), 5)).event.seq == 4
+    assert (await asyncio.wait_for(publisher.append(item(4)), 5)).event.seq == 4
 
 
-async def test_a_database_that_does_not_come_back(publisher, spy_log, draft, monkeypatch):
-    """Whoever has a key is told after some patience that it is not known."""
+async def test_a_database_that_does_not_come_back(publisher, spy_log, item, monkeypatch):
+    """After some time the outcome of publishes with a key stays unknown."""
     monkeypatch.setattr(module, "_RETRY_TIME", 0.3)
     monkeypatch.setattr(module, "_PAUSE", 0.05)
     spy_log.errors = [ConnectionLost(), *(DatabaseUnavailable() for _ in range(100))]
     begun = asyncio.get_running_loop().time()
     with pytest.raises(DatabaseUnavailable):
-        await asyncio.wait_for(publisher.append(draft(0, "k")), 5)
+        await asyncio.wait_for(publisher.append(item(0, "k")), 5)
     assert asyncio.get_running_loop().time() - begun >= 0.3
     assert 3 <= len(spy_log.appends) <= 8
 
 
-async def test_a_fault_of_ours(publisher, spy_log, draft, caplog):
-    """It is logged, those of the batch are told, and the next batch is appended."""
+async def test_an_unexpected_error(publisher, spy_log, item, caplog):
+    """It is logged, the batch is refused, and the next batch is appended."""
     spy_log.errors = [KeyError("x"), KeyError("x")]
     with pytest.raises(Unavailable):
-        await asyncio.wait_for(publisher.append(draft(0)), 5)
-    assert (await publisher.append(draft(1))).event.seq == 2
+        await asyncio.wait_for(publisher.append(item(0)), 5)
+    assert (await publisher.append(item(1))).event.seq == 2
     assert [record.exc_info[0] for record in caplog.records] == [KeyError]

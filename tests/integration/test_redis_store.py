@@ -1,4 +1,4 @@
-"""The broker in Redis: what goes over which channel. What every broker does: test_bus_contract.py."""
+"""The broker in Redis: what goes over which channel. What every broker does: test_brokers.py."""
 
 import asyncio
 import json

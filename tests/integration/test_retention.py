@@ -1,4 +1,4 @@
-"""What is trimmed from the log, what is spared, and that nobody waits for it."""
+"""Retention: what is deleted from the log, what is kept, and that nothing waits for it."""
 
 import asyncio
 from datetime import timedelta
@@ -40,92 +40,92 @@ def fill(sql):
 
 
 @pytest.fixture
-def held(sql):
-    """The seqs that the log of a group holds."""
+def kept(sql):
+    """Return the seqs in the log of a group."""
     query = "SELECT seq FROM events WHERE group_id = %s ORDER BY seq"
     return lambda group: [row[0] for row in sql(query, group)]
 
 
-async def test_retention(retention, sql, fill, held):
-    """Of each group the newest are kept, as many as it says; the count goes on."""
+async def test_retention(retention, sql, fill, kept):
+    """Each group keeps as many of its newest events as it says; the seqs continue."""
     tea, coffee, water, none = fill("tea", 3, 10), fill("coffee", 100, 10), fill("water", 0, 10), fill("none", 5, 0)
     await retention.trim()
-    assert [held(group) for group in (tea, coffee, water, none)] == [[8, 9, 10], list(range(1, 11)), [], []]
+    assert [kept(group) for group in (tea, coffee, water, none)] == [[8, 9, 10], list(range(1, 11)), [], []]
     await retention.trim()
-    assert held(tea) == [8, 9, 10]
+    assert kept(tea) == [8, 9, 10]
     sql("UPDATE groups SET retention = 1")
     await retention.trim()
-    assert [held(group) for group in (tea, coffee)] == [[10], [10]]
+    assert [kept(group) for group in (tea, coffee)] == [[10], [10]]
     assert sql("SELECT att_broadcast(%s, '{}')", water) == [(11,)]
 
 
-async def test_grace(retention, sql, fill, held):
+async def test_grace(retention, sql, fill, kept):
     """An event of this minute is spared, however little is retained, or for however short a time."""
     tea = fill("tea", 0, 4, "59s")
     sql("UPDATE events SET at = now() - interval '61s' WHERE seq <= 2")
     await retention.trim()
-    assert held(tea) == [3, 4]
+    assert kept(tea) == [3, 4]
 
 
-async def test_grace_of_age(db, fill, held):
+async def test_grace_of_age(db, fill, kept):
     tea, coffee = fill("tea", 100, 4, "50s"), fill("coffee", 100, 4, "70s")
     await RetentionTask(db, timedelta(seconds=1)).trim()
-    assert [held(tea), held(coffee)] == [[1, 2, 3, 4], []]
+    assert [kept(tea), kept(coffee)] == [[1, 2, 3, 4], []]
 
 
-async def test_age(retention, sql, fill, held):
-    """What is too old goes, however much is retained."""
+async def test_age(retention, sql, fill, kept):
+    """Events that are too old are deleted, whatever the retention."""
     tea, coffee = fill("tea", 100, 4, "29d"), fill("coffee", 100, 4, "29d")
     sql("UPDATE events SET at = now() - interval '31d' WHERE seq <= 3 AND group_id = %s", tea)
     await retention.trim()
-    assert [held(tea), held(coffee)] == [[4], [1, 2, 3, 4]]
+    assert [kept(tea), kept(coffee)] == [[4], [1, 2, 3, 4]]
 
 
-async def test_groups_that_are_gone(retention, sql, fill, held, add_user):
+async def test_groups_that_are_gone(retention, sql, fill, kept, add_user):
     """Their log is kept whole for an hour, and then goes; that of a group that is there stays."""
     ann = add_user("ann").user_id
     tea, coffee, water = fill("tea", 5, 3, "61m"), fill("coffee", 5, 3, "61m"), fill("water", 5, 3, "61m")
     sql("INSERT INTO members SELECT id, %s, 'owner' FROM groups WHERE name = 'coffee'", ann)
     sql("DELETE FROM groups WHERE name <> 'water'")
     await retention.trim()
-    assert [held(tea), held(coffee), held(water)] == [[], [1, 2, 3, 4, 5], [1, 2, 3]]
+    assert [kept(tea), kept(coffee), kept(water)] == [[], [1, 2, 3, 4, 5], [1, 2, 3]]
     sql("UPDATE events SET at = at - interval '1h'")
     await retention.trim()
-    assert [held(tea), held(coffee), held(water)] == [[], [], [1, 2, 3]]
+    assert [kept(tea), kept(coffee), kept(water)] == [[], [], [1, 2, 3]]
 
 
-async def test_many(retention, monkeypatch, fill, held):
+async def test_many(retention, monkeypatch, fill, kept):
     """More groups than a page has, and more events than one statement removes, are trimmed all the same."""
     for name, size in (("BATCH", 7), ("_PAGE", 2)):
         monkeypatch.setattr(module, name, size)
     groups = [fill(f"tea {place}", 5, 5 + place * 6) for place in range(7)]
     await retention.trim()
     for place, group in enumerate(groups):
-        assert held(group) == list(range(place * 6 + 1, place * 6 + 6))
+        assert kept(group) == list(range(place * 6 + 1, place * 6 + 6))
 
 
-async def test_very_many(retention, sql, monkeypatch, fill, held):
-    """Of more groups than it looks at in one go, the next ones have their turn next time; then it begins anew."""
+async def test_very_many(retention, sql, monkeypatch, fill, kept):
+    """With more groups than in one call, the next call continues; then it starts again."""
     for name, size in (("_PAGE", 2), ("PAGES", 2), ("DELETED_PAGES", 2)):
         monkeypatch.setattr(module, name, size)
     groups = sorted(fill(f"tea {place}", 1, 3) for place in range(6))
     gone = sorted(fill(f"gone {place}", 3, 3, "2h") for place in range(6))
     sql("DELETE FROM groups WHERE name LIKE 'gone%%'")
     await retention.trim()
-    assert [held(group) for group in groups] == [[3]] * 4 + [[1, 2, 3]] * 2
-    left = sum(len(held(group)) for group in gone)
+    assert [kept(group) for group in groups] == [[3]] * 4 + [[1, 2, 3]] * 2
+    left = sum(len(kept(group)) for group in gone)
     assert left >= 6
     for _ in range(5):
         await retention.trim()
-    assert [held(group) for group in (*groups, *gone)] == [[3]] * 6 + [[]] * 6
+    assert [kept(group) for group in (*groups, *gone)] == [[3]] * 6 + [[]] * 6
     sql("UPDATE groups SET retention = 0")
     for _ in range(4):
         await retention.trim()
-    assert [held(group) for group in groups] == [[]] * 6
+    assert [kept(group) for group in groups] == [[]] * 6
 
 
-async def test_several_nodes(retention, db_url, fill, held, monkeypatch):
-    """Those who trim at once do not stand in each other's way."""
+async def test_several_nodes(retention, db_url, fill, kept, monkeypatch):
+    """Nodes that trim at once do not disturb each other."""
     monkeypatch.setattr(module, "BATCH", 5)
     groups = [fill(f"tea {place}", 2, 40) for place in range(10)]
     other = await Engine.connect(db_url)
@@ -134,10 +134,10 @@ async def test_several_nodes(retention, db_url, fill, held, monkeypatch):
     finally:
         await other.close()
     await retention.trim()
-    assert [held(group) for group in groups] == [[39, 40]] * 10
+    assert [kept(group) for group in groups] == [[39, 40]] * 10
 
 
-async def test_nobody_waits(retention, sql, postgresql, fill, db, held, add_user):
+async def test_nobody_waits(retention, sql, postgresql, fill, db, kept, add_user):
     """Neither does an append wait for what is being trimmed, nor trimming for an append: they touch other rows."""
     tea, ann = fill("tea", 2, 5), add_user("ann")
     sql("INSERT INTO members SELECT id, %s, 'owner' FROM groups", ann.user_id)
@@ -149,15 +149,15 @@ async def test_nobody_waits(retention, sql, postgresql, fill, db, held, add_user
     postgresql.execute("SELECT FROM groups FOR UPDATE")
     async with asyncio.timeout(5):
         await retention.trim()
-    assert held(tea) == [6, 7]
+    assert kept(tea) == [6, 7]
 
 
-async def test_the_server_trims(aiohttp_client, db_url, fill, held):
+async def test_the_server_trims(aiohttp_client, db_url, fill, kept):
     """As long as it runs, by the age that it was given."""
     tea = fill("tea", 5, 3, "61m")
     await aiohttp_client(create_app(Settings(db_url=db_url, hashing=CHEAPEST, retention_age=timedelta(hours=1))))
 
     async def is_trimmed():
-        return held(tea) == []
+        return kept(tea) == []
 
     await eventually(is_trimmed)

@@ -1,4 +1,4 @@
-"""The sweep: what no ring has told is found by looking."""
+"""The sweep: it finds what was not announced."""
 
 import pytest
 from parts import closed, frames, received
@@ -10,7 +10,7 @@ from att.realtime import log_reader as module
 
 @pytest.fixture(params=[module._CHUNK, 1], ids=["at once", "one by one"])
 def chunk(request, monkeypatch):
-    """However many are looked up at once."""
+    """Run with few and many items in one statement."""
     monkeypatch.setattr(module, "_CHUNK", request.param)
 
 
@@ -32,7 +32,7 @@ def bob_id(add_user):
 
 
 async def test_events(*, chunk, running_reader, listen, append, tea, add_group, ann_id):
-    """Messages are delivered, in each group that somebody hears here."""
+    """Messages are delivered in each group with listeners here."""
     mate = add_group("mate", ann_id)
     ann = await listen()
     await append(tea, 1)
@@ -42,7 +42,7 @@ async def test_events(*, chunk, running_reader, listen, append, tea, add_group, 
 
 
 async def test_joinings(*, chunk, running_reader, listen, append, join, tea, add_group, ann_id, bob_id):
-    """Whoever has joined hears what came after it; whether or not others hear the group here."""
+    """A user who has joined receives later messages, with or without other listeners."""
     mate = add_group("mate", ann_id)
     bob, zoe = await listen(bob_id), await listen(ann_id)
     await append(tea, 1)
@@ -56,7 +56,7 @@ async def test_joinings(*, chunk, running_reader, listen, append, join, tea, add
 
 
 async def test_a_joining_elsewhere(running_reader, hub, listen, append, join, bob_id, tea):
-    """In a group that nobody heard here before."""
+    """The same in a group without listeners here."""
     bob = await listen(bob_id)
     assert hub.heads() == {}
     join(tea, bob_id)
@@ -66,7 +66,7 @@ async def test_a_joining_elsewhere(running_reader, hub, listen, append, join, bo
 
 
 async def test_joinings_again_and_again(*, running_reader, listen, append, join, leave, bob_id, tea):
-    """Whoever has joined, left and joined again since hears what came in each of these times, and nothing else."""
+    """A user who has joined several times receives the events of each membership, and no others."""
     bob = await listen(bob_id)
     for number in range(3):
         join(tea, bob_id)
@@ -77,8 +77,8 @@ async def test_joinings_again_and_again(*, running_reader, listen, append, join,
     assert await received(bob.connection, 3) == frames(0, 2, 4)
 
 
-async def test_a_joining_that_is_held_no_more(running_reader, listen, sql, append, join, bob_id, tea):
-    """Retention has taken it: the user is to connect again; nobody else is."""
+async def test_a_joining_that_is_no_longer_kept(running_reader, listen, sql, append, join, bob_id, tea):
+    """The user has to reconnect; nobody else does."""
     bob = await listen(bob_id)
     join(tea, bob_id)
     sql("DELETE FROM events WHERE actor_id = %s", bob_id)
@@ -98,14 +98,14 @@ async def test_sessions_that_have_ended(chunk, running_reader, listen, live_sess
 
 
 async def test_nothing_to_find(running_reader, spy_log, listen, tea):
-    """Nothing is read, nor is anybody sent away, when everything was told."""
+    """When everything was announced nothing is read, and nobody disconnected."""
     ann = await listen()
     await running_reader.sweep()
     assert (ann.connection.codes, spy_log.reads) == ([], [])
 
 
 async def test_a_database_that_went_back_in_time(running_reader, hub, spy_log, listen, append, sql, tea):
-    """It was restored from a backup: those who have heard more than it holds are to connect again."""
+    """After a restore from a backup, listeners that are ahead of it reconnect."""
     ann = await listen()
     await append(tea, 1)
     await running_reader.sweep()
@@ -116,8 +116,8 @@ async def test_a_database_that_went_back_in_time(running_reader, hub, spy_log, l
     assert await closed(ann.connection) == [CloseCode.RESYNC]
 
 
-async def test_now_and_then(log_reader, listen, append, tea, monkeypatch):
-    """It is done without being asked for."""
+async def test_regularly(log_reader, listen, append, tea, monkeypatch):
+    """It runs by itself."""
     monkeypatch.setattr(module, "_SWEEP_INTERVAL", 0.02)
     ann = await listen()
     async with log_reader.running():
@@ -127,7 +127,7 @@ async def test_now_and_then(log_reader, listen, append, tea, monkeypatch):
 
 
 async def test_soon(running_reader, spy_log, listen, append, tea):
-    """It is done at once when it is asked for, and again until the database answers."""
+    """On request it runs at once, and again until the database answers."""
     ann = await listen()
     for number in range(2):
         await append(tea, number)
@@ -139,7 +139,7 @@ async def test_soon(running_reader, spy_log, listen, append, tea):
 async def test_sessions_that_cannot_be_looked_up(
     log_reader, live_sessions, listen, append, join, tea, bob_id, monkeypatch
 ):
-    """They may be kept elsewhere. Events and joinings are found all the same; sessions, when that is back."""
+    """Their store may be away: events and joinings are found all the same, sessions when it is back."""
     monkeypatch.setattr(module, "_SWEEP_INTERVAL", 0.02)
     ask, looks = live_sessions.living, []
 

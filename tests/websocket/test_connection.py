@@ -1,4 +1,4 @@
-"""One socket on a real connection, without server or hub: its keepalive, session and end. Beats are counted."""
+"""One socket on a real connection, without server or hub: keepalive, session and close. Ticks are counted."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ def session(**expires_in):
 
 
 class Store:
-    """The part of a ``SessionStore`` that a socket asks. Each answer is given once; the last one for ever."""
+    """The part of a ``SessionStore`` that a socket uses. Each answer is given once, the last one always."""
 
     def __init__(self, *answers):
         self.answers = [*answers]
@@ -46,14 +46,14 @@ class Store:
 
 
 class RecordingHandler:
-    """Keeps what it hears; whoever says ``fault`` makes one."""
+    """Records messages; ``fault`` raises an error."""
 
     def __init__(self):
-        self.heard = []
+        self.messages = []
         self.ends = 0
 
     def on_message(self, message):
-        self.heard.append(message.data)
+        self.messages.append(message.data)
         if message.data == "fault":
             raise RuntimeError("a fault")
 
@@ -62,7 +62,7 @@ class RecordingHandler:
 
 
 class FakeQuota:
-    """Whose connection it is."""
+    """Counts its releases."""
 
     def __init__(self):
         self.left = 0
@@ -72,7 +72,7 @@ class FakeQuota:
 
 
 class Peer:
-    """The other end, and what belongs to this one."""
+    """The other end, and the parts of this one."""
 
     def __init__(self, socket, handler, quota, keepalive, reader, writer):
         self.socket, self.handler, self.quota, self.keepalive = socket, handler, quota, keepalive
@@ -82,20 +82,20 @@ class Peer:
         for _ in range(times):
             await self.keepalive.tick()
 
-    def say(self, payload, kind=0x81):
+    def send_frame(self, payload, kind=0x81):
         self.writer.write(bytes((kind, 0x80 | len(payload))) + MASK + payload)
 
-    async def hears(self, frame):
-        """This comes next."""
+    async def reads(self, frame):
+        """Check the next bytes."""
         assert await asyncio.wait_for(self.reader.readexactly(len(frame)), DEADLINE) == frame
 
-    async def hears_the_end(self):
-        """Nothing comes any more, and the connection is closed."""
+    async def reads_the_end(self):
+        """Check that the connection is closed, without more bytes."""
         assert await asyncio.wait_for(self.reader.read(), DEADLINE) == b""
 
-    async def was_heard(self, count):
-        """What it said has arrived."""
-        await self.until(lambda: len(self.handler.heard) >= count)
+    async def was_read(self, count):
+        """Wait until so many messages have arrived."""
+        await self.until(lambda: len(self.handler.messages) >= count)
 
     async def until(self, probe):
         async with asyncio.timeout(DEADLINE):
@@ -135,64 +135,64 @@ async def open_socket():
 # The keepalive
 
 
-async def test_who_is_silent_is_pinged_and_then_gone(open_socket):
-    """After 25 s, and half as long again."""
+async def test_a_silent_peer(open_socket):
+    """It is pinged after 25 s, and cut after half as long again."""
     peer = await open_socket()
     await peer.tick(PING_AFTER - 1)
     assert peer.socket.send(b"still there")
     await peer.tick()
-    await peer.hears(b"still there" + PING)
+    await peer.reads(b"still there" + PING)
     await peer.tick(GONE_AFTER - PING_AFTER - 1)
     assert peer.socket.send(b"still there")
     await peer.tick()
-    await peer.hears(b"still there")
-    await peer.hears_the_end()
+    await peer.reads(b"still there")
+    await peer.reads_the_end()
 
 
 @pytest.mark.parametrize("kind", [0x8A, 0x81], ids=["pong", "text"])
-async def test_whoever_answers_stays(open_socket, kind):
-    """Anything is an answer; the next ping is 25 s after it."""
+async def test_a_peer_that_answers_the_ping(open_socket, kind):
+    """Any frame is an answer; the next ping is 25 s later."""
     peer = await open_socket()
     for _ in range(3):
         await peer.tick(PING_AFTER + 5)
-        await peer.hears(PING)
+        await peer.reads(PING)
         before = peer.socket._last_received
-        peer.say(b"", kind)
+        peer.send_frame(b"", kind)
         await peer.until(lambda before=before: peer.socket._last_received > before)
 
 
-async def test_whoever_speaks_is_not_pinged(open_socket):
-    """Nobody asks who was heard a moment ago."""
+async def test_a_peer_that_sends_is_not_pinged(open_socket):
+    """It was received a moment ago."""
     peer = await open_socket()
     for number in range(20):
         await peer.tick(PING_AFTER // 2)
-        peer.say(b"I am here")
-        await peer.was_heard(number + 1)
-    peer.say(b"x", 0x89)
-    await peer.hears(pong_frame(b"x"))
+        peer.send_frame(b"I am here")
+        await peer.was_read(number + 1)
+    peer.send_frame(b"x", 0x89)
+    await peer.reads(pong_frame(b"x"))
 
 
-async def test_what_is_closing_is_not_pinged(open_socket):
-    """Its time is measured otherwise."""
+async def test_a_closing_connection_is_not_pinged(open_socket):
+    """It has a deadline of its own."""
     peer = await open_socket()
     peer.socket.close(CloseCode.RESYNC)
     await peer.tick(GONE_AFTER * 3)
-    peer.say(b"", 0x88)
-    await peer.hears(close_frame(CloseCode.RESYNC, b"connect again"))
-    await peer.hears_the_end()
+    peer.send_frame(b"", 0x88)
+    await peer.reads(close_frame(CloseCode.RESYNC, b"connect again"))
+    await peer.reads_the_end()
 
 
 # The session
 
 
 async def test_a_session_that_lives_on(open_socket):
-    """It was used meanwhile: its socket stays, and it is not looked up before it expires anew."""
+    """It was used meanwhile: its socket stays, without a lookup before the next expiry."""
     store = Store(session(days=1))
     peer = await open_socket(store, seconds=-1)
     await peer.until(lambda: store.asked)
     await peer.tick(5)
     assert peer.socket.send(b"stays")
-    await peer.hears(b"stays")
+    await peer.reads(b"stays")
     assert store.asked == 1
 
 
@@ -204,27 +204,27 @@ async def test_a_session_that_lives_on(open_socket):
         (RuntimeError("a fault"), CloseCode.RESYNC),
     ],
 )
-async def test_a_session_that_does_not(open_socket, answer, code, caplog):
-    """What has ended, or cannot be told, closes the socket; a fault of ours is logged."""
+async def test_a_session_that_has_ended(open_socket, answer, code, caplog):
+    """An ended session, or a failed lookup, closes the socket; an unexpected error is logged."""
     with caplog.at_level(logging.ERROR, logger="att"):
         peer = await open_socket(answer, seconds=-1)
-        await peer.hears(close_frame(code, code.reason.encode()))
+        await peer.reads(close_frame(code, code.reason.encode()))
     assert bool(caplog.records) == isinstance(answer, RuntimeError)
 
 
 async def test_a_session_expires_on_an_open_socket(open_socket):
-    """Within a beat or two of the moment that was told when it opened, without any other cause."""
+    """The socket closes a tick or two after the expiry."""
     store = Store(None)
     peer = await open_socket(store, seconds=1)
     await peer.tick()
     assert store.asked == 0
     peer.socket._expires_at -= 1
     await peer.tick(round(1 / TICK))
-    await peer.hears(close_frame(CloseCode.SESSION_ENDED, b"session ended"))
+    await peer.reads(close_frame(CloseCode.SESSION_ENDED, b"session ended"))
 
 
-async def test_it_is_looked_up_once_at_a_time(open_socket):
-    """A store that is slow is not asked again meanwhile, and its answer counts."""
+async def test_one_lookup_at_a_time(open_socket):
+    """A slow store is not called again meanwhile, and its answer counts."""
     store = Store(session(seconds=-1), None)
     store.gate.clear()
     peer = await open_socket(store, seconds=-1)
@@ -234,11 +234,12 @@ async def test_it_is_looked_up_once_at_a_time(open_socket):
     store.gate.set()
     await peer.until(peer.socket._renewal.done)
     await peer.tick(2)
-    await peer.hears(close_frame(CloseCode.SESSION_ENDED, b"session ended"))
+    await peer.reads(close_frame(CloseCode.SESSION_ENDED, b"session ended"))
     assert store.asked == 2
 
 
-async def test_a_look_up_ends_with_its_socket(open_socket):
+async def test_a_lookup_ends_with_its_socket(open_socket):
+    """A closed socket cancels it."""
     store = Store(None)
     store.gate.clear()
     peer = await open_socket(store, seconds=-1)
@@ -248,92 +249,92 @@ async def test_a_look_up_ends_with_its_socket(open_socket):
     await peer.until(renewal.cancelled)
 
 
-# What is said
+# Messages
 
 
-async def test_a_fault_in_who_hears(open_socket, caplog):
-    """It closes this socket, to come back, and is logged; nothing behind it is heard."""
+async def test_a_handler_that_fails(open_socket, caplog):
+    """It closes this socket to reconnect, and is logged; later messages are ignored."""
     peer = await open_socket()
     with caplog.at_level(logging.ERROR, logger="att"):
         for said in (b"one", b"fault", b"two"):
-            peer.say(said)
-        await peer.hears(close_frame(CloseCode.RESYNC, b"connect again"))
-    assert peer.handler.heard == ["one", "fault"]
+            peer.send_frame(said)
+        await peer.reads(close_frame(CloseCode.RESYNC, b"connect again"))
+    assert peer.handler.messages == ["one", "fault"]
     assert len(caplog.records) == 1
 
 
-async def test_after_the_close_nothing_is_heard(open_socket):
-    """Nor answered; the peer's own close frame ends it."""
+async def test_messages_after_the_close_are_ignored(open_socket):
+    """Only the peer's close frame counts, and ends the connection."""
     peer = await open_socket()
     peer.socket.close(CloseCode.TOO_SLOW)
-    peer.say(b"late")
-    peer.say(b"late", 0x89)
-    peer.say(b"\x10\x00", 0x88)
-    await peer.hears(close_frame(CloseCode.TOO_SLOW, b"too slow"))
-    await peer.hears_the_end()
-    assert peer.handler.heard == []
+    peer.send_frame(b"late")
+    peer.send_frame(b"late", 0x89)
+    peer.send_frame(b"\x10\x00", 0x88)
+    await peer.reads(close_frame(CloseCode.TOO_SLOW, b"too slow"))
+    await peer.reads_the_end()
+    assert peer.handler.messages == []
 
 
 async def test_the_peer_closes(open_socket):
-    """It gets its code back; what it says behind is not heard, and what is broadcast not sent."""
+    """It gets its code back; later messages are ignored, and nothing more is sent."""
     peer = await open_socket()
-    peer.say(b"\x0f\xa1bye", 0x88)
-    peer.say(b"late")
-    await peer.hears(close_frame(4001))
-    await peer.hears_the_end()
-    assert peer.handler.heard == []
+    peer.send_frame(b"\x0f\xa1bye", 0x88)
+    peer.send_frame(b"late")
+    await peer.reads(close_frame(4001))
+    await peer.reads_the_end()
+    assert peer.handler.messages == []
     assert not peer.socket.send(b"late")
 
 
 @pytest.mark.parametrize(("wrong", "code"), [(b"\xff" * 50, 1002), (b"\x81\xfe\xff\xff" + MASK, 1009)])
-async def test_what_is_no_websocket(open_socket, wrong, code):
-    """The peer is told what was wrong, also when it goes on and on; its connection is not just cut."""
+async def test_malformed_frames(open_socket, wrong, code):
+    """The peer gets the close code, also when it goes on sending; the connection is not just cut."""
     peer = await open_socket()
-    peer.say(b"before")
+    peer.send_frame(b"before")
     peer.writer.write(wrong)
     for _ in range(100):
         peer.writer.write(b"\0" * 10_000)
         await asyncio.sleep(0)
-    await peer.hears(close_frame(code))
-    await peer.hears_the_end()
-    assert peer.handler.heard == ["before"]
+    await peer.reads(close_frame(code))
+    await peer.reads_the_end()
+    assert peer.handler.messages == ["before"]
     peer.writer.close()
     await peer.until(lambda: peer.handler.ends)
 
 
-async def test_what_is_no_websocket_after_the_close(open_socket):
-    """There is nothing more to say."""
+async def test_malformed_frames_after_the_close(open_socket):
+    """No second close frame is sent."""
     peer = await open_socket()
     peer.socket.close(CloseCode.RESYNC)
     peer.writer.write(b"\xff" * 50)
-    await peer.hears(close_frame(CloseCode.RESYNC, b"connect again"))
-    await peer.hears_the_end()
+    await peer.reads(close_frame(CloseCode.RESYNC, b"connect again"))
+    await peer.reads_the_end()
 
 
-async def test_a_socket_that_is_held_up_sees_the_peer_close(open_socket):
-    """Whoever is closed is heard out as far as its close frame."""
+async def test_a_paused_connection_reads_the_close_frame(open_socket):
+    """Frames of a closed connection are read up to the close frame."""
     peer = await open_socket()
     peer.socket.pause()
-    peer.say(b"late")
-    peer.say(b"\x0f\xa1", 0x88)
+    peer.send_frame(b"late")
+    peer.send_frame(b"\x0f\xa1", 0x88)
     peer.socket.close(CloseCode.RESYNC)
-    await peer.hears(close_frame(CloseCode.RESYNC, b"connect again"))
-    await peer.hears_the_end()
-    assert peer.handler.heard == []
+    await peer.reads(close_frame(CloseCode.RESYNC, b"connect again"))
+    await peer.reads_the_end()
+    assert peer.handler.messages == []
 
 
-async def test_why_is_told_once(open_socket):
+async def test_the_close_frame_is_sent_once(open_socket):
     """Whether it is closed before it listens or after."""
     peer = await open_socket(listens=False)
     peer.socket.close(CloseCode.SESSION_ENDED)
     peer.socket.listen(b"")
-    peer.say(b"", 0x88)
-    await peer.hears(close_frame(CloseCode.SESSION_ENDED, b"session ended"))
-    await peer.hears_the_end()
+    peer.send_frame(b"", 0x88)
+    await peer.reads(close_frame(CloseCode.SESSION_ENDED, b"session ended"))
+    await peer.reads_the_end()
 
 
-async def test_what_was_said_early(open_socket):
-    """Is heard as soon as it listens."""
+async def test_early_bytes(open_socket):
+    """They are handled as soon as the connection listens."""
     peer = await open_socket(listens=False)
     peer.socket.listen(bytes((0x81, 0x85)) + MASK + b"early")
-    assert peer.handler.heard == ["early"]
+    assert peer.handler.messages == ["early"]

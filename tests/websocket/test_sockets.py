@@ -1,4 +1,4 @@
-"""Open sockets under load and under attack: what every listener hears, and what becomes of those who do not listen."""
+"""Open sockets under load and under attack: what listeners receive, and how slow ones are closed."""
 
 import asyncio
 import gc
@@ -31,8 +31,8 @@ CLOSE_FRAME = 0x88
 TAIL = 12  # bytes: the close frame of a slow listener
 
 
-class Ear(asyncio.Protocol):
-    """A listener made of a bare TCP connection, which compares what it hears with what it should, byte by byte."""
+class BareListener(asyncio.Protocol):
+    """A listener on a bare TCP connection, which compares each byte with what it expects."""
 
     def __init__(self, expected: bytes, request: bytes) -> None:
         self.expected = expected
@@ -63,7 +63,7 @@ class Ear(asyncio.Protocol):
         self.lost.set_result(exc)
         self.progress.set()
 
-    async def has_heard(self, count: int) -> None:
+    async def has_read(self, count: int) -> None:
         """Wait for that many bytes."""
         async with asyncio.timeout(60):
             while self.heard < count:
@@ -72,12 +72,12 @@ class Ear(asyncio.Protocol):
 
 
 @pytest.fixture
-async def open_ear(monkeypatch):
-    """Open bare listeners of somebody's. They answer no pings, and so get none."""
+async def open_bare(monkeypatch):
+    """Open bare listeners of a user. They answer no pings, and so get none."""
     monkeypatch.setattr(connection, "HEARTBEAT", 3_600)
     opened = []
 
-    async def go(person, expected=b"", receive_buffer=None) -> Ear:
+    async def go(person, expected=b"", receive_buffer=None) -> BareListener:
         server = person.client.server
         key = b64encode(os.urandom(16)).decode()
         request = (
@@ -85,20 +85,20 @@ async def open_ear(monkeypatch):
             "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Key: {key}\r\n\r\n"
         )
-        plug = socket.socket()
-        plug.setblocking(False)
+        sock = socket.socket()
+        sock.setblocking(False)
         if receive_buffer is not None:
-            plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         loop = asyncio.get_running_loop()
-        await loop.sock_connect(plug, (server.host, server.port))
-        _, ear = await loop.create_connection(lambda: Ear(expected, request.encode()), sock=plug)
-        opened.append(ear)
-        assert b" 101 " in await asyncio.wait_for(ear.opened, 10)
-        return ear
+        await loop.sock_connect(sock, (server.host, server.port))
+        _, listener = await loop.create_connection(lambda: BareListener(expected, request.encode()), sock=sock)
+        opened.append(listener)
+        assert b" 101 " in await asyncio.wait_for(listener.opened, 10)
+        return listener
 
     yield go
-    for ear in opened:
-        ear.transport.abort()
+    for listener in opened:
+        listener.transport.abort()
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def registry(client):
 
 @pytest.fixture
 def streams(client):
-    """The groups that somebody hears."""
+    """Return the groups with listeners."""
     return client.app[HUB]._streams
 
 
@@ -140,7 +140,7 @@ async def is_empty(registry) -> bool:
 
 
 def bodies(count, size=100):
-    """Messages that can be told apart, in bytes as no JSON library would write them."""
+    """Distinguishable messages, in bytes that no JSON library writes."""
     return [b'{ "n":%6d, "pad" : "%s" }' % (number, b"x" * size) for number in range(count)]
 
 
@@ -167,21 +167,21 @@ async def send_until(person, group, messages, listeners):
     pytest.fail(f"{delivered[-1]} still listen after {sent} bytes")
 
 
-async def test_many_hear_many_broadcasts(sign_up, many_files, nobody_left, open_ear):
-    """Each hears each one, in order, byte for byte."""
+async def test_many_listeners_and_broadcasts(sign_up, many_files, nobody_left, open_bare):
+    """Each receives each one, in order, byte for byte."""
     ann = await sign_up("ann")
     await ann.make_group("all")
     messages = bodies(BROADCASTS)
     expected = b"".join(map(text_frame, messages))
-    ears = [await open_ear(ann, expected) for _ in range(LISTENERS)]
+    listeners = [await open_bare(ann, expected) for _ in range(LISTENERS)]
     assert await send_all(ann, "all", messages) == [LISTENERS] * BROADCASTS
-    for ear in ears:
-        await ear.has_heard(len(expected))
-        assert ear.is_true
+    for listener in listeners:
+        await listener.has_read(len(expected))
+        assert listener.is_true
 
 
-async def test_a_removed_member_hears_nothing_after_the_answer(sign_up, nobody_left, open_ear):
-    """And all that came before it; the others hear everything."""
+async def test_a_removed_member_receives_nothing_after_the_response(sign_up, nobody_left, open_bare):
+    """They receive all messages before it; the others receive everything."""
     ann, ben = await sign_up("ann"), await sign_up("ben")
     await ann.make_group("tea")
     await ann.add("tea", ben)
@@ -189,43 +189,41 @@ async def test_a_removed_member_hears_nothing_after_the_answer(sign_up, nobody_l
     before, after = messages[:100], messages[100:]
     heard_by_ben = b"".join(map(text_frame, before))
     heard_by_ann = b"".join(map(text_frame, messages))
-    ears = {person: await open_ear(person, heard_by_ann) for person in (ann, ben)}
+    listeners = {person: await open_bare(person, heard_by_ann) for person in (ann, ben)}
     assert await send_all(ann, "tea", before) == [2] * 100
     await ann.remove("tea", ben)
     assert await send_all(ann, "tea", after) == [1] * 100
-    await ears[ann].has_heard(len(heard_by_ann))
-    await ears[ben].has_heard(len(heard_by_ben))
-    assert [ears[ann].heard, ears[ben].heard] == [len(heard_by_ann), len(heard_by_ben)]
-    for ear in ears.values():
-        assert ear.is_true
+    await listeners[ann].has_read(len(heard_by_ann))
+    await listeners[ben].has_read(len(heard_by_ben))
+    assert [listeners[ann].heard, listeners[ben].heard] == [len(heard_by_ann), len(heard_by_ben)]
+    for listener in listeners.values():
+        assert listener.is_true
 
 
-async def test_those_who_never_read_are_closed_and_nobody_else_notices(
-    client, sign_up, registry, monkeypatch, open_ear
-):
-    """Ten of thirty stop reading; the rest hear everything, and the memory of the ten is given back."""
+async def test_listeners_that_never_read_are_closed_unnoticed(client, sign_up, registry, monkeypatch, open_bare):
+    """Ten of thirty stop reading; the rest receive everything, and the ten's memory is freed."""
     monkeypatch.setattr(frame_writer, "_CLOSE_TIMEOUT", 0.2)
     before = _in_memory()  # what a test that has failed left behind
     ann = await sign_up("ann")
     await ann.make_group("all")
     messages = bodies(MANY, 32_000)
     expected = b"".join(map(text_frame, messages))
-    readers = [await open_ear(ann, expected) for _ in range(20)]
-    sleepers = [await open_ear(ann, expected, receive_buffer=4_096) for _ in range(10)]
-    for ear in sleepers:
-        ear.transport.pause_reading()
+    readers = [await open_bare(ann, expected) for _ in range(20)]
+    sleepers = [await open_bare(ann, expected, receive_buffer=4_096) for _ in range(10)]
+    for listener in sleepers:
+        listener.transport.pause_reading()
     sent, delivered = await send_until(ann, "all", messages, 20)
     assert delivered == sorted(delivered, reverse=True)
-    for ear in readers:
-        await ear.has_heard(sent)
-        assert ear.is_true
+    for listener in readers:
+        await listener.has_read(sent)
+        assert listener.is_true
     await eventually(lambda: has(registry, 20))
-    for ear in sleepers:
-        ear.transport.resume_reading()
-        await asyncio.wait_for(ear.lost, 10)
-        assert ear.heard < sent
-    for ear in readers:
-        ear.transport.close()
+    for listener in sleepers:
+        listener.transport.resume_reading()
+        await asyncio.wait_for(listener.lost, 10)
+        assert listener.heard < sent
+    for listener in readers:
+        listener.transport.close()
     await eventually(lambda: is_empty(registry))
     await eventually(lambda: _no_others_in_memory(before), 30)
 
@@ -247,19 +245,19 @@ async def _sign_up(client, login):
     return Person(client, login, await response.json())
 
 
-async def test_a_slow_reader_is_told_why(sign_up, nobody_left, open_ear):
-    """Whoever reads on, after having been too slow, finds the reason at the end of what was written before."""
+async def test_a_slow_reader_gets_the_reason(sign_up, nobody_left, open_bare):
+    """If it reads on, the close frame follows what was written before."""
     ann = await sign_up("ann")
     await ann.make_group("all")
     messages = bodies(MANY, 32_000)
-    slow = await open_ear(ann, b"".join(map(text_frame, messages)), receive_buffer=200_000)
+    slow = await open_bare(ann, b"".join(map(text_frame, messages)), receive_buffer=200_000)
     slow.transport.pause_reading()
     sent, _ = await send_until(ann, "all", messages, 0)
     whole = sent - len(text_frame(messages[0]))  # the one that was too much was not written
     slow.transport.resume_reading()
     reason = CloseCode.TOO_SLOW.reason.encode()
     close_frame = bytes([CLOSE_FRAME, 2 + len(reason)]) + int(CloseCode.TOO_SLOW).to_bytes(2) + reason
-    await slow.has_heard(whole + len(close_frame))
+    await slow.has_read(whole + len(close_frame))
     assert slow.heard == whole + len(close_frame)
     assert slow.tail == close_frame
 
@@ -275,7 +273,8 @@ async def test_a_message_of_any_size_reaches_a_listener_that_keeps_up(db_url, ai
             assert json.loads(await ws.receive_str(timeout=5))["n"] == number
 
 
-async def test_several_sockets_of_one_user_all_hear_it(sign_up, nobody_left):
+async def test_several_sockets_of_one_user(sign_up, nobody_left):
+    """Each receives the message."""
     ann = await sign_up("ann")
     await ann.make_group("tea")
     opened = [await ann.listen() for _ in range(3)]
@@ -305,8 +304,8 @@ async def test_joining_and_leaving_count_at_once_on_open_sockets(sign_up, nobody
         assert [await ws.receive_json(timeout=5) for _ in range(2)] == [{"n": 2}, {"n": 5}]
 
 
-async def test_what_a_listener_says_is_ignored(sign_up, nobody_left):
-    """Text or bytes; it goes on hearing."""
+async def test_messages_of_a_plain_listener_are_ignored(sign_up, nobody_left):
+    """Text or bytes; it still receives broadcasts."""
     ann = await sign_up("ann")
     await ann.make_group("tea")
     async with await ann.listen() as ws:
@@ -317,35 +316,35 @@ async def test_what_a_listener_says_is_ignored(sign_up, nobody_left):
         assert await ws.receive_str(timeout=5) == "{}"
 
 
-async def test_pings_are_answered(sign_up, nobody_left, open_ear):
+async def test_pings_are_answered(sign_up, nobody_left, open_bare):
     """With what they carried (RFC 6455, section 5.5.2)."""
-    ear = await open_ear(await sign_up("ann"), expected=pong_frame(b"tea"))
+    listener = await open_bare(await sign_up("ann"), expected=pong_frame(b"tea"))
     mask = b"\0\0\0\0"
-    ear.transport.write(b"\x89\x83" + mask + b"tea")
-    await ear.has_heard(len(ear.expected))
-    assert ear.is_true
+    listener.transport.write(b"\x89\x83" + mask + b"tea")
+    await listener.has_read(len(listener.expected))
+    assert listener.is_true
 
 
-async def test_a_flood_of_small_messages_leaves_others_their_turn(sign_up, nobody_left, open_ear):
+async def test_a_flood_of_small_messages_leaves_others_their_turn(sign_up, nobody_left, open_bare):
     """They are ignored in bursts, between which the loop runs."""
     ann = await sign_up("ann")
     await ann.make_group("tea")
-    flood = await open_ear(ann)
+    flood = await open_bare(ann)
     async with await ann.listen() as ws:
         flood.transport.write(b"\x81\x80\0\0\0\0" * 50_000)
         assert await ann.broadcast("tea", {}) == 2
         assert await ws.receive_str(timeout=5) == "{}"
 
 
-async def test_a_peer_that_pings_and_never_reads_is_closed(sign_up, registry, monkeypatch, open_ear):
+async def test_a_peer_that_pings_and_never_reads_is_closed(sign_up, registry, monkeypatch, open_bare):
     """Pongs wait in the same bounded outbox as everything else."""
     monkeypatch.setattr(frame_writer, "_CLOSE_TIMEOUT", 0.2)
-    ear = await open_ear(await sign_up("ann"), receive_buffer=4_096)
-    ear.transport.pause_reading()
+    listener = await open_bare(await sign_up("ann"), receive_buffer=4_096)
+    listener.transport.pause_reading()
     ping = b"\x89\xfd" + b"\0\0\0\0" + b"x" * 125
     async with asyncio.timeout(60):
-        while len(registry) and not ear.transport.is_closing():
-            ear.transport.write(ping * 1_000)
+        while len(registry) and not listener.transport.is_closing():
+            listener.transport.write(ping * 1_000)
             await asyncio.sleep(0.001)
     assert not len(registry)
 
@@ -360,22 +359,22 @@ async def test_a_listener_that_says_too_much_is_closed(sign_up, nobody_left):
 
 
 @pytest.mark.parametrize("way", ["close", "abort", "garbage"])
-async def test_however_a_socket_ends_nothing_is_left_of_it(*, sign_up, registry, nobody_left, open_ear, way):
+async def test_however_a_socket_ends_nothing_is_left_of_it(*, sign_up, registry, nobody_left, open_bare, way):
     ann = await sign_up("ann")
-    ear = await open_ear(ann)
+    listener = await open_bare(ann)
     assert len(registry) == 1
     if way == "garbage":
-        ear.transport.write(b"\xff" * 100)
+        listener.transport.write(b"\xff" * 100)
     else:
-        getattr(ear.transport, way)()
+        getattr(listener.transport, way)()
 
 
-async def test_a_dead_peer_is_gone_after_the_heartbeat(*, sign_up, registry, open_ear, monkeypatch, nobody_left):
+async def test_a_dead_peer_is_gone_after_the_heartbeat(*, sign_up, registry, open_bare, monkeypatch, nobody_left):
     """The bare listener answers no pings."""
     monkeypatch.setattr(connection, "HEARTBEAT", 0.2)
-    ear = await open_ear(await sign_up("ann"))
+    listener = await open_bare(await sign_up("ann"))
     assert len(registry) == 1
-    await asyncio.wait_for(ear.lost, 10)
+    await asyncio.wait_for(listener.lost, 10)
 
 
 def test_a_dead_peer_is_gone_within_a_minute():
@@ -385,7 +384,7 @@ def test_a_dead_peer_is_gone_within_a_minute():
 
 
 async def test_logging_out_closes_the_sessions_sockets(sign_up, client, nobody_left):
-    """Those of another session of the same user stay."""
+    """Those of another session of the user stay."""
     ann = await sign_up("ann")
     response = await client.post("/login", json={"login": "ann", "password": PASSWORD})
     elsewhere = Person(client, "ann", await response.json())
@@ -406,7 +405,7 @@ async def brief(db_url, aiohttp_client):
 
 
 async def test_a_socket_does_not_outlive_its_session(brief):
-    """When the session expires the socket is closed, and told that it must sign in."""
+    """At the session's expiry the socket is closed with SESSION_ENDED."""
     ann = await _sign_up(brief, "ann")
     async with await ann.listen() as ws:
         message = await ws.receive(timeout=10)
@@ -435,8 +434,8 @@ async def test_a_session_that_was_used_meanwhile_keeps_its_sockets(brief, postgr
         assert await ws.receive_str(timeout=5) == "{}"
 
 
-async def test_when_it_cannot_be_told_whether_a_session_lives_its_socket_is_closed(brief, monkeypatch):
-    """Nothing is delivered on a guess; the listener connects again when the database is back."""
+async def test_a_session_that_cannot_be_looked_up(brief, monkeypatch):
+    """Its socket is closed, to reconnect when the database is back."""
     ann = await _sign_up(brief, "ann")
     async with await ann.listen() as ws:
 
@@ -465,7 +464,7 @@ async def test_a_session_that_ends_while_its_socket_opens(sign_up, client, monke
 
 @pytest.mark.parametrize("gone", ["left", "dropped"])
 async def test_a_membership_that_ends_while_a_socket_opens(sign_up, client, monkeypatch, nobody_left, gone):
-    """What was read before the change is older than the change: of what follows nothing is heard."""
+    """Positions read before the removal count as older: later messages are not received."""
     ann, ben = await sign_up("ann"), await sign_up("ben")
     group = await ann.make_group("tea")
     await ann.add("tea", ben)

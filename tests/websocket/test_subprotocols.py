@@ -20,24 +20,24 @@ V1 = ("att.v1",)
 
 
 class Talk:
-    """A socket of somebody's that speaks att.v1."""
+    """A user's socket that speaks att.v1."""
 
     def __init__(self, ws):
         self.ws = ws
         self.hello = None
 
-    async def say(self, **frame):
+    async def send(self, **frame):
         await self.ws.send_json(frame)
 
-    async def hear(self):
-        """The next frame."""
+    async def receive(self):
+        """Return the next frame."""
         return await self.ws.receive_json(timeout=DEADLINE)
 
-    async def hear_until(self, kind):
-        """What is heard up to the first frame of this type, and with it."""
-        heard = [await self.hear()]
+    async def receive_until(self, kind):
+        """Return the frames up to the first one of this type."""
+        heard = [await self.receive()]
         while heard[-1]["type"] != kind:
-            heard.append(await self.hear())
+            heard.append(await self.receive())
         return heard
 
     async def closed(self):
@@ -49,16 +49,16 @@ class Talk:
 
 @pytest.fixture
 async def talk():
-    """Open a socket of somebody's, and resume from these positions."""
+    """Open a user's socket, and resume from these positions."""
     opened = []
 
     async def go(person, resume=None, **options):
         said = Talk(await person.listen(protocols=V1, **options))
         opened.append(said)
         assert said.ws.protocol == "att.v1"
-        said.hello = await said.hear()
+        said.hello = await said.receive()
         if resume is not None:
-            await said.say(type="resume", groups=resume)
+            await said.send(type="resume", groups=resume)
         return said
 
     yield go
@@ -92,7 +92,7 @@ def parts(frames, *names):
 
 
 async def test_hello(client, ann, tea, talk):
-    """It tells who one is, how often one is pinged, and where each group's log stands."""
+    """It has the user's id, the ping interval, and the last seq of each group's log."""
     said = await talk(ann)
     assert said.hello == {
         "type": "hello",
@@ -104,7 +104,7 @@ async def test_hello(client, ann, tea, talk):
 
 
 async def test_live(ann, ben, tea, talk):
-    """What follows is heard with its place in the log: messages byte for byte, and who joins and leaves."""
+    """Events come with their seq: messages byte for byte, and joining and leaving members."""
     said = await talk(ben, {})
     body = b'{ "n" : 1.50, "n": 2 }'
     response = await ann.request("POST", "/broadcast/tea", data=body, headers={"Content-Type": "application/json"})
@@ -121,110 +121,110 @@ async def test_live(ann, ben, tea, talk):
         "data": {"n": 2},
     }
     await ann.remove("tea", ben)
-    left = await said.hear()
+    left = await said.receive()
     assert parts([left], "type", "group", "seq", "user") == [("left", tea, 4, str(ben.id))]
     await ann.broadcast("tea", {})
     await ann.add("tea", ben)
-    assert parts([await said.hear()], "type", "seq", "user") == [("joined", 6, str(ben.id))]
+    assert parts([await said.receive()], "type", "seq", "user") == [("joined", 6, str(ben.id))]
 
 
 async def test_nothing_before_resume(ann, ben, tea, talk):
-    """What is sent before the first frame is given after it, once and in order."""
+    """Messages before the first frame come after it, once and in order."""
     said = await talk(ben)
     for number in range(3):
         await ann.broadcast("tea", {"n": number})
-    await said.say(type="resume")
+    await said.send(type="resume")
     await ann.broadcast("tea", {"n": 3})
-    assert parts([await said.hear() for _ in range(4)], "seq", "data") == [(3 + n, {"n": n}) for n in range(4)]
+    assert parts([await said.receive() for _ in range(4)], "seq", "data") == [(3 + n, {"n": n}) for n in range(4)]
 
 
 async def test_resume(ann, ben, tea, talk):
-    """Whoever comes back is given what they missed, then what follows; none twice, none missing, in order."""
+    """A returning listener receives missed events, then new ones: none twice, none missing, in order."""
     cake = (await ben.make_group("cake"))["id"]
     for number in range(450):
         await ann.broadcast("tea", {"n": number})
     await ben.broadcast("cake", {"cake": 1})
     said = await talk(ben, {tea: 10})
     await ann.broadcast("tea", {"n": 450})
-    heard = await said.hear_until("message")
+    heard = await said.receive_until("message")
     while heard[-1]["seq"] < 453:
-        heard.append(await said.hear())
+        heard.append(await said.receive())
     assert [frame["seq"] for frame in heard] == list(range(11, 454))
     assert {frame["group"] for frame in heard} == {tea}
     again = await talk(ben, {tea: 453, cake: 0})
-    assert parts([await again.hear() for _ in range(2)], "type", "group", "seq") == [
+    assert parts([await again.receive() for _ in range(2)], "type", "group", "seq") == [
         ("joined", cake, 1),
         ("message", cake, 2),
     ]
 
 
 async def test_resume_across_an_absence(ann, ben, tea, talk):
-    """What was sent while one was no member is left out; one's own leaving and joining mark where."""
+    """Messages without membership are left out; the user's leaving and joining mark where."""
     await ann.broadcast("tea", {"heard": True})
     await ann.remove("tea", ben)
     await ann.broadcast("tea", {"secret": True})
     await ann.add("tea", ben)
     await ann.broadcast("tea", {"heard": True})
     said = await talk(ben, {tea: 0})
-    heard = [await said.hear() for _ in range(5)]
+    heard = [await said.receive() for _ in range(5)]
     assert parts(heard, "type", "seq") == [("joined", 2), ("message", 3), ("left", 4), ("joined", 6), ("message", 7)]
 
 
 async def test_resume_of_a_group_that_was_left(ann, ben, tea, talk):
-    """One's own leaving is the last that one hears of it, also of a group that is gone."""
+    """The last event of a group is the user's own leaving, also if the group is deleted."""
     await ann.broadcast("tea", {"n": 1})
     assert (await ann.request("DELETE", "/groups/tea")).status == 204
     said = await talk(ben, {tea: 2})
-    heard = [await said.hear(), await said.hear()]
+    heard = [await said.receive(), await said.receive()]
     while heard[-1].get("user") != str(ben.id):
-        heard.append(await said.hear())
+        heard.append(await said.receive())
     assert {frame["type"] for frame in heard[1:]} == {"left"}
     assert said.hello["groups"] == []
 
 
 async def test_gap(ann, ben, tea, talk, sql):
-    """What is no longer kept is announced, never passed over."""
+    """Events that are no longer kept are announced, never skipped silently."""
     for number in range(5):
         await ann.broadcast("tea", {"n": number})
     sql("DELETE FROM events WHERE seq <= 4")
     said = await talk(ben, {tea: 2})
-    assert await said.hear() == {"type": "gap", "group": tea, "name": "tea", "from": 3, "to": 4}
-    assert parts([await said.hear() for _ in range(3)], "seq") == [(5,), (6,), (7,)]
+    assert await said.receive() == {"type": "gap", "group": tea, "name": "tea", "from": 3, "to": 4}
+    assert parts([await said.receive() for _ in range(3)], "seq") == [(5,), (6,), (7,)]
 
 
-async def test_resume_beyond_the_greeting(ann, ben, tea, talk):
-    """Whoever has heard more since, elsewhere, is not told it once more; nor is anything passed over."""
+async def test_resume_beyond_the_hello(ann, ben, tea, talk):
+    """Events received elsewhere since do not come again, and none is skipped."""
     said, late = await talk(ben), await talk(ben)
     for number in range(3):
         await ann.broadcast("tea", {"n": number})
-    await said.say(type="resume", groups={tea: 4})
-    await late.say(type="resume", groups={tea: 10**6})
-    assert parts([await said.hear()], "type", "seq") == [("message", 5)]
+    await said.send(type="resume", groups={tea: 4})
+    await late.send(type="resume", groups={tea: 10**6})
+    assert parts([await said.receive()], "type", "seq") == [("message", 5)]
     await ann.broadcast("tea", {"n": 3})
     for one in (said, late):
-        assert parts([await one.hear()], "type", "seq") == [("message", 6)]
+        assert parts([await one.receive()], "type", "seq") == [("message", 6)]
 
 
 async def test_resume_beyond_a_leaving(ann, ben, tea, talk):
-    """What was heard elsewhere does not make a member of somebody who has left since."""
+    """Events received elsewhere do not make a member of a user who has left since."""
     said = await talk(ben)
     await ann.remove("tea", ben)
     await ann.broadcast("tea", {"n": 1})
-    await said.say(type="resume", groups={tea: 3})
+    await said.send(type="resume", groups={tea: 3})
     await ann.broadcast("tea", {"n": 2})
     await ann.add("tea", ben)
-    assert parts([await said.hear()], "type", "seq") == [("joined", 6)]
+    assert parts([await said.receive()], "type", "seq") == [("joined", 6)]
 
 
 async def test_resume_from_the_future(ann, tea, talk):
     """A seq that the log has not reached, or a group that is not there, is as good as none."""
     said = await talk(ann, {tea: 10**6, str(uuid4()): 3})
     await ann.broadcast("tea", {"n": 1})
-    assert parts([await said.hear()], "type", "seq") == [("message", 3)]
+    assert parts([await said.receive()], "type", "seq") == [("message", 3)]
 
 
-async def test_catching_up_leaves_room_for_what_happens(client, ann, ben, tea, talk, monkeypatch):
-    """Whoever is given much that they missed, and reads it, is not closed for what is sent meanwhile elsewhere."""
+async def test_catching_up_leaves_room_for_new_events(client, ann, ben, tea, talk, monkeypatch):
+    """A listener that reads a long replay is not closed for what other groups send meanwhile."""
     await ben.make_group("cake")
     body = {"pad": "x" * 30_000}
     for _ in range(150):
@@ -234,7 +234,7 @@ async def test_catching_up_leaves_room_for_what_happens(client, ann, ben, tea, t
         await ben.broadcast("cake", {"n": number})
     seen = []
     while len(seen) < 150 or seen[-1] != 152:
-        frame = await said.hear()
+        frame = await said.receive()
         if frame["group"] == tea:
             seen.append(frame["seq"])
     assert seen == list(range(3, 153))
@@ -244,19 +244,19 @@ async def test_catching_up_leaves_room_for_what_happens(client, ann, ben, tea, t
 
 
 async def test_broadcast(ann, ben, tea, talk):
-    """It is acknowledged with its place; a key makes it safe to send again; a refusal says why."""
+    """It is acknowledged with its seq; a key makes a repeat safe; a refusal has its reason."""
     said, heard = await talk(ann, {}), await talk(ben, {})
     for number, frame in enumerate(({"group": tea}, {"group": "TEA", "key": "k"}, {"group": "tea", "key": "k"})):
-        await said.say(type="broadcast", id=number, data={"n": number}, **frame)
-    answers = [await said.hear() for _ in range(5)]
+        await said.send(type="broadcast", id=number, data={"n": number}, **frame)
+    answers = [await said.receive() for _ in range(5)]
     acks = [answer for answer in answers if answer["type"] == "ack"]
     assert parts(acks, "id", "group", "seq") == [(0, tea, 3), (1, tea, 4), (2, tea, 4)]
     assert acks[1]["at"] == acks[2]["at"]
-    assert parts([await heard.hear() for _ in range(2)], "seq", "data") == [(3, {"n": 0}), (4, {"n": 1})]
+    assert parts([await heard.receive() for _ in range(2)], "seq", "data") == [(3, {"n": 0}), (4, {"n": 1})]
     await ann.make_group("cake")
     for group, error in (("cake", "not a member"), (str(uuid4()), "no such group")):
-        await heard.say(type="broadcast", id="mine", group=group, data={})
-        refused = await heard.hear()
+        await heard.send(type="broadcast", id="mine", group=group, data={})
+        refused = await heard.receive()
         assert parts([refused], "type", "id", "error") == [("error", "mine", error)]
         assert refused["detail"]
 
@@ -264,8 +264,8 @@ async def test_broadcast(ann, ben, tea, talk):
 async def test_the_same_key_over_http(ann, tea, talk):
     """A key is the group's, whichever way it comes: the first answer again, and one event in the log."""
     said = await talk(ann, {})
-    await said.say(type="broadcast", id=1, group=tea, data={"n": 1}, key="k")
-    ack = (await said.hear_until("ack"))[-1]
+    await said.send(type="broadcast", id=1, group=tea, data={"n": 1}, key="k")
+    ack = (await said.receive_until("ack"))[-1]
     answers = [
         await (await ann.request("POST", "/broadcast/tea", json={"n": 2}, headers={"Idempotency-Key": "k"})).json()
         for _ in range(2)
@@ -279,14 +279,14 @@ async def test_the_same_key_over_http(ann, tea, talk):
 
 
 async def test_many_in_flight(ann, tea, talk, monkeypatch):
-    """Whoever sends faster than is appended is read more slowly, and is answered for each, in order."""
+    """A client that sends too fast is read more slowly, and answered for each, in order."""
     monkeypatch.setattr(subprotocols, "IN_FLIGHT", 5)
     said = await talk(ann, {})
     for number in range(100):
-        await said.say(type="broadcast", id=number, group=tea, data={})
+        await said.send(type="broadcast", id=number, group=tea, data={})
     acks = []
     while len(acks) < 100:
-        frame = await said.hear()
+        frame = await said.receive()
         if frame["type"] == "ack":
             acks.append((frame["id"], frame["seq"]))
     assert acks == [(number, number + 3) for number in range(100)]
@@ -296,8 +296,8 @@ async def test_too_much_waits(ann, tea, talk, client, monkeypatch):
     """When the queue is full it is said so, and can be sent again: 503 with Retry-After, or an error frame."""
     monkeypatch.setattr("att.realtime.publisher.QUEUE_ITEMS", 0)
     said = await talk(ann, {})
-    await said.say(type="broadcast", id=1, group=tea, data={})
-    assert parts([await said.hear()], "type", "id", "error") == [("error", 1, "busy")]
+    await said.send(type="broadcast", id=1, group=tea, data={})
+    assert parts([await said.receive()], "type", "id", "error") == [("error", 1, "busy")]
     response = await ann.request("POST", "/broadcast/tea", json={})
     assert (response.status, response.headers["Retry-After"]) == (503, "1")
 
@@ -317,7 +317,7 @@ async def test_too_much_waits(ann, tea, talk, client, monkeypatch):
     ],
 )
 async def test_protocol_error(ann, talk, frames, reason):
-    """Who does not keep to the protocol is told what was wrong, and not to come back like that."""
+    """A violation is answered with its reason, and a code that forbids to reconnect."""
     said = await talk(ann)
     for frame in frames:
         await (said.ws.send_str(frame) if isinstance(frame, str) else said.ws.send_bytes(frame))
@@ -327,7 +327,7 @@ async def test_protocol_error(ann, talk, frames, reason):
 
 
 async def test_nothing_after_a_protocol_error(ann, tea, talk, sql):
-    """What was sent behind the frame that closed the socket is not obeyed."""
+    """Frames behind the one that closed the socket are ignored."""
     said = await talk(ann, {})
     mask = b"\0\0\0\0"
     frames = [b"nonsense"] + [b'{"type":"broadcast","id":%d,"group":"tea","data":{}}' % number for number in range(50)]
@@ -339,7 +339,7 @@ async def test_nothing_after_a_protocol_error(ann, tea, talk, sql):
 
 
 async def test_no_resume(ann, talk, monkeypatch):
-    """Who never says where they stand does not stay."""
+    """A client that never resumes is closed."""
     monkeypatch.setattr(subprotocols, "RESUME_TIMEOUT", 0.05)
     said = await talk(ann)
     code, told = await said.closed()
@@ -348,8 +348,8 @@ async def test_no_resume(ann, talk, monkeypatch):
 
 async def test_ping(ann, talk):
     said = await talk(ann, {})
-    await said.say(type="ping")
-    assert await said.hear() == {"type": "pong"}
+    await said.send(type="ping")
+    assert await said.receive() == {"type": "pong"}
 
 
 async def test_a_token_among_the_subprotocols(client, ann, tea):
@@ -363,8 +363,8 @@ async def test_a_token_among_the_subprotocols(client, ann, tea):
         assert (await ws.receive_json(timeout=DEADLINE))["user_id"] == str(ann.id)
 
 
-async def test_what_cannot_be_read_is_waited_for(ann, tea, talk, client, monkeypatch):
-    """While the log cannot be read nothing is delivered on a guess; it comes when it can."""
+async def test_events_wait_for_the_log(ann, tea, talk, client, monkeypatch):
+    """While the log cannot be read nothing is delivered; events come when it can."""
     await ann.broadcast("tea", {"n": 1})
     log, calls = client.app[EVENT_LOG], 0
 
@@ -377,11 +377,11 @@ async def test_what_cannot_be_read_is_waited_for(ann, tea, talk, client, monkeyp
 
     monkeypatch.setattr(log, "read_from", read_from)
     said = await talk(ann, {tea: 0})
-    assert parts([await said.hear() for _ in range(3)], "seq") == [(1,), (2,), (3,)]
+    assert parts([await said.receive() for _ in range(3)], "seq") == [(1,), (2,), (3,)]
 
 
-async def test_a_fault_while_catching_up(ann, tea, talk, client, monkeypatch):
-    """Whoever cannot be given what they missed is sent away to come back, rather than left waiting."""
+async def test_an_error_while_catching_up(ann, tea, talk, client, monkeypatch):
+    """The listener is disconnected to come back, rather than left waiting."""
 
     async def read_from(*_args, **_size):
         raise RuntimeError
@@ -406,28 +406,28 @@ def at(node, person):
 
 
 async def test_two_nodes_deliver_to_each_other(ann, ben, tea, talk, other):
-    """Each listener hears all, in one order, whichever node it was sent by."""
+    """Each listener receives all messages in one order, whichever node they came by."""
     here, there = await talk(ann, {}), await talk(at(other, ben), {})
     senders = [ann, at(other, ann)]
     for number in range(20):
         await senders[number % 2].broadcast("tea", {"n": number})
     for said in (here, there):
-        assert parts([await said.hear() for _ in range(20)], "seq", "data") == [(3 + n, {"n": n}) for n in range(20)]
+        assert parts([await said.receive() for _ in range(20)], "seq", "data") == [(3 + n, {"n": n}) for n in range(20)]
 
 
 async def test_a_change_on_another_node(ann, ben, tea, talk, other, sql):
-    """Joining, leaving and being deleted count on open sockets of every node, whoever does it."""
+    """Joining, leaving and deleting affect open sockets on every node."""
     carl = await _sign_up(other, "carl")
     said = await talk(carl, {})
     await ann.add("tea", carl)
-    assert parts([await said.hear()], "type", "seq") == [("joined", 3)]
+    assert parts([await said.receive()], "type", "seq") == [("joined", 3)]
     sql('SELECT att_broadcast(%s, \'{"from": "sql"}\')', tea)
-    assert parts([await said.hear()], "seq", "from", "data") == [(4, None, {"from": "sql"})]
+    assert parts([await said.receive()], "seq", "from", "data") == [(4, None, {"from": "sql"})]
     sql("DELETE FROM members WHERE user_id = %s", carl.id)
-    assert parts([await said.hear()], "type", "seq") == [("left", 5)]
+    assert parts([await said.receive()], "type", "seq") == [("left", 5)]
     await ann.broadcast("tea", {})
     sql("INSERT INTO members (group_id, user_id, role) SELECT %s, id, 'member' FROM users WHERE login = 'carl'", tea)
-    assert parts([await said.hear()], "type", "seq") == [("joined", 7)]
+    assert parts([await said.receive()], "type", "seq") == [("joined", 7)]
 
 
 async def test_a_session_that_ends_elsewhere(ann, talk, other, sql):

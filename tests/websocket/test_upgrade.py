@@ -78,7 +78,7 @@ async def test_the_answer(ann, dial):
 
 
 async def test_the_subprotocol(ann, dial):
-    """Of those that are offered the one that we know, and never the token."""
+    """The known one of those offered is chosen, and never the token."""
     reader, writer = await dial()
     writer.write(upgrade(ann, f"Sec-WebSocket-Protocol: other, att.v1, att.bearer.{ann.token}"))
     _, headers = await head_of(reader)
@@ -86,8 +86,8 @@ async def test_the_subprotocol(ann, dial):
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 100_000])
-async def test_what_is_said_along_with_the_request(ann, dial, cut):
-    """It is heard, wherever it is cut, and answered after the greeting."""
+async def test_bytes_that_come_with_the_request(ann, dial, cut):
+    """They are handled wherever they are cut, and answered after the hello."""
     reader, writer = await dial()
     said = masked(b'{"type":"resume"}') + masked(b'{"type":"ping"}') * 50
     stream = upgrade(ann, "Sec-WebSocket-Protocol: att.v1") + said
@@ -115,8 +115,8 @@ async def test_what_is_said_along_with_the_request(ann, dial, cut):
         (f"Sec-WebSocket-Key: {KEY}", "X-None: none"),
     ],
 )
-async def test_what_cannot_become_one(client, ann, dial, spoilt):
-    """It is told so, with what it would take, and nobody is attached."""
+async def test_a_request_that_cannot_be_upgraded(client, ann, dial, spoilt):
+    """It is refused with what it would take, and nobody is attached."""
     reader, writer = await dial()
     writer.write(upgrade(ann).replace(*(part.encode() for part in spoilt)))
     status, headers = await head_of(reader)
@@ -125,7 +125,7 @@ async def test_what_cannot_become_one(client, ann, dial, spoilt):
 
 
 async def test_aiohttp_keeps_nothing_of_it(client, ann):
-    """No protocol, no request and no task of its own, while the socket is open and hears."""
+    """No protocol, request or task of aiohttp is left while the socket is open."""
     before = {id(one) for one in _handlers_and_requests()}
     async with await ann.listen() as ws:
         server = client.server.runner.server
