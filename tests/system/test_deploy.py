@@ -430,6 +430,13 @@ def test_links(name):
             assert fragment in {anchor(heading) for heading in headings}, fragment
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_files_that_are_named(name):
+    """Every file of the repository that a page names exists; the results of a benchmark come with it."""
+    named = re.findall(r"`((?:att|alembic|bench(?!/results)|chaos|deploy|docs|tests)/[\w/.@-]+)`", read(name))
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_every_page_is_in_the_index():
     """docs/README.md links to every page of the documentation."""
     pages = {path for path in (ROOT / "docs").rglob("*.*") if path.suffix in {".md", ".json"}}
