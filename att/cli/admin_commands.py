@@ -57,7 +57,7 @@ def reset_password(context: click.Context, /, login: str, **where: object) -> No
     """
     wanted = AdministratorCredentials(login, ask_new_password())
     settings = settings_of(context, **where)
-    _, place = run(_work(settings, lambda administrators: administrators.reset_password(wanted), may_make=False))
+    _, place = run(_work(settings, lambda administrators: administrators.reset_password(wanted), may_create=False))
     say(f"{login} has the new password, in {place}")
 
 
@@ -78,9 +78,9 @@ async def _open_and_close(settings: Settings) -> Database:
 
 
 async def _work(
-    settings: Settings, work: Callable[[Administrators], Awaitable[_T]], *, may_make: bool = True
+    settings: Settings, work: Callable[[Administrators], Awaitable[_T]], *, may_create: bool = True
 ) -> tuple[_T, str]:
-    async with open_database(settings, may_make=may_make) as database, open_backends(settings) as backends:
+    async with open_database(settings, may_create=may_create) as database, open_backends(settings) as backends:
         db, passwords = await Engine.connect(database.dsn), Passwords(settings.hashing)
         try:
             with naming(database):

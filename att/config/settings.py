@@ -1,4 +1,4 @@
-"""What an operator can choose: one frozen value, and the parsers that read it from text."""
+"""The settings of a server: one frozen value."""
 
 import os
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from att.core.client_address import Proxy
 
 
 class ListenAddress(NamedTuple):
-    """Where to listen: a unix socket when ``path`` is given, else TCP; ``host`` None means every interface."""
+    """An address to listen on: a unix socket if it has a ``path``, else TCP; ``host`` None is every interface."""
 
     host: str | None = "127.0.0.1"
     port: int = 8000
@@ -25,8 +25,8 @@ class ListenAddress(NamedTuple):
         host = self.host or ""
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
-    def meets(self, other: "ListenAddress") -> bool:
-        """Whether it is known that two cannot listen at both: a host by its name may be any."""
+    def conflicts_with(self, other: "ListenAddress") -> bool:
+        """Return True if the two addresses certainly conflict. Host names are not resolved."""
         if self.path is not None or other.path is not None:
             return self.path == other.path
         is_one_host = self.host == other.host or None in (self.host, other.host)
@@ -37,7 +37,7 @@ DEFAULT_LISTEN = ListenAddress()
 
 
 class HashingCost(NamedTuple):
-    """The cost of one argon2id hash: passes, memory in KiB, lanes."""
+    """Cost of one argon2id hash: passes, memory in KiB, threads."""
 
     time_cost: int
     memory_kib: int
@@ -49,7 +49,7 @@ OWASP = HashingCost(time_cost=2, memory_kib=19_456, parallelism=1)
 
 
 class Rate(NamedTuple):
-    """How many times something may happen in a window of whole seconds."""
+    """Limit of times in a window of whole seconds."""
 
     amount: int
     per: timedelta
@@ -63,7 +63,7 @@ ADDRESS_CONNECTIONS = 1_000
 
 
 class LogFormat(StrEnum):
-    """How the log is written."""
+    """Format of the log."""
 
     AUTO = "auto"
     TEXT = "text"
@@ -71,10 +71,9 @@ class LogFormat(StrEnum):
 
 
 def default_data_dir() -> Path:
-    """Where the embedded PostgreSQL keeps its data: never under root's home, which it would have to open.
+    """Return the default directory of the embedded PostgreSQL. PostgreSQL's user cannot read root's home.
 
-    On macOS too it is the XDG directory, for the one that Apple names has a space in it, which PostgreSQL's start-up
-    script does not take.
+    On macOS it is the XDG directory too: Apple's has a space in its path, which PostgreSQL's start-up script refuses.
     """
     if os.geteuid() == 0:
         return Path("/var/lib/att")
@@ -83,7 +82,7 @@ def default_data_dir() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that ``create_app`` is built from. Sizes are in bytes."""
+    """Settings of an application. Sizes are in bytes."""
 
     listen: ListenAddress = DEFAULT_LISTEN
     db_url: str | None = field(default=None, repr=False)

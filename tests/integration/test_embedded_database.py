@@ -101,7 +101,7 @@ async def test_it_is_tried_until_it_starts(server):
         version.write_text("9\n")
         postmaster_of(server).kill()
         line = ""
-        while "watch over the embedded PostgreSQL: " not in line:
+        while "restart of the embedded PostgreSQL: " not in line:
             line = await asyncio.to_thread(server.process.stderr.readline)
             assert line
         assert "found version 9" in line
@@ -132,7 +132,7 @@ async def test_one_that_runs_is_no_news(tmp_path_factory, monkeypatch, caplog):
     looks = []
     keep_running = EmbeddedPostgres.keep_running
     monkeypatch.setattr(EmbeddedPostgres, "keep_running", lambda self: looks.append(keep_running(self)))
-    monkeypatch.setattr(database, "WATCH_INTERVAL", 0.01)
+    monkeypatch.setattr(database, "RESTART_INTERVAL", 0.01)
     settings = Settings(data_dir=tmp_path_factory.mktemp("short"))
     before = asyncio.all_tasks()
     with caplog.at_level("INFO", "att"):
@@ -146,7 +146,7 @@ async def test_one_that_runs_is_no_news(tmp_path_factory, monkeypatch, caplog):
 
 async def test_the_interval(tmp_path_factory, monkeypatch):
     """In which it is looked for."""
-    monkeypatch.setattr(database, "WATCH_INTERVAL", 0.05)
+    monkeypatch.setattr(database, "RESTART_INTERVAL", 0.05)
     settings = Settings(data_dir=tmp_path_factory.mktemp("interval"))
     async with open_database(settings) as opened:
         ended = postmaster_of(settings)

@@ -339,17 +339,17 @@ def test_no_redis_url(url):
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("redis://host/?nope=hush", "'nope' behind the question mark is not known; known are db, username, "),
-        ("redis://host/0?db=1&nope", "'nope' behind the question mark is not known"),
-        ("redis://host/0?db=hush", "the value of 'db' behind the question mark is not understood"),
+        ("redis://host/?nope=hush", "the parameter 'nope' is not known; known are db, username, "),
+        ("redis://host/0?db=1&nope", "the parameter 'nope' is not known"),
+        ("redis://host/0?db=hush", "the value of the parameter 'db' is not understood"),
         ("rediss://host/0?ssl_cert_reqs=hush", "the value of 'ssl_cert_reqs' behind"),
         ("redis://host/0?socket_timeout=", "the value of 'socket_timeout' behind"),
-        ("redis://host/0?ssl_ca_certs=/x", "'ssl_ca_certs' behind the question mark is for rediss://"),
-        ("redis://user:123?hush&hush@host/0", "must be percent-encoded as %3F"),
+        ("redis://host/0?ssl_ca_certs=/x", "the parameter 'ssl_ca_certs' is for rediss://"),
+        ("redis://user:123?hush&hush@host/0", "percent-encode '?' as %3F"),
     ],
 )
 def test_no_query_of_a_redis_url(url, says):
-    """What stands behind the question mark is looked at; its name is told, and never its value."""
+    """A wrong parameter is named, its value is never shown."""
     with pytest.raises(ValueError, match=re.escape(says)) as caught:
         parse_redis_url(url)
     assert "hush" not in str(caught.value)
@@ -370,8 +370,8 @@ def test_no_query_of_a_redis_url(url, says):
     ],
 )
 def test_addresses_that_meet(one, other, is_so):
-    assert parse_listen(one).meets(parse_listen(other)) is is_so
-    assert parse_listen(other).meets(parse_listen(one)) is is_so
+    assert parse_listen(one).conflicts_with(parse_listen(other)) is is_so
+    assert parse_listen(other).conflicts_with(parse_listen(one)) is is_so
 
 
 def test_settings_are_frozen():
