@@ -238,7 +238,7 @@ async def test_tls(start, tmp_path):
         cert.write_text("nothing")
         server.process.send_signal(signal.SIGHUP)
         line = await asyncio.to_thread(server.process.stderr.readline)
-        assert "the certificate stays as it was: cannot use" in line
+        assert "keeping the present certificate: cannot use" in line
         assert await is_shown("one")
         shutil.copy(FILES / "two.pem", cert)
         shutil.copy(FILES / "two.key", key)
