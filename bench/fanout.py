@@ -135,10 +135,10 @@ async def main() -> None:
                     rounds = Rounds(server, db, listeners, say)
                     for size in random.sample([*SIZES], len(SIZES)):
                         figures[count, size, name].append(await rounds.measure(SIZES[size]))
-    tell(Report("fanout"), figures)
+    show(Report("fanout"), figures)
 
 
-def tell(report: Report, figures: Figures) -> None:
+def show(report: Report, figures: Figures) -> None:
     """Report the figures, and their ratio to the bare loop."""
     for (count, size, name), measured in sorted(figures.items(), key=lambda item: _rank(item[0])):
         case = f"{count:,} sockets, {size}, {name}"

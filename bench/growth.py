@@ -1,4 +1,4 @@
-"""What grows with what: a broadcast with members, connecting with groups, resuming with what was missed."""
+"""Growth of costs: a broadcast with members, connecting with groups, resuming with what was missed."""
 
 import asyncio
 import json

@@ -69,7 +69,7 @@ class Workload:
     posting: float = of(0.5, "exponent", "assumed: a group with k members has messages as k to the power of this")
     peak: float = of(3.0, "times the mean", "assumed: the busiest second")
     connects: float = of(8.0, "a user and day", "assumed, the mean of all users")
-    missed: float = of(20.0, "events", "assumed: what is resumed by whoever connects")
+    missed: float = of(20.0, "events", "assumed: resumed with each connection")
     retained: float = of(30.0, "days", "the default of --retention-age; of a group 1,000 events at most")
 
 

@@ -177,7 +177,7 @@ async def main() -> None:
                     found[case].append(Found(await stage.measure(1), await stage.measure(IN_FLIGHT)))
 
         await shuffled([*CASES, *SUBSCRIBERS], REPEATS, go)
-    tell(Report("nodes"), found)
+    show(Report("nodes"), found)
 
 
 async def sign_in(redis: Valkey, accounts: Sequence[Account]) -> None:
@@ -193,7 +193,7 @@ async def sign_in(redis: Valkey, accounts: Sequence[Account]) -> None:
         await redis_client.close()
 
 
-def tell(report: Report, found: dict[Case | int, list]) -> None:
+def show(report: Report, found: dict[Case | int, list]) -> None:
     """Report the figures, and the ratio of two nodes to one."""
     for case in CASES:
         one = [each.alone for each in found[case._replace(nodes=1, on_redis=False)]]

@@ -20,14 +20,14 @@ BACKLOG = 4_096
 
 def bare(port: int) -> None:
     """Serve with blocking sockets and a loop of ``send``: the kernel's cost alone. A ``sender`` does not listen."""
-    door = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
+    acceptor = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
     poll = select.epoll()
-    poll.register(door, select.EPOLLIN)
+    poll.register(acceptor, select.EPOLLIN)
     everyone, listeners = {}, {}
     while True:
         for number, _ in poll.poll():
-            if number == door.fileno():
-                connection, _ = door.accept()
+            if number == acceptor.fileno():
+                connection, _ = acceptor.accept()
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 everyone[connection.fileno()] = connection
                 poll.register(connection, select.EPOLLIN)

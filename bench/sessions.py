@@ -108,10 +108,10 @@ async def main() -> None:
         finally:
             await redis_client.close()
             await engine.close()
-    tell(Report("sessions"), found)
+    show(Report("sessions"), found)
 
 
-def tell(report: Report, found: dict[str, list[dict[str, Cost]]]) -> None:
+def show(report: Report, found: dict[str, list[dict[str, Cost]]]) -> None:
     """Report each operation, in one store and in the other."""
     for verb in VERBS:
         for name, measured in found.items():

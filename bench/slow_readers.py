@@ -28,16 +28,16 @@ CHUNK = bytes(64 * 1024)
 
 def touch_kernel_memory() -> float:
     """Let the kernel store this many bytes for sockets, then free them. Return nanoseconds a byte."""
-    held, began = 0, time.perf_counter()
+    stored, began = 0, time.perf_counter()
     with contextlib.ExitStack() as stack:
-        while held < KERNEL_MEMORY:
+        while stored < KERNEL_MEMORY:
             ours, _ = map(stack.enter_context, socket.socketpair())
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
             ours.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 while True:
-                    held += ours.send(CHUNK)
-        return (time.perf_counter() - began) * 1e9 / held
+                    stored += ours.send(CHUNK)
+        return (time.perf_counter() - began) * 1e9 / stored
 
 
 async def broadcast(server: Server, sender: Sender, readers: list[Listener]) -> tuple[list[float], int]:
@@ -55,7 +55,7 @@ async def broadcast(server: Server, sender: Sender, readers: list[Listener]) -> 
     return [(last.times[number + 1] - due[number]) * 1e3 for number in range(count)], peak
 
 
-def tell(report: Report, case: str, times: list[float], memory: int) -> None:
+def show(report: Report, case: str, times: list[float], memory: int) -> None:
     """The result of one series of broadcasts."""
     for name, part in (("p50", 0.5), ("p99", 0.99)):
         report.add(case, f"to the last of 1,000 readers, {name}", "ms", figure([percentile(times, part)]))
@@ -79,12 +79,12 @@ async def main() -> None:
             for which in ("the first time", "again"):
                 report.add("the kernel's memory", which, "ns a byte", figure([touch_kernel_memory()]))
             times, peak = await broadcast(server, sender, readers)
-            tell(report, "all read", times, peak - before)
+            show(report, "all read", times, peak - before)
             for listener in stopped:
                 listener.transport.pause_reading()
             touch_kernel_memory()
             slow_times, peak = await broadcast(server, sender, readers)
-            tell(report, "1,000 have stopped", slow_times, peak - before)
+            show(report, "1,000 have stopped", slow_times, peak - before)
             ratio = percentile(slow_times, 0.99) / percentile(times, 0.99)
             report.add("1,000 have stopped", "p99, times that when all read", "", figure([ratio]))
             await asyncio.sleep(6)

@@ -141,9 +141,9 @@ class Listener:
         finally:
             record.is_open = False
 
-    async def _read(self, socket: aiohttp.ClientWebSocketResponse, hear: Callable[[str], None]) -> None:
+    async def _read(self, socket: aiohttp.ClientWebSocketResponse, on_text: Callable[[str], None]) -> None:
         while (message := await socket.receive()).type is WSMsgType.TEXT:
-            hear(message.data)
+            on_text(message.data)
             await self.is_reading.wait()
         is_expected = message.type is not WSMsgType.BINARY
         if message.type is WSMsgType.CLOSE:

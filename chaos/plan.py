@@ -14,7 +14,7 @@ SERVERS = 2
 
 
 class Way(StrEnum):
-    """How an action is done."""
+    """The way in which an action is done."""
 
     HTTP = "http"
     SOCKET = "socket"
