@@ -85,14 +85,14 @@ class Hub:
         after = self.served_up_to(listener, group_id)
         if after is None:
             return
-        stream, place = self._streams[group_id], StreamPosition(after, found.was_member)
+        stream, position = self._streams[group_id], StreamPosition(after, found.was_member)
         end = found.slice.head if found.slice.head > after else stream.known_head  # a deleted group's log may be empty
         first = found.slice.events[0].seq if found.slice.events else end + 1
         if first > after + 1:
             send_gap(listener, group_id, found.name, after + 1, first - 1)
-            place = place._replace(seq=first - 1)
-        place = replay(listener, place, found.slice.events)
-        stream.serve(listener, replay(listener, place, stream.recent(place.seq)))
+            position = position._replace(seq=first - 1)
+        position = replay(listener, position, found.slice.events)
+        stream.serve(listener, replay(listener, position, stream.recent(position.seq)))
         self._schedule(stream)
 
     def detach(self, listener: Listener) -> None:

@@ -64,7 +64,7 @@ class Subscriptions:
     def _overdue(self) -> Iterator[UUID]:
         """Yield the channels that have lingered long enough, or exceed the limit, oldest first."""
         now, surplus = self._clock(), len(self._lingering) - LINGERING
-        for place, (group_id, until) in enumerate(self._lingering.items()):
-            if until > now and place >= surplus:
+        for index, (group_id, until) in enumerate(self._lingering.items()):
+            if until > now and index >= surplus:
                 return
             yield group_id
