@@ -1,4 +1,4 @@
-"""Accounts: who signs up, and who is let in."""
+"""Accounts: sign-up, authentication, and changes of users."""
 
 import asyncio
 import re
@@ -26,7 +26,7 @@ HASHES = "SELECT password_hash FROM users ORDER BY login"
 
 
 class CountingPasswords(Passwords):
-    """Remembers against which hashes passwords were verified."""
+    """Passwords that record the verified hashes."""
 
     def __init__(self, cost: HashingCost = CHEAPEST) -> None:
         super().__init__(cost)
@@ -46,13 +46,13 @@ def passwords():
 
 @pytest.fixture
 def dearer():
-    """Passwords as they are hashed after the operator, or a new version, has raised the cost."""
+    """Passwords with a raised cost."""
     counting = CountingPasswords(DEARER)
     yield counting
     counting.close()
 
 
-class RecordingConnection:
+class RecordingListener:
     """A ``SessionListener`` that remembers what it is told."""
 
     def __init__(self):
@@ -70,12 +70,12 @@ class RecordingConnection:
 
 @pytest.fixture
 def listener():
-    return RecordingConnection()
+    return RecordingListener()
 
 
 @pytest.fixture
 def open_accounts(db, listener):
-    """Accounts with these passwords."""
+    """Return accounts with these passwords."""
     return lambda passwords: Accounts(db, passwords, PostgresSessions(db, timedelta(days=1)), listener)
 
 
@@ -86,7 +86,7 @@ def accounts(open_accounts, passwords):
 
 @pytest.fixture
 def sql(postgresql):
-    """The rows of a query, as they are now."""
+    """Run a query; return its current rows."""
 
     def run(query, *params):
         cursor = postgresql.execute(query, params)
@@ -98,12 +98,12 @@ def sql(postgresql):
 
 
 async def sign_up(accounts, login):
-    """The id of somebody new."""
+    """Sign up a user; return their id."""
     return (await accounts.sign_up(login, PASSWORD, "r")).user_id
 
 
 async def test_sign_up_and_authenticate(accounts, sql):
-    """Who signs up is let in with their password, as the same user."""
+    """A new user can sign in with their password, as the same user."""
     ann, bob = await sign_up(accounts, "ann"), await sign_up(accounts, "bob")
     assert ann != bob
     assert (await accounts.authenticate("ann", PASSWORD)).user_id == ann
@@ -120,7 +120,7 @@ async def test_sign_up_and_authenticate(accounts, sql):
     ],
 )
 async def test_same_login(accounts, sql, login, same):
-    """A login is the same in any case and normal form, in any script; it is shown as it was first written."""
+    """A login is the same in any case and normal form, in any script; it is shown as first written."""
     user_id = await sign_up(accounts, login)
     for other in same:
         assert (await accounts.authenticate(other, PASSWORD)).user_id == user_id
@@ -130,13 +130,13 @@ async def test_same_login(accounts, sql, login, same):
 
 
 async def test_other_logins(accounts):
-    """What differs in more than case is another login."""
+    """Logins that differ in more than case are different."""
     logins = ("zoe", "zoë", "zoe ", "zo%", "zo_", "z'oe", "z\\oe", "\u0131", "i")
     assert len({await sign_up(accounts, login) for login in logins}) == len(logins)
 
 
 async def test_concurrent_sign_up(accounts, sql):
-    """Of ten who sign up with the same login at the same time, one gets it."""
+    """Of ten concurrent sign-ups with the same login, one succeeds."""
     logins = ("ann", "Ann", "aNn", "anN", "ANn", "AnN", "aNN", "ANN", "ann", "ann")
     outcomes = await asyncio.gather(
         *(accounts.sign_up(login, PASSWORD, "r") for login in logins), return_exceptions=True
@@ -146,7 +146,7 @@ async def test_concurrent_sign_up(accounts, sql):
 
 
 async def test_wrong_password(accounts):
-    """Only the very password is let in: not a part of it, nor with more behind, however far back it differs."""
+    """Only the exact password works: no prefix, no suffix, no difference at any position."""
     passwords = {"long": "x" * 1023 + "y", "zero": "secret\0one", "case": "Secret one"}
     for login, password in passwords.items():
         await accounts.sign_up(login, password, "r")
@@ -166,7 +166,7 @@ async def test_wrong_password(accounts):
 
 
 async def test_same_work_for_unknown_login(accounts, passwords, sql):
-    """An unknown login costs one verification, as a wrong password does, at the cost of a real hash."""
+    """An unknown login costs one verification at the cost of a real hash, like a wrong password."""
     await accounts.sign_up("ann", PASSWORD, "r")
     for login in ("ann", "nobody"):
         with pytest.raises(AuthFailed):
@@ -178,12 +178,12 @@ async def test_same_work_for_unknown_login(accounts, passwords, sql):
 
 
 def parameters(encoded: str) -> str:
-    """What precedes salt and hash."""
+    """Return the part before salt and hash."""
     return encoded.rsplit("$", 2)[0]
 
 
 async def test_rehash(open_accounts, accounts, dearer, sql):
-    """After the cost has changed, the next log-in stores a new hash; the password and the id stay the same."""
+    """After a change of cost, the next log-in stores a new hash; password and id stay."""
     user_id = await sign_up(accounts, "ann")
     await accounts.sign_up("bob", PASSWORD, "r")
     ((before,), (bobs,)) = sql(HASHES)
@@ -198,7 +198,7 @@ async def test_rehash(open_accounts, accounts, dearer, sql):
 
 
 async def test_no_rehash_of_wrong_password(open_accounts, accounts, dearer, sql):
-    """Who is not let in changes nothing."""
+    """A failed log-in changes nothing."""
     await accounts.sign_up("ann", PASSWORD, "r")
     before = sql(HASHES)
     with pytest.raises(AuthFailed):
@@ -207,7 +207,7 @@ async def test_no_rehash_of_wrong_password(open_accounts, accounts, dearer, sql)
 
 
 async def test_concurrent_rehash(open_accounts, accounts, dearer):
-    """All who log in at the same time after the cost has changed are let in, and so are those who come after."""
+    """All concurrent log-ins after a change of cost succeed, and so do later ones."""
     user_id = await sign_up(accounts, "ann")
     later = open_accounts(dearer)
     found = await asyncio.gather(*(later.authenticate("ann", PASSWORD) for _ in range(5)))
@@ -216,7 +216,7 @@ async def test_concurrent_rehash(open_accounts, accounts, dearer):
 
 
 async def test_owasp(db_url, aiohttp_client, sql):
-    """Left to its defaults the server stores argon2id at the cost that OWASP names, with a salt of each user's own."""
+    """By default the server stores argon2id at OWASP's cost, with a salt for each user."""
     client = await aiohttp_client(create_app(Settings(db_url=db_url)))
     for login in ("ann", "bob"):
         assert (await client.post("/signup", json={"login": login, "password": PASSWORD})).status == 201
@@ -227,7 +227,7 @@ async def test_owasp(db_url, aiohttp_client, sql):
 
 
 async def test_garbage_hash(accounts, postgresql):
-    """A stored hash that is none lets nobody in, and is no fault."""
+    """An invalid stored hash matches no password, and is no error."""
     user_id = uuid4()
     for stored in ("", "!", "$argon2id$v=19$m=8,t=1,p=1$AAAA", "$2b$12$" + "x" * 53):
         postgresql.execute("DELETE FROM users")
@@ -249,7 +249,7 @@ USERS = "SELECT login, first_name, active FROM users ORDER BY login"
 
 @pytest.fixture
 def people(sql):
-    """Somebody by their login, with a role: the actor who they are. Their sessions are made by ``sessions_of``."""
+    """Add users by login, with a role; return actors. ``sessions_of`` creates their sessions."""
     for name, permissions in PERMISSIONS.items():
         sql("INSERT INTO roles (name, name_key, permissions) VALUES (%s, lower(%s), %s)", name, name, permissions)
 
@@ -267,7 +267,7 @@ def people(sql):
 
 @pytest.fixture
 def sessions_of(sql):
-    """Give a user this many sessions: their ids."""
+    """Create this many sessions of a user; return their ids."""
     return lambda user_id, count=2: [
         row[0]
         for row in sql(
@@ -286,12 +286,12 @@ def boss(people):
 
 
 def blamed(caught):
-    """Which error it was, and of which item."""
+    """Return the class and the index of the error."""
     return caught.type, caught.value.index
 
 
 async def test_create(accounts, boss, sql):
-    """A new user is as was asked for, and signs in if they have a password and are active."""
+    """A new user has the given values, and can sign in if they have a password and are active."""
     user = await accounts.create(NewUser("Zoë", PASSWORD, "Zoë", "Straße", role="admin"), boss)
     assert user[1:4] + user[6:] == ("Zoë", "Zoë", "Straße", "Admin", True)
     assert sql("SELECT login_key, search_text FROM users WHERE id = %s", user.id) == [("zoë", "zoë\nzoë\nstrasse")]
@@ -303,7 +303,7 @@ async def test_create(accounts, boss, sql):
 
 
 async def test_same_work_for_whoever_is_not_let_in(accounts, boss, passwords):
-    """No answer is faster for a user who is not active, or has no password."""
+    """A user who is not active, or has no password, takes as much time as a wrong password."""
     await accounts.create_many([NewUser("none"), NewUser("off", PASSWORD, active=False)], boss)
     for login in ("none", "off", "nobody"):
         with pytest.raises(AuthFailed):
@@ -312,7 +312,7 @@ async def test_same_work_for_whoever_is_not_let_in(accounts, boss, passwords):
 
 
 async def test_create_many(accounts, boss, sql):
-    """All, in the order given, or none; the error names the item."""
+    """All or none are created, in order; the error has the index."""
     logins = ["c", "a", "b"]
     assert [user.login for user in await accounts.create_many([NewUser(login) for login in logins], boss)] == logins
     before = sql(USERS)
@@ -331,7 +331,7 @@ async def test_create_many(accounts, boss, sql):
 
 
 async def test_many_passwords_do_not_fill_the_queue(open_accounts, boss):
-    """No more are hashed at once than there are workers, so that others who log in are not told to come back."""
+    """At most one hash per worker is queued at a time, so that other log-ins do not get Busy."""
     few = Passwords(CHEAPEST, workers=2, queue=0)
     accounts = open_accounts(few)
     await accounts.create_many([NewUser(f"u{number}", f"secret {number}") for number in range(9)], boss)
@@ -340,7 +340,7 @@ async def test_many_passwords_do_not_fill_the_queue(open_accounts, boss):
 
 
 async def test_who_may_create(accounts, people):
-    """It needs users.write; another role than User is given by who may give roles and holds what it permits."""
+    """It needs users.write; a role other than User needs roles.write and all its permissions."""
     plain, clerk, chief = people("plain"), people("clerk", "Clerk"), people("chief", "Chief")
     with pytest.raises(NotPermitted):
         await accounts.create(NewUser("x"), plain)
@@ -353,7 +353,7 @@ async def test_who_may_create(accounts, people):
 
 
 async def test_change(accounts, boss, people, sql):
-    """What is given changes, with the keys that depend on it; the rest stays. What changes nothing writes nothing."""
+    """Given values change, with their keys; others stay. A change to the same values writes nothing."""
     ann = people("ann").user_id
     row = "SELECT login, first_name, last_name, last_name_key, search_text, active, xmin::text FROM users WHERE id = %s"
     user = await accounts.change(ann, {"last_name": "Straße", "login": "Änn"}, boss)
@@ -376,7 +376,7 @@ async def test_change(accounts, boss, people, sql):
 
 
 async def test_change_on_condition(accounts, boss, people):
-    """With versions, a user is changed who has one of them. Of two who read the same version one is too late."""
+    """With versions, only a user with one of them changes. Of two readers of one version the second is too late."""
     ann = people("ann").user_id
     old = await accounts.change(ann, {}, boss)
     changes = [accounts.change(ann, {"first_name": name}, boss, {"x", old.version}) for name in ("A", "B")]
@@ -387,7 +387,7 @@ async def test_change_on_condition(accounts, boss, people):
 
 
 async def test_change_many(accounts, boss, people, sql):
-    """All, in the order given, or none; the error names the item."""
+    """All or none are changed, in order; the error has the index."""
     ids = [people(login).user_id for login in ("b", "a", "c")]
     users = await accounts.change_many(
         [UserChange(user_id, {"first_name": "F", "active": False}) for user_id in ids], boss
@@ -407,7 +407,7 @@ async def test_change_many(accounts, boss, people, sql):
 
 
 async def test_every_change_knows_the_actor(accounts, boss, sql):
-    """A thousand users changed at once are a thousand changes, each on behalf of the actor in this session, request."""
+    """A thousand users changed at once are a thousand changes in the history, each with actor, session and request."""
     ids = [user.id for user in await accounts.create_many([NewUser(f"u{number}") for number in range(1000)], boss)]
     actor = Actor(boss.user_id, uuid4(), "bulk")
     await accounts.change_many([UserChange(user_id, {"last_name": "L"}) for user_id in ids], actor)
@@ -416,7 +416,7 @@ async def test_every_change_knows_the_actor(accounts, boss, sql):
 
 
 async def test_nobody_takes_over_a_stronger_account(accounts, people, sql):
-    """Who may write users changes and deletes those whose role permits no more than theirs."""
+    """With users.write an actor changes and deletes only users with no more permissions than their own."""
     clerk, chief, ann, boss = people("clerk", "Clerk"), people("chief", "Chief"), people("ann"), people("boss", "Admin")
     await accounts.change(ann.user_id, {"password": "secret1"}, clerk)
     await accounts.change(clerk.user_id, {"first_name": "C"}, chief)
@@ -432,7 +432,7 @@ async def test_nobody_takes_over_a_stronger_account(accounts, people, sql):
 
 
 async def test_nobody_raises_themselves(accounts, people, boss):
-    """A role is given, to oneself too, by who may give roles and holds what it permits."""
+    """Assigning a role, also to oneself, needs roles.write and all its permissions."""
     plain, clerk, chief = people("plain"), people("clerk", "Clerk"), people("chief", "Chief")
     for actor, role in ((plain, "User"), (plain, "Admin"), (clerk, "Admin"), (clerk, "User"), (chief, "Admin")):
         with pytest.raises(NotPermitted):
@@ -441,7 +441,7 @@ async def test_nobody_raises_themselves(accounts, people, boss):
 
 
 async def test_a_role_that_is_renamed_meanwhile(accounts, people, boss, sql, monkeypatch):
-    """Whose role is not changed keeps it, whatever it is called by then, and whichever is called so by then."""
+    """A change without a role keeps the role, even if roles are renamed meanwhile."""
     ann = people("ann", "Clerk")
     write = module._write
 
@@ -458,14 +458,14 @@ async def test_a_role_that_is_renamed_meanwhile(accounts, people, boss, sql, mon
 
 
 async def test_an_administrator_without_a_password_is_none(accounts, boss):
-    """Somebody who cannot sign in is not the one who is left."""
+    """A user who cannot sign in does not count as the last administrator."""
     await accounts.create(NewUser("ghost", role="Admin"), boss)
     with pytest.raises(LastAdministrator):
         await accounts.delete(boss.user_id, boss)
 
 
 async def test_the_same_logins_in_another_order(accounts, people, boss):
-    """Two who give the same logins at once wait for, and not on, each other."""
+    """Two batches with the same logins in different orders do not deadlock."""
     for number in range(5):
         mine, yours = ([people(f"{side} {number} {place}").user_id for place in range(2)] for side in "ab")
         wanted = f"x{number}", f"y{number}"
@@ -500,7 +500,7 @@ async def test_own_password(accounts, listener, sessions_of, sql):
 
 
 async def test_password_of_another(accounts, listener, boss, people, sessions_of, sql):
-    """A password that somebody else sets ends all sessions of the user, and nobody else's."""
+    """A password set by another user ends all sessions of the user, and no others."""
     ann = people("ann").user_id
     sessions_of(ann)
     kept = sessions_of(boss.user_id)
@@ -511,7 +511,7 @@ async def test_password_of_another(accounts, listener, boss, people, sessions_of
 
 
 async def test_password_changed_meanwhile(open_accounts, people, sql):
-    """A password that was verified and is another one by then is no right to set a new one."""
+    """A verified password that has changed meanwhile does not allow a new one."""
 
     class Slow(Passwords):
         async def hash_all(self, passwords):
@@ -528,7 +528,7 @@ async def test_password_changed_meanwhile(open_accounts, people, sql):
 
 
 async def test_disabling_and_deleting(accounts, listener, boss, people, sessions_of, sql):
-    """They end all sessions, of oneself too; a deleted user leaves their groups. Others notice nothing."""
+    """Both end all sessions, also one's own; a deleted user leaves their groups. Others are unaffected."""
     ann, bob, cid = (people(login).user_id for login in ("ann", "bob", "cid"))
     (own, _), _, kept = sessions_of(ann), sessions_of(bob), sessions_of(cid)
     sql("INSERT INTO groups (name, name_key) VALUES ('tea', 'tea')")
@@ -543,7 +543,7 @@ async def test_disabling_and_deleting(accounts, listener, boss, people, sessions
 
 
 async def test_delete_many(accounts, boss, people, sql):
-    """All or none; one who is named twice counts once; the error names the item."""
+    """All or none are deleted; repetitions count once; the error has the index."""
     ann, bob, cid = (people(login).user_id for login in ("ann", "bob", "cid"))
     with pytest.raises(errors.NoSuchUser) as caught:
         await accounts.delete_many([ann, ann, uuid4(), bob], boss)
@@ -554,7 +554,7 @@ async def test_delete_many(accounts, boss, people, sql):
 
 
 async def test_deleted_with_their_group(accounts, boss, people, sql, postgresql):
-    """Who deletes a user and who deletes a group of theirs wait for, and not on, each other."""
+    """Concurrent deletions of a user and of their group do not deadlock."""
     ann = people("ann").user_id
     sql("INSERT INTO groups (name, name_key) VALUES ('tea', 'tea')")
     sql("INSERT INTO members (group_id, user_id, role) SELECT id, %s, 'member' FROM groups", ann)
@@ -570,7 +570,7 @@ async def test_deleted_with_their_group(accounts, boss, people, sql, postgresql)
 
 
 async def test_lost_at_the_commit(accounts, listener, boss, people, sessions_of, monkeypatch):
-    """When it is not known whether sessions have ended, the listener is told just this."""
+    """With an unknown outcome of the commit, the listener gets ``user_state_unknown``."""
     commit = Transaction.commit
 
     async def lose(self):
@@ -600,7 +600,7 @@ CHANGES = {
 @pytest.mark.parametrize("first", CHANGES)
 @pytest.mark.parametrize("is_own", [True, False], ids=["themselves", "each other"])
 async def test_last_administrator(accounts, people, sql, first, second, is_own):
-    """Two administrators who remove themselves, or each other, at once: one of them stays, and is told why."""
+    """Of two administrators who remove themselves or each other at once, one stays and gets the error."""
     ann, bob = people("ann", "Admin"), people("bob", "Admin")
     targets = (ann, bob) if is_own else (bob, ann)
     outcomes = await asyncio.gather(

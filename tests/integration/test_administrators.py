@@ -1,4 +1,4 @@
-"""What the operator does to accounts: there is an administrator from the start, and never two made up."""
+"""Changes to accounts by the operator: there is an administrator from the start, and only one is generated."""
 
 import asyncio
 from dataclasses import replace
@@ -43,7 +43,7 @@ def accounts(db, passwords):
 
 @pytest.fixture
 def sql(postgresql):
-    """Run a statement; its rows, if it has any."""
+    """Run a statement; return its rows, if any."""
 
     def run(statement, *params):
         cursor = postgresql.execute(statement, params)
@@ -55,7 +55,7 @@ def sql(postgresql):
 
 
 async def test_one_is_made_up(administrators, accounts, db, sql):
-    """Of many processes that start at once on an empty database one makes up an administrator; later ones make none."""
+    """Of many processes that start on an empty database, one generates an administrator; later ones do not."""
     made_up = await asyncio.gather(*(administrators.ensure() for _ in range(8)))
     [credentials] = filter(None, made_up)
     assert credentials.login == "admin"
@@ -74,7 +74,7 @@ async def test_one_is_made_up(administrators, accounts, db, sql):
 
 
 async def test_one_is_wanted(administrators, accounts, db, sql):
-    """The one who is asked for is made, once; there they keep their password, whoever else is an administrator."""
+    """A requested administrator is created once, and keeps their password, whoever else is an administrator."""
     assert await asyncio.gather(*(administrators.ensure(ROOT) for _ in range(8))) == [None] * 8
     assert sql("SELECT login, active FROM users") == [("Root", True)]
     root = (await accounts.authenticate(*ROOT)).user_id
@@ -86,7 +86,7 @@ async def test_one_is_wanted(administrators, accounts, db, sql):
 
 
 async def test_the_login_is_somebodys(administrators, accounts, sql):
-    """Nobody becomes an administrator by having taken the login first: starting ends, and says what to do."""
+    """A user who has taken the login does not become an administrator: the start fails and says what to do."""
     await accounts.sign_up("it's me", PASSWORD, "test")
     with pytest.raises(CannotStart, match=r"att-server create-admin 'it'\"'\"'s me'$"):
         await administrators.ensure(AdministratorCredentials("It's Me", PASSWORD))
@@ -101,7 +101,7 @@ async def test_the_login_is_somebodys(administrators, accounts, sql):
 
 
 async def test_the_built_in_roles_come_back(administrators, sql):
-    """Admin permits everything at each start; what User permits is left as it is."""
+    """Each start lets Admin permit everything, and leaves User unchanged."""
     sql("UPDATE roles SET permissions = '{users.read}'")
     await administrators.ensure()
     assert sql("SELECT name, permissions FROM roles ORDER BY name") == [("Admin", ["*"]), ("User", ["users.read"])]
@@ -117,7 +117,7 @@ async def test_the_built_in_roles_come_back(administrators, sql):
 
 
 async def test_create(administrators, accounts, db, sql):
-    """Somebody new is made; somebody there becomes an active administrator, keeps their id, loses their sessions."""
+    """A new user is created; a known one becomes an active administrator with the same id, and loses their sessions."""
     assert await administrators.create(ROOT) is True
     ann, ben = [(await accounts.sign_up(login, PASSWORD, "test")).user_id for login in ("ann", "ben")]
     for user_id in (ann, ann, ben):
@@ -135,7 +135,7 @@ async def test_create(administrators, accounts, db, sql):
 
 
 async def test_reset_password(administrators, accounts, sql):
-    """The old password opens nothing any more, and the sessions are gone; an unknown login is told."""
+    """The old password and the sessions end; an unknown login is an error."""
     ann = (await accounts.sign_up("ann", PASSWORD, "test")).user_id
     sql("INSERT INTO sessions (token_hash, user_id, expires_at) VALUES ('x', %s, now() + '1 day')", ann)
     await administrators.reset_password(AdministratorCredentials("Ann", "another horse"))
@@ -149,7 +149,7 @@ async def test_reset_password(administrators, accounts, sql):
 
 
 async def test_a_database_that_refuses(db_url, postgresql, passwords):
-    """A role of the database without the rights is one line, that contains none of what we sent."""
+    """A database role without permissions gets one line, without our values."""
     postgresql.execute("CREATE ROLE poor LOGIN")
     postgresql.commit()
     db = await Engine.connect(db_url.replace("postgres@", "poor@"))
@@ -165,7 +165,7 @@ async def test_a_database_that_refuses(db_url, postgresql, passwords):
 
 
 async def test_the_application_sees_to_it(settings, aiohttp_client):
-    """When it starts there is an administrator: the one of the settings, else one that it made up."""
+    """At start there is an administrator: that of the settings, or a generated one."""
     for wanted, login in [({}, "admin"), ({"admin_login": "root", "admin_password": PASSWORD}, "root")]:
         app = create_app(replace(settings, **wanted))
         client = await aiohttp_client(app)

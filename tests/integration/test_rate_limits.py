@@ -1,4 +1,4 @@
-"""Guessing is slow: by login and by address, wherever it is counted, with a clock that the tests turn."""
+"""Rate limits by login and by address, in memory and in Redis, with a clock set by the tests."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ LEEWAY = 25  # seconds that a test may take: in Redis they pass
 
 
 class SharedClock:
-    """Seconds that pass by themselves, and in Redis as well when they are told to."""
+    """A clock that runs, and that the tests can move, in Redis too."""
 
     def __init__(self, valkey):
         self._valkey = valkey
@@ -48,7 +48,7 @@ class SharedClock:
 
 @pytest.fixture(params=["memory", "redis"])
 def where(request):
-    """Where counts are kept."""
+    """The place of the counts."""
     return request.param
 
 
@@ -73,18 +73,18 @@ async def rate_limits(where, clock, request):
 
 
 async def kept(limit):
-    """How many counts there are."""
+    """Return the number of counts."""
     return await limit._limiter.storage.reset()
 
 
 def ours(error):
-    """What is to be suppressed: the error that was asked for, and nothing else."""
+    """Return the exceptions to suppress: the requested error only."""
     return (error,) if error else ()
 
 
 @pytest.fixture
 def attempt(rate_limits):
-    """Guess at a login; ``error`` is how it fails, None for the right password."""
+    """Attempt a log-in that fails with ``error``, or succeeds with None."""
 
     async def go(login="ann", address=HOME, error=AuthFailed):
         with suppress(*ours(error)):
@@ -108,14 +108,14 @@ def sign_up(rate_limits):
 
 @asynccontextmanager
 async def refused(seconds):
-    """What is done in the block is refused, for that long."""
+    """Assert that the block raises TooManyAttempts with about this time."""
     with pytest.raises(TooManyAttempts) as caught:
         yield
     assert seconds - LEEWAY <= caught.value.retry_after <= seconds
 
 
 async def until(probe):
-    """It holds, with others working meanwhile."""
+    """Wait until the probe is true."""
 
     async def look():
         return probe()
@@ -124,7 +124,7 @@ async def until(probe):
 
 
 async def test_login(attempt, clock):
-    """After so many failures for a login nobody gets in by it, from nowhere, right password or not; others do."""
+    """After too many failures a login is refused from any address, even with the right password; others are not."""
     for error in (AuthFailed, WrongPassword, AuthFailed):
         await attempt(error=error)
         clock.now += 10
@@ -135,7 +135,7 @@ async def test_login(attempt, clock):
 
 
 async def test_window_is_not_prolonged(attempt, clock):
-    """What is tried while the brake is on does not keep it on: it opens when the window ends."""
+    """Refused attempts do not prolong the window."""
     for _ in range(3):
         await attempt()
     for seconds in range(300, 0, -30):
@@ -146,7 +146,7 @@ async def test_window_is_not_prolonged(attempt, clock):
 
 
 async def test_window_begins_with_the_first_failure(attempt, clock, where):
-    """The window ends as long after the first failure, wherever in it the others are; then all guesses are back."""
+    """The window ends a fixed time after the first failure; then the full number of attempts is allowed."""
     left = 0.5 if where == "memory" else 30
     await attempt()
     clock.now += 300 - left
@@ -162,7 +162,7 @@ async def test_window_begins_with_the_first_failure(attempt, clock, where):
 
 
 async def test_success_wipes_out_the_login(attempt):
-    """Whoever gets in has all their guesses again."""
+    """A success clears the failures of the login."""
     for _ in range(5):
         await attempt(address=AWAY)
         await attempt(address=HOME)
@@ -170,7 +170,7 @@ async def test_success_wipes_out_the_login(attempt):
 
 
 async def test_other_errors_do_not_count(attempt):
-    """What fails for another reason is neither a failure nor a success."""
+    """Other errors count neither as a failure nor as a success."""
     for _ in range(2):
         await attempt()
     for _ in range(9):
@@ -181,7 +181,7 @@ async def test_other_errors_do_not_count(attempt):
 
 
 async def test_address(attempt, clock):
-    """After so many failures from one address it is refused whatever the login, one's own successes notwithstanding."""
+    """After too many failures an address is refused for any login, despite its successes."""
     for number in range(7):
         await attempt("mine", error=None)
         await attempt(f"user {number}")
@@ -196,7 +196,7 @@ async def test_address(attempt, clock):
 
 
 async def test_refusals_by_address_leave_the_login_alone(attempt):
-    """An address that is braked does not use up the guesses of logins."""
+    """Attempts refused by address do not count for the login."""
     for number in range(7):
         await attempt(f"user {number}")
     for _ in range(9):
@@ -207,7 +207,7 @@ async def test_refusals_by_address_leave_the_login_alone(attempt):
 
 
 async def test_burst(rate_limits):
-    """Of many guesses at once only so many are under way as may fail; when they have, the brake is on."""
+    """At most as many concurrent attempts run as may fail; then all are refused."""
     gate, begun = asyncio.Event(), []
 
     async def attempt():
@@ -227,7 +227,7 @@ async def test_burst(rate_limits):
 
 
 async def test_burst_of_those_who_are_right(rate_limits):
-    """However many log in at once, by one login and from one address, they wait for each other and get in."""
+    """Many concurrent right passwords for one login and address wait for each other and succeed."""
     most = under_way = 0
 
     async def log_in():
@@ -245,7 +245,7 @@ async def test_burst_of_those_who_are_right(rate_limits):
 
 
 async def test_waiting_for_those_under_way_is_bounded(rate_limits, monkeypatch):
-    """Whoever waits too long for them is told to come back, and is not counted."""
+    """An attempt that waits too long is refused, and not counted."""
     monkeypatch.setattr("att.accounts.rate_limits._WAIT_TIMEOUT", 0.05)
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(3):
@@ -257,7 +257,7 @@ async def test_waiting_for_those_under_way_is_bounded(rate_limits, monkeypatch):
 
 
 async def test_places_are_given_back(rate_limits, attempt):
-    """Whoever is refused, cancelled or right leaves no trace: nothing is kept but failures."""
+    """Refused, cancelled and successful attempts leave nothing but failures."""
     gate = asyncio.Event()
 
     async def wait():
@@ -277,7 +277,7 @@ async def test_places_are_given_back(rate_limits, attempt):
 
 
 async def test_sign_up(sign_up, clock):
-    """So many sign-ups from an address in a while, those that find the login taken counted, failures of ours not."""
+    """Sign-ups from an address are limited, including those for taken logins, excluding our own failures."""
     await sign_up()
     for _ in range(5):
         await sign_up(error=Busy)
@@ -290,7 +290,7 @@ async def test_sign_up(sign_up, clock):
 
 
 async def test_sign_ups_at_once(rate_limits):
-    """Many sign-ups at once do not get past either."""
+    """Concurrent sign-ups do not exceed the limit."""
     gate = asyncio.Event()
 
     async def sign_up():
@@ -316,7 +316,7 @@ async def test_sign_ups_at_once(rate_limits):
     ],
 )
 def test_network(one, other, are_one):
-    """An IPv4 address is counted by itself, an IPv6 address with its /64; our unix socket is one address."""
+    """IPv4 addresses count separately, IPv6 addresses by their /64, and our unix socket as one address."""
     assert (network_of(one) == network_of(other)) is are_one
 
 
@@ -324,7 +324,7 @@ def test_network(one, other, are_one):
 
 
 async def test_counts_that_have_ended_go():
-    """Of windows that have ended nothing is kept, once there is a hit."""
+    """The next count removes ended windows."""
     clock = Clock(1_000.0)
     counts = WindowCounts(clock)
     for number in range(100):
@@ -339,7 +339,7 @@ async def test_counts_that_have_ended_go():
 
 
 async def test_counts_are_bounded(monkeypatch):
-    """However many keys there are, so many are kept: those that came last."""
+    """The number of counts is bounded; the newest are kept."""
     clock = Clock(1_000.0)
     monkeypatch.setattr(module, "MAX_KEYS", 10)
     counts = WindowCounts(clock)

@@ -1,4 +1,4 @@
-"""Nodes that share a Redis, over HTTP: who is signed in on one is on all, and what happens while it is away."""
+"""Nodes that share a Redis, over HTTP: sessions on all nodes, and outages of Redis."""
 
 import sys
 from dataclasses import replace
@@ -23,7 +23,7 @@ ANN = {"login": "ann", "password": PASSWORD}
 
 @pytest.fixture
 def valkey():
-    """A Valkey of this test's own, which keeps what it was told."""
+    """A Valkey of this test, with persistence."""
     server = Valkey(appendonly="yes", appendfsync="always")
     server.start()
     yield server
@@ -43,7 +43,7 @@ def start(settings, valkey, aiohttp_client):
 
 @pytest.fixture
 async def nodes(start):
-    """Two of them."""
+    """Two nodes."""
     nodes = [await start(), await start()]
     for node in nodes:
         await eventually(lambda node=node: _is_told(node))
@@ -56,7 +56,7 @@ async def _is_told(node):
 
 @pytest.fixture
 async def client(nodes):
-    """The one on which people sign up."""
+    """The node for sign-ups."""
     return nodes[0]
 
 
@@ -66,19 +66,19 @@ async def ann(sign_up):
 
 
 async def problem(response):
-    """What a refusal says, and when to come back."""
+    """Return status, code and Retry-After of an error."""
     body = await response.json()
     assert body["status"] == response.status
     return response.status, body["error"], response.headers.get("Retry-After")
 
 
 def at(node, person):
-    """The same person, with the same token, at another node."""
+    """Return the same person, with the same token, at another node."""
     return Person(node, person.login, {"user_id": str(person.id), "token": person.token})
 
 
 async def hangs_up(socket):
-    """With what code the socket is closed."""
+    """Return the close code of the socket."""
     return (await socket.receive(timeout=5)).data
 
 
@@ -89,7 +89,7 @@ AWAY = (503, "redis unavailable", "1")
 
 
 async def test_signed_in_everywhere(nodes, ann):
-    """A token is good on each node; ended on one it is ended on all at once, also where it was seen a moment ago."""
+    """A token works on each node; its end on one node counts on all at once, also in caches."""
     there = at(nodes[1], ann)
     assert (await there.request("GET", "/users/me")).status == 200
     socket = await there.listen()
@@ -99,7 +99,7 @@ async def test_signed_in_everywhere(nodes, ann):
 
 
 async def test_password_changed(nodes, ann):
-    """A new password ends all sessions but the one that changed it, on every node."""
+    """A new password ends all sessions except the one that changed it, on every node."""
     response = await nodes[1].post("/login", json=ANN)
     phone = Person(nodes[1], "ann", await response.json())
     sockets = [await phone.listen(), await at(nodes[1], ann).listen()]
@@ -114,7 +114,7 @@ async def test_password_changed(nodes, ann):
 
 @pytest.mark.parametrize("change", ["DELETE FROM users WHERE login = 'ann'", "UPDATE users SET active = false"])
 async def test_gone_by_sql(nodes, ann, sql, change, monkeypatch):
-    """Whoever is deleted or disabled by SQL is announced, signed out on every node, and their sockets are closed."""
+    """A user deleted or disabled by SQL is signed out on every node, and their sockets are closed."""
     monkeypatch.setattr("att.sessions.cache.SessionCache.living", _all_of_them)  # which would end them, too
     sockets = [await at(node, ann).listen() for node in nodes]
     sql(change)
@@ -134,7 +134,7 @@ async def _all_of_them(_self, owners):
 
 
 async def test_told_twice(nodes, ann, monkeypatch):
-    """That a session has ended is told by the database as well, to a node that does not hear Redis."""
+    """The database also announces an ended session, for a node without Redis."""
     monkeypatch.setattr("att.sessions.cache.SessionCache.living", _all_of_them)
     phones = [Person(nodes[1], "ann", await (await nodes[1].post("/login", json=ANN)).json()) for _ in range(3)]
     sockets = [await person.listen() for person in (*phones, at(nodes[1], ann))]
@@ -152,7 +152,7 @@ async def test_told_twice(nodes, ann, monkeypatch):
 
 
 async def test_gone_by_sql_while_nobody_hears(nodes, ann, sql, postgresql, monkeypatch):
-    """What is missed of it is made up for by the look at open sockets."""
+    """The check of open sockets finds users whose announcement was missed."""
     monkeypatch.setattr("att.sessions.revocation.SessionRevoker.check_users", lambda *_: None)
     socket = await at(nodes[1], ann).listen()
     sql("UPDATE users SET active = false")
@@ -161,7 +161,7 @@ async def test_gone_by_sql_while_nobody_hears(nodes, ann, sql, postgresql, monke
 
 
 async def test_guesses_count_everywhere(start):
-    """Wrong passwords on one node slow the other one down."""
+    """Wrong passwords on one node count on the other."""
     nodes = [await start(login_failures=Rate(3, timedelta(minutes=5))) for _ in range(2)]
     statuses = [
         (await nodes[number % 2].post("/login", json=ANN | {"password": "wrong one"})).status for number in range(5)
@@ -173,7 +173,7 @@ async def test_guesses_count_everywhere(start):
 
 
 async def test_away_and_back(nodes, ann, valkey, sql, caplog):
-    """Nobody signs in, and the answer says so; open sockets stay, and hear; afterwards all is as it was."""
+    """Without Redis sign-in fails with a clear error; open sockets stay and receive; then everything works again."""
     await ann.make_group("tea")
     socket = await at(nodes[1], ann).listen()
     group_id = sql("SELECT id FROM groups")[0][0]
@@ -212,7 +212,7 @@ async def test_away_and_back(nodes, ann, valkey, sql, caplog):
 @pytest.mark.parametrize("is_announced", [True, False], ids=["announced", "found"])
 @pytest.mark.parametrize("change", ["DELETE FROM users WHERE login = 'ann'", "UPDATE users SET active = false"])
 async def test_gone_by_sql_while_it_is_away(nodes, ann, valkey, sql, change, is_announced, monkeypatch):
-    """The sockets of whoever is deleted or disabled are closed all the same; their sessions end when it is back."""
+    """Sockets of deleted and disabled users are closed at once; their sessions end when Redis is back."""
     if is_announced:
         monkeypatch.setattr("att.sessions.cache.SessionCache.living", _all_of_them)
     else:
@@ -231,7 +231,7 @@ async def test_gone_by_sql_while_it_is_away(nodes, ann, valkey, sql, change, is_
 
 
 async def test_changes_while_it_is_away(nodes, ann, valkey, sql, monkeypatch):
-    """A change that is to end sessions is refused as a whole, and can be made as soon as it is back."""
+    """A change that must end sessions fails as a whole, and succeeds when Redis is back."""
     monkeypatch.setattr(
         ann.client.app[SESSION_CACHE], "find", _always(await ann.client.app[SESSION_CACHE].find(ann.token))
     )
@@ -261,7 +261,7 @@ def _always(session):
 
 
 async def test_account_that_could_not_be_signed_in(nodes, valkey, sql, monkeypatch):
-    """When Redis goes just after the account has been made, the answer says that there is one."""
+    """If Redis fails right after the account is created, the error says that the account exists."""
     sign_up = module.Accounts.sign_up
 
     async def and_then(self, *args):
@@ -282,7 +282,7 @@ async def test_account_that_could_not_be_signed_in(nodes, valkey, sql, monkeypat
 
 
 async def test_database_away(nodes, ann, postgresql):
-    """While PostgreSQL is away nobody is taken for gone, and their sockets stay open."""
+    """While PostgreSQL is away no user counts as deleted, and sockets stay open."""
     socket = await at(nodes[1], ann).listen()
     with away(postgresql):
         assert (await problem(await nodes[0].post("/login", json=ANN)))[:2] == (503, "database unavailable")
@@ -297,7 +297,7 @@ async def test_database_away(nodes, ann, postgresql):
 
 
 async def test_library_missing(settings, monkeypatch):
-    """Without the library one line says what to install."""
+    """A missing library is one line that says what to install."""
     monkeypatch.setitem(sys.modules, "att.sessions.redis_store", None)  # as if its import had failed
     with pytest.raises(CannotStart, match=r"run pip install 'att-server\[redis\]'$"):
         async with open_backends(replace(settings, redis_url="redis://127.0.0.1")):

@@ -1,4 +1,4 @@
-"""The client of Redis: what it is connected to, how it fails, and that it comes back by itself."""
+"""The Redis client: connecting, failures and recovery."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ COUNT = Script("return redis.call('INCR', KEYS[1])")
 
 @pytest.fixture
 def own():
-    """A Valkey of this test's own, to kill or hold up."""
+    """A Valkey of this test, to kill or pause."""
     server = Valkey()
     server.start()
     yield server
@@ -48,7 +48,7 @@ async def any_link(request):
 
 
 async def test_what_there_is(valkey_url, cluster_url):
-    """It finds out whether it is one server, or one of a cluster."""
+    """It detects a single server and a cluster."""
     for url, is_cluster in [(valkey_url, False), (cluster_url, True), (valkey_url + "/3", False)]:
         redis_client = await RedisClient.connect(url)
         assert redis_client.is_cluster is is_cluster
@@ -57,7 +57,7 @@ async def test_what_there_is(valkey_url, cluster_url):
 
 
 async def test_unix_socket(tmp_path):
-    """It may be on a unix socket."""
+    """It connects to a unix socket."""
     path = tmp_path / "redis.sock"
     server = Valkey(unixsocket=str(path))
     server.start()
@@ -69,7 +69,7 @@ async def test_unix_socket(tmp_path):
 
 
 async def test_failed_connection(own):
-    """Each reason is one line that says what to look at, without the password."""
+    """Each failure is one line that says what to check, without the password."""
     own.ask("ACL", "SETUSER", "poor", "on", f">{SECRET}", "+get", "~att:*")
     place = f"127.0.0.1:{own.port}"
     for url, says in [
@@ -93,7 +93,7 @@ async def test_failed_connection(own):
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
 def test_what_may_stand_behind_the_question_mark(scheme):
-    """The library takes all of it."""
+    """The library accepts all of our query options."""
     values = {"socket_timeout": "1.5", "ssl_cert_reqs": "none"}
     names = [name for name in REDIS_QUERY if scheme == "rediss" or not name.startswith("ssl_")]
     url = parse_redis_url(f"{scheme}://host/?" + "&".join(f"{name}={values.get(name, 1)}" for name in names))
@@ -101,14 +101,14 @@ def test_what_may_stand_behind_the_question_mark(scheme):
 
 
 async def test_password_wanted(own):
-    """A server that wants a password says so, too, when none is given."""
+    """A missing password is reported like a wrong one."""
     own.ask("CONFIG", "SET", "requirepass", SECRET)
     with pytest.raises(CannotStart, match="rejects the user or password in --redis-url"):
         await RedisClient.connect(own.url)
 
 
 async def test_silence(monkeypatch):
-    """What accepts connections, and never answers, is given up."""
+    """A server that accepts connections but never answers is given up."""
     monkeypatch.setattr(module, "_CALL_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         place = f"127.0.0.1:{mute.getsockname()[1]}"
@@ -117,7 +117,7 @@ async def test_silence(monkeypatch):
 
 
 async def test_sentinel(tmp_path):
-    """A sentinel is told from a server."""
+    """A sentinel is recognised."""
     (tmp_path / "sentinel.conf").write_text("")
     port = PORTS.stop + 1
     process = subprocess.Popen(
@@ -146,7 +146,7 @@ async def test_sentinel(tmp_path):
     ],
 )
 def test_describe(url, place):
-    """Where it is, without who we are."""
+    """The address is shown without user and password."""
     assert describe(url) == place
 
 
@@ -154,7 +154,7 @@ def test_describe(url, place):
 
 
 async def test_run(any_link):
-    """A script runs, also where it is not known yet, or not any more."""
+    """A script runs, also on a server that does not know it yet or has lost it."""
     assert [await any_link.run(COUNT, ["att:x"]) for _ in range(2)] == [1, 2]
     async with any_link.guarded():
         await any_link.client.script_flush()
@@ -164,7 +164,7 @@ async def test_run(any_link):
 
 
 async def test_get_many(any_link):
-    """They come in the order in which they are asked for, wherever they are."""
+    """Values are in the order of the keys, from any slot."""
     for number in range(0, 100, 2):
         async with any_link.guarded():
             await any_link.client.set(f"att:{number}", number)
@@ -174,7 +174,7 @@ async def test_get_many(any_link):
 
 
 async def test_scan(any_link, monkeypatch):
-    """All keys of the pattern are found, in parts, and no others."""
+    """All matching keys are found, in batches, and no others."""
     monkeypatch.setattr(module, "SCAN_COUNT", 10)
     for number in range(100):
         async with any_link.guarded():
@@ -185,12 +185,12 @@ async def test_scan(any_link, monkeypatch):
 
 
 async def test_many_at_once(any_link):
-    """However many ask at once, each gets an answer."""
+    """Many concurrent calls all get their replies."""
     assert sorted(await asyncio.gather(*(any_link.run(COUNT, ["att:x"]) for _ in range(300)))) == [*range(1, 301)]
 
 
 async def test_too_many(redis_client, monkeypatch):
-    """Beyond so many who wait, the next one is told to come back; when those before have gone there is room again."""
+    """With a full queue a call gets Busy; later there is room again."""
     monkeypatch.setattr(module, "_QUEUE", 5)
     gate = asyncio.Event()
 
@@ -210,7 +210,7 @@ async def test_too_many(redis_client, monkeypatch):
 
 @pytest.mark.parametrize("steps", range(8))
 async def test_cancelled(redis_client, steps):
-    """Whoever is cancelled stops, at whatever moment; their turn and their connection are good for others."""
+    """A cancelled call stops at any moment, and its slot and connection stay usable."""
     await redis_client.ping()
 
     async def go_on():
@@ -235,14 +235,14 @@ async def test_cancelled(redis_client, steps):
 
 
 async def test_mistakes_of_ours(redis_client):
-    """They are no reason to try again, and raised as they are."""
+    """Our own mistakes are raised unchanged."""
     with pytest.raises(ResponseError, match="Wrong number of args"):
         await redis_client.run(Script("return redis.call('GET', KEYS[1], 'more')"), ["att:x"])
     await redis_client.run(COUNT, ["att:x"])
 
 
 async def test_missing_permission(own, caplog):
-    """It is the operator's to mend: one line of log, however often it happens, and for who asks it is unavailable."""
+    """A missing permission is logged once, and is unavailable to the caller."""
     own.ask("ACL", "SETUSER", "poor", "on", ">x", "~att:*", "+ping", "+evalsha", "+eval", "+get", "+mget")
     redis_client = await RedisClient.connect(f"redis://poor:x@127.0.0.1:{own.port}")
     for _ in range(3):
@@ -262,7 +262,7 @@ async def test_missing_permission(own, caplog):
     [("maxmemory", "1"), ("min-replicas-to-write", "1")],
 )
 async def test_server_that_cannot_write(own, redis_client, setting):
-    """It is told to come back: when it has room, or its replicas, it works again."""
+    """A server that cannot write is unavailable, and works again later."""
     own.ask("CONFIG", "SET", *setting)
     with pytest.raises(RedisUnavailable):
         await redis_client.run(COUNT, ["att:x"])
@@ -271,14 +271,14 @@ async def test_server_that_cannot_write(own, redis_client, setting):
 
 
 async def test_read_only(own, valkey_url, redis_client):
-    """A server that has become a replica takes nothing."""
+    """A server that has become a replica is unavailable."""
     own.ask("REPLICAOF", *valkey_url.removeprefix("redis://").split(":"))
     with pytest.raises(RedisUnavailable):
         await redis_client.run(COUNT, ["att:x"])
 
 
 async def test_away_and_back(own, redis_client):
-    """While it is away that is told at once, also to many; afterwards everything goes on, with no connection wasted."""
+    """An outage is raised at once, also to many callers; then calls work again, with no connection leaked."""
     await asyncio.gather(*(redis_client.ping() for _ in range(30)))
     own.kill()
     outcomes = await asyncio.gather(*(redis_client.run(COUNT, ["att:x"]) for _ in range(200)), return_exceptions=True)
@@ -292,7 +292,7 @@ async def test_away_and_back(own, redis_client):
 
 
 async def test_the_operator_is_told_why(own, monkeypatch):
-    """Where it is and what is wrong, also when it hangs, and nothing of the password."""
+    """The reason has the address and the fault, also of a hang, and no password."""
     own.ask("ACL", "SETUSER", "clerk", "on", f">{SECRET}", "~*", "&*", "+@all")
     redis_client = await RedisClient.connect(f"redis://clerk:{SECRET}@localhost:{own.port}")
     place = f"Redis at localhost:{own.port}"
@@ -318,7 +318,7 @@ async def test_the_operator_is_told_why(own, monkeypatch):
 
 
 async def test_restarted_meanwhile(own, redis_client):
-    """Connections that were lost while nobody used them are nobody's trouble."""
+    """Idle connections lost by a restart cause no errors."""
     await asyncio.gather(*(redis_client.ping() for _ in range(30)))
     own.kill()
     own.start()
@@ -328,7 +328,7 @@ async def test_restarted_meanwhile(own, redis_client):
 
 
 async def test_silent_server(own, monkeypatch):
-    """A server that hangs holds nobody up for long, and its late answer is nobody else's."""
+    """A hanging server blocks callers for a short time only, and its late reply reaches no other call."""
     monkeypatch.setitem(module._OPTIONS, "socket_timeout", 0.2)
     redis_client = await RedisClient.connect(own.url)
     own.ask("CLIENT", "PAUSE", "60000", "ALL")
@@ -341,7 +341,7 @@ async def test_silent_server(own, monkeypatch):
 
 
 async def test_patience(own, monkeypatch, redis_client):
-    """All that is done at once has its bound as well, with the wait for a turn."""
+    """A call has a time limit that includes its wait."""
     monkeypatch.setattr(module, "_CALL_TIMEOUT", 0.1)
     own.ask("CLIENT", "PAUSE", "60000", "ALL")
     with pytest.raises(RedisUnavailable):
@@ -351,7 +351,7 @@ async def test_patience(own, monkeypatch, redis_client):
 
 
 async def test_cluster_that_lost_a_part():
-    """What is there is served, what is not is unavailable, and that is seen by the ping; it comes back by itself."""
+    """Slots that are up work, others are unavailable, and ping fails; then it recovers."""
     cluster = ValkeyCluster()
     cluster.start()
     redis_client = await RedisClient.connect(cluster.url)

@@ -1,4 +1,4 @@
-"""Sessions as keys of Redis: what is kept and for how long, what is announced, and what happens without Redis."""
+"""Sessions as Redis keys: their contents and lifetimes, announcements, and outages of Redis."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ ADD_USER = """
 
 @pytest.fixture(params=["valkey_url", "cluster_url"])
 async def store(request, db):
-    """The store, in one server and in a cluster."""
+    """The store in one server and in a cluster."""
     async with in_redis(request.getfixturevalue(request.param), db, TTL) as store:
         yield store
 
@@ -44,7 +44,7 @@ def sessions(store):
 
 @pytest.fixture
 def add_user(sql):
-    """Somebody new, who has just shown who they are."""
+    """Add a user; return them as verified."""
     return lambda login: Verified(sql(ADD_USER, login, login, HASH)[0][0], HASH)
 
 
@@ -55,19 +55,19 @@ def ann(add_user):
 
 @pytest.fixture
 def sign_in(sessions, ann):
-    """One more session of Ann's."""
+    """Create one more session of Ann."""
     return lambda: sessions.create(ann, LAPTOP)
 
 
 class Announced:
-    """What is published of sessions that have ended."""
+    """Records announcements of ended sessions."""
 
     def __init__(self, pubsub):
         self._pubsub = pubsub
         self.messages = []
 
     def until(self, session_id):
-        """The ids that were told, when this one is."""
+        """Return the announced ids once this one is among them."""
         for _ in range(500):
             message = self._pubsub.get_message(ignore_subscribe_messages=True, timeout=0.01)
             if message:
@@ -79,7 +79,7 @@ class Announced:
 
 @pytest.fixture
 def announced(store, request):
-    """From now on."""
+    """Announcements from now on."""
     with contextlib.closing(store.client.pubsub()) as pubsub:
         pubsub.subscribe(ENDED_CHANNEL)
         for _ in range(1_000):
@@ -92,7 +92,7 @@ def announced(store, request):
 
 
 async def test_everything_expires(store, sign_in, ann, sessions):
-    """Each key begins with att:, and goes by itself when the session does, or a little later."""
+    """Each key begins with att:, and expires with its session or a little later."""
     one = await sign_in()
     await sessions.find(one.token)
     keys = [*store.client.scan_iter(count=1_000)]
@@ -112,7 +112,7 @@ async def test_everything_expires(store, sign_in, ann, sessions):
 
 
 async def test_nothing_is_left_of_what_ended(store, sessions, sign_in, ann):
-    """Ending one, or all, leaves no key behind."""
+    """Ending one session, or all, leaves no key."""
     for number in range(3):
         made = [await sign_in() for _ in range(3)]
         if number == 0:
@@ -124,7 +124,7 @@ async def test_nothing_is_left_of_what_ended(store, sessions, sign_in, ann):
 
 
 async def test_expired_leave_the_sets(store, sessions, sign_in, ann):
-    """Of what has expired nothing is left in the user's sets, once they sign in again."""
+    """The next sign-in removes expired sessions from the user's sets."""
     expired = [(await sign_in()).session.id for _ in range(3)]
     store.age(timedelta(seconds=-1), TTL, *expired)
     live = (await sign_in()).session.id
@@ -133,7 +133,7 @@ async def test_expired_leave_the_sets(store, sessions, sign_in, ann):
 
 
 async def test_pointers_slide(store, sessions, sign_in):
-    """Where a session is found slides with it, and outlives it a little."""
+    """The pointers are prolonged with the session, and outlive it a little."""
     one = await sign_in()
     store.age(timedelta(minutes=1), TTL)
     for key in store.client.scan_iter("att:*", count=1_000):
@@ -147,7 +147,7 @@ async def test_pointers_slide(store, sessions, sign_in):
 
 
 async def test_what_points_at_nothing(store, sessions, sign_in):
-    """It is harmless: the session is not there."""
+    """A pointer to a missing session is harmless."""
     one = await sign_in()
     store.client.delete(f"att:{{{one.session.user_id}}}:session:{one.session.id}")
     assert await sessions.find(one.token) is None
@@ -161,7 +161,7 @@ async def test_what_points_at_nothing(store, sessions, sign_in):
 
 
 async def test_most_sessions(store, sessions, sign_in, ann, announced, monkeypatch):
-    """Of one user there are so many; the next one ends, and announces, the one that would expire first."""
+    """Above the limit of one user, a new session ends, and announces, the one that expires first."""
     limit = f"- {MAX_SESSIONS}\n"
     assert limit in module.CREATE.source
     monkeypatch.setattr(module, "CREATE", Script(module.CREATE.source.replace(limit, "- 3\n")))
@@ -176,7 +176,7 @@ async def test_most_sessions(store, sessions, sign_in, ann, announced, monkeypat
 
 
 async def test_announced(store, sessions, sign_in, add_user, announced, sql):
-    """Each that is ended, however that is done, once; and none that was kept, or has expired."""
+    """Each ended session is announced once; kept and expired ones are not."""
     one, two, three, four, kept, expired, last = [await sign_in() for _ in range(7)]
     user_id = one.session.user_id
     store.age(timedelta(seconds=-1), TTL, expired.session.id)
@@ -197,7 +197,7 @@ async def test_announced(store, sessions, sign_in, add_user, announced, sql):
 
 
 async def test_announced_in_parts(store, sessions, ann, announced):
-    """Very many that end together are told in messages of a bounded size, each once."""
+    """Many ids are announced in messages of bounded size, each id once."""
     ids = [(await sessions.create(ann, LAPTOP)).session.id for _ in range(IDS_PER_MESSAGE + 3)]
     ended = await sessions.end_all(ann.user_id)
     assert sorted(ended) == sorted(ids)
@@ -209,7 +209,7 @@ async def test_announced_in_parts(store, sessions, ann, announced):
 
 
 async def test_sweep_in_parts(store, sessions, add_user, sql, monkeypatch):
-    """However many users there are, they are looked at some at a time."""
+    """A sweep checks any number of users in batches."""
     monkeypatch.setattr(client, "SCAN_COUNT", 10)
     asked = []
     monkeypatch.setattr(store._db, "fetch_all", _noting(asked, store._db.fetch_all))
@@ -232,7 +232,7 @@ def _noting(asked, fetch_all):
 
 
 async def test_sweep_by_turns(store, sessions, ann, sql):
-    """Of many nodes one sweeps, and nobody else for the next minute."""
+    """One node sweeps, and no other within the next minute."""
     for _ in range(2):
         await sessions.create(ann, LAPTOP)
         sql("UPDATE users SET active = false")
@@ -250,7 +250,7 @@ async def test_sweep_by_turns(store, sessions, ann, sql):
 
 
 async def test_sweep_without_the_database(store, sessions, ann, monkeypatch):
-    """Nobody is taken for gone because nobody could be asked."""
+    """Without the database no user counts as deleted."""
     one = await sessions.create(ann, LAPTOP)
 
     async def fail(*_, **__):
@@ -269,7 +269,7 @@ async def test_sweep_without_the_database(store, sessions, ann, monkeypatch):
 
 @pytest.fixture
 async def own(db):
-    """A Valkey of this test's own that keeps what it was told, and a store in it."""
+    """A Valkey of this test, with persistence, and a store in it."""
     server = Valkey(appendonly="yes", appendfsync="always")
     server.start()
     async with in_redis(server.url, db, TTL) as store:
@@ -278,7 +278,7 @@ async def own(db):
 
 
 async def test_away_and_back(own, ann, db):
-    """Each verb says so while Redis is away; then everything is as it was, for what was kept on its disk."""
+    """Each method raises while Redis is away; then everything that was saved is there again."""
     server, store = own
     sessions = store.sessions
     one = await sessions.create(ann, LAPTOP)
@@ -312,7 +312,7 @@ async def test_away_and_back(own, ann, db):
 
 
 async def test_no_connection_is_held_for_redis(own, ann, db, sql):
-    """Those who log in while Redis hangs keep nobody else from the database."""
+    """Log-ins during a hang of Redis hold no connections to the database."""
     server, store = own
     server.ask("CLIENT", "PAUSE", "60000", "ALL")
     logging_in = [asyncio.create_task(store.sessions.create(ann, LAPTOP)) for _ in range(30)]
@@ -325,7 +325,7 @@ async def test_no_connection_is_held_for_redis(own, ann, db, sql):
 
 
 async def test_change_that_cannot_end_sessions(own, ann, db, sql):
-    """What is to end sessions is not done without: it is rolled back, and they go on."""
+    """A change that cannot end sessions is rolled back, and they stay."""
     server, store = own
     one = await store.sessions.create(ann, LAPTOP)
     with pytest.raises(RedisUnavailable):

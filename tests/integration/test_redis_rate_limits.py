@@ -1,4 +1,4 @@
-"""Counts in Redis: of all nodes, and of a cluster too; they go by themselves, and nothing is guessed without them."""
+"""Counts in Redis, shared by nodes, also in a cluster: they expire, and without them no password is checked."""
 
 import asyncio
 from collections import Counter
@@ -32,12 +32,12 @@ def counts(redis_client):
 
 
 def rate_limits_on(redis_client):
-    """What a node has."""
+    """Return the rate limits of one node."""
     return RateLimits(RATE, Rate(100, RATE.per), RATE, make_counts=lambda name: RedisCounts(redis_client, name))
 
 
 async def test_counts(counts, redis_client):
-    """They grow by what is counted, each key by itself and each rate by itself, and can be forgotten."""
+    """Counts grow for each key and rate separately, and can be cleared."""
     assert [await counts.incr("ann", 60), await counts.incr("ann", 60, 3), await counts.incr("bob", 60)] == [1, 4, 1]
     assert [await counts.get(key) for key in ("ann", "bob", "eve")] == [4, 1, 0]
     assert await RedisCounts(redis_client, "address").get("ann") == 0
@@ -48,7 +48,7 @@ async def test_counts(counts, redis_client):
 
 
 async def test_reset(counts, redis_client):
-    """All of the rate are forgotten, and no other."""
+    """All counts of the rate are deleted, and no others."""
     other = RedisCounts(redis_client, "address")
     await other.incr("ann", 60)
     for number in range(30):
@@ -59,7 +59,7 @@ async def test_reset(counts, redis_client):
 
 
 async def test_window(redis_client):
-    """It begins with the first, is not prolonged by later ones, and what was counted in it then goes by itself."""
+    """The window starts with the first count, later counts do not prolong it, and it expires."""
     counts = RedisCounts(redis_client, "login", clock=lambda: 1_000.0)
     assert await counts.get_expiry("ann") == 1_000
     await counts.incr("ann", 1)
@@ -75,7 +75,7 @@ async def test_window(redis_client):
 
 
 async def test_nodes_share_them(redis_client):
-    """What fails on one node counts on the other."""
+    """Failures on one node count on the other."""
     nodes = [rate_limits_on(redis_client), rate_limits_on(redis_client)]
     for number in range(3):
         with pytest.raises(AuthFailed):
@@ -88,7 +88,7 @@ async def test_nodes_share_them(redis_client):
 
 
 async def test_attempts_at_once_on_many_nodes(redis_client):
-    """At most so many as may fail are under way on each node; when they have, the brake is on everywhere."""
+    """Each node runs at most as many attempts as may fail; then all nodes refuse."""
     nodes = [rate_limits_on(redis_client) for _ in range(3)]
 
     async def attempt(node):
@@ -105,7 +105,7 @@ async def test_attempts_at_once_on_many_nodes(redis_client):
 
 
 async def test_without_redis():
-    """Nobody guesses uncounted; who has got in or signed up by then is in."""
+    """No attempt is uncounted; a log-in or sign-up that has succeeded stays."""
     valkey = Valkey()
     valkey.start()
     redis_client = await RedisClient.connect(valkey.url)

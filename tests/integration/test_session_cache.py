@@ -1,4 +1,4 @@
-"""The cache of sessions: it spares the database, and never lets in whoever has been shown out."""
+"""The cache of sessions: it saves queries, and never returns an ended session."""
 
 import asyncio
 from datetime import timedelta
@@ -18,7 +18,7 @@ HASH = "$argon2id$of-ann"
 
 
 class Counting(PostgresSessions):
-    """Sessions in PostgreSQL that count how often they are looked for, and can be held up when they were found."""
+    """Sessions in PostgreSQL that count reads, and can be paused after a read."""
 
     finds = 0
 
@@ -36,7 +36,7 @@ class Counting(PostgresSessions):
 
 
 class RecordingListener:
-    """Keeps what it is told, and whether the cache had forgotten by then."""
+    """Records its calls, and the size of the cache at each."""
 
     def __init__(self):
         self.told = []
@@ -69,7 +69,7 @@ def clock():
 
 @pytest.fixture
 def cache(store, listener, clock):
-    """One that is told of what ends elsewhere."""
+    """A cache that is notified of sessions that end elsewhere."""
     listener.cache = cache = SessionCache(store, listener, clock)
     cache.trust(is_notified=True)
     return cache
@@ -77,7 +77,7 @@ def cache(store, listener, clock):
 
 @pytest.fixture
 def sign_in(cache, sql, ann_id):
-    """One more session of Ann's, or of somebody else's."""
+    """Create a session, of Ann by default."""
     sql("UPDATE users SET password_hash = %s", HASH)
     return lambda user_id=ann_id: cache.create(Verified(user_id, HASH), LAPTOP)
 
@@ -88,7 +88,7 @@ async def ann(sign_in):
 
 
 async def test_seen_a_moment_ago(cache, store, clock, ann):
-    """It is the same session, and costs no query for some seconds after it was read."""
+    """A read session is returned for some seconds without a query."""
     assert await cache.find(ann.token) == ann.session
     clock.now += _SECONDS - 0.1
     assert [await cache.find(ann.token) for _ in range(3)] == [ann.session] * 3
@@ -99,14 +99,14 @@ async def test_seen_a_moment_ago(cache, store, clock, ann):
 
 
 async def test_unknown_tokens(cache, store, ann):
-    """They are looked for each time: somebody may sign in with them."""
+    """Unknown tokens are looked up each time: a sign-in may create the session."""
     for _ in range(2):
         assert await cache.find("A" * 43) is None
     assert store.finds == 2
 
 
 async def test_expiry(cache, store, clock, sql, ann):
-    """A session is not known for longer than it lives."""
+    """A cached session expires on time."""
     sql("UPDATE sessions SET expires_at = now() + interval '2 s', last_seen_at = now()")
     assert await cache.find(ann.token) is not None
     clock.now += 2.1
@@ -116,7 +116,7 @@ async def test_expiry(cache, store, clock, sql, ann):
 
 
 async def test_slid_once(cache, sql, ann):
-    """That its expiry was moved is told to whoever caused it, and to nobody after."""
+    """Only the request that prolonged the session sees ``slid``."""
     sql("UPDATE sessions SET last_seen_at = now() - interval '1 h'")
     assert [(await cache.find(ann.token)).slid for _ in range(2)] == [True, False]
 
@@ -130,14 +130,14 @@ ENDINGS = {
 
 @pytest.mark.parametrize("end", ENDINGS.values(), ids=ENDINGS)
 async def test_ended(cache, end, ann):
-    """It counts at once."""
+    """An ended session leaves the cache at once."""
     assert await cache.find(ann.token) == ann.session
     await end(cache, ann.session)
     assert await cache.find(ann.token) is None
 
 
 async def test_end_all_but_one(cache, store, sign_in, ann, add_user, sql):
-    """All of the user's are asked for anew; those of others are not."""
+    """All sessions of the user are read again; those of others stay cached."""
     kept, bob_id = await sign_in(), add_user("bob").user_id
     sql("UPDATE users SET password_hash = %s", HASH)
     bob = await sign_in(bob_id)
@@ -157,7 +157,7 @@ TELLINGS = {
 
 @pytest.mark.parametrize("which", TELLINGS)
 async def test_told(cache, listener, sql, ann, which):
-    """What it is told as an listener it has forgotten before it passes that on; others' it keeps."""
+    """An event drops the session from the cache before it is forwarded; other sessions stay."""
     assert await cache.find(ann.token) == ann.session
     TELLINGS[which](cache, ann.session._replace(id=uuid4(), user_id=uuid4()))
     listener.told.clear()
@@ -171,7 +171,7 @@ async def test_told(cache, listener, sql, ann, which):
 
 @pytest.mark.parametrize("end", [*ENDINGS.values(), *TELLINGS.values()], ids=[*ENDINGS, *TELLINGS])
 async def test_ended_while_it_is_read(cache, store, sql, ann, end):
-    """It was found before it ended, and is not kept."""
+    """A session that ends while it is read is not cached."""
     store.gate.clear()
     finding = asyncio.create_task(cache.find(ann.token))
     await asyncio.wait_for(store.found.wait(), 5)
@@ -185,7 +185,7 @@ async def test_ended_while_it_is_read(cache, store, sql, ann, end):
 
 
 async def test_an_ending_that_fails(cache, store, ann, monkeypatch):
-    """It is not known whether the session has ended, and so it is asked for anew."""
+    """After a failed end, the session is read again."""
     await cache.find(ann.token)
     with pytest.raises(NoSuchSession):
         await cache.end_one(uuid4(), ann.session.id)
@@ -194,7 +194,7 @@ async def test_an_ending_that_fails(cache, store, ann, monkeypatch):
 
 
 async def test_trust(cache, store, sql, ann):
-    """Nothing is kept, nor used that was, while it is not told of what ends elsewhere."""
+    """Without notifications of other nodes, nothing is cached or returned from the cache."""
     await cache.find(ann.token)
     cache.trust(is_notified=False)
     for _ in range(2):
@@ -208,7 +208,7 @@ async def test_trust(cache, store, sql, ann):
 
 @pytest.mark.parametrize("is_told", [False, True])
 async def test_trust_while_it_is_read(cache, store, sql, ann, is_told):
-    """What was found before rings were missed is not kept."""
+    """A session that was read while notifications were missed is not cached."""
     store.gate.clear()
     finding = asyncio.create_task(cache.find(ann.token))
     await asyncio.wait_for(store.found.wait(), 5)
@@ -221,7 +221,7 @@ async def test_trust_while_it_is_read(cache, store, sql, ann, is_told):
 
 
 async def test_nothing_is_kept_at_first(store, listener, ann):
-    """Nobody has said yet that it is told of what ends elsewhere."""
+    """A new cache is not used before ``trust``."""
     listener.cache = cache = SessionCache(store, listener)
     for _ in range(2):
         assert await cache.find(ann.token) == ann.session
@@ -229,7 +229,7 @@ async def test_nothing_is_kept_at_first(store, listener, ann):
 
 
 async def test_bounded(cache, store, sign_in, monkeypatch):
-    """However many sessions there are, no more than so many are kept, and they are those read last."""
+    """The cache keeps a bounded number of sessions, those read last."""
     monkeypatch.setattr(module, "SIZE", 3)
     signed_in = [await sign_in() for _ in range(5)]
     for each in signed_in:
@@ -243,7 +243,7 @@ async def test_bounded(cache, store, sign_in, monkeypatch):
 
 
 async def test_full_and_read_by_many_at_once(cache, store, sign_in, monkeypatch):
-    """To make room for one session is no reason not to keep the next."""
+    """A full cache still takes each new session of concurrent reads."""
     monkeypatch.setattr(module, "SIZE", 2)
     one, *others = [await sign_in() for _ in range(4)]
     for each in (one, others[0]):
@@ -253,7 +253,7 @@ async def test_full_and_read_by_many_at_once(cache, store, sign_in, monkeypatch)
 
 
 async def test_the_rest_is_passed_on(cache, ann):
-    """Looking by id and listing go to the store."""
+    """Reads by id and lists go to the store."""
     assert await cache.check(ann.session.id) == ann.session
     assert await cache.living({ann.session.id: ann.session.user_id, uuid4(): uuid4()}) == {ann.session.id}
     assert await cache.departed([ann.session.user_id]) == []

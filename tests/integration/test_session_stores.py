@@ -1,4 +1,4 @@
-"""Sessions, wherever they are kept, and what a browser's cookie does with them."""
+"""The session stores, and the session cookie of browsers."""
 
 import asyncio
 import contextlib
@@ -61,7 +61,7 @@ MALFORMED = {
 
 @pytest.fixture
 def sql(postgresql):
-    """Run SQL beside the application; its rows, if it has any."""
+    """Run SQL beside the application; return its rows, if any."""
 
     def run(query, *params):
         cursor = postgresql.execute(query, params)
@@ -74,7 +74,7 @@ def sql(postgresql):
 
 @pytest.fixture(params=["postgres", "redis", "cluster"])
 async def store(request, db, sql):
-    """Each of the stores, with nothing in it."""
+    """Each of the stores, empty."""
     if request.param == "postgres":
         yield InPostgres(db, sql, TTL)
         return
@@ -91,7 +91,7 @@ def sessions(store):
 
 @pytest.fixture
 def add_user(sql):
-    """Somebody new, who has just shown who they are."""
+    """Add a user; return them as verified."""
 
     def go(login):
         return Verified(sql(ADD_USER, login, login, HASH)[0][0], HASH)
@@ -106,13 +106,13 @@ def ann_verified(add_user):
 
 @pytest.fixture
 def sign_in(sessions, ann_verified):
-    """One more session of Ann's."""
+    """Create one more session of Ann."""
     return lambda: sessions.create(ann_verified, LAPTOP)
 
 
 @pytest.fixture
 def age(store):
-    """Leave these sessions, or all, just this much to live, as if they had been last used that much earlier."""
+    """Make these or all sessions expire after this time, as if their last use was earlier."""
     return lambda left, *session_ids, ttl=TTL: store.age(left, ttl, *session_ids)
 
 
@@ -127,7 +127,7 @@ async def test_token_form(sign_in):
 
 
 async def test_only_hash_is_stored(sign_in, store):
-    """What is kept of a token is its SHA-256, and the token in no form."""
+    """Only the SHA-256 of a token is stored."""
     token = (await sign_in()).token
     everything = store.everything()
     assert hashlib.sha256(token.encode()).hexdigest() in everything
@@ -139,7 +139,7 @@ async def test_only_hash_is_stored(sign_in, store):
 
 
 async def test_create(store, sign_in, ann_verified):
-    """A session is its user's, lives for the TTL, and bears what it was begun with."""
+    """A session belongs to its user, lives for the TTL, and stores its client."""
     one = await sign_in()
     ((session_id, user_id, created_at, seen_at, expires_at, address, agent),) = store.rows()
     assert (session_id, user_id, expires_at) == one.session[:3]
@@ -153,7 +153,7 @@ async def test_create(store, sign_in, ann_verified):
 
 @pytest.mark.parametrize("client", [ClientInfo(None, None), ClientInfo("::1", 'a "quoted" \\ näme { } % 日本 \u2028')])
 async def test_create_with_details(sessions, store, ann_verified, client):
-    """Details are kept as they are, be they nothing or anything that prints."""
+    """Details are stored unchanged, also empty and unusual ones."""
     await sessions.create(ann_verified, client)
     assert [row[-2:] for row in store.rows()] == [client]
     page = await sessions.of_user(ann_verified.user_id, Window())
@@ -161,7 +161,7 @@ async def test_create_with_details(sessions, store, ann_verified, client):
 
 
 async def test_create_for_nobody(sessions, store, sql, ann_verified, add_user):
-    """No session is begun by who is unknown, disabled, or was told by a password that is not theirs any more."""
+    """An unknown or disabled user, or an outdated password, gets no session."""
     off, without = add_user("off"), add_user("without")
     sql("UPDATE users SET active = false WHERE login = 'off'")
     sql("UPDATE users SET password_hash = NULL WHERE login = 'without'")
@@ -180,7 +180,7 @@ CHANGES = {
 
 @pytest.fixture
 def waiting(postgresql, sql):
-    """Whether somebody waits for a row that is locked."""
+    """Return True if a backend waits for a locked row."""
 
     async def probe():
         with psycopg.connect(dsn_of(postgresql)) as other:
@@ -194,7 +194,7 @@ def waiting(postgresql, sql):
 @pytest.mark.parametrize("is_committed", [False, True])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 async def test_create_during_a_change(*, store, postgresql, sign_in, waiting, change, is_committed):
-    """A log-in that meets a disabling, a new password or a deletion waits for its outcome, and goes by it."""
+    """A log-in during a disabling, a new password or a deletion waits for its outcome, and respects it."""
     postgresql.execute(change)
     signing_in = asyncio.create_task(sign_in())
     await eventually(waiting)
@@ -210,7 +210,7 @@ async def test_create_during_a_change(*, store, postgresql, sign_in, waiting, ch
 
 
 async def test_log_in_during_a_change(sessions, store, db, sign_in, waiting):
-    """When a user is changed, and then their sessions are ended, none that was begun meanwhile is left."""
+    """When a change of a user ends their sessions, no session created meanwhile survives."""
     earlier = (await sign_in()).session
     async with db.transaction() as transaction:
         await transaction.execute(prepare(update(users).values(password_hash="another")))
@@ -224,7 +224,7 @@ async def test_log_in_during_a_change(sessions, store, db, sign_in, waiting):
 
 
 async def test_change_during_a_log_in(sessions, store, db, sql, ann_verified, waiting, monkeypatch):
-    """A change that meets a log-in waits until the session is there, and then ends it: none slips through between."""
+    """A change during a log-in waits for the session, and then ends it."""
     begun, go_on = asyncio.Event(), asyncio.Event()
     commit = Transaction.commit
 
@@ -254,7 +254,7 @@ async def test_change_during_a_log_in(sessions, store, db, sql, ann_verified, wa
 
 
 async def test_many_log_ins_and_changes(sessions, store, db, sql, ann_verified):
-    """However log-ins and changes of the password meet, no session outlives the password that it was begun by."""
+    """Under concurrent log-ins and changes of the password, no session outlives its password."""
 
     async def change(number):
         async with db.transaction() as transaction:
@@ -272,7 +272,7 @@ async def test_many_log_ins_and_changes(sessions, store, db, sql, ann_verified):
 
 
 async def test_log_in_while_hashes_are_renewed(db, sessions):
-    """Of many who log in at once by a hash that is to be renewed, each gets a session."""
+    """All of many concurrent log-ins with an outdated hash get a session."""
     cheap, dearer = Passwords(CHEAPEST), Passwords(CHEAPEST._replace(time_cost=2))
     listener = Hub(Registry())
     await Accounts(db, cheap, sessions, listener).sign_up("ann", PASSWORD, "")
@@ -288,7 +288,7 @@ async def test_log_in_while_hashes_are_renewed(db, sessions):
 
 
 async def test_find_check_end(sessions, sign_in):
-    """A session is found by token and by id until it is ended; others are left alone, and ending twice is harmless."""
+    """A session is found by token and id until it ends; others stay, and a repeated end is harmless."""
     one, other = await sign_in(), await sign_in()
     assert await sessions.find(one.token) == one.session
     assert await sessions.check(one.session.id) == one.session
@@ -300,7 +300,7 @@ async def test_find_check_end(sessions, sign_in):
 
 
 async def test_unknown(sessions, sign_in):
-    """What was never given out is not found: neither token nor id, nor an id as a token."""
+    """Unknown tokens and ids are not found, nor is an id used as a token."""
     session_id = (await sign_in()).session.id
     assert await sessions.find("A" * 43) is None
     assert await sessions.find(str(session_id)) is None
@@ -309,7 +309,7 @@ async def test_unknown(sessions, sign_in):
 
 
 async def test_malformed_tokens(sessions, sign_in):
-    """What cannot be a token is nobody's."""
+    """Malformed tokens are not found."""
     await sign_in()
     assert {name: await sessions.find(token) for name, token in MALFORMED.items()} == dict.fromkeys(MALFORMED)
 
@@ -319,7 +319,7 @@ def owners(*sessions):
 
 
 async def test_living(sessions, sign_in, add_user, age):
-    """Of those that are asked for, whoever's they are, the ones that have neither ended nor expired."""
+    """The given sessions that have neither ended nor expired are returned, of any user."""
     live, ended, expired, _ = [(await sign_in()).session for _ in range(4)]
     bobs = (await sessions.create(add_user("bob"), LAPTOP)).session
     await sessions.end(ended.id)
@@ -331,7 +331,7 @@ async def test_living(sessions, sign_in, add_user, age):
 
 @pytest.mark.parametrize("change", ["DELETE FROM users", "UPDATE users SET active = false"])
 async def test_departed(sessions, store, sql, sign_in, add_user, change):
-    """Users who are deleted or disabled by SQL are those whose sessions are to end, unless they have with that."""
+    """Users deleted or disabled by SQL are returned, unless the database has ended their sessions."""
     one, bob = await sign_in(), add_user("bob")
     bobs = await sessions.create(bob, LAPTOP)
     sql(f"{change} WHERE login = 'ann'")
@@ -346,7 +346,7 @@ async def test_departed(sessions, store, sql, sign_in, add_user, change):
 
 @pytest.mark.parametrize("change", ["DELETE FROM users", "UPDATE users SET active = false"])
 async def test_departed_are_not_living(sessions, sql, sign_in, add_user, change):
-    """Who is deleted or disabled by SQL has no live session, whether or not that was heard."""
+    """A user deleted or disabled by SQL has no live session, announced or not."""
     one, bobs = await sign_in(), await sessions.create(add_user("bob"), LAPTOP)
     sql(f"{change} WHERE login = 'ann'")
     assert await sessions.living(owners(one.session, bobs.session)) == {bobs.session.id}
@@ -354,7 +354,7 @@ async def test_departed_are_not_living(sessions, sql, sign_in, add_user, change)
 
 
 async def test_sweep_ends_departed(sessions, store, sql, add_user):
-    """Whoever is deleted or disabled has no sessions after a sweep; those of active users are left alone."""
+    """A sweep ends the sessions of deleted and disabled users, and keeps those of active ones."""
     users_ = [add_user(f"user {number}") for number in range(30)]
     made = [await sessions.create(user, LAPTOP) for user in users_]
     sql("DELETE FROM users WHERE right(login, 1) = '1'")
@@ -367,7 +367,7 @@ async def test_sweep_ends_departed(sessions, store, sql, add_user):
 
 
 async def test_end_one(sessions, sign_in, add_user):
-    """A session is ended by its user's id and its own, and by no other's."""
+    """A session ends by its own id and its user's id, and by no others."""
     one, other = await sign_in(), await sign_in()
     bob = add_user("bob")
     for user_id, session_id in [(bob.user_id, one.session.id), (one.session.user_id, uuid4())]:
@@ -380,7 +380,7 @@ async def test_end_one(sessions, sign_in, add_user):
 
 
 async def test_end_all(sessions, store, sign_in, add_user):
-    """All of a user's end but the one to keep; nobody else's."""
+    """All sessions of the user end except the kept one; those of others stay."""
     made = [await sign_in() for _ in range(4)]
     user_id, (one, *others) = made[0].session.user_id, [each.session.id for each in made]
     bobs = (await sessions.create(add_user("bob"), LAPTOP)).session.id
@@ -393,7 +393,7 @@ async def test_end_all(sessions, store, sign_in, add_user):
 
 
 async def test_end_all_in_a_transaction(sessions, store, db, sign_in):
-    """In a transaction they have ended when it is committed."""
+    """In a transaction they have ended at its commit."""
     ids = [(await sign_in()).session.id for _ in range(3)]
     async with db.transaction() as transaction:
         ended = await sessions.end_all(store.rows()[0][1], keep=ids[0], transaction=transaction)
@@ -402,7 +402,7 @@ async def test_end_all_in_a_transaction(sessions, store, db, sign_in):
 
 
 async def test_of_user(sessions, store, sign_in, add_user, ann_verified, age):
-    """The live sessions of one user, newest first, page by page, also of those that were begun at the same moment."""
+    """The live sessions of a user are listed newest first, page by page, also those of the same moment."""
     ids = [(await sign_in()).session.id for _ in range(6)]
     store.begin_at_once(ids[2:5])
     age(timedelta(seconds=-1), ids[0])
@@ -427,7 +427,7 @@ async def test_of_user(sessions, store, sign_in, add_user, ann_verified, age):
 
 
 async def test_of_user_whose_cursor_has_ended(sessions, sign_in, ann_verified):
-    """A page begins where the one before ended, also when the session there has ended meanwhile."""
+    """A page follows the previous one, even if the session of the cursor has ended."""
     newest = [(await sign_in()).session.id for _ in range(4)][::-1]
     page = await sessions.of_user(ann_verified.user_id, Window(2))
     await sessions.end(newest[1])
@@ -439,7 +439,7 @@ async def test_of_user_whose_cursor_has_ended(sessions, sign_in, ann_verified):
 
 
 async def test_expired(sessions, sign_in, age, ann_verified):
-    """A session that has expired is not found, and not brought back by looking for it."""
+    """An expired session is not found, and a read does not restore it."""
     one = await sign_in()
     age(timedelta(seconds=-1))
     for _ in range(2):
@@ -451,13 +451,13 @@ async def test_expired(sessions, sign_in, age, ann_verified):
 
 
 async def expect_nothing(sessions, one):
-    """Nothing is left to end of an expired session once it has been swept."""
+    """Assert that a sweep leaves nothing of an expired session."""
     await sessions.sweep()
     await sessions.end_one(one.session.user_id, one.session.id)
 
 
 async def test_expires_by_itself(store, ann_verified):
-    """Nobody has to do anything for it."""
+    """A session expires without any call."""
     sessions = store.living_for(timedelta(seconds=0.2))
     one = await sessions.create(ann_verified, LAPTOP)
 
@@ -470,7 +470,7 @@ async def test_expires_by_itself(store, ann_verified):
 
 @pytest.mark.parametrize("left", [timedelta(seconds=30), TTL - SLIDE_EVERY - MINUTE])
 async def test_slides(sessions, store, sign_in, age, left):
-    """A stale session is moved to the full TTL when it is found, with when it was seen, and told so once."""
+    """A read of a stale session prolongs it to the full TTL, stores the time, and says so once."""
     one = await sign_in()
     age(left)
     found = await sessions.find(one.token)
@@ -485,7 +485,7 @@ async def test_slides(sessions, store, sign_in, age, left):
 
 
 async def test_slides_by_its_lifetime(store, ann_verified, age):
-    """One that lives for less than 20 minutes is written to 20 times in its lifetime."""
+    """A session that lives for less than 20 minutes is prolonged at most 20 times in its lifetime."""
     ttl = timedelta(minutes=2)
     sessions = store.living_for(ttl)
     one = await sessions.create(ann_verified, LAPTOP)
@@ -496,7 +496,7 @@ async def test_slides_by_its_lifetime(store, ann_verified, age):
 
 
 async def test_fresh_is_not_written(sessions, store, sign_in, age):
-    """A session that was seen less than a minute ago is only read, and a look by id never moves anything."""
+    """A session used less than a minute ago is only read, and a read by id never prolongs."""
     one = await sign_in()
     age(TTL - SLIDE_EVERY / 2)
     before = store.rows()
@@ -511,7 +511,7 @@ async def test_fresh_is_not_written(sessions, store, sign_in, age):
 
 
 async def test_slides_for_all_who_look(sessions, sign_in, age):
-    """Everyone who looks for a stale session at the same time finds it."""
+    """All concurrent reads of a stale session find it."""
     one = await sign_in()
     age(MINUTE)
     found = await asyncio.gather(*(sessions.find(one.token) for _ in range(20)))
@@ -523,7 +523,7 @@ async def test_slides_for_all_who_look(sessions, sign_in, age):
 
 
 async def test_malformed_tokens_cost_nothing(db_url):
-    """What cannot be a token is told without a database."""
+    """A malformed token costs no query."""
     db = await Engine.connect(db_url)
     await db.close()
     sessions = PostgresSessions(db, TTL)
@@ -534,7 +534,7 @@ async def test_malformed_tokens_cost_nothing(db_url):
 
 @pytest.mark.parametrize("store", ["postgres"], indirect=True)
 async def test_end_all_rolled_back(sessions, store, db, sign_in):
-    """In a transaction they end when that is committed, and not before; if it is rolled back they never did."""
+    """In a transaction they end at the commit, not before, and not after a rollback."""
     user_id = (await sign_in()).session.user_id
     with contextlib.suppress(ZeroDivisionError):
         async with db.transaction() as transaction:
@@ -546,7 +546,7 @@ async def test_end_all_rolled_back(sessions, store, db, sign_in):
 
 @pytest.mark.parametrize("store", ["postgres"], indirect=True)
 async def test_sweep(sessions, db, sql, ann_verified):
-    """Expired sessions are removed, however many; live ones, and one that is being prolonged now, stay."""
+    """All expired sessions are removed; live ones, and one that is being prolonged, stay."""
     sql(
         "INSERT INTO sessions (token_hash, user_id, expires_at)"
         " SELECT sha256(n::text::bytea), %s, now() + interval '1 h' * CASE WHEN n > 2500 THEN 1 ELSE -1 END"
@@ -569,7 +569,7 @@ async def test_sweep(sessions, db, sql, ann_verified):
 
 @pytest.fixture
 async def client(settings, store, aiohttp_client) -> TestClient:
-    """A client that keeps no cookies: each request brings its own."""
+    """A client without a cookie jar."""
     settings = replace(settings, redis_url=store.url)
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
@@ -588,7 +588,7 @@ def new_cookies(response: ClientResponse) -> list[str]:
 
 
 async def test_stale_by_cookie(client, ann, age, settings: Settings):
-    """Who comes with a stale session by cookie gets the cookie anew; the next request is fresh, and does not."""
+    """A stale session by cookie gets the cookie again; the next request does not."""
     age(MINUTE)
     path = f"/users/{ann.id}/groups"
     response = await client.get(path, headers=with_cookie(ann))
@@ -602,7 +602,7 @@ async def test_stale_by_cookie(client, ann, age, settings: Settings):
 
 @pytest.mark.parametrize("cookie", [False, True])
 async def test_stale_by_bearer(*, client, ann, age, store, cookie):
-    """Who comes by bearer token gets no cookie, even when they bring one; the session has slid all the same."""
+    """A bearer token gets no cookie, even if the request has one; the session is prolonged."""
     age(MINUTE)
     headers = ann.headers | (with_cookie(ann) if cookie else {})
     response = await client.get(f"/users/{ann.id}/groups", headers=headers)
@@ -612,7 +612,7 @@ async def test_stale_by_bearer(*, client, ann, age, store, cookie):
 
 
 async def test_stale_by_cookie_refused(client, ann, age):
-    """A refusal slides the session too, and so renews the cookie too."""
+    """An error response also prolongs the session and renews the cookie."""
     age(MINUTE)
     response = await client.get("/groups/nowhere", headers=with_cookie(ann))
     assert response.status == 404
@@ -620,7 +620,7 @@ async def test_stale_by_cookie_refused(client, ann, age):
 
 
 async def test_stale_by_cookie_listening(client, ann, age):
-    """Opening a socket slides the session too, and so renews the cookie too."""
+    """Opening a socket also prolongs the session and renews the cookie."""
     age(MINUTE)
     socket = await client.ws_connect(
         f"/listen/{ann.id}", headers=with_cookie(ann) | {"Origin": str(client.make_url(""))}
@@ -631,7 +631,7 @@ async def test_stale_by_cookie_listening(client, ann, age):
 
 
 async def test_stale_logout(client, ann, age, store):
-    """Log-out deletes the cookie of a stale session as of any other, and does not set it again."""
+    """Log-out deletes the cookie of a stale session and does not set it again."""
     age(MINUTE)
     response = await client.post("/logout", headers=with_cookie(ann))
     assert response.status == 204
@@ -643,7 +643,7 @@ async def test_stale_logout(client, ann, age, store):
 
 
 async def test_expired_over_http(client, ann, age):
-    """An expired session is no session, by cookie and by token."""
+    """An expired session is refused, by cookie and by token."""
     age(timedelta(seconds=-1))
     for headers in (ann.headers, with_cookie(ann)):
         response = await client.get(f"/users/{ann.id}/groups", headers=headers)

@@ -1,4 +1,4 @@
-"""The user_search: who is found, in which order, from which index."""
+"""Search for users: results, orders and indexes."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -33,7 +33,7 @@ def user_search(db):
 
 @pytest.fixture
 def add(postgresql):
-    """Put people into the database, a day after one another."""
+    """Add users, registered a day apart."""
 
     def go(people):
         for number, person in enumerate(people):
@@ -52,7 +52,7 @@ def add(postgresql):
 
 @pytest.fixture
 def find(user_search):
-    """The logins that filters leave, read in pages of ``limit``."""
+    """Return the logins that match, read in pages of ``limit``."""
 
     async def go(order="registered_at", limit=200, **filters):
         found, window = [], Window(limit)
@@ -66,7 +66,7 @@ def find(user_search):
 
 
 async def test_find(user_search, add, postgresql):
-    """A user as they are, with their role by its name."""
+    """A user is returned with the name of their role."""
     add(PEOPLE[1:2])
     ((user_id,),) = postgresql.execute("SELECT id FROM users").fetchall()
     assert await user_search.find(user_id) == (user_id, "Bob", "Robert", "Tables", None, EPOCH, "Admin", True)
@@ -75,7 +75,7 @@ async def test_find(user_search, add, postgresql):
 
 
 async def test_orders(add, find):
-    """Every order, both ways, whole and in pages: names by their keys, equal ones by id."""
+    """Every order works both ways, whole and in pages: names by their keys, equal ones by id."""
     add(PEOPLE)
     expected = {
         "registered_at": ["zoë", "Bob", "ann", "cid_1", "dan"],
@@ -121,7 +121,7 @@ FILTERS = [
 
 @pytest.mark.parametrize("sifted", [0, 5_000])
 async def test_filters(add, find, sifted, monkeypatch):
-    """Each filter, alone and with others, in every order, whether a part of a name is found nearby or by the index."""
+    """Each filter works alone and with others, in every order, with text found by scan or by index."""
     listing.cache_clear()
     monkeypatch.setattr(keyset, "MAX_SCANNED_ROWS", sifted)
     add(PEOPLE)
@@ -137,7 +137,7 @@ NAMES = st.text("abß é", max_size=8)
 
 @given(NAMES, NAMES, NAMES)
 def test_grams(before, part, after):
-    """Whatever contains a text has all of its grams."""
+    """A text has all grams of its parts."""
     if fold(part):
         whole = fold(before) + fold(part) + fold(after)
         grams = {whole[start : start + size] for size in (1, 2, 3) for start in range(len(whole) - size + 1)}
@@ -145,7 +145,7 @@ def test_grams(before, part, after):
 
 
 async def test_pages_are_stable(add, user_search, find):
-    """Who comes in before the place where one is reading moves nobody."""
+    """A user added before the current position does not change later pages."""
     add(PEOPLE)
     first = await user_search.list(UserFilters(), "login", Window(2))
     add([NewUser("aaa"), NewUser("bzz")])
@@ -154,7 +154,7 @@ async def test_pages_are_stable(add, user_search, find):
 
 
 async def test_long_names(add, find):
-    """The longest names, in whatever script, can be paged by."""
+    """The longest names in any script can be paged."""
     people = [NewUser(chr(0x1F600 + n) * 64, None, "", chr(0x1F600 + n) * 64) for n in range(3)]
     people += [NewUser("\u1fb7" * 64, None, "", "\u1f82" * 64)]
     add(people)
@@ -163,13 +163,13 @@ async def test_long_names(add, find):
 
 
 async def test_cursors_belong_to_their_order():
-    """A cursor of another order, or the other way round, is none of this one."""
+    """A cursor of another order or direction is invalid."""
     cursor = ORDERS["registered_at"].cursor((EPOCH, uuid4()))
     assert [name for name, order in ORDERS.items() if reads(order, cursor)] == ["registered_at"]
 
 
 def reads(order, cursor):
-    """Whether it is a cursor of this order."""
+    """Return True if the order reads this cursor."""
     try:
         order.parse(cursor)
     except ValueError:
@@ -191,7 +191,7 @@ LATE = EPOCH + timedelta(minutes=19_990)
 
 
 async def test_every_filter_and_sort_is_served_by_an_index(db, postgresql):
-    """Among many users no page reads them all: each filter and each order has its index; orders alone sort nothing."""
+    """Each filter and order uses an index; no page reads all users, and orders alone do not sort."""
     postgresql.execute(MANY)
     postgresql.commit()
     postgresql.autocommit = True
@@ -219,7 +219,7 @@ async def test_every_filter_and_sort_is_served_by_an_index(db, postgresql):
 
 
 async def test_parts_of_names_among_many(user_search, find, postgresql):
-    """How common a part is decides how it is looked for, and not what is found."""
+    """The share of a part changes how a page is read, not its contents."""
     postgresql.execute(MANY)
     postgresql.commit()
     for _ in ("before it is known", "after"):
@@ -236,7 +236,7 @@ async def test_parts_of_names_among_many(user_search, find, postgresql):
 
 
 async def plans(db, order, params, after):
-    """How the database reads the first page and a later one; never by reading all the users."""
+    """Return the plans of the first page and a later one; assert that neither reads all users."""
     page = listing(order, frozenset(params) - {"grams"})
     found = []
     for statement in (*page._first, *page._rest):
@@ -249,6 +249,6 @@ async def plans(db, order, params, after):
 
 
 def test_orders_go_both_ways():
-    """Each order and its reverse have names of their own."""
+    """Each order and its reverse have their own names."""
     assert len({order.name for order in ORDERS.values()}) == len(ORDERS) == 6
     assert all(one.is_descending != other.is_descending for one, other in list(pairwise(ORDERS.values()))[::2])

@@ -1,4 +1,4 @@
-"""What is told of a user, and the rules of who may change one: no database, no loop."""
+"""Users and the rules of their changes, without I/O."""
 
 from datetime import UTC, date, datetime
 from uuid import UUID
@@ -16,7 +16,7 @@ NOBODY, WRITER, GIVER, ADMINISTRATOR = (
 
 
 def test_version():
-    """It is another as soon as any field is, and the same as long as none is."""
+    """The version changes with any field, and only then."""
     others = [
         USER._replace(id=BOB),
         USER._replace(login="ann"),
@@ -34,7 +34,7 @@ def test_version():
 
 
 def test_row():
-    """The keys are folded, and what is searched has a line for each of login, first and last name."""
+    """Keys are folded, and the search text has a line each for login, first and last name."""
     row = row_of(USER, "hash")
     assert (row["login"], row["login_key"], row["last_name_key"]) == ("Ann", "ann", "strasse")
     assert row["search_text"] == "ann\nänne\nstrasse"
@@ -57,7 +57,7 @@ def test_row():
     ],
 )
 def test_change_of_somebody_else(held, theirs, may):
-    """It needs users.write, and all that the other one may do: nobody takes over a stronger account."""
+    """It needs users.write and all permissions of the user."""
     if may:
         check_change(held, {"password": "x"}, is_own=False, user_permissions=theirs)
     else:
@@ -66,7 +66,7 @@ def test_change_of_somebody_else(held, theirs, may):
 
 
 def test_change_of_oneself():
-    """Everything of one's own may be changed, but for role and activity, which need users.write; the answer says so."""
+    """One may change all of one's own values; role and active need users.write, and the error says so."""
     check_change(NOBODY, dict.fromkeys(NewUser._fields[:5]), is_own=True, user_permissions=NOBODY)
     for field, value in (("role", "User"), ("active", True), ("active", False)):
         with pytest.raises(NotPermitted, match="may not change your own role"):
@@ -75,7 +75,7 @@ def test_change_of_oneself():
 
 
 def test_giving():
-    """A role is given by those who may give roles and hold all that it permits."""
+    """Assigning a role needs roles.write and all its permissions."""
     check_role_assignment(ADMINISTRATOR, ADMINISTRATOR)
     check_role_assignment(GIVER, ["users.write"])
     for held, given in ((WRITER, NOBODY), (GIVER, ["users.read"]), (GIVER, ADMINISTRATOR), (NOBODY, NOBODY)):
@@ -84,7 +84,7 @@ def test_giving():
 
 
 def test_current_password():
-    """One's own new password comes with the current one, and nothing else does; all faults are told, with places."""
+    """Only a new password of one's own comes with the current one; all errors are reported, with their fields."""
     new, both, neither, alone = (
         {"password": "a"},
         {"password": "a", "current_password": "b"},

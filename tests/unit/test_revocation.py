@@ -1,4 +1,4 @@
-"""Users who are gone: each who is told of is dealt with, once it is possible, and the bound is kept."""
+"""Session revocation: every announced user is checked when possible, within a bound."""
 
 import asyncio
 from uuid import UUID
@@ -14,7 +14,7 @@ ANN, BOB, EVE = (UUID(int=number) for number in range(1, 4))
 
 
 class Sessions:
-    """Knows who is gone, and ends their sessions; fails as often as it is told, and can be held up."""
+    """A store that knows deleted users, can fail, and can be paused."""
 
     def __init__(self):
         self.gone = {ANN, BOB}
@@ -37,7 +37,7 @@ class Sessions:
 
 
 class Sockets:
-    """Keeps whose are closed."""
+    """Records the users whose sockets are closed."""
 
     def __init__(self):
         self.closed = []
@@ -72,7 +72,7 @@ async def revoker(sessions, sockets):
 
 
 async def test_departed(revoker, sessions, sockets):
-    """Whoever is gone has their sockets closed; who was only said to be has not."""
+    """Sockets of deleted users are closed; those of other announced users are not."""
     revoker.check_users([EVE, ANN])
     await sockets.until(ANN)
     revoker.check_users(())
@@ -87,7 +87,7 @@ async def _are_ended(sessions, user_ids):
 
 
 async def test_tried_again(revoker, sessions, sockets, monkeypatch):
-    """What cannot be looked up now is as soon as it can be."""
+    """A failed check is repeated."""
     monkeypatch.setattr(module, "_PAUSE", 0.01)
     sessions.errors = [DatabaseUnavailable(), DatabaseUnavailable()]
     revoker.check_users([ANN, BOB])
@@ -96,7 +96,7 @@ async def test_tried_again(revoker, sessions, sockets, monkeypatch):
 
 
 async def test_sessions_that_cannot_be_ended(revoker, sessions, sockets, monkeypatch):
-    """The sockets are closed at once; the sessions end as soon as they can be reached."""
+    """Sockets are closed at once; sessions end as soon as the store is reachable."""
     monkeypatch.setattr(module, "_PAUSE", 0.01)
     sessions.end_errors = [RedisUnavailable(), RedisUnavailable()]
     revoker.check_users([ANN, EVE, BOB])
@@ -107,7 +107,7 @@ async def test_sessions_that_cannot_be_ended(revoker, sessions, sockets, monkeyp
 
 
 async def test_announced_again_meanwhile(revoker, sessions, sockets):
-    """Who is told of while they are looked up is looked up once more: it may have been too early."""
+    """A user announced during their check is checked again."""
     sessions.gone, sessions.gate = {ANN}, asyncio.Event()
     revoker.check_users([BOB])
     await asyncio.sleep(0)
@@ -119,7 +119,7 @@ async def test_announced_again_meanwhile(revoker, sessions, sockets):
 
 
 async def test_bounded(sessions, sockets, monkeypatch):
-    """Only so many wait; and they are looked up some at a time."""
+    """The number of waiting users is bounded, and they are checked in batches."""
     monkeypatch.setattr(module, "MAX_WAITING", 5)
     monkeypatch.setattr(module, "_BATCH", 2)
     everybody = [UUID(int=number) for number in range(9)]
