@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL that ends under running servers: one of them starts it again."""
+"""The embedded PostgreSQL that ends under running servers is restarted."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ async def server(tmp_path_factory):
 
 
 async def make_tea(client):
-    """Ann, and a group of hers."""
+    """Sign up Ann, and create a group."""
     user, signed_in = await enter(client, "/signup", "ann")
     async with client.post("/groups", json={"name": "tea"}, headers=signed_in) as response:
         assert response.status == 201
@@ -35,7 +35,7 @@ async def make_tea(client):
 
 @pytest.mark.parametrize("with_children", [False, True])
 async def test_it_is_started_again(server, with_children):
-    """Requests are answered again, what was acknowledged is there, sockets hear on, and one line tells of it."""
+    """Requests work again, acknowledged events are kept, sockets still receive, and one line is logged."""
     acknowledged = []
 
     async def broadcast(client, signed_in):
@@ -74,7 +74,7 @@ async def has_more(items, count):
 
 
 async def test_one_of_many_servers_starts_it_again(server):
-    """The others find it, and leave it alone; that is so again when it ends again."""
+    """One server restarts it, and the others use it, each time it ends."""
     second = Server(server.data_dir)
     await second.start()
     async with server.client() as client, second.client() as other:
@@ -93,7 +93,7 @@ async def test_one_of_many_servers_starts_it_again(server):
 
 
 async def test_it_is_tried_until_it_starts(server):
-    """Why it does not is told."""
+    """The reason of a failed restart is logged, and the restart is tried again."""
     version = server.data_dir / "postgresql" / "PG_VERSION"
     right = version.read_text()
     async with server.client() as client:
@@ -115,7 +115,7 @@ async def test_it_is_tried_until_it_starts(server):
 
 
 async def test_one_that_another_process_starts_is_left_to_it(server):
-    """Whoever holds the lock is about to start it; nobody waits for it, nor does a stop of the server."""
+    """While another process restarts it, nothing waits, not even a stop of the server."""
     async with server.client() as client:
         user, signed_in = await enter(client, "/signup", "ann")
         with fasteners.InterProcessLock(server.data_dir / "start.lock"):
@@ -128,7 +128,7 @@ async def test_one_that_another_process_starts_is_left_to_it(server):
 
 
 async def test_one_that_runs_is_no_news(tmp_path_factory, monkeypatch, caplog):
-    """It is looked at now and then, without a line; after the end no task is left, and it is stopped."""
+    """A running one is checked without a log line; at the end no task is left, and it is stopped."""
     looks = []
     keep_running = EmbeddedPostgres.keep_running
     monkeypatch.setattr(EmbeddedPostgres, "keep_running", lambda self: looks.append(keep_running(self)))

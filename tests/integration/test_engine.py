@@ -1,4 +1,4 @@
-"""The engine: its verbs, its transaction, and what becomes of a driver's errors."""
+"""The engine: its methods, transactions, and the translation of driver errors."""
 
 import asyncio
 import os
@@ -31,12 +31,12 @@ ADD_MEMBER = prepare(
 
 
 async def kill(db: Engine, pid: int) -> None:
-    """What `kill` of a backend, or an administrator, does to a connection."""
+    """Close a connection as `kill` of a backend or an administrator does."""
     await db.fetch_one(prepare(select(text(f"pg_terminate_backend({pid})"))))
 
 
 def test_prepare_keeps_what_the_query_brings_along():
-    """Values written into a query become parameters that nobody has to give again."""
+    """Values in a query become parameters with defaults."""
     statement = prepare(select(users.c.id).where(users.c.login == "ann", users.c.id == bindparam("user_id")))
     assert statement.defaults == {"login_1": "ann"}
     assert "%(user_id)s" in statement.sql
@@ -55,7 +55,7 @@ def test_only_a_select_may_be_repeated(query, is_read):
 
 
 async def test_verbs(db):
-    """One row, all rows, the count of rows; None and nothing where there are none."""
+    """Methods return one row, all rows and the number of rows; None and nothing without rows."""
     row = await db.fetch_one(ADD_USER, login="ann")
     assert await db.fetch_all(prepare(select(users.c.id, users.c.login))) == [(row[0], "ann")]
     assert await db.execute(prepare(update(users).values(login="eve"))) == 1
@@ -98,7 +98,7 @@ async def test_a_cancelled_transaction_leaves_nothing_and_gives_back_its_connect
 
 
 async def test_a_connection_that_is_lost_while_another_is_made_is_not_given_out(db):
-    """The pool looks for lost ones before it makes a new one, and not after that."""
+    """A connection lost while the pool opens another one is not returned."""
     async with db._connection() as connection, asyncio.timeout(5):
         asking = asyncio.create_task(db.fetch_one(COUNT_USERS))
         while not db._pool._acquiring:  # noqa: ASYNC110 - the pool tells of it by no Event
@@ -108,7 +108,7 @@ async def test_a_connection_that_is_lost_while_another_is_made_is_not_given_out(
 
 
 async def test_the_actor_is_known_until_the_transaction_ends(db):
-    """``transaction(actor)`` tells the database who acts, for this transaction only."""
+    """``transaction(actor)`` sets the actor for this transaction only."""
     actor = Actor(uuid4(), uuid4(), "req'1")
     ask = prepare(
         select(*(text(f"current_setting('att.{name}', true)") for name in ("actor_id", "session_id", "request_id")))
@@ -120,7 +120,7 @@ async def test_the_actor_is_known_until_the_transaction_ends(db):
 
 @pytest.mark.parametrize(("constraint", "error"), sorted((name, error) for name, error in engine.CONSTRAINTS.items()))
 async def test_a_constraint_has_its_error(db, constraint, error):
-    """Each name in CONSTRAINTS is the name of a real constraint in the migrated database."""
+    """Each name in CONSTRAINTS is a constraint of the migrated database."""
     found = await db.fetch_one(
         prepare(select(text("count(*) FROM pg_constraint")).where(text(f"conname = '{constraint}'")))
     )
@@ -140,20 +140,20 @@ async def test_errors_are_translated_by_constraint(db):
 
 
 async def test_a_mistake_of_ours_is_not_dressed_up(db):
-    """An unknown role violates a check that is no user's fault; it stays the driver's error."""
+    """An unknown role violates a check by our own mistake; it stays the driver's error."""
     with pytest.raises(psycopg2.errors.SyntaxError):
         await db.execute(prepare(text("SELEC 1")))
 
 
 async def test_a_read_survives_the_loss_of_an_idle_connection(db, postgresql):
-    """Whether or not the pool has noticed by then that the connection is dead."""
+    """A read succeeds, whether or not the pool has noticed the lost connection."""
     pid = (await db.fetch_one(BACKEND))[0]
     postgresql.execute("SELECT pg_terminate_backend(%s)", (pid,))
     assert await db.fetch_one(COUNT_USERS) == (0,)
 
 
 async def test_a_read_is_retried_once_when_its_connection_dies_under_it(db):
-    """The connection is killed while the statement runs; the answer comes from another."""
+    """A read whose connection is killed is repeated on another one."""
     lookup = prepare(
         select(text("pid FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()"))
     )
@@ -164,7 +164,7 @@ async def test_a_read_is_retried_once_when_its_connection_dies_under_it(db):
 
 
 async def test_a_write_is_never_retried(db):
-    """What was lost with the connection is said, not repeated."""
+    """A write whose connection is lost raises ConnectionLost."""
     slow_insert = prepare(
         insert(users)
         .from_select(
@@ -193,7 +193,7 @@ async def test_a_transaction_whose_connection_dies_says_so(db):
 
 
 async def test_a_statement_that_the_server_cancels_is_busy_not_a_cancelled_task(db):
-    """An administrator's pg_cancel_backend must not look like the client's going away."""
+    """pg_cancel_backend raises Busy, not a cancellation."""
     cancel = prepare(
         select(
             text(
@@ -211,7 +211,7 @@ async def test_a_statement_that_the_server_cancels_is_busy_not_a_cancelled_task(
 
 
 async def test_a_statement_that_is_not_answered_is_given_up(db_url, monkeypatch):
-    """Nobody waits for the database without a bound, and the connection is not used again."""
+    """A statement without an answer has a time limit, and its connection is not used again."""
     monkeypatch.setattr(engine, "QUERY_TIMEOUT", 1)
     db = await Engine.connect(db_url)
     with pytest.raises(errors.ConnectionLost):
@@ -221,7 +221,7 @@ async def test_a_statement_that_is_not_answered_is_given_up(db_url, monkeypatch)
 
 
 async def test_a_statement_that_takes_too_long_is_busy(db_url, monkeypatch):
-    """The server gives it up before we do, so that it is known that nothing was done."""
+    """The server cancels it before our limit, so that the outcome is known."""
     assert engine.STATEMENT_TIMEOUT / 1000 < engine.QUERY_TIMEOUT
     monkeypatch.setattr(engine, "_INIT_SQL", "SET statement_timeout = 100")
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # aiopg reports it there as well
@@ -244,7 +244,7 @@ async def test_connections_say_who_they_are(db):
 
 
 async def test_an_exhausted_pool_is_busy(db, monkeypatch):
-    """Who gets no connection in time is told so, and the pool is whole afterwards."""
+    """A caller that waits too long gets Busy, and the pool stays usable."""
     held, release = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
@@ -269,7 +269,7 @@ async def all_waiting(db, count):
 
 
 async def test_those_who_wait_are_served_when_every_connection_is_lost(db, postgresql):
-    """Ten connections die while others wait for one: the others get new ones, and need not run out of patience."""
+    """Waiting callers get new connections when ten connections are lost."""
     busy = [asyncio.create_task(db.fetch_one(SLEEP, seconds=30)) for _ in range(engine.POOL_SIZE)]
     sleeping = "FROM pg_stat_activity WHERE application_name = 'att' AND state = 'active'"
 
@@ -295,7 +295,7 @@ async def test_a_closed_engine_says_that_it_is_closed(db_url):
 
 
 async def test_closing_waits_for_nobody_for_ever(db_url, monkeypatch):
-    """Not even for a connection of which the pool hears no more."""
+    """Closing has a time limit, even if a lost connection is never released."""
     monkeypatch.setattr(engine, "ACQUIRE_TIMEOUT", 0.1)
     db = await Engine.connect(db_url)
     async with asyncio.timeout(10):
@@ -307,7 +307,7 @@ async def test_closing_waits_for_nobody_for_ever(db_url, monkeypatch):
 
 
 async def test_a_new_connection_whose_first_statement_is_cancelled_is_busy(db, monkeypatch):
-    """It must not look like the client's going away either."""
+    """This raises Busy, too, not a cancellation."""
     monkeypatch.setattr(engine, "_INIT_SQL", "SET statement_timeout = 50; SELECT pg_sleep(3)")
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # aiopg reports it there as well
     await db._pool.clear()
@@ -322,7 +322,7 @@ async def test_the_queue_for_a_connection_is_bounded(db, monkeypatch):
 
 
 async def test_a_restarted_database_is_found_again(tmp_path_factory):
-    """After a restart the next read succeeds, whatever dead connections the pool held; while it is down it is said."""
+    """After a restart the next read succeeds, despite lost connections; during it the database is unavailable."""
     from att.db.embedded import EmbeddedPostgres
 
     server = EmbeddedPostgres(tmp_path_factory.mktemp("restart"))

@@ -1,4 +1,4 @@
-"""Groups and members, read one by one and in pages."""
+"""Reads of groups and members, one by one and in pages."""
 
 import json
 from base64 import urlsafe_b64encode
@@ -35,7 +35,7 @@ def bob(add_user):
 
 
 async def walk(read, order, limit):
-    """All items of a list, page by page, and the sizes of the pages."""
+    """Return all items of a list, page by page, and the sizes of the pages."""
     items, sizes, window = [], [], Window(limit)
     while len(sizes) < 20:
         page = await read(window)
@@ -51,7 +51,7 @@ async def walk(read, order, limit):
 
 
 async def test_find(groups, ann, bob):
-    """By id and name, in any case; the role is that of who asks."""
+    """A group is found by id and by name in any case, with the role of the reader."""
     tea = await groups.create("Café Å", ann)
     for reference in (str(tea.id), str(tea.id).upper(), "Café Å", "CAFÉ å", "cafe\u0301 \u212b"):
         assert await groups.find(reference, ann.user_id) == tea
@@ -59,7 +59,7 @@ async def test_find(groups, ann, bob):
 
 
 async def test_find_nothing(groups, ann):
-    """What is neither is not found, wildcards and odd characters among it."""
+    """Unknown references are not found, with wildcards and unusual characters among them."""
     await groups.create("tea", ann)
     for reference in (
         "",
@@ -84,10 +84,7 @@ async def test_find_nothing(groups, ann):
 
 
 async def test_pages_of_groups(groups, add_user, ann, bob):
-    """A walk over the groups of a user meets each once, longest first, whatever the size of the pages.
-
-    Who is in none has an empty list; who does not exist has no list.
-    """
+    """Pages of a user's groups have each once, longest membership first. An unknown user has no list."""
     zoe = add_user("zoe")
     made = [await groups.create(f"group {number}", ann) for number in range(7)]
     await groups.create("not theirs", zoe, join="open")
@@ -101,7 +98,7 @@ async def test_pages_of_groups(groups, add_user, ann, bob):
 
 
 async def test_pages_of_members(groups, sql, add_user, ann):
-    """A walk over the members meets each once, also those who joined in the same moment."""
+    """Pages of members have each once, also those who joined at the same moment."""
     tea = await groups.create("tea", ann)
     await groups.create("coffee", add_user("zoe"))
     guests = [add_user(f"guest {number}").user_id for number in range(6)]
@@ -114,7 +111,7 @@ async def test_pages_of_members(groups, sql, add_user, ann):
 
 
 async def test_pages_while_the_list_changes(groups, ann, add_user):
-    """Who leaves or joins between two pages makes nobody else be missed or met twice."""
+    """A change between two pages neither skips nor repeats others."""
     tea = await groups.create("tea", ann)
     guests = [add_user(f"guest {number}").user_id for number in range(4)]
     for guest in guests[:3]:
@@ -130,7 +127,7 @@ async def test_pages_while_the_list_changes(groups, ann, add_user):
 
 
 async def test_visible(groups, sql, add_user, ann, bob):
-    """One's own and the open ones, each once, oldest first, whatever the size of the pages; the role is one's own."""
+    """The user's groups and the open ones are listed once each, oldest first, with the user's role."""
     made = []
     for number in range(12):
         owner, join = (ann, bob, bob)[number % 3], ("invite", "open")[number % 2]
@@ -154,7 +151,7 @@ async def test_visible(groups, sql, add_user, ann, bob):
 
 
 async def test_visible_of_one_moment(groups, sql, ann):
-    """Groups that were made in the same moment are told apart by their ids."""
+    """Groups of the same moment are ordered by id."""
     query = (
         'INSERT INTO groups (name, name_key, "join") SELECT n, n, %s FROM generate_series(%s::int, %s) n RETURNING id'
     )
@@ -207,7 +204,7 @@ LISTS = {"/users/{}/groups": "groups of user", "/groups/group 0/members": "membe
 
 
 def cursors(name):
-    """What is no cursor of the list with this name: junk, broken ones, and those of the other lists."""
+    """Return invalid cursors of the list: random ones, broken ones, and those of other lists."""
     at, zero = "2026-01-02T03:04:05+00:00", str(UUID(int=0))
     yield from ("x", "", "é", "\0", "A" * 5000, "null", "0", "=", "%", "-1", zero)
     for key in (
@@ -227,7 +224,7 @@ def cursors(name):
 
 
 def opaque(parts):
-    """Parts as a cursor holds them."""
+    """Encode parts as a cursor does."""
     return urlsafe_b64encode(json.dumps(parts, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
@@ -236,7 +233,7 @@ BAD_LIMITS = ("0", "-1", "201", "x", "", "1.5", "1e2", "0x1", "nan", "\0", "9" *
 
 @pytest.fixture
 async def crowd(sign_up):
-    """Ann, who owns 7 groups, of the first of which 6 guests are members too."""
+    """Ann, who owns 7 groups; 6 guests are members of the first."""
     ann = await sign_up("ann")
     for number in range(7):
         await ann.make_group(f"group {number}")
@@ -246,7 +243,7 @@ async def crowd(sign_up):
 
 
 async def test_pages_over_http(client, crowd):
-    """A walk by ``next``, or by the Link, meets each of 7 once; the last page has neither."""
+    """``next`` and the Link lead through all 7 once; the last page has neither."""
     for path in LISTS:
         items, links, url = [], [], client.make_url(path.format(crowd.id)).update_query(limit="3")
         while url is not None and len(links) < 9:
@@ -263,7 +260,7 @@ async def test_pages_over_http(client, crowd):
 
 
 async def test_no_page(client, crowd):
-    """A bad limit, a cursor that is not ours or is another list's, and an unknown parameter are a 422 that names it."""
+    """A bad limit, an invalid or foreign cursor, and an unknown parameter are a 422 that names it."""
     for path, name in LISTS.items():
         bad = [*(("limit", limit) for limit in BAD_LIMITS), *(("after", cursor) for cursor in cursors(name))]
         for parameter, value in [*bad, ("offset", "1")]:
@@ -301,27 +298,27 @@ NAMES = (
 
 
 async def reachable_by_name(person, name: str) -> bool:
-    """Whether a group of this name can be made, and found under its percent-encoded name."""
+    """Return True if a group of this name can be created, and found by its percent-encoded name."""
     group = await person.make_group(name)
     answers = [await person.request("GET", f"/groups/{quote(name, safe='')}{rest}") for rest in ("", "/members")]
     return [answer.status for answer in answers] == [200, 200] and await answers[0].json() == group
 
 
 async def test_names_in_path(client, sign_up):
-    """Whatever may be a name can stand in a path, percent-encoded, for exactly that group."""
+    """Any valid name works in a path, percent-encoded."""
     ann = await sign_up("ann")
     assert {name: await reachable_by_name(ann, name) for name in NAMES} == dict.fromkeys(NAMES, True)
 
 
 async def test_braces_in_name(client, sign_up):
-    """Braces may be part of a name too."""
+    """Braces may be part of a name."""
     ann = await sign_up("ann")
     names = ("{tea}", "{", "a}b", "{group}")
     assert {name: await reachable_by_name(ann, name) for name in names} == dict.fromkeys(names, True)
 
 
 async def test_no_names_in_path(client, sign_up):
-    """What can be no name is a group that does not exist."""
+    """An invalid name is an unknown group."""
     ann = await sign_up("ann")
     await ann.make_group("tea")
     for path in ("%00", "tea%00", "te%", "te%25", "t_a", "tea%20", "%20tea", "tea%2Fmembers", "tea%0A", "%FF", "te%5C"):

@@ -1,4 +1,4 @@
-"""Groups and their members, and what their listener is told."""
+"""Groups and their members, and calls of the listener."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ DEADLINE = 5.0
 
 
 class Recorder:
-    """A listener that remembers what it is told."""
+    """A listener that records its calls."""
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
@@ -60,12 +60,12 @@ def bob(add_user):
 
 @pytest.fixture
 def members(sql):
-    """Who is in the table of members."""
+    """Return the rows of the table of members."""
     return lambda: {row[0] for row in sql("SELECT user_id FROM members")}
 
 
 async def until(condition: Callable[[], Any]) -> Any:
-    """What the condition gives, once it is true."""
+    """Wait until the condition is true; return its value."""
     end = time.monotonic() + DEADLINE
     while not (result := condition()):
         assert time.monotonic() < end
@@ -77,7 +77,7 @@ async def until(condition: Callable[[], Any]) -> Any:
 
 
 async def test_create(groups, listener, sql, ann):
-    """A group has its maker as its owner, who is told of at once."""
+    """The creator of a group is its owner, and is announced at once."""
     group = await groups.create("Tea", ann)
     assert (group.name, group.role) == ("Tea", "owner")
     assert sql('SELECT id, name, "join", post, retention, created_at FROM groups') == [group[:6]]
@@ -87,7 +87,7 @@ async def test_create(groups, listener, sql, ann):
 
 
 async def test_rules(groups, listener, sql, ann, bob):
-    """A group is made with its rules and changed in what is given; nobody's membership is touched by it."""
+    """A group is created with its rules; a change sets the given values and no membership."""
     tea = await groups.create("Tea", ann, join="open", post="owners", retention=7)
     assert (tea.join, tea.post, tea.retention) == ("open", "owners", 7)
     assert (await groups.create("Coffee", ann))[2:5] == ("invite", "members", 1000)
@@ -111,7 +111,7 @@ async def test_rules(groups, listener, sql, ann, bob):
 
 
 async def test_change_refused(groups, ann):
-    """A taken name changes nothing, not even what came with it; a group that is gone cannot be changed."""
+    """A taken name fails the whole change; a deleted group cannot be changed."""
     tea, coffee = await groups.create("tea", ann), await groups.create("coffee", ann)
     with pytest.raises(GroupNameTaken):
         await groups.change(coffee.id, ann, name="TEA", join="open")
@@ -123,14 +123,14 @@ async def test_change_refused(groups, ann):
 
 
 async def test_rename_at_once(groups, ann):
-    """Of five groups that take the same name at the same time, one does."""
+    """Of five groups renamed to the same name at once, one succeeds."""
     made = [await groups.create(f"group {number}", ann) for number in range(5)]
     outcomes = await asyncio.gather(*(groups.change(one.id, ann, name="tea") for one in made), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes].count(GroupNameTaken) == 4
 
 
 async def test_create_taken(groups, listener, sql, ann, bob):
-    """A name is taken in any case and normal form; who comes second changes nothing, and nobody is told."""
+    """A name is taken in any case and normal form; the second creation changes and announces nothing."""
     await groups.create("Café", ann)
     listener.told.clear()
     for name in ("Café", "CAFÉ", "cafe\u0301"):
@@ -141,14 +141,14 @@ async def test_create_taken(groups, listener, sql, ann, bob):
 
 
 async def test_create_at_once(groups, listener, ann):
-    """Of ten who make a group of the same name at the same time, one does."""
+    """Of ten concurrent creations with the same name, one succeeds."""
     outcomes = await asyncio.gather(*(groups.create("tea", ann) for _ in range(10)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes].count(GroupNameTaken) == 9
     assert len(listener.told) == 1
 
 
 async def test_create_by_unknown_user(groups, listener, sql):
-    """A group is made with its owner or not at all."""
+    """A group is created with its owner or not at all."""
     with pytest.raises(NoSuchUser):
         await groups.create("tea", Actor(uuid4(), uuid4(), "test"))
     assert sql("SELECT * FROM groups") == []
@@ -156,7 +156,7 @@ async def test_create_by_unknown_user(groups, listener, sql):
 
 
 async def test_delete(groups, listener, sql, ann):
-    """With a group go its members, as its log tells; deleting what is not there is refused, and nobody is told."""
+    """A deletion removes the members, and its log says so; deleting an unknown group is an error."""
     tea = await groups.create("tea", ann)
     coffee = await groups.create("coffee", ann)
     listener.told.clear()
@@ -176,7 +176,7 @@ async def test_delete(groups, listener, sql, ann):
 
 
 async def test_add_and_remove(groups, listener, members, ann, bob):
-    """Who is added is a member until removed; each time the listener is told, after it is so."""
+    """Members are added and removed, each announced afterwards."""
     tea = await groups.create("tea", ann)
     listener.told.clear()
     member, is_new = await groups.add_member(tea.id, bob.user_id, ann)
@@ -189,7 +189,7 @@ async def test_add_and_remove(groups, listener, members, ann, bob):
 
 
 async def test_nobody_there(groups, listener, members, ann, bob):
-    """Unknown users and groups that are gone are told by their foreign keys, and the listener is told nothing."""
+    """Unknown users and deleted groups raise the errors of their foreign keys, and announce nothing."""
     tea, coffee = await groups.create("tea", ann), await groups.create("coffee", ann)
     await groups.delete(coffee.id, ann)
     listener.told.clear()
@@ -204,7 +204,7 @@ async def test_nobody_there(groups, listener, members, ann, bob):
 
 
 async def test_last_owner(groups, listener, sql, ann, bob):
-    """The last owner cannot leave; once there is another owner they can."""
+    """The last owner cannot leave; with another owner they can."""
     tea = await groups.create("tea", ann)
     await groups.add_member(tea.id, bob.user_id, ann)
     listener.told.clear()
@@ -218,7 +218,7 @@ async def test_last_owner(groups, listener, sql, ann, bob):
 
 
 async def test_roles(groups, listener, sql, ann, bob):
-    """Who is added gets the role that is given, or is a plain member; who is there keeps theirs without one."""
+    """A new member gets the given role or is a plain member; others keep theirs without one."""
     tea = await groups.create("tea", ann)
     for role, expected in (
         ("owner", "owner"),
@@ -241,7 +241,7 @@ async def test_roles(groups, listener, sql, ann, bob):
 
 
 async def test_last_owner_is_not_demoted(groups, listener, ann, bob):
-    """The last owner stays one, however many members there are; once there is another they can step back."""
+    """The last owner cannot be demoted, however many members there are; with another owner they can."""
     tea, coffee = await groups.create("tea", ann), await groups.create("coffee", bob)
     await groups.add_member(tea.id, bob.user_id, ann)
     await groups.add_member(coffee.id, ann.user_id, bob, "owner")
@@ -257,7 +257,7 @@ async def test_last_owner_is_not_demoted(groups, listener, ann, bob):
 
 
 async def test_without_owner(groups, sql, add_user, ann, bob):
-    """When the account of the only owner is deleted the group is left without one, and can be given a new one."""
+    """A group whose only owner is deleted has no owner, and can get a new one."""
     tea = await groups.create("tea", ann)
     await groups.add_member(tea.id, bob.user_id, ann)
     sql("DELETE FROM users WHERE id = %s", ann.user_id)
@@ -271,7 +271,7 @@ async def test_without_owner(groups, sql, add_user, ann, bob):
 
 
 async def test_two_owners_demote_each_other(groups, db, sql, ann, bob):
-    """Of two owners who demote each other at the same time one stays owner, on one node and between two."""
+    """Of two owners who demote each other at once one stays, on one node and on two."""
     nodes = (groups, groups), (groups, Groups(db, Recorder()))
     for number in range(10):
         tea = await groups.create(f"tea {number}", ann)
@@ -287,7 +287,7 @@ async def test_two_owners_demote_each_other(groups, db, sql, ann, bob):
 
 
 async def test_who_is_removed_while_they_wait(groups, sql, ann, bob):
-    """Whoever may not any more when it is their turn changes nothing, though they might when they asked."""
+    """A change that waited for the actor's removal fails, though it was allowed before."""
     tea = await groups.create("tea", ann)
     await groups.add_member(tea.id, bob.user_id, ann, "owner")
     outcomes = await asyncio.gather(
@@ -305,7 +305,7 @@ async def test_who_is_removed_while_they_wait(groups, sql, ann, bob):
 
 
 async def test_two_owners_leave(groups, sql, ann, bob):
-    """Of two owners who leave at the same time one succeeds, however often it is tried."""
+    """Of two owners who leave at once one succeeds, in every try."""
     for number in range(10):
         tea = await groups.create(f"tea {number}", ann)
         await groups.add_member(tea.id, bob.user_id, ann)
@@ -334,7 +334,7 @@ def step_back(node, group_id, user_id, actor):
 
 @pytest.mark.parametrize(("anns_way", "bobs_way"), [(leave, leave), (step_back, step_back), (leave, step_back)])
 async def test_two_owners_go_on_two_nodes(*, groups, db, postgresql, ann, bob, anns_way, bobs_way):
-    """So it is between two nodes, which know of each other by the database alone, each stopped halfway."""
+    """The same holds on two nodes, each stopped halfway."""
     tea = await groups.create("tea", ann)
     await groups.add_member(tea.id, bob.user_id, ann, "owner")
     postgresql.execute(SLOW_CHANGE)
@@ -356,7 +356,7 @@ async def test_two_owners_go_on_two_nodes(*, groups, db, postgresql, ann, bob, a
 
 
 async def test_add_many(groups, listener, add_user, ann, bob):
-    """The answer is in the order asked, each once; who was a member stays what they are; all are told of."""
+    """Members are returned in order without repetitions, present ones keep their role, and all are announced."""
     tea = await groups.create("tea", ann)
     guests = [add_user(f"guest {number}").user_id for number in range(5)]
     bobs, _ = await groups.add_member(tea.id, bob.user_id, ann)
@@ -377,7 +377,7 @@ async def test_add_many(groups, listener, add_user, ann, bob):
 
 
 async def test_add_very_many(groups, sql, ann):
-    """A thousand are added by one call; another group has none of them."""
+    """One call adds a thousand members, and none to another group."""
     tea, coffee = await groups.create("tea", ann), await groups.create("coffee", ann)
     query = (
         "INSERT INTO users (login, login_key, search_text, role_id)"
@@ -389,7 +389,7 @@ async def test_add_very_many(groups, sql, ann):
 
 
 async def test_add_many_or_none(groups, listener, members, ann, bob):
-    """One who does not exist keeps all out, and is told by their place; so does a group that is gone."""
+    """One unknown user fails the whole call, with its index; so does a deleted group."""
     tea = await groups.create("tea", ann)
     listener.told.clear()
     unknown = uuid4()
@@ -408,7 +408,7 @@ async def test_add_many_or_none(groups, listener, members, ann, bob):
 
 
 async def test_a_user_goes_while_many_are_added(groups, postgresql, members, add_user, ann):
-    """Who is deleted at the same moment is not there when their turn comes: nobody is added, and it is told who."""
+    """A user deleted meanwhile fails the whole call, with its index."""
     tea = await groups.create("tea", ann)
     ben, zoe = add_user("ben").user_id, add_user("zoe").user_id
     postgresql.execute("DELETE FROM users WHERE id = %s", (zoe,))
@@ -425,7 +425,7 @@ async def test_a_user_goes_while_many_are_added(groups, postgresql, members, add
 
 
 async def test_what_is_told_is_in_the_log(groups, listener, sql, ann, bob):
-    """However many add and remove the same member at once, each is told where the log has what they did."""
+    """Under concurrent changes of the same member, each announced seq is that of its event in the log."""
     tea = await groups.create("tea", ann)
     changes = (groups.remove_member if number % 3 else groups.add_member for number in range(50))
     outcomes = await asyncio.gather(*(change(tea.id, bob.user_id, ann) for change in changes), return_exceptions=True)
@@ -436,7 +436,7 @@ async def test_what_is_told_is_in_the_log(groups, listener, sql, ann, bob):
 
 
 async def test_told_after_commit(groups, listener, postgresql, ann, bob):
-    """Nothing is told before the change is committed; what is told has been."""
+    """A change is announced after its commit, never before."""
     tea = await groups.create("tea", ann)
     listener.told.clear()
     postgresql.execute("SELECT FROM groups FOR UPDATE")
@@ -449,7 +449,7 @@ async def test_told_after_commit(groups, listener, postgresql, ann, bob):
 
 
 async def test_a_change_and_those_who_refer_to_the_group(groups, postgresql, ann, bob):
-    """A change does not wait for SQL that adds members and will want the group's lock itself; a deletion does."""
+    """A change does not wait for SQL that adds members and locks the group later; a deletion does."""
     tea = await groups.create("tea", ann)
     postgresql.execute("SELECT FROM groups FOR KEY SHARE")
     async with asyncio.timeout(DEADLINE):
@@ -464,7 +464,7 @@ async def test_a_change_and_those_who_refer_to_the_group(groups, postgresql, ann
 
 
 async def test_groups_do_not_wait_for_each_other(groups, postgresql, ann, bob):
-    """A change that waits in one group holds up none in another."""
+    """A change that waits in one group does not block another group."""
     tea, coffee = await groups.create("tea", ann), await groups.create("coffee", ann)
     postgresql.execute("SELECT FROM groups WHERE id = %s FOR UPDATE", (tea.id,))
     change = asyncio.create_task(groups.add_member(tea.id, bob.user_id, ann))
@@ -477,6 +477,6 @@ async def test_groups_do_not_wait_for_each_other(groups, postgresql, ann, bob):
 
 
 def blocked(postgresql) -> list[int]:
-    """The backends that wait for this connection."""
+    """Return the backends that wait for this connection."""
     query = "SELECT pid FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
     return [row[0] for row in postgresql.execute(query)]

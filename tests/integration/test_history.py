@@ -1,4 +1,4 @@
-"""The history: every change leaves a trace that tells who made it, and nobody can wipe it out."""
+"""The history: every change is recorded with its actor, and records cannot be removed."""
 
 import json
 import re
@@ -28,7 +28,7 @@ RENAME = prepare(update(users).values(first_name=bindparam("first_name")))
 
 @pytest.fixture
 def sql(postgresql):
-    """Run SQL beside the application, as the owner of the tables; its rows, if it has any."""
+    """Run SQL as the owner of the tables, beside the application; return its rows, if any."""
 
     def run(query, *params):
         cursor = postgresql.execute(query, params or None)
@@ -41,7 +41,7 @@ def sql(postgresql):
 
 @pytest.fixture
 def add_user(sql):
-    """Make a user, whose password hash is "hash"; their id."""
+    """Add a user with the password hash "hash"; return their id."""
     query = (
         "INSERT INTO users (login, login_key, search_text, password_hash, role_id)"
         " SELECT %s, 'key of ' || %s, 'search for ' || %s, 'hash', id FROM roles WHERE name = 'User' RETURNING id"
@@ -51,14 +51,14 @@ def add_user(sql):
 
 @pytest.fixture
 def add_group(sql):
-    """Make a group; its id."""
+    """Add a group; return its id."""
     query = "INSERT INTO groups (name, name_key) VALUES (%s, 'key of ' || %s) RETURNING id"
     return lambda name: sql(query, name, name)[0][0]
 
 
 @pytest.fixture
 def news(sql):
-    """What was recorded since it was last asked for: table, operation, row, whose, old and new."""
+    """Return new records: table, operation, row, user, old and new."""
     columns = "id, table_name, operation, row_id, user_id, old, new"
     seen = [0]
 
@@ -72,7 +72,7 @@ def news(sql):
 
 @pytest.fixture
 def app_role(sql, db_url):
-    """The DSN of a database role that owns nothing."""
+    """Return the DSN of a database role that owns nothing."""
     sql(GRANTS)
     yield db_url.replace("postgres@", "att_app@")
     sql("DROP OWNED BY att_app")
@@ -83,7 +83,7 @@ def app_role(sql, db_url):
 
 
 def test_a_user(sql, add_user, news):
-    """A new row and a deleted one are recorded in full, a changed one by what differs, an unchanged one not at all."""
+    """New and deleted rows are recorded in full, changed ones by their differences, unchanged ones not at all."""
     ann = add_user("ann")
     ((table, operation, row, whose, old, new),) = news()
     assert (table, operation, row, whose, old) == ("users", "INSERT", str(ann), ann, None)
@@ -102,7 +102,7 @@ def test_a_user(sql, add_user, news):
 
 
 def test_passwords(sql, add_user, news):
-    """Of a password it is told that it changed, whether it was there before or is there after; of a rehash nothing."""
+    """A password is recorded as changed, with its presence before and after; a rehash is not recorded."""
     ann = add_user("ann")
     news()
     for value in ("'other'", "NULL", "'hash'"):
@@ -130,7 +130,7 @@ def test_passwords(sql, add_user, news):
 
 
 def test_other_tables(sql, add_user, add_group, news):
-    """Roles, groups and members are recorded too; what goes with a group or a user as well."""
+    """Roles, groups and members are recorded too, also those deleted with a group or a user."""
     add_role = "INSERT INTO roles (name, name_key, permissions) VALUES ('Aid', 'key of aid', '{a,b}') RETURNING id"
     ((role,),) = sql(add_role)
     assert news()[-1] == (
@@ -167,7 +167,7 @@ def test_other_tables(sql, add_user, add_group, news):
 
 
 async def test_a_thousand_changes(db, sql):
-    """Each of a thousand changes of one transaction tells actor, session and request; the connection then forgets."""
+    """A thousand changes of one transaction have actor, session and request; later ones on the connection do not."""
     sql(
         "INSERT INTO users (login, login_key, search_text, role_id) SELECT n, n, n, roles.id"
         " FROM (SELECT generate_series(1, 1000)::text) AS s (n), roles WHERE name = 'User'"
@@ -194,7 +194,7 @@ async def test_a_thousand_changes(db, sql):
 
 
 def test_nothing_leads_it_astray(sql, add_user):
-    """Neither a temporary table nor what a search path finds comes between a change and its record."""
+    """Neither a temporary table nor a search path redirects a record."""
     ann = add_user("ann")
     sql("CREATE TEMPORARY TABLE history (LIKE public.history INCLUDING ALL)")
     sql("CREATE SCHEMA astray; CREATE TABLE astray.history (LIKE public.history INCLUDING ALL)")
@@ -208,7 +208,7 @@ def test_nothing_leads_it_astray(sql, add_user):
 
 
 def test_in_any_schema(sql, add_user):
-    """The record is made beside the table, whatever the schema is called."""
+    """The record is in the schema of the changed table."""
     add_user("ann")
     schema = '"My ""own""\'s"'
     sql(f"CREATE SCHEMA {schema}")
@@ -220,7 +220,7 @@ def test_in_any_schema(sql, add_user):
 
 
 def test_times_in_utc(sql, add_user, news):
-    """Times in a record are in UTC, wherever whoever makes the change may sit."""
+    """Times in a record are in UTC, whatever the time zone of the connection."""
     sql("SET timezone = 'Asia/Kathmandu'")
     add_user("ann")
     assert news()[0][5]["registered_at"].endswith("+00:00")
@@ -231,7 +231,7 @@ def test_times_in_utc(sql, add_user, news):
 
 
 def test_a_role_without_ownership(sql, add_user, news, app_role):
-    """It leaves its name with every change, and can change no record, nor make one up."""
+    """Changes have the name of the database role, which can neither change nor add records."""
     ann = add_user("ann")
     news()
     with psycopg.connect(app_role, autocommit=True) as connection:
@@ -257,7 +257,7 @@ def test_a_role_without_ownership(sql, add_user, news, app_role):
 
 
 def test_the_trigger_is_not_for_borrowing(sql, app_role):
-    """On a table of their own nobody can use it: it would record what they like, or run their code as the owner."""
+    """Others cannot attach the trigger to their tables, to write records or to run code as its owner."""
     sql("GRANT CREATE ON SCHEMA public TO att_app")
     with psycopg.connect(app_role, autocommit=True) as connection:
         for table in ("pg_temp.users", "public.pretended"):
@@ -269,7 +269,7 @@ def test_the_trigger_is_not_for_borrowing(sql, app_role):
 
 
 async def test_the_server_runs_as_such_a_role(aiohttp_client, sql, app_role):
-    """Every part of the API works without ownership of the tables."""
+    """All of the API works without ownership of the tables."""
     client = await aiohttp_client(create_app(Settings(db_url=app_role, hashing=CHEAPEST)))
     answer = await client.post("/signup", json={"login": "ann", "password": "correct horse"})
     assert answer.status == 201
@@ -290,7 +290,7 @@ async def test_the_server_runs_as_such_a_role(aiohttp_client, sql, app_role):
 
 
 def origin(client):
-    """The client's own origin, which a request that is signed in by the cookie needs."""
+    """The client's own origin, required for requests signed in by cookie."""
     return f"http://{client.host}:{client.port}"
 
 
@@ -298,7 +298,7 @@ def origin(client):
 
 
 async def walk(history, filters, limit):
-    """All changes that fit, page by page."""
+    """Return all matching changes, page by page."""
     items, page = [], await history.page(Window(limit), filters)
     while page.next is not None:
         assert len(page.items) == limit
@@ -308,7 +308,7 @@ async def walk(history, filters, limit):
 
 
 async def test_filters(db, sql, add_user, add_group):
-    """Each filter, and any of them together, gives just what fits, newest first, whatever the size of the pages."""
+    """Each filter, and any combination, returns exactly the matches, newest first, with pages of any size."""
     history, boss = History(db), Actor(uuid4(), uuid4(), "request 1")
     ann, _bob, tea = add_user("ann"), add_user("bob"), add_group("tea")
     sql("INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'owner')", tea, ann)
@@ -338,7 +338,7 @@ async def test_filters(db, sql, add_user, add_group):
 
 
 async def test_of_a_user(db, sql, add_user, add_group):
-    """Their own row and their memberships, nobody else's, also when they are gone."""
+    """A user's list has their own row and memberships only, also after their deletion."""
     history, (ann, bob) = History(db), (add_user("ann"), add_user("bob"))
     for name in ("tea", "coffee"):
         sql("INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'owner')", add_group(name), ann)
@@ -369,7 +369,7 @@ FROM generate_series(1, 20000) AS n
 
 
 def test_each_list_is_read_from_an_index(postgresql):
-    """Page 1 and any other page of each rare kind, at any time or within one, lies side by side in an index."""
+    """The first and later pages of each rare kind are adjacent in an index."""
     postgresql.execute(FILL)
     postgresql.execute("ANALYZE history")
     postgresql.execute("SET enable_bitmapscan = off")  # a row that changed ten times may well be sorted
@@ -393,7 +393,7 @@ def test_each_list_is_read_from_an_index(postgresql):
 
 @pytest.fixture
 async def boss(sign_up, sql):
-    """Somebody who may read the history and nothing else."""
+    """A user with history.read only."""
     person = await sign_up("boss")
     sql("INSERT INTO roles (name, name_key, permissions) VALUES ('Clerk', 'clerk', '{history.read}')")
     sql("UPDATE users SET role_id = (SELECT id FROM roles WHERE name = 'Clerk') WHERE id = %s", person.id)
@@ -401,14 +401,14 @@ async def boss(sign_up, sql):
 
 
 async def read(person, path):
-    """The body of an answer that is 200."""
+    """Return the body of a 200 response."""
     response = await person.request("GET", path)
     assert response.status == 200, await response.text()
     return await response.json()
 
 
 async def test_over_http(boss, sign_up, sql):
-    """A change is told with who made it: user, session and request."""
+    """A change is shown with user, session and request."""
     ann = await sign_up("ann")
     tea = await ann.make_group("tea")
     response = await ann.request("PUT", f"/groups/tea/members/{boss.id}", headers={"X-Request-ID": "my-request"})
@@ -446,7 +446,7 @@ async def test_over_http(boss, sign_up, sql):
 
 
 async def test_pages_over_http(boss, sign_up):
-    """The Link to the next page keeps the filters; a cursor of the one list is not taken by the other."""
+    """The Link to the next page keeps the filters; a cursor of another list is invalid."""
     for login in ("ann", "bob"):
         await sign_up(login)
     response = await boss.request("GET", "/history?limit=2&table=users&operation=INSERT")
@@ -460,7 +460,7 @@ async def test_pages_over_http(boss, sign_up):
 
 
 async def test_who_may_read(boss, sign_up, client, sql):
-    """Without history.read one reads one's own alone; with it anybody's, also of those who are gone."""
+    """Without history.read users read their own history only; with it any user's, also a deleted one's."""
     ann, bob = await sign_up("ann"), await sign_up("bob")
     for path, error in (("/history", "not permitted"), (f"/users/{bob.id}/history", "not you")):
         response = await ann.request("GET", path)
@@ -517,7 +517,7 @@ FAULTS = {
 
 
 async def test_bad_input(boss):
-    """What a filter cannot be is a 422 that names it; so is one that is given twice or is not known."""
+    """An invalid, repeated or unknown filter is a 422 that names it."""
     for name, values in FAULTS.items():
         for value in values:
             response = await boss.request("GET", "/history", params={name: value})

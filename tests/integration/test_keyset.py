@@ -1,4 +1,4 @@
-"""Lists in the database, read page by page."""
+"""Keyset pagination in the database."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -32,7 +32,7 @@ LISTS = {
 
 @pytest.fixture
 def rows(sql):
-    """Seven groups, a to g; every third is open, and c, d and e are of the same moment."""
+    """Seven groups, a to g; every third is open, and c, d and e have the same time."""
     query = 'INSERT INTO groups (id, name, name_key, "join", created_at) VALUES (%s, %s, %s, %s, %s)'
     for number, name in enumerate("abcdefg"):
         moment = START + timedelta(microseconds=3 if name in "cde" else number)
@@ -40,7 +40,7 @@ def rows(sql):
 
 
 async def walk(db, listing, limit, **params):
-    """The first columns of all pages, page by page."""
+    """Return the first columns of all pages."""
     pages, window = [], Window(limit)
     while len(pages) < 20:
         page = await listing.read(db, window, **params)
@@ -52,12 +52,12 @@ async def walk(db, listing, limit, **params):
 
 
 def cut(text, limit):
-    """The text in parts of this length; one empty part when it is empty."""
+    """Split a text into parts of this length; an empty text is one part."""
     return [text[start : start + limit] for start in range(0, len(text), limit)] or [""]
 
 
 async def test_walk(db, rows):
-    """Whatever the size of the pages, each row is met once, in order; a full last page is known to be the last."""
+    """With pages of any size, each row is read once, in order; a full last page is known to be last."""
     for name, (listing, expected) in LISTS.items():
         for limit in range(1, 9):
             assert await walk(db, listing, limit) == cut(expected, limit), (name, limit)
@@ -70,21 +70,21 @@ async def test_nothing(db):
 
 
 async def test_columns(db, rows):
-    """A row has the query's columns, and not the keys besides."""
+    """A row has the query's columns without the keys."""
     query = select(groups.c.id, groups.c.name)
     for listing in (Listing(query, UPWARDS, *KEYS), MergedListing(UPWARDS, (query, KEYS))):
         assert (await listing.read(db, Window(2))).items == [(UUID(int=0), "a"), (UUID(int=1), "b")]
 
 
 async def test_parameters(db, rows):
-    """The query's own parameters hold on every page."""
+    """The query's own parameters apply to every page."""
     query = select(groups.c.name).where(groups.c.name > bindparam("name"))
     for listing in (Listing(query, UPWARDS, *KEYS), MergedListing(UPWARDS, (query, KEYS))):
         assert await walk(db, listing, 2, name="b") == ["cd", "ef", "g"]
 
 
 async def test_changes_meanwhile(db, sql, rows):
-    """What is added or removed before the place where a page begins moves nothing behind it; not even its first row."""
+    """Rows added or removed before a cursor do not change later pages."""
     for name, (listing, _) in LISTS.items():
         first = await listing.read(db, Window(2))
         window = Window(200, listing.order.parse(first.next))
@@ -99,7 +99,7 @@ async def test_changes_meanwhile(db, sql, rows):
 
 
 async def test_cursor_is_of_the_list(db, rows):
-    """A list gives cursors of its own order, which another order does not read."""
+    """A cursor is invalid in another order."""
     cursor = (await LISTS["upwards"][0].read(db, Window(2))).next
     assert UPWARDS.parse(cursor) == (START + timedelta(microseconds=1), UUID(int=1))
     for order in (DOWNWARDS, BY_NAME):

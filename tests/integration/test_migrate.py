@@ -1,4 +1,4 @@
-"""The migrations: up, down and up again, from a checkout, by the command and by the server."""
+"""The migrations: up, down and up again, by alembic from a checkout and by the server."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ REVISIONS = [script.revision for script in ScriptDirectory.from_config(config())
 
 
 def run_alembic(*arguments, **environment):
-    """What a person runs in a checkout."""
+    """Run alembic as in a checkout."""
     return subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=ROOT,
@@ -37,7 +37,7 @@ def run_alembic(*arguments, **environment):
 
 @pytest.fixture
 def on_empty(empty_db_url):
-    """Run a function of alembic's on the empty database."""
+    """Run a function of alembic on the empty database."""
     engine = create_engine("postgresql+psycopg2://", creator=lambda: connect_blocking(empty_db_url), poolclass=NullPool)
 
     def go(command, *arguments):
@@ -50,21 +50,21 @@ def on_empty(empty_db_url):
 
 
 def tables(connection):
-    """The names of the tables there are."""
+    """Return the names of the tables."""
     rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
     connection.rollback()
     return {row[0] for row in rows}
 
 
 def functions(connection):
-    """The names of the functions there are."""
+    """Return the names of the functions."""
     rows = connection.execute("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace").fetchall()
     connection.rollback()
     return {row[0] for row in rows}
 
 
 def test_stairway(on_empty, empty_postgresql):
-    """Each step up can be undone and done again, and nothing but alembic's own table is left at the bottom."""
+    """Each step can be undone and repeated, and the lowest level has only alembic's own table."""
     for revision, before in zip(REVISIONS, ["base", *REVISIONS], strict=False):
         on_empty(alembic.command.upgrade, revision)
         on_empty(alembic.command.downgrade, before)
@@ -76,7 +76,7 @@ def test_stairway(on_empty, empty_postgresql):
 
 
 def test_users_from_before_there_were_roles(on_empty, empty_postgresql):
-    """They keep what they have, get the role User, can be found by a part of their login, and survive the way back."""
+    """Earlier users keep their data, get the role User, can be searched, and survive the downgrade."""
     before_roles = "9eb4ef8ac748"
     on_empty(alembic.command.upgrade, before_roles)
     empty_postgresql.execute("INSERT INTO users (login, login_key, password_hash) VALUES ('Zoë', 'zoë', 'hash')")
@@ -108,7 +108,7 @@ def test_check_sees_drift(on_empty, empty_postgresql):
 
 
 def test_constraints_bear_the_names_of_the_schema(postgresql):
-    """What alembic's check does not compare: the names, by which errors are told apart."""
+    """Names of constraints agree, which alembic's check does not compare."""
     ours = "contype IN ('p', 'u', 'f', 'c') AND connamespace = 'public'::regnamespace"
     rows = postgresql.execute(f"SELECT conname FROM pg_constraint WHERE {ours}").fetchall()
     declared = {constraint.name for table in metadata.tables.values() for constraint in table.constraints}
@@ -116,7 +116,7 @@ def test_constraints_bear_the_names_of_the_schema(postgresql):
 
 
 def test_the_command_knows_its_arguments(empty_db_url):
-    """A misspelt one must not lead to another database."""
+    """A misspelt argument is an error, not another database."""
     result = run_alembic("-x", f"dburl={empty_db_url}", "upgrade", "head", ATT_DB_URL=empty_db_url)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("alembic: unknown option -x dburl; write -x db-url=postgresql://")
@@ -131,7 +131,7 @@ def test_the_command_takes_the_url_from_the_environment(empty_db_url, empty_post
 
 
 def test_the_command_takes_the_url_as_an_argument(empty_db_url, empty_postgresql):
-    """-x comes before the environment."""
+    """-x overrides the environment."""
     result = run_alembic("-x", f"db-url={empty_db_url}", "upgrade", "head", ATT_DB_URL="postgresql://127.0.0.1:1/no")
     assert result.returncode == 0, result.stderr
     assert "users" in tables(empty_postgresql)
@@ -151,7 +151,7 @@ def test_the_command_says_in_one_line_what_is_wrong_with_the_url(url, says):
 
 
 def test_the_command_can_write_the_sql_instead(empty_postgresql):
-    """`--sql` needs no database, and what it writes does the same: functions and triggers, character by character."""
+    """`--sql` needs no database, and its output creates the same functions and triggers."""
     result = run_alembic("upgrade", "head", "--sql", ATT_DB_URL="postgresql://127.0.0.1:1/no")
     assert result.returncode == 0, result.stderr
     empty_postgresql.autocommit = True
@@ -170,13 +170,13 @@ def test_the_default_url_is_the_documented_one():
 
 
 def test_the_migrations_import_nothing_of_ours():
-    """A migration is frozen: what the program becomes later must not change it."""
+    """Migrations are frozen: later versions of the program must not change them."""
     for path in (ROOT / "alembic" / "versions").glob("*.py"):
         assert "att" not in {word for line in path.read_text().splitlines() for word in line.split()}, path
 
 
 def test_an_owner_who_is_no_superuser_can_migrate(empty_db_url, empty_postgresql):
-    """Nor does anything need an extension."""
+    """Migrations need neither a superuser nor an extension."""
     empty_postgresql.execute("CREATE ROLE plain LOGIN")
     empty_postgresql.execute(f"ALTER DATABASE {empty_postgresql.info.dbname} OWNER TO plain")
     empty_postgresql.commit()
@@ -192,7 +192,7 @@ def test_an_owner_who_is_no_superuser_can_migrate(empty_db_url, empty_postgresql
 
 
 def test_nothing_is_migrated_unasked(empty_db_url, empty_postgresql):
-    """A database that is behind is left as it is, and both ways are named."""
+    """An older database is not changed, and the error names both ways to migrate."""
     with pytest.raises(CannotStart, match=r"'alembic upgrade head' .* 'att-server --migrate'"):
         bring_up_to_date(empty_db_url, migrate=False)
     assert tables(empty_postgresql) == set()
@@ -220,7 +220,7 @@ def test_processes_that_migrate_at_once_do_it_one_after_the_other(empty_db_url):
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_a_schema_from_the_future_is_refused(db_url, postgresql, allowed):
-    """Whether or not migrating is allowed: an older program must not touch it."""
+    """A newer schema is refused, also with --migrate."""
     postgresql.execute("UPDATE alembic_version SET version_num = 'fffffffffff0'")
     postgresql.commit()
     with pytest.raises(CannotStart, match="newer than this program"):
@@ -234,7 +234,7 @@ def test_an_old_postgres_is_refused(db_url, monkeypatch):
 
 
 def test_a_database_that_cannot_hold_every_name_is_refused(embedded, db_url):
-    """Logins are Unicode; an encoding that has no room for them would fail at the first of them."""
+    """An encoding other than UTF-8 cannot store all logins."""
     with psycopg.connect(db_url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE narrow ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
     try:
@@ -246,7 +246,7 @@ def test_a_database_that_cannot_hold_every_name_is_refused(embedded, db_url):
 
 
 def test_a_user_who_may_not_is_told_in_one_line(empty_db_url, empty_postgresql):
-    """PostgreSQL 15 and later let nobody but the owner create tables."""
+    """Since PostgreSQL 15 only the owner may create tables."""
     empty_postgresql.execute("CREATE ROLE stranger LOGIN")
     empty_postgresql.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     empty_postgresql.commit()
@@ -263,7 +263,7 @@ def test_a_user_who_may_not_is_told_in_one_line(empty_db_url, empty_postgresql):
 
 
 def test_what_is_lacking_at_a_revision():
-    """Oldest first; nothing at the newest, None beyond it."""
+    """Titles are oldest first; none at the newest revision, None beyond it."""
     names = lacking([])
     assert names[:2] == ["Added user table", "Added group table"]
     revisions = [script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()][::-1]

@@ -1,4 +1,4 @@
-"""The rights that ``deploy/redis.acl.example`` grants: all that is needed, alone and in a cluster, and nothing else."""
+"""The permissions in ``deploy/redis.acl.example``: sufficient, alone and in a cluster, and no more than needed."""
 
 import contextlib
 import re
@@ -31,7 +31,7 @@ OPERATOR = "user operator on >operator ~* &* +@all\n"
 
 @contextlib.contextmanager
 def servers_of(kind, directory):
-    """Servers with those users: their file is read by ACL LOAD, when the fixtures have no more to ask without them."""
+    """Servers with these users, loaded by ACL LOAD after the fixtures have used them."""
     path = directory / f"{kind.__name__}.acl"
     path.write_text("user default on nopass ~* &* +@all\n")
     whole = kind(aclfile=str(path))
@@ -53,18 +53,18 @@ def alone(tmp_path):
 
 
 def url_of(server, database=""):
-    """With the user and the password of the example."""
+    """Return the URL with the example's user and password."""
     return f"redis://att:change-me@127.0.0.1:{server.port}{database}"
 
 
 def by_operator(server, *command):
-    """What the operator is told."""
+    """Return the log lines for the operator."""
     with redis.Redis(port=server.port, username="operator", password="operator", protocol=2) as client:
         return client.execute_command(*command)
 
 
 async def use_everything(url, settings, login):
-    """A conversation of people on two nodes, in which all is done that is done with Redis."""
+    """Use every feature that needs Redis, on two nodes."""
     async with contextlib.AsyncExitStack() as stack:
         settings = replace(settings, redis_url=url, session_ttl=timedelta(seconds=4))
         apps = [create_app(settings) for _ in range(2)]
@@ -86,7 +86,7 @@ async def use_everything(url, settings, login):
 
 
 async def sign_in(client, path, who):
-    """The headers of who is signed in."""
+    """Return the headers of a signed-in user."""
     response = await client.post(path, json=who)
     assert response.status in (200, 201), await response.text()
     return {"Authorization": f"Bearer {(await response.json())['token']}"}
@@ -110,7 +110,7 @@ async def hear_for_a_moment(redis_client, servers):
 
 
 async def test_all_that_is_needed(settings, tmp_path, monkeypatch):
-    """Two nodes and ``att-server check`` do all that they do with just these rights, and each is for some of that."""
+    """Two nodes and ``att-server check`` work with these permissions, and need each of them."""
     monkeypatch.setattr(subscriptions, "LINGER", 0.0)
     monkeypatch.setattr(redis_broker, "_TICK", 0.05)
     used = set()
@@ -150,7 +150,7 @@ async def test_all_that_is_needed(settings, tmp_path, monkeypatch):
     ids=" ".join,
 )
 async def test_forbidden(alone, command):
-    """Commands, keys and channels that are none of ours are refused."""
+    """Other commands, keys and channels are refused."""
     with (
         redis.Redis(port=alone.port, username="att", password="change-me", protocol=2) as client,
         pytest.raises(redis.RedisError, match="ermission"),
@@ -160,7 +160,7 @@ async def test_forbidden(alone, command):
 
 @pytest.mark.parametrize("right", ["ping", "evalsha", "eval", "time", "get", "zrangebyscore", "publish"])
 async def test_a_right_is_missing(alone, settings, right):
-    """A server that starts says in one line which right it lacks."""
+    """A server that starts without a permission names it in one line."""
     by_operator(alone, "ACL", "SETUSER", "att", f"-{right}")
     with pytest.raises(CannotStart) as caught:
         async with open_backends(replace(settings, redis_url=url_of(alone))):
@@ -173,13 +173,13 @@ async def test_a_right_is_missing(alone, settings, right):
 
 
 async def test_a_trial_leaves_nothing(valkey, valkey_url, settings):
-    """What is tried at the start is nothing that anybody sees."""
+    """The trial at the start leaves no keys."""
     async with open_backends(replace(settings, redis_url=valkey_url)):
         assert valkey.ask("KEYS", "*") == []
 
 
 async def test_other_keys(alone, settings):
-    """A user for other keys, or other channels, is of no use either."""
+    """A user for other keys or channels is refused, too."""
     for pattern, says in [("resetkeys", "access a key"), ("resetchannels", "access a channel")]:
         by_operator(alone, "ACL", "LOAD")
         by_operator(alone, "ACL", "SETUSER", "att", pattern)
@@ -189,6 +189,6 @@ async def test_other_keys(alone, settings):
 
 
 async def test_nobody_else(alone):
-    """Without the user nobody is let in."""
+    """Other users are refused."""
     with pytest.raises(CannotStart, match="rejects the user or password in --redis-url"):
         await RedisClient.connect(f"redis://127.0.0.1:{alone.port}")

@@ -1,4 +1,4 @@
-"""Redis over TLS, by rediss://. The Valkey that comes as a wheel speaks none, so a door before it does."""
+"""Redis over TLS (rediss://), by a proxy in front of the Valkey from a wheel, which has no TLS."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ CERTIFICATES = Path(__file__).parents[1] / "certificates"
 
 
 @pytest.fixture
-async def door(valkey_url):
+async def proxy_port(valkey_url):
     """Its port: what comes in by TLS goes on to Valkey, and back."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(CERTIFICATES / "one.pem", CERTIFICATES / "one.key")
@@ -46,9 +46,9 @@ async def door(valkey_url):
     await asyncio.gather(*open_ones, return_exceptions=True)
 
 
-async def test_encrypted(door):
-    """Scripts run and the broker is heard, where the certificate is one of an authority that is named."""
-    url = f"rediss://localhost:{door}?ssl_ca_certs={CERTIFICATES / 'ca.pem'}"
+async def test_encrypted(proxy_port):
+    """Scripts and the broker work with a certificate of a given authority."""
+    url = f"rediss://localhost:{proxy_port}?ssl_ca_certs={CERTIFICATES / 'ca.pem'}"
     redis_client = await RedisClient.connect(url, TRIAL, TRIAL_KEYS)
     await redis_client.ping()
     broker, handler = RedisBroker(redis_client), RecordingHandler()
@@ -62,10 +62,10 @@ async def test_encrypted(door):
     await redis_client.close()
 
 
-async def test_trusted_by_the_environment(door, monkeypatch):
-    """What the error advises helps."""
+async def test_trusted_by_the_environment(proxy_port, monkeypatch):
+    """The advice of the error works."""
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "ca.pem"))
-    redis_client = await RedisClient.connect(f"rediss://localhost:{door}")
+    redis_client = await RedisClient.connect(f"rediss://localhost:{proxy_port}")
     await redis_client.ping()
     await redis_client.close()
 
@@ -80,9 +80,9 @@ async def test_trusted_by_the_environment(door, monkeypatch):
     ],
     ids=["authority", "remedy", "file", "no TLS"],
 )
-async def test_not_trusted(door, url, says):
-    """Nobody is believed to be Redis who cannot show it; one line says why."""
+async def test_not_trusted(proxy_port, url, says):
+    """An untrusted certificate is refused, with one line that says why."""
     with pytest.raises(CannotStart) as caught:
-        await RedisClient.connect(url.format(door, CERTIFICATES / "ca.pem"))
+        await RedisClient.connect(url.format(proxy_port, CERTIFICATES / "ca.pem"))
     assert says in caught.value.detail
     assert "\n" not in caught.value.detail

@@ -1,4 +1,4 @@
-"""Roles: what they hold, who may change them, and that an administrator is always left."""
+"""Roles: their permissions, who may change them, and the last administrator."""
 
 import asyncio
 from dataclasses import replace
@@ -22,7 +22,7 @@ NO_SUCH_ROLE = (404, "no such role")
 
 @pytest.fixture
 async def client(settings, aiohttp_client):
-    """A client of an application that has an administrator; it keeps no cookies."""
+    """A client without a cookie jar, of an application that has an administrator."""
     settings = replace(settings, admin_login="root", admin_password=PASSWORD)
     return await aiohttp_client(create_app(settings), cookie_jar=DummyCookieJar())
 
@@ -36,7 +36,7 @@ async def root(client):
 
 @pytest.fixture
 def give(postgresql):
-    """Give somebody a role, by its name."""
+    """Assign a role by name."""
 
     def go(person, role):
         postgresql.execute(
@@ -49,39 +49,39 @@ def give(postgresql):
 
 @pytest.fixture
 def ids(postgresql):
-    """The ids of the roles, by name."""
+    """Return the ids of the roles by name."""
     rows = postgresql.execute("SELECT name, id FROM roles").fetchall()
     postgresql.commit()
     return {name: str(role_id) for name, role_id in rows}
 
 
 async def ask(person, method, path, **options):
-    """The status, and the answer's body."""
+    """Return the status and the body of the response."""
     response = await person.request(method, path, **options)
     return response.status, await response.json() if response.status != 204 else None
 
 
 async def outcome(person, method, path, **options):
-    """The status of an error, its phrase, and the index if it has one."""
+    """Return the status and code of an error, and its index if any."""
     status, answer = await ask(person, method, path, **options)
     return (status, answer["error"], *([answer["index"]] if "index" in answer else []))
 
 
 async def make(person, name, *permissions):
-    """A role, made by somebody who may: its id."""
+    """Create a role as an actor who may; return its id."""
     status, role = await ask(person, "POST", "/roles", json={"name": name, "permissions": permissions})
     assert status == 201, role
     return role["id"]
 
 
 async def names(person):
-    """Of every role."""
+    """Return the names of all roles."""
     _, page = await ask(person, "GET", "/roles?limit=200")
     return [role["name"] for role in page["items"]]
 
 
 async def test_one_by_one(root):
-    """A role is made, shown, listed, changed and deleted; its permissions are kept sorted, each once."""
+    """A role is created, shown, listed, changed and deleted; permissions are sorted without repetitions."""
     body = {"name": "Süpport", "permissions": ["users.read", "groups.read", "users.read"]}
     status, role = await ask(root, "POST", "/roles", json=body)
     assert (status, role) == (201, {**body, "id": role["id"], "permissions": ["groups.read", "users.read"]})
@@ -104,7 +104,7 @@ async def test_one_by_one(root):
 
 
 async def test_many(root):
-    """Many are made, changed and deleted in the order asked for; one that is to be deleted twice counts once."""
+    """Batches create, change and delete in order; a repeated deletion counts once."""
     status, made = await ask(root, "POST", "/roles", json=[{"name": "b"}, {"name": "a", "permissions": ["users.read"]}])
     assert (status, [role["name"] for role in made["items"]]) == (201, ["b", "a"])
     b, a = (role["id"] for role in made["items"])
@@ -121,7 +121,7 @@ async def test_many(root):
 
 
 async def test_pages(root):
-    """The list is by name, without regard to case, and in parts that lead from one to the next."""
+    """The list is by name, without regard to case, in pages that lead to the next."""
     await ask(root, "POST", "/roles", json=[{"name": name} for name in ("b", "A", "C", "zeta", "Äpfel")])
     path, found = "/roles?limit=3", []
     while path:
@@ -134,7 +134,7 @@ async def test_pages(root):
 
 
 async def test_all_or_none(root, ids, sign_up, give, postgresql):
-    """One bad item and nothing is changed; the error bears its index."""
+    """One bad item fails the whole batch; the error has its index."""
     a, b = await make(root, "a"), await make(root, "b", "users.read")
     give(await sign_up("ann"), "b")
     unknown = str(uuid4())
@@ -186,7 +186,7 @@ BAD_INPUT = [
 
 
 async def test_bad_input(root, ids):
-    """What cannot be accepted is a 422 that names the member."""
+    """Invalid input is a 422 that names the member."""
     for method, path, body, says in BAD_INPUT:
         status, answer = await ask(root, method, path.format(ids["User"]), json=body)
         assert (status, answer["error"]) == (422, "invalid input"), (method, path, body)
@@ -194,7 +194,7 @@ async def test_bad_input(root, ids):
 
 
 async def test_names_and_ids(root):
-    """A name is taken in any case; what is no id is no role; a body that is no JSON is a 400."""
+    """A name is taken in any case; an invalid id is an unknown role; invalid JSON is a 400."""
     await make(root, "Straße")
     assert await outcome(root, "POST", "/roles", json={"name": "STRASSE"}) == (409, "role name taken")
     assert await outcome(root, "POST", "/roles", json={"name": "admin"}) == (409, "role name taken")
@@ -206,7 +206,7 @@ async def test_names_and_ids(root):
 
 
 async def test_built_in(root, ids):
-    """Admin and User are neither deleted nor renamed, and Admin permits everything; User may permit more."""
+    """Admin and User cannot be deleted or renamed, and Admin permits everything; User may permit more."""
     for name in ("Admin", "User"):
         path = f"/roles/{ids[name]}"
         assert await outcome(root, "DELETE", path) == BUILT_IN
@@ -223,7 +223,7 @@ async def test_built_in(root, ids):
 
 
 async def test_in_use(root, sign_up, give):
-    """A role that somebody has stays, and the refusal says how many have it."""
+    """A role with users cannot be deleted, and the error has their number."""
     role = await make(root, "Support")
     for login, says in [("ann", "1 user has"), ("ben", "2 users have")]:
         give(await sign_up(login), "Support")
@@ -234,7 +234,7 @@ async def test_in_use(root, sign_up, give):
 
 
 async def test_counts_from_the_next_request(root, sign_up, give, postgresql):
-    """Whoever is given a role may do at once what it permits and nothing more; and no longer when it is taken away."""
+    """A new role counts from the next request, and so does its removal."""
     role = await make(root, "Support", "roles.read")
     ann = await sign_up("ann")
     assert await outcome(ann, "GET", "/roles") == NOT_PERMITTED
@@ -256,9 +256,7 @@ async def test_counts_from_the_next_request(root, sign_up, give, postgresql):
 
 
 async def test_nobody_raises_themselves(root, sign_up, give, ids):
-    """With roles.write alone one makes, changes and deletes roles that permit no more than one's own; the rest is a 403
-    that says what is missing.
-    """
+    """With roles.write alone an actor changes only roles within their own permissions; the 403 says what is missing."""
     own = await make(root, "Clerk", "roles.write", "users.read")
     strong, equal = await make(root, "Strong", "users.write"), await make(root, "Equal", "users.read")
     ann = await sign_up("ann")
@@ -291,7 +289,7 @@ async def test_nobody_raises_themselves(root, sign_up, give, ids):
 
 
 async def test_the_last_administrator_stays(root, sign_up, give, postgresql):
-    """'*' cannot be taken from the role of the last active administrator, also not as one change of many."""
+    """The role of the last active administrator cannot lose '*', also not in a batch."""
     chiefs, others = await make(root, "Chiefs", "*"), await make(root, "Others", "*")
     ann = await sign_up("ann")
     give(ann, "Others")
@@ -309,7 +307,7 @@ async def test_the_last_administrator_stays(root, sign_up, give, postgresql):
 
 
 async def test_two_administrators_at_once(db, postgresql):
-    """Of two who at the same time take '*' from each other's role, one is refused: the race, time and again."""
+    """Of two administrators who concurrently take '*' from each other's role, one is refused."""
     roles, sides = Roles(db), []
     for name in ("one", "two"):
         role_id, user_id = uuid4(), uuid4()
@@ -343,7 +341,7 @@ async def test_two_administrators_at_once(db, postgresql):
 
 
 async def test_a_holder_who_comes_while_it_is_deleted(db, postgresql, root):
-    """A role that somebody is being given is not deleted under them: the deletion waits, then counts them."""
+    """A deletion waits for a concurrent assignment of the role, then counts its user."""
     role = await make(root, "Support")
     postgresql.execute("UPDATE users SET role_id = %s WHERE login = 'root'", (role,))  # not yet committed
     deleting = asyncio.create_task(ask(root, "DELETE", f"/roles/{role}"))
@@ -359,7 +357,7 @@ async def test_a_holder_who_comes_while_it_is_deleted(db, postgresql, root):
 
 
 async def test_the_actor_is_recorded(root, postgresql):
-    """A thousand roles are made by one request, and the database is told of each who did it."""
+    """A thousand roles created by one request are a thousand changes with the actor."""
     postgresql.execute(
         "CREATE TABLE seen AS SELECT ''::text AS actor LIMIT 0;"
         "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$"
@@ -374,7 +372,7 @@ async def test_the_actor_is_recorded(root, postgresql):
 
 
 async def test_what_means_nothing_permits_nothing(root, sign_up, give, postgresql):
-    """A permission that an operator has made up in the database is neither shown nor in anybody's way."""
+    """An unknown permission stored by an operator is ignored."""
     role = await make(root, "Support", "roles.read")
     postgresql.execute("UPDATE roles SET permissions = '{roles.read,fly,roles.read}' WHERE id = %s", (role,))
     postgresql.commit()

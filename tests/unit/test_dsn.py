@@ -1,4 +1,4 @@
-"""Where a database is: what a DSN may be, how it is told, which server it means."""
+"""Data source names: validation, description, and the address of the server."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ def test_good_dsns(dsn):
     ["", "foo", "mysql://me@host/db", "postgresql+psycopg2://me@host/db", "http://host", "postgresql://me:se@cret@h/d"],
 )
 def test_bad_dsns(dsn):
-    """Refused without repeating what may be a password."""
+    """Errors do not contain a possible password."""
     with pytest.raises(ValueError, match=r"write|must be percent-encoded") as caught:
         check_dsn(dsn)
     assert "cret" not in str(caught.value)
@@ -51,7 +51,7 @@ def test_bad_dsns(dsn):
     ],
 )
 def test_describe(dsn, place):
-    """A place is told without its password."""
+    """The description has no password."""
     assert describe(dsn) == place
 
 
@@ -63,7 +63,7 @@ async def test_no_connection_is_explained_without_the_password():
 
 @pytest.fixture
 async def tcp_port(embedded):
-    """The test's PostgreSQL on a TCP port, by a relay."""
+    """A TCP port that is relayed to the test's PostgreSQL."""
 
     async def relay(reader, writer):
         path = embedded.data_dir / "postgresql" / ".s.PGSQL.5432"
@@ -82,7 +82,7 @@ async def tcp_port(embedded):
 
 
 async def test_the_first_server_that_answers_is_used(tcp_port, db_url):
-    """Of several hosts, or several addresses of one name, all but one may be dead."""
+    """All hosts or addresses except one may be unreachable."""
     name = db_url.split("/")[3].partition("?")[0]
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -96,7 +96,7 @@ async def test_the_first_server_that_answers_is_used(tcp_port, db_url):
 
 @pytest.fixture
 async def astray(tcp_port, db_url):
-    """An engine, and how to send it where nobody listens."""
+    """An engine, and a function that gives it a wrong address."""
     name = db_url.split("/")[3].partition("?")[0]
     db = await Engine.connect(f"postgresql://postgres@127.0.0.1:{tcp_port}/{name}")
     await db._pool.clear()
@@ -107,7 +107,7 @@ async def astray(tcp_port, db_url):
 
 
 async def test_a_server_that_moved_is_found_again(astray):
-    """When no connection can be made, the addresses are looked up anew; until then it is said that there is none."""
+    """When no connection succeeds, addresses are resolved again; until then the database is unavailable."""
     db, go_astray = astray
     go_astray()
     with pytest.raises(errors.DatabaseUnavailable):
@@ -117,7 +117,7 @@ async def test_a_server_that_moved_is_found_again(astray):
 
 
 async def test_a_server_that_refuses_is_said_to_each_who_asks(astray):
-    """Time after time: a refused connection spoils nothing for the next one."""
+    """A refused connection does not affect the next one."""
     db, go_astray = astray
     for _ in range(10):
         go_astray()
@@ -128,7 +128,7 @@ async def test_a_server_that_refuses_is_said_to_each_who_asks(astray):
 
 
 async def test_a_server_that_refuses_spoils_no_descriptor(astray):
-    """When all is closed, whoever gets that of a connection that was refused can use it."""
+    """After closing, the descriptor of a refused connection can be used again."""
     db, go_astray = astray
     go_astray()
     with pytest.raises(errors.DatabaseUnavailable):
@@ -143,7 +143,7 @@ async def test_a_server_that_refuses_spoils_no_descriptor(astray):
 
 
 async def test_names_are_resolved_off_the_loop(tcp_port, db_url, monkeypatch):
-    """Later connections go to the address that was found; libpq would resolve a name on the loop."""
+    """Later connections use the found address; libpq would resolve a name on the event loop."""
     name = db_url.split("/")[3].partition("?")[0]
     db = await Engine.connect(f"postgresql://postgres@localhost:{tcp_port}/{name}")
     assert db._server._address["hostaddr"] == "127.0.0.1"
@@ -152,7 +152,7 @@ async def test_names_are_resolved_off_the_loop(tcp_port, db_url, monkeypatch):
 
 
 async def test_a_server_that_hangs_up_is_said(tcp_port, db_url, monkeypatch):
-    """Also when it does so just after the connection is made."""
+    """A server that closes a new connection is reported, too."""
 
     def hung_up(*_args, **_options):
         raise OSError(107, "Transport endpoint is not connected")

@@ -1,4 +1,4 @@
-"""Passwords: real argon2, at the least cost, on real threads."""
+"""Passwords: real argon2 at the lowest cost, in real threads."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ DEADLINE = 10  # seconds; reached only by a failing test
 
 @contextlib.contextmanager
 def bounded(workers, queue):
-    """Passwords with so many workers and places in the queue."""
+    """Return passwords with this number of workers and queue places."""
     passwords = Passwords(CHEAPEST, workers=workers, queue=queue)
     try:
         yield passwords
@@ -33,7 +33,7 @@ def passwords():
 
 
 class Gate:
-    """Work that holds its worker until the gate is opened."""
+    """Work that blocks its worker until the gate opens."""
 
     def __init__(self):
         self.reached = threading.Semaphore(0)
@@ -45,7 +45,7 @@ class Gate:
         return "done"
 
     async def reached_by(self, workers):
-        """Wait, without holding up the loop, until so many workers stand at the gate."""
+        """Wait until this number of workers is at the gate, without blocking the event loop."""
         for _ in range(workers):
             assert await asyncio.to_thread(self.reached.acquire, timeout=DEADLINE)
 
@@ -57,7 +57,7 @@ class Gate:
 
 
 class CountingHasher:
-    """The hasher, and which hashes it was asked to verify; ``called`` runs wherever it runs."""
+    """A hasher that records verified hashes; ``called`` runs in its thread."""
 
     def __init__(self, hasher, called=lambda: None):
         self._hasher = hasher
@@ -75,14 +75,14 @@ class CountingHasher:
 
 
 async def refusal(passwords):
-    """Wait for a refusal; it comes only after the tasks that were made before have taken their places."""
+    """Wait for Busy, after earlier tasks have taken their places."""
     with pytest.raises(Busy):
         await asyncio.create_task(passwords.hash(PASSWORD))
 
 
 @pytest.mark.parametrize("password", [PASSWORD, "caf\u00e9 au lait", "\U0001f511" * 256, "nul\0nul", "      "])
 async def test_hash_and_verify(passwords, password):
-    """A hash is verified by its own password and by no other, nor by a beginning of it."""
+    """A hash matches its own password only, and no prefix of it."""
     encoded = await passwords.hash(password)
     assert await passwords.verify(password, encoded) is True
     assert await passwords.verify(password[:-1], encoded) is False
@@ -91,7 +91,7 @@ async def test_hash_and_verify(passwords, password):
 
 
 async def test_hash_all():
-    """Many are hashed in their order, with no place in the queue taken; none of them is no work."""
+    """Hashes are in order, and use no queue places; an empty list costs nothing."""
     with bounded(workers=2, queue=0) as passwords:
         hashes = await passwords.hash_all(f"secret {number}" for number in range(5))
         assert [await passwords.verify(f"secret {number}", hash_) for number, hash_ in enumerate(hashes)] == [True] * 5
@@ -99,7 +99,7 @@ async def test_hash_all():
 
 
 async def test_hash_is_argon2id_at_its_cost(passwords):
-    """The hash says how it was made, not from what; the same password gives another hash each time."""
+    """The hash names its algorithm and cost; the same password has another hash each time."""
     encoded = await passwords.hash(PASSWORD)
     assert encoded.startswith("$argon2id$v=19$m=8,t=1,p=1$")
     assert PASSWORD not in encoded
@@ -110,12 +110,12 @@ async def test_hash_is_argon2id_at_its_cost(passwords):
     "garbage", ["x", "\u00e9", "$argon2id$", "$2b$12$" + "a" * 53, "$argon2id$v=19$m=8,t=1,p=1$AAAA$AAAA"]
 )
 async def test_garbage_is_nobodys_hash(passwords, garbage):
-    """What is no hash matches no password, and is no crash."""
+    """An invalid hash matches no password, and is no error."""
     assert await passwords.verify(PASSWORD, garbage) is False
 
 
 async def test_truncated_hash(passwords):
-    """A hash that lost its end matches nothing."""
+    """A truncated hash matches no password."""
     encoded = await passwords.hash(PASSWORD)
     for length in range(0, len(encoded), 7):
         assert await passwords.verify(PASSWORD, encoded[:length]) is False
@@ -123,7 +123,7 @@ async def test_truncated_hash(passwords):
 
 @pytest.mark.parametrize("is_known", [True, False])
 async def test_unknown_login_is_as_much_work(passwords, is_known):
-    """With no hash one hash is verified all the same, made at the same cost as the others."""
+    """Without a hash, a hash of the same cost is verified."""
     encoded = await passwords.hash(PASSWORD)
     passwords._hasher = hasher = CountingHasher(passwords._hasher)
     assert await passwords.verify("wrong horse", encoded if is_known else None) is False
@@ -134,13 +134,13 @@ async def test_unknown_login_is_as_much_work(passwords, is_known):
 
 
 async def test_decoy_is_nobodys_hash(passwords):
-    """Not even whoever guesses what the decoy was made of gets in."""
+    """Not even the password of the decoy matches."""
     passwords._decoy = await passwords.hash(PASSWORD)
     assert await passwords.verify(PASSWORD, None) is False
 
 
 def test_decoy_is_of_its_own():
-    """The decoy is another in each process."""
+    """Each process has another decoy."""
     with bounded(1, 1) as one, bounded(1, 1) as other:
         assert one._decoy != other._decoy
 
@@ -154,7 +154,7 @@ def test_decoy_is_of_its_own():
     ],
 )
 async def test_is_outdated(passwords, cost):
-    """A hash made at another cost is outdated, and still verified."""
+    """A hash of another cost is outdated, and still verified."""
     other = Passwords(cost, workers=1, queue=1)
     encoded = await other.hash(PASSWORD)
     other.close()
@@ -165,7 +165,7 @@ async def test_is_outdated(passwords, cost):
 
 @pytest.mark.parametrize(("workers", "queue"), [(1, 0), (1, 1), (2, 3)])
 async def test_queue_is_bounded(workers, queue):
-    """Whoever finds the workers busy and the queue full is told at once; when they are done there is room again."""
+    """A full queue raises Busy at once; later there is room again."""
     with bounded(workers, queue) as passwords, Gate() as gate:
         encoded = await passwords.hash(PASSWORD)
         async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as tasks:
@@ -185,7 +185,7 @@ async def has_room(passwords):
 
 
 async def test_work_for_somebody_who_has_gone_keeps_its_place():
-    """A caller who is cancelled leaves a worker busy; the place is free when the worker is."""
+    """A cancelled caller keeps its place until its worker is free."""
     with bounded(workers=1, queue=0) as passwords, Gate() as gate:
         async with asyncio.timeout(DEADLINE):
             abandoned = asyncio.create_task(passwords._run(gate.work))
@@ -201,7 +201,7 @@ async def test_work_for_somebody_who_has_gone_keeps_its_place():
 
 
 async def test_a_loop_that_ended_first():
-    """Work that outlives the loop has nobody to tell, and tells nobody."""
+    """Work that outlives the event loop has no effect."""
     with bounded(workers=1, queue=0) as passwords:
         loop = asyncio.new_event_loop()
         loop.close()
@@ -210,7 +210,7 @@ async def test_a_loop_that_ended_first():
 
 
 async def test_failed_work_makes_room():
-    """What fails gives its place back like what succeeds."""
+    """Failed work releases its place."""
     with bounded(workers=1, queue=0) as passwords:
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
@@ -219,7 +219,7 @@ async def test_failed_work_makes_room():
 
 
 async def test_abandoned_wait_makes_room():
-    """Whoever goes away while waiting in the queue leaves their place to others."""
+    """A caller cancelled in the queue releases its place."""
     with bounded(workers=1, queue=1) as passwords, Gate() as gate:
         async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as tasks:
             tasks.create_task(passwords._run(gate.work))
@@ -235,7 +235,7 @@ async def test_abandoned_wait_makes_room():
 
 
 async def test_loop_runs_while_workers_are_busy():
-    """While every worker is busy the event loop goes on with everything else."""
+    """Busy workers do not block the event loop."""
     with bounded(workers=1, queue=1) as passwords, Gate() as gate:
         async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as tasks:
             holding = tasks.create_task(passwords._run(gate.work))
@@ -253,7 +253,7 @@ async def test_loop_runs_while_workers_are_busy():
 
 
 async def test_work_is_off_the_loop(passwords):
-    """Hashing and verifying run in threads of the executor, never in the loop's."""
+    """Hashing and verifying run in threads of the executor."""
     threads = []
     passwords._hasher = CountingHasher(passwords._hasher, lambda: threads.append(threading.current_thread()))
     await passwords.verify(PASSWORD, None)
@@ -263,7 +263,7 @@ async def test_work_is_off_the_loop(passwords):
 
 
 async def test_close_drops_what_waits():
-    """After closing, what waits is dropped, and what is being hashed ends by itself."""
+    """Closing cancels waiting work; running work ends by itself."""
     with bounded(workers=1, queue=1) as passwords, Gate() as gate:
         async with asyncio.timeout(DEADLINE):
             holding = asyncio.create_task(passwords._run(gate.work))
