@@ -10,20 +10,18 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address, IPv6Network
 
 from limits import RateLimitItemPerSecond
 from limits.aio.storage import Storage
 from limits.aio.strategies import FixedWindowRateLimiter
 
 from att.config.settings import Rate
-from att.core.client_address import parse_address
+from att.core.client_address import network_of
 from att.core.names import fold
 from att.errors import AuthFailed, LoginTaken, TooManyAttempts, Unavailable, WrongPassword
 
 MAX_KEYS = 100_000  # counts for each rate; the oldest are dropped
 _WAIT_TIMEOUT = 5.0  # seconds that an attempt waits for running ones
-NETWORK_BITS = 64  # of an IPv6 address: usually one customer's network
 
 Clock = Callable[[], float]
 
@@ -206,11 +204,3 @@ class WindowCounts(Storage):
             if end > now:
                 break
             del self._windows[key]
-
-
-def network_of(address: str | None) -> str:
-    """Return the key of an address: an IPv4 address, a /64 of IPv6, or one key for all clients of a unix socket."""
-    parsed = parse_address(address or "")
-    if isinstance(parsed, IPv6Address):
-        return str(IPv6Network((int(parsed), NETWORK_BITS), strict=False))
-    return str(parsed)

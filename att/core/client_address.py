@@ -11,6 +11,7 @@ from typing import Literal
 IPAddress = IPv4Address | IPv6Address
 Proxy = IPv4Network | IPv6Network | Literal["unix"]  # "unix" is a proxy on the unix socket
 
+NETWORK_BITS = 64  # of an IPv6 address: usually one customer's network
 _WITH_PORT = re.compile(r"\[([^]]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+")
 
 
@@ -51,3 +52,11 @@ def is_trusted(address: IPAddress | None, trusted: Collection[Proxy]) -> bool:
     if address is None:
         return "unix" in trusted
     return any(address in network for network in trusted if network != "unix")
+
+
+def network_of(address: str | None) -> str:
+    """Return the key of an address: an IPv4 address, a /64 of IPv6, or one key for all clients of a unix socket."""
+    parsed = parse_address(address or "")
+    if isinstance(parsed, IPv6Address):
+        return str(IPv6Network((int(parsed), NETWORK_BITS), strict=False))
+    return str(parsed)

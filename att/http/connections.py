@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from att.accounts.rate_limits import network_of
-from att.core.client_address import Proxy, is_trusted, parse_address
+from att.core.client_address import Proxy, is_trusted, network_of, parse_address
 from att.http import parse_errors
 from att.http.access_log import RequestLog
 from att.http.parse_errors import FIELD_LIMIT, FIELDS, HEAD_LIMIT, HEAD_TIMEOUT, LINE_LIMIT

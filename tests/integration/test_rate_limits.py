@@ -13,9 +13,10 @@ from parts import Clock
 from waiting import eventually
 
 from att.accounts import rate_limits as module
-from att.accounts.rate_limits import RateLimits, WindowCounts, network_of
+from att.accounts.rate_limits import RateLimits, WindowCounts
 from att.accounts.redis_rate_limits import RedisCounts
 from att.config.settings import Rate
+from att.core.client_address import network_of
 from att.errors import AuthFailed, Busy, LoginTaken, TooManyAttempts, WrongPassword
 from att.redis.client import RedisClient
 
