@@ -7,7 +7,7 @@ from aiohttp import web
 from att import errors
 from att.api import schemas
 from att.api.keys import ACCOUNT_SERVICE, RATE_LIMITS, SESSION_LISTENER, SESSIONS
-from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
+from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Who
 from att.http.client_info import client_of
 from att.http.context import REQUEST_ID, SESSION
@@ -31,7 +31,7 @@ def make_login_response(user_id: UUID | str | None, session: SignIn | None = Non
 
 
 async def signup(request: web.Request) -> web.Response:
-    """Create an account and sign it in."""
+    """Create an account, and start a session."""
     account = await read(request, schemas.NewAccountIn)
     async with request.app[RATE_LIMITS].sign_up(client_of(request).address):
         verified = await request.app[ACCOUNT_SERVICE].sign_up(account.login, account.password, request[REQUEST_ID])
@@ -50,7 +50,7 @@ async def login(request: web.Request) -> web.Response:
 
 
 async def logout(request: web.Request) -> web.Response:
-    """End the session and close its sockets."""
+    """End the session, and close its sockets."""
     session = request[SESSION]
     try:
         await request.app[SESSIONS].end(session.id)
@@ -71,34 +71,24 @@ async def _sign_in(request: web.Request, verified: Verified) -> web.Response:
 
 ACCOUNT_ROUTES = (
     Route(
-        "POST",
-        "/signup",
+        "POST /signup",
         signup,
         Who.ANYONE,
-        "Make an account",
-        Shapes(
-            body=schemas.NewAccountIn,
-            responses={201: schemas.SignedInOut},
-            errors=(errors.LoginTaken, errors.TooManyAttempts),
-        ),
+        body=schemas.NewAccountIn,
+        responses={201: schemas.SignedInOut},
+        errors=(errors.LoginTaken, errors.TooManyAttempts),
         section="accounts",
     ),
     Route(
-        "POST",
-        "/login",
+        "POST /login",
         login,
         Who.ANYONE,
-        "Start a session",
-        Shapes(
-            body=schemas.CredentialsIn,
-            responses={200: schemas.SignedInOut},
-            errors=(errors.AuthFailed, errors.TooManyAttempts),
-        ),
+        body=schemas.CredentialsIn,
+        responses={200: schemas.SignedInOut},
+        errors=(errors.AuthFailed, errors.TooManyAttempts),
         section="accounts",
     ),
-    Route(
-        "POST", "/logout", logout, Who.SIGNED_IN, "End the session", Shapes(responses={204: None}), section="accounts"
-    ),
+    Route("POST /logout", logout, Who.SIGNED_IN, responses={204: None}, section="accounts"),
 )
 
 ACCOUNT_EXAMPLES: Examples = {

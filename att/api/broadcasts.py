@@ -6,7 +6,7 @@ from att import errors
 from att.api import schemas
 from att.api.auth import path_group
 from att.api.keys import PUBLISHER
-from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
+from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Permission, Who
 from att.http.context import SESSION
 from att.http.requests import parse_json, read_body, read_idempotency_key
@@ -15,7 +15,7 @@ from att.realtime.event_log import Publish
 
 
 async def broadcast(request: web.Request) -> web.Response:
-    """Append a JSON object, byte for byte, to the log of the group, and deliver it to its listeners."""
+    """Send a JSON object to a group."""
     body = await read_body(request)
     if not isinstance(parse_json(body), dict):
         raise errors.NotAnObject
@@ -26,15 +26,14 @@ async def broadcast(request: web.Request) -> web.Response:
 
 BROADCAST_ROUTES = (
     Route(
-        "POST",
-        "/broadcast/{group}",
+        "POST /broadcast/{group}",
         broadcast,
         Who.POSTER,
-        "Send a JSON object to a group",
-        Shapes(
-            body=schemas.MessageIn, responses={200: schemas.DeliveryOut}, errors=(errors.NotAnObject,), takes_key=True
-        ),
         Permission.BROADCAST_ANY,
+        body=schemas.MessageIn,
+        responses={200: schemas.DeliveryOut},
+        errors=(errors.NotAnObject,),
+        takes_key=True,
         section="realtime",
         checked_by_log=True,
     ),

@@ -7,7 +7,7 @@ from importlib.resources import files
 from aiohttp import web
 
 from att.api.keys import DOCUMENT
-from att.api.route import File, Route, Shapes
+from att.api.route import File, Route
 from att.core.permissions import Who
 from att.errors import NotFound
 
@@ -25,17 +25,17 @@ _CONTENT_SECURITY_POLICY = (
 
 
 async def openapi(request: web.Request) -> web.Response:
-    """Return the OpenAPI document."""
+    """Return the OpenAPI document (OpenAPI 3.1)."""
     return web.Response(body=request.app[DOCUMENT], content_type="application/json")
 
 
 async def docs(_request: web.Request) -> web.Response:
-    """Return the page of Swagger UI."""
+    """Return the OpenAPI document as a page to read and try."""
     return _file(_PAGE, "text/html")
 
 
 async def docs_file(request: web.Request) -> web.Response:
-    """Return a file of the page. Raises NotFound."""
+    """Return a file of that page. Raises NotFound."""
     name = request.match_info["file"]
     if name not in MEDIA_TYPES:
         raise NotFound
@@ -63,29 +63,12 @@ def _content(name: str) -> bytes:
 
 
 DOCS_ROUTES = (
+    Route("GET /openapi.json", openapi, Who.ANYONE, responses={200: File(("application/json",))}, section="docs"),
+    Route("GET /docs", docs, Who.ANYONE, responses={200: File(("text/html",))}),
     Route(
-        "GET",
-        "/openapi.json",
-        openapi,
-        Who.ANYONE,
-        "This document (OpenAPI 3.1)",
-        Shapes(responses={200: File(("application/json",))}),
-        section="docs",
-    ),
-    Route(
-        "GET",
-        "/docs",
-        docs,
-        Who.ANYONE,
-        "This document as a page to read and try",
-        Shapes(responses={200: File(("text/html",))}),
-    ),
-    Route(
-        "GET",
-        "/docs/{file}",
+        "GET /docs/{file}",
         docs_file,
         Who.ANYONE,
-        "A file of that page",
-        Shapes(responses={200: File(tuple(sorted({*MEDIA_TYPES.values()}))), 304: None}),
+        responses={200: File(tuple(sorted({*MEDIA_TYPES.values()}))), 304: None},
     ),
 )

@@ -8,7 +8,7 @@ from att.api import schemas
 from att.api.auth import is_permitted
 from att.api.keys import EVENT_LOG, GROUP
 from att.api.query_schemas import EventsQuery
-from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
+from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Permission, Who
 from att.http.context import SESSION
 from att.http.requests import read_query
@@ -18,7 +18,7 @@ from att.realtime.event_log import LogEvent
 
 
 async def group_events(request: web.Request) -> web.Response:
-    """Return messages, joins and leaves of a group, oldest first.
+    """Read a group's log.
 
     Without groups.read these are only the events of the times when the user was a member.
     """
@@ -48,13 +48,12 @@ def _item(event: LogEvent) -> bytes:
 
 EVENT_ROUTES = (
     Route(
-        "GET",
-        "/groups/{group}/events",
+        "GET /groups/{group}/events",
         group_events,
         Who.MEMBER,
-        "Read a group's log",
-        Shapes(query=EventsQuery, responses={200: PageOut[schemas.EventOut]}),
         Permission.GROUPS_READ,
+        query=EventsQuery,
+        responses={200: PageOut[schemas.EventOut]},
     ),
 )
 

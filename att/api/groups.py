@@ -6,7 +6,7 @@ from att import errors
 from att.api import schemas
 from att.api.auth import actor_of, is_permitted, path_user
 from att.api.keys import GROUP, GROUP_SERVICE
-from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, OTHER_EXAMPLE_ID, Examples, Route, Shapes
+from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, OTHER_EXAMPLE_ID, Examples, Route
 from att.core.permissions import Permission, Who
 from att.groups.queries import GROUPS_OF_USER, MEMBERS_OF_GROUP, VISIBLE_GROUPS
 from att.http.context import SESSION
@@ -16,21 +16,21 @@ from att.http.schemas import PageOut, PageQuery
 
 
 async def user_groups(request: web.Request) -> web.Response:
-    """List the groups of a user."""
+    """List a user's groups."""
     window = read_window(read_query(request, PageQuery), GROUPS_OF_USER.order)
     page = await request.app[GROUP_SERVICE].of_user(path_user(request), window)
     return respond_page(request, page, schemas.GroupOut)
 
 
 async def create_group(request: web.Request) -> web.Response:
-    """Create a group, with the user as its owner."""
+    """Create a group."""
     new = await read(request, schemas.NewGroupIn)
     group = await request.app[GROUP_SERVICE].create(actor=actor_of(request), **new.model_dump())
     return respond(schemas.GroupOut.model_validate(group), status=201)
 
 
 async def list_groups(request: web.Request) -> web.Response:
-    """List the user's own groups and the open ones, or all groups with groups.read."""
+    """List one's own groups and the open ones, or all with groups.read."""
     window = read_window(read_query(request, PageQuery), VISIBLE_GROUPS.order)
     groups, user_id = request.app[GROUP_SERVICE], request[SESSION].user_id
     may_read_all = await is_permitted(request, Permission.GROUPS_READ)
@@ -58,14 +58,17 @@ async def delete_group(request: web.Request) -> web.Response:
 
 
 async def group_members(request: web.Request) -> web.Response:
-    """List the members of a group."""
+    """List a group's members."""
     window = read_window(read_query(request, PageQuery), MEMBERS_OF_GROUP.order)
     page = await request.app[GROUP_SERVICE].members(request[GROUP].id, window)
     return respond_page(request, page, schemas.MemberOut)
 
 
 async def put_member(request: web.Request) -> web.Response:
-    """Add a member (201), or change a member's role (200). A user who joins an open group becomes a plain member."""
+    """Add a member, join an open group, or change a member's role.
+
+    A user who joins an open group becomes a plain member.
+    """
     change = await read(request, schemas.MemberChangeIn) if await read_body(request) else schemas.MemberChangeIn()
     role = change.role if "role" in change.model_fields_set else None
     group, user_id = request[GROUP], path_user(request)
@@ -83,99 +86,74 @@ async def add_members(request: web.Request) -> web.Response:
 
 
 async def delete_member(request: web.Request) -> web.Response:
-    """Remove a member from a group."""
+    """Remove a member, or leave the group."""
     await request.app[GROUP_SERVICE].remove_member(request[GROUP].id, path_user(request), actor_of(request))
     return web.Response(status=204)
 
 
-_GROUP = Shapes(responses={200: schemas.GroupOut})
 GROUP_ROUTES = (
     Route(
-        "GET",
-        "/users/{user_id}/groups",
+        "GET /users/{user_id}/groups",
         user_groups,
         Who.ONESELF,
-        "List a user's groups",
-        Shapes(query=PageQuery, responses={200: PageOut[schemas.GroupOut]}),
         Permission.GROUPS_READ,
+        query=PageQuery,
+        responses={200: PageOut[schemas.GroupOut]},
     ),
+    Route("GET /groups", list_groups, Who.SIGNED_IN, query=PageQuery, responses={200: PageOut[schemas.GroupOut]}),
     Route(
-        "GET",
-        "/groups",
-        list_groups,
-        Who.SIGNED_IN,
-        "List one's own groups and the open ones, or all with groups.read",
-        Shapes(query=PageQuery, responses={200: PageOut[schemas.GroupOut]}),
-    ),
-    Route(
-        "POST",
-        "/groups",
+        "POST /groups",
         create_group,
         Who.SIGNED_IN,
-        "Create a group",
-        Shapes(body=schemas.NewGroupIn, responses={201: schemas.GroupOut}, errors=(errors.GroupNameTaken,)),
+        body=schemas.NewGroupIn,
+        responses={201: schemas.GroupOut},
+        errors=(errors.GroupNameTaken,),
     ),
-    Route("GET", "/groups/{group}", get_group, Who.VISITOR, "Show a group", _GROUP, Permission.GROUPS_READ),
+    Route("GET /groups/{group}", get_group, Who.VISITOR, Permission.GROUPS_READ, responses={200: schemas.GroupOut}),
     Route(
-        "PATCH",
-        "/groups/{group}",
+        "PATCH /groups/{group}",
         change_group,
         Who.OWNER,
-        "Change a group's name or rules",
-        Shapes(body=schemas.GroupChangeIn, responses={200: schemas.GroupOut}, errors=(errors.GroupNameTaken,)),
         Permission.GROUPS_WRITE,
+        body=schemas.GroupChangeIn,
+        responses={200: schemas.GroupOut},
+        errors=(errors.GroupNameTaken,),
     ),
+    Route("DELETE /groups/{group}", delete_group, Who.OWNER, Permission.GROUPS_WRITE, responses={204: None}),
     Route(
-        "DELETE",
-        "/groups/{group}",
-        delete_group,
-        Who.OWNER,
-        "Delete a group",
-        Shapes(responses={204: None}),
-        Permission.GROUPS_WRITE,
-    ),
-    Route(
-        "GET",
-        "/groups/{group}/members",
+        "GET /groups/{group}/members",
         group_members,
         Who.MEMBER,
-        "List a group's members",
-        Shapes(query=PageQuery, responses={200: PageOut[schemas.MemberOut]}),
         Permission.GROUPS_READ,
+        query=PageQuery,
+        responses={200: PageOut[schemas.MemberOut]},
     ),
     Route(
-        "POST",
-        "/groups/{group}/members",
+        "POST /groups/{group}/members",
         add_members,
         Who.OWNER,
-        "Add members, all or none",
-        Shapes(
-            body=schemas.NewMembersIn, responses={201: schemas.ItemsOut[schemas.MemberOut]}, errors=(errors.NoSuchUser,)
-        ),
         Permission.GROUPS_WRITE,
+        body=schemas.NewMembersIn,
+        responses={201: schemas.ItemsOut[schemas.MemberOut]},
+        errors=(errors.NoSuchUser,),
     ),
     Route(
-        "PUT",
-        "/groups/{group}/members/{user_id}",
+        "PUT /groups/{group}/members/{user_id}",
         put_member,
         Who.OWNER_OR_JOINER,
-        "Add a member, join an open group, or change a member's role",
-        Shapes(
-            body=schemas.MemberChangeIn,
-            is_body_required=False,
-            responses={200: schemas.MemberOut, 201: schemas.MemberOut},
-            errors=(errors.NoSuchUser, errors.LastOwner),
-        ),
         Permission.GROUPS_WRITE,
+        body=schemas.MemberChangeIn,
+        is_body_required=False,
+        responses={200: schemas.MemberOut, 201: schemas.MemberOut},
+        errors=(errors.NoSuchUser, errors.LastOwner),
     ),
     Route(
-        "DELETE",
-        "/groups/{group}/members/{user_id}",
+        "DELETE /groups/{group}/members/{user_id}",
         delete_member,
         Who.OWNER_OR_ONESELF,
-        "Remove a member, or leave",
-        Shapes(responses={204: None}, errors=(errors.NoSuchMember, errors.LastOwner)),
         Permission.GROUPS_WRITE,
+        responses={204: None},
+        errors=(errors.NoSuchMember, errors.LastOwner),
     ),
 )
 

@@ -9,7 +9,7 @@ from att.api import schemas
 from att.api.auth import path_user
 from att.api.keys import HISTORY
 from att.api.query_schemas import HistoryQuery
-from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, OTHER_EXAMPLE_ID, Examples, Route, Shapes
+from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, OTHER_EXAMPLE_ID, Examples, Route
 from att.core.permissions import Permission, Who
 from att.http.requests import read_query, read_window
 from att.http.responses import respond_page
@@ -17,7 +17,7 @@ from att.http.schemas import PageOut, PageQuery
 
 
 async def list_history(request: web.Request) -> web.Response:
-    """List changes with their actors, the newest first."""
+    """List the changes of users, roles, groups and members, the newest first."""
     query = read_query(request, HistoryQuery)
     window = read_window(query, HISTORY_ORDER)
     filters = cast(HistoryFilters, query.model_dump(exclude={"limit", "after"}, exclude_none=True))
@@ -33,22 +33,20 @@ async def user_history(request: web.Request) -> web.Response:
 
 HISTORY_ROUTES = (
     Route(
-        "GET",
-        "/history",
+        "GET /history",
         list_history,
         Who.PERMITTED,
-        "List the changes of users, roles, groups and members, the newest first",
-        Shapes(query=HistoryQuery, responses={200: PageOut[schemas.ChangeOut]}),
         Permission.HISTORY_READ,
+        query=HistoryQuery,
+        responses={200: PageOut[schemas.ChangeOut]},
     ),
     Route(
-        "GET",
-        "/users/{user_id}/history",
+        "GET /users/{user_id}/history",
         user_history,
         Who.ONESELF,
-        "List the changes of a user and of their memberships, the newest first",
-        Shapes(query=PageQuery, responses={200: PageOut[schemas.ChangeOut]}),
         Permission.HISTORY_READ,
+        query=PageQuery,
+        responses={200: PageOut[schemas.ChangeOut]},
     ),
 )
 

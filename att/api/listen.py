@@ -4,23 +4,22 @@ from aiohttp import web
 
 from att import errors
 from att.api.keys import LISTEN_ENDPOINT
-from att.api.route import Route, Shapes
+from att.api.route import Route
 from att.core.permissions import Who
 
 
 async def listen(request: web.Request) -> web.StreamResponse:
-    """Deliver every broadcast to the user's groups on a WebSocket."""
+    """Listen to one's groups on a WebSocket."""
     return await request.app[LISTEN_ENDPOINT].serve(request)
 
 
 LISTEN_ROUTES = (
     Route(
-        "GET",
-        "/listen/{user_id}",
+        "GET /listen/{user_id}",
         listen,
         Who.ONESELF,
-        "Listen to one's groups on a WebSocket",
-        Shapes(responses={101: None}, errors=(errors.UpgradeRequired,)),
+        responses={101: None},
+        errors=(errors.UpgradeRequired,),
         section="realtime",
         upgrades=True,
     ),

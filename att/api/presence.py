@@ -6,7 +6,7 @@ from att import errors
 from att.api import schemas
 from att.api.auth import path_user
 from att.api.keys import GROUP, PRESENCE
-from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
+from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Permission, Who
 from att.http.requests import read_query, read_window
 from att.http.responses import respond, respond_page
@@ -15,35 +15,33 @@ from att.realtime.presence import PRESENT_IN_GROUP
 
 
 async def group_presence(request: web.Request) -> web.Response:
-    """List the members of a group who are connected."""
+    """List the members who are connected, to whichever server."""
     window = read_window(read_query(request, PageQuery), PRESENT_IN_GROUP.order)
     page = await request.app[PRESENCE].in_group(request[GROUP].id, window)
     return respond_page(request, page, schemas.PresentOut)
 
 
 async def user_presence(request: web.Request) -> web.Response:
-    """Return since when and by how many sockets a user is connected."""
+    """Return since when and by how many sockets a user is connected, to whichever server."""
     return respond(schemas.PresenceOut.model_validate(await request.app[PRESENCE].of_user(path_user(request))))
 
 
 PRESENCE_ROUTES = (
     Route(
-        "GET",
-        "/groups/{group}/presence",
+        "GET /groups/{group}/presence",
         group_presence,
         Who.MEMBER,
-        "List the members who are connected, to whichever server",
-        Shapes(query=PageQuery, responses={200: PageOut[schemas.PresentOut]}),
         Permission.GROUPS_READ,
+        query=PageQuery,
+        responses={200: PageOut[schemas.PresentOut]},
     ),
     Route(
-        "GET",
-        "/users/{user_id}/presence",
+        "GET /users/{user_id}/presence",
         user_presence,
         Who.ONESELF,
-        "Show whether a user is connected, to whichever server",
-        Shapes(responses={200: schemas.PresenceOut}, errors=(errors.NoSuchUser,)),
         Permission.USERS_READ,
+        responses={200: schemas.PresenceOut},
+        errors=(errors.NoSuchUser,),
     ),
 )
 

@@ -10,7 +10,7 @@ from att.api import schemas
 from att.api.auth import actor_of, path_id
 from att.api.keys import ROLE_SERVICE
 from att.api.query_schemas import IdsQuery
-from att.api.route import EXAMPLE_ID, Examples, Route, Shapes
+from att.api.route import EXAMPLE_ID, Examples, Route
 from att.core.permissions import Permission, Who
 from att.http.requests import read, read_one_or_many, read_query, read_window
 from att.http.responses import respond, respond_page
@@ -24,7 +24,7 @@ async def list_roles(request: web.Request) -> web.Response:
 
 
 async def create_roles(request: web.Request) -> web.Response:
-    """Create a role, or many."""
+    """Create a role, or up to 1,000."""
     body, actor = await read_one_or_many(request, schemas.NewRoleIn, schemas.NewRolesIn), actor_of(request)
     if isinstance(body, list):
         new = [roles.NewRole(role.name, role.permissions) for role in body]
@@ -34,14 +34,14 @@ async def create_roles(request: web.Request) -> web.Response:
 
 
 async def change_roles(request: web.Request) -> web.Response:
-    """Change many roles."""
+    """Change roles."""
     body = await read(request, schemas.RoleChangesIn)
     changes = [_role_change(change.id, change) for change in body.root]
     return _respond_roles(await request.app[ROLE_SERVICE].change_many(changes, actor_of(request)))
 
 
 async def delete_roles(request: web.Request) -> web.Response:
-    """Delete many roles."""
+    """Delete roles."""
     query = read_query(request, IdsQuery)
     deleted = await request.app[ROLE_SERVICE].delete_many(query.id, actor_of(request))
     return respond(schemas.DeletedOut(deleted=deleted))
@@ -59,7 +59,7 @@ async def change_role(request: web.Request) -> web.Response:
 
 
 async def delete_role(request: web.Request) -> web.Response:
-    """Delete a role."""
+    """Delete a role that nobody has."""
     await request.app[ROLE_SERVICE].delete(path_id(request, "role_id"), actor_of(request))
     return web.Response(status=204)
 
@@ -79,75 +79,64 @@ def _respond_roles(found: list[roles.Role], *, status: int = 200) -> web.Respons
 _ROLE_ERRORS = (errors.NoSuchRole, errors.RoleNameTaken, errors.BuiltInRole, errors.LastAdministrator)
 ROLE_ROUTES = (
     Route(
-        "GET",
-        "/roles",
+        "GET /roles",
         list_roles,
         Who.PERMITTED,
-        "List the roles by name",
-        Shapes(query=PageQuery, responses={200: PageOut[schemas.RoleOut]}),
         Permission.ROLES_READ,
+        query=PageQuery,
+        responses={200: PageOut[schemas.RoleOut]},
     ),
     Route(
-        "POST",
-        "/roles",
+        "POST /roles",
         create_roles,
         Who.PERMITTED,
-        "Create a role, or up to 1,000",
-        Shapes(
-            body=(schemas.NewRoleIn, schemas.NewRolesIn),
-            responses={201: (schemas.RoleOut, schemas.ItemsOut[schemas.RoleOut])},
-            errors=(errors.RoleNameTaken,),
-        ),
         Permission.ROLES_WRITE,
+        body=(schemas.NewRoleIn, schemas.NewRolesIn),
+        responses={201: (schemas.RoleOut, schemas.ItemsOut[schemas.RoleOut])},
+        errors=(errors.RoleNameTaken,),
     ),
     Route(
-        "PATCH",
-        "/roles",
+        "PATCH /roles",
         change_roles,
         Who.PERMITTED,
-        "Change roles",
-        Shapes(body=schemas.RoleChangesIn, responses={200: schemas.ItemsOut[schemas.RoleOut]}, errors=_ROLE_ERRORS),
         Permission.ROLES_WRITE,
+        body=schemas.RoleChangesIn,
+        responses={200: schemas.ItemsOut[schemas.RoleOut]},
+        errors=_ROLE_ERRORS,
     ),
     Route(
-        "DELETE",
-        "/roles",
+        "DELETE /roles",
         delete_roles,
         Who.PERMITTED,
-        "Delete roles",
-        Shapes(
-            query=IdsQuery,
-            responses={200: schemas.DeletedOut},
-            errors=(errors.NoSuchRole, errors.BuiltInRole, errors.RoleInUse),
-        ),
         Permission.ROLES_WRITE,
+        query=IdsQuery,
+        responses={200: schemas.DeletedOut},
+        errors=(errors.NoSuchRole, errors.BuiltInRole, errors.RoleInUse),
     ),
     Route(
-        "GET",
-        "/roles/{role_id}",
+        "GET /roles/{role_id}",
         get_role,
         Who.PERMITTED,
-        "Show a role",
-        Shapes(responses={200: schemas.RoleOut}, errors=(errors.NoSuchRole,)),
         Permission.ROLES_READ,
+        responses={200: schemas.RoleOut},
+        errors=(errors.NoSuchRole,),
     ),
     Route(
-        "PATCH",
-        "/roles/{role_id}",
+        "PATCH /roles/{role_id}",
         change_role,
         Who.PERMITTED,
-        "Change a role",
-        Shapes(body=schemas.RoleChangeIn, responses={200: schemas.RoleOut}, errors=_ROLE_ERRORS),
         Permission.ROLES_WRITE,
+        body=schemas.RoleChangeIn,
+        responses={200: schemas.RoleOut},
+        errors=_ROLE_ERRORS,
     ),
     Route(
-        "DELETE",
-        "/roles/{role_id}",
+        "DELETE /roles/{role_id}",
         delete_role,
         Who.PERMITTED,
-        "Delete a role that nobody has",
-        Shapes(responses={204: None}, errors=(errors.NoSuchRole, errors.BuiltInRole, errors.RoleInUse)),
         Permission.ROLES_WRITE,
+        responses={204: None},
+        errors=(errors.NoSuchRole, errors.BuiltInRole, errors.RoleInUse),
     ),
 )
 

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
+from inspect import getdoc
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -45,40 +46,45 @@ class File:
     media_types: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shapes:
-    """Request and response of a route. ``body`` is one shape or either of two.
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A row of the table. ``who`` may call the route, and ``permission`` allows it to others.
 
-    ``errors`` are the route's own; those that follow from the rest of its row are not repeated. With ``takes_key`` a
-    request can be repeated safely, by an idempotency key.
+    ``endpoint`` is method and path. ``body`` is one shape or either of two. ``errors`` are the route's own, without
+    those that follow from the rest of the row. With ``takes_key`` a request can be repeated safely, by an idempotency
+    key. ``section`` is that of the documentation, by default the last fixed part of the path. A GET route answers HEAD,
+    too, unless it ``upgrades`` to a WebSocket. If ``checked_by_log``, the transaction that appends checks who may post.
     """
 
+    endpoint: str
+    handler: Handler
+    who: Who
+    permission: Permission | None = None
+    _: KW_ONLY
     body: type[BaseModel] | tuple[type[BaseModel], type[BaseModel]] | None = None
     query: type[QueryModel] | None = None
     responses: Mapping[int, type[BaseModel] | tuple[type[BaseModel], type[BaseModel]] | File | None]
     is_body_required: bool = True
     takes_key: bool = False
     errors: tuple[type[AttError], ...] = ()
+    section: str = ""
+    upgrades: bool = False
+    checked_by_log: bool = False
 
+    @property
+    def method(self) -> str:
+        """HTTP method."""
+        return self.endpoint.partition(" ")[0]
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A row of the table: ``who`` may call it, and the permission that allows it to others.
+    @property
+    def path(self) -> str:
+        """Path, with its parameters in braces."""
+        return self.endpoint.partition(" ")[2]
 
-    ``section`` is that of the documentation, by default the last fixed part of the path. A GET route answers HEAD, too,
-    unless it ``upgrades`` to a WebSocket. If ``checked_by_log``, the transaction that appends checks who may post.
-    """
-
-    method: str
-    path: str
-    handler: Handler
-    who: Who
-    summary: str
-    shapes: Shapes
-    permission: Permission | None = None
-    section: str = field(default="", kw_only=True)
-    upgrades: bool = field(default=False, kw_only=True)
-    checked_by_log: bool = field(default=False, kw_only=True)
+    @property
+    def summary(self) -> str:
+        """First sentence of the handler's docstring."""
+        return re.split(r"\.(?:\s|$)", getdoc(self.handler) or "")[0]
 
     @property
     def tag(self) -> str:

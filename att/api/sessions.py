@@ -8,7 +8,7 @@ from att import errors
 from att.api import schemas
 from att.api.auth import path_id, path_user
 from att.api.keys import HUB, SESSION_LISTENER, SESSIONS
-from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
+from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Permission, Who
 from att.http.context import SESSION
 from att.http.credentials import COOKIE
@@ -19,7 +19,7 @@ from att.sessions.store import SESSIONS_OF_USER, SessionInfo
 
 
 async def list_sessions(request: web.Request) -> web.Response:
-    """List the sessions of a user."""
+    """List a user's sessions."""
     window = read_window(read_query(request, PageQuery), SESSIONS_OF_USER.order)
     page = await request.app[SESSIONS].of_user(_owner_of_sessions(request), window)
     own, registry = request[SESSION].id, request.app[HUB].registry
@@ -32,7 +32,7 @@ async def list_sessions(request: web.Request) -> web.Response:
 
 
 async def end_sessions(request: web.Request) -> web.Response:
-    """End the sessions of a user except the current one, and close their sockets."""
+    """End a user's sessions except the current one, and close their sockets."""
     user_id = _owner_of_sessions(request)
     try:
         ended = await request.app[SESSIONS].end_all(user_id, keep=request[SESSION].id)
@@ -45,7 +45,7 @@ async def end_sessions(request: web.Request) -> web.Response:
 
 
 async def end_session(request: web.Request) -> web.Response:
-    """End a session of a user and close its sockets."""
+    """End a user's session, and close its sockets."""
     user_id = _owner_of_sessions(request)
     session_id = path_id(request, "session_id")
     try:
@@ -64,46 +64,38 @@ def _owner_of_sessions(request: web.Request) -> UUID:
     return path_user(request) if "user_id" in request.match_info else request[SESSION].user_id
 
 
-_SESSIONS = Shapes(query=PageQuery, responses={200: PageOut[schemas.SessionOut]})
-_SESSIONS_ENDED = Shapes(responses={200: schemas.DeletedOut})
-_SESSION_ENDED = Shapes(responses={204: None}, errors=(errors.NoSuchSession,))
 SESSION_ROUTES = (
-    Route("GET", "/sessions", list_sessions, Who.SIGNED_IN, "List one's own sessions", _SESSIONS),
-    Route("DELETE", "/sessions", end_sessions, Who.SIGNED_IN, "End one's other sessions", _SESSIONS_ENDED),
+    Route("GET /sessions", list_sessions, Who.SIGNED_IN, query=PageQuery, responses={200: PageOut[schemas.SessionOut]}),
+    Route("DELETE /sessions", end_sessions, Who.SIGNED_IN, responses={200: schemas.DeletedOut}),
     Route(
-        "DELETE",
-        "/sessions/{session_id}",
+        "DELETE /sessions/{session_id}",
         end_session,
         Who.SIGNED_IN,
-        "End one of one's own sessions",
-        _SESSION_ENDED,
+        responses={204: None},
+        errors=(errors.NoSuchSession,),
     ),
     Route(
-        "GET",
-        "/users/{user_id}/sessions",
+        "GET /users/{user_id}/sessions",
         list_sessions,
         Who.ONESELF,
-        "List a user's sessions",
-        _SESSIONS,
         Permission.SESSIONS_WRITE,
+        query=PageQuery,
+        responses={200: PageOut[schemas.SessionOut]},
     ),
     Route(
-        "DELETE",
-        "/users/{user_id}/sessions",
+        "DELETE /users/{user_id}/sessions",
         end_sessions,
         Who.ONESELF,
-        "End a user's sessions except the current one",
-        _SESSIONS_ENDED,
         Permission.SESSIONS_WRITE,
+        responses={200: schemas.DeletedOut},
     ),
     Route(
-        "DELETE",
-        "/users/{user_id}/sessions/{session_id}",
+        "DELETE /users/{user_id}/sessions/{session_id}",
         end_session,
         Who.ONESELF,
-        "End a user's session",
-        _SESSION_ENDED,
         Permission.SESSIONS_WRITE,
+        responses={204: None},
+        errors=(errors.NoSuchSession,),
     ),
 )
 

@@ -13,7 +13,7 @@ from att.api import schemas
 from att.api.auth import actor_of, path_user
 from att.api.keys import ACCOUNT_SERVICE, RATE_LIMITS, USER_SEARCH
 from att.api.query_schemas import IdsQuery, UsersQuery
-from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route, Shapes
+from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Permission, Who
 from att.http.client_info import client_of
 from att.http.context import SESSION
@@ -31,7 +31,7 @@ async def list_users(request: web.Request) -> web.Response:
 
 
 async def create_users(request: web.Request) -> web.Response:
-    """Create a user from an object, or many from an array."""
+    """Create a user, or many."""
     new = await read_one_or_many(request, schemas.NewUserIn, schemas.NewUsersIn)
     if not isinstance(new, list):
         return _respond_user(await request.app[ACCOUNT_SERVICE].create(_new_user(new), actor_of(request)), status=201)
@@ -45,7 +45,7 @@ async def get_user(request: web.Request) -> web.Response:
 
 
 async def change_user(request: web.Request) -> web.Response:
-    """Change the given fields of a user."""
+    """Change a user."""
     change = await read(request, schemas.UserChangeIn)
     values = change.model_dump(exclude_unset=True)
     versions = _versions_wanted(request)
@@ -119,75 +119,64 @@ _CHANGED = (
 )
 USER_ROUTES = (
     Route(
-        "GET",
-        "/users",
+        "GET /users",
         list_users,
         Who.PERMITTED,
-        "List users",
-        Shapes(query=UsersQuery, responses={200: PageOut[schemas.UserOut]}),
         Permission.USERS_READ,
+        query=UsersQuery,
+        responses={200: PageOut[schemas.UserOut]},
     ),
     Route(
-        "POST",
-        "/users",
+        "POST /users",
         create_users,
         Who.PERMITTED,
-        "Create a user, or many",
-        Shapes(
-            body=(schemas.NewUserIn, schemas.NewUsersIn),
-            responses={201: (schemas.UserOut, schemas.ItemsOut[schemas.UserOut])},
-            errors=_GIVEN,
-        ),
         Permission.USERS_WRITE,
+        body=(schemas.NewUserIn, schemas.NewUsersIn),
+        responses={201: (schemas.UserOut, schemas.ItemsOut[schemas.UserOut])},
+        errors=_GIVEN,
     ),
     Route(
-        "PATCH",
-        "/users",
+        "PATCH /users",
         change_users,
         Who.PERMITTED,
-        "Change many users",
-        Shapes(body=schemas.UserChangesIn, responses={200: schemas.ItemsOut[schemas.UserOut]}, errors=_CHANGED),
         Permission.USERS_WRITE,
+        body=schemas.UserChangesIn,
+        responses={200: schemas.ItemsOut[schemas.UserOut]},
+        errors=_CHANGED,
     ),
     Route(
-        "DELETE",
-        "/users",
+        "DELETE /users",
         delete_users,
         Who.PERMITTED,
-        "Delete many users",
-        Shapes(
-            query=IdsQuery,
-            responses={200: schemas.DeletedOut},
-            errors=(errors.NoSuchUser, errors.LastAdministrator),
-        ),
         Permission.USERS_WRITE,
+        query=IdsQuery,
+        responses={200: schemas.DeletedOut},
+        errors=(errors.NoSuchUser, errors.LastAdministrator),
     ),
     Route(
-        "GET",
-        "/users/{user_id}",
+        "GET /users/{user_id}",
         get_user,
         Who.ONESELF,
-        "Show a user",
-        Shapes(responses=_USER, errors=(errors.NoSuchUser,)),
         Permission.USERS_READ,
+        responses=_USER,
+        errors=(errors.NoSuchUser,),
     ),
     Route(
-        "PATCH",
-        "/users/{user_id}",
+        "PATCH /users/{user_id}",
         change_user,
         Who.ONESELF,
-        "Change a user",
-        Shapes(body=schemas.UserChangeIn, responses=_USER, errors=(*_CHANGED, errors.PreconditionFailed)),
         Permission.USERS_WRITE,
+        body=schemas.UserChangeIn,
+        responses=_USER,
+        errors=(*_CHANGED, errors.PreconditionFailed),
     ),
     Route(
-        "DELETE",
-        "/users/{user_id}",
+        "DELETE /users/{user_id}",
         delete_user,
         Who.ONESELF,
-        "Delete a user",
-        Shapes(responses={204: None}, errors=(errors.NoSuchUser, errors.NotPermitted, errors.LastAdministrator)),
         Permission.USERS_WRITE,
+        responses={204: None},
+        errors=(errors.NoSuchUser, errors.NotPermitted, errors.LastAdministrator),
     ),
 )
 

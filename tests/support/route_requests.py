@@ -45,5 +45,5 @@ def request_for(method: str, path: str, **places: object) -> dict[str, object]:
         return {"params": queries[method, path]}
     if method not in ("POST", "PATCH"):
         return {}
-    [body] = {route.shapes.body for route in ROUTES if (route.method, route.path) == (method, path)}
+    [body] = {route.body for route in ROUTES if (route.method, route.path) == (method, path)}
     return {"json": bodies.get((method, path)) or (example_of(body) if body else {})}

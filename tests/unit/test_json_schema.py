@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from att.api import schemas
 from att.api.openapi.json_schema import Schemas, each_of, markdown
-from att.api.route import Route, Shapes
+from att.api.route import Route
 from att.api.schemas import ItemsOut
 from att.core import fields, names
 from att.core.permissions import Who
@@ -21,7 +21,7 @@ async def handler(_request):
 
 
 def schemas_of(*answers):
-    return Schemas([Route("POST", "/x", handler, Who.ANYONE, "", Shapes(responses=dict(enumerate(answers))))])
+    return Schemas([Route("POST /x", handler, Who.ANYONE, responses=dict(enumerate(answers)))])
 
 
 def test_names():

@@ -8,7 +8,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from att import errors
 from att.api import query_schemas, schemas
 from att.api.openapi.document import document
-from att.api.route import File, Route, Shapes
+from att.api.route import File, Route
 from att.api.routes import ROUTES
 from att.api.schemas import ItemsOut
 from att.core import fields
@@ -34,47 +34,30 @@ async def change(_request):
 
 
 USERS = Route(
-    "GET",
-    "/users",
+    "GET /users",
     users,
     Who.PERMITTED,
-    "List users",
-    Shapes(query=Filter, responses={200: PageOut[schemas.UserOut]}),
     Permission.USERS_READ,
+    query=Filter,
+    responses={200: PageOut[schemas.UserOut]},
 )
 MAKE = Route(
-    "POST",
-    "/users",
+    "POST /users",
     change,
     Who.SIGNED_IN,
-    "Make users",
-    Shapes(
-        body=(schemas.NewUserIn, schemas.NewUsersIn),
-        responses={201: (schemas.UserOut, ItemsOut[schemas.UserOut])},
-        errors=(errors.LoginTaken,),
-    ),
+    body=(schemas.NewUserIn, schemas.NewUsersIn),
+    responses={201: (schemas.UserOut, ItemsOut[schemas.UserOut])},
+    errors=(errors.LoginTaken,),
 )
-GET = Route(
-    "GET",
-    "/users/{user_id}",
-    users,
-    Who.ONESELF,
-    "Show",
-    Shapes(responses={200: schemas.UserOut}),
-    Permission.USERS_READ,
-)
+GET = Route("GET /users/{user_id}", users, Who.ONESELF, Permission.USERS_READ, responses={200: schemas.UserOut})
 PATCH = Route(
-    "PATCH",
-    "/users/{user_id}",
+    "PATCH /users/{user_id}",
     change,
     Who.ANYONE,
-    "Change",
-    Shapes(
-        body=schemas.UserChangeIn,
-        is_body_required=False,
-        responses={200: schemas.UserOut, 204: None},
-        errors=(errors.PreconditionFailed,),
-    ),
+    body=schemas.UserChangeIn,
+    is_body_required=False,
+    responses={200: schemas.UserOut, 204: None},
+    errors=(errors.PreconditionFailed,),
 )
 
 
@@ -183,8 +166,9 @@ def test_answers():
 
 def test_files():
     """A file has its media types and no shape."""
-    shapes = Shapes(responses={200: File(("text/css", "application/json"))})
-    described, _ = operation(Route("GET", "/x", users, Who.ANYONE, "", shapes))
+    described, _ = operation(
+        Route("GET /x", users, Who.ANYONE, responses={200: File(("text/css", "application/json"))})
+    )
     assert described["responses"]["200"]["content"] == {
         "text/css": {"schema": {"type": "string"}},
         "application/json": {"schema": {"type": "object"}},

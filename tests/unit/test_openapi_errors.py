@@ -5,7 +5,7 @@ import pytest
 from att import errors
 from att.api import query_schemas, schemas
 from att.api.openapi.errors import error_responses
-from att.api.route import Route, Shapes
+from att.api.route import Route
 from att.core.permissions import Permission, Standing, Who, check
 
 ALWAYS = {500: ["internal error"], 503: ["busy", "database unavailable", "redis unavailable", "shutting down"]}
@@ -24,7 +24,7 @@ async def handler(_request):
 
 def codes(method, path, who, **shapes):
     """Return the error codes by status."""
-    route = Route(method, path, handler, who, "", Shapes(responses={200: None}, **shapes), Permission.USERS_READ)
+    route = Route(f"{method} {path}", handler, who, Permission.USERS_READ, responses={200: None}, **shapes)
     return {status: [error.code for error in found] for status, found in error_responses(route).items()}
 
 
@@ -45,8 +45,7 @@ def test_unsafe():
 
 def test_upgrade():
     """A WebSocket must not come from another site's page."""
-    shapes = Shapes(responses={101: None})
-    route = Route("GET", "/x", handler, Who.SIGNED_IN, "", shapes, upgrades=True)
+    route = Route("GET /x", handler, Who.SIGNED_IN, responses={101: None}, upgrades=True)
     assert [error.code for error in error_responses(route)[403]] == ["origin not allowed"]
 
 
@@ -120,6 +119,5 @@ def test_who(who):
 
 def test_detail():
     """Each error has its default detail."""
-    shapes = Shapes(responses={}, errors=(errors.LoginTaken,))
-    [error] = error_responses(Route("GET", "/x", handler, Who.ANYONE, "", shapes))[409]
+    [error] = error_responses(Route("GET /x", handler, Who.ANYONE, responses={}, errors=(errors.LoginTaken,)))[409]
     assert error == (409, "login taken", errors.LoginTaken().detail)

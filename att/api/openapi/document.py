@@ -87,7 +87,7 @@ def document(routes: Iterable[Route], version: str) -> Json:
         problems |= {_name(found): _problem(found) for found in error_responses(route).values()}
         operation = _operation(route, schemas)
         paths[route.path][route.method.lower()] = {"operationId": operation_id, **operation}
-    queries = {route.shapes.query.__name__ for route in routes if route.shapes.query}
+    queries = {route.query.__name__ for route in routes if route.query}
     shown = {name: schema for name, schema in schemas.definitions.items() if name not in queries}
     return {
         "openapi": "3.1.0",
@@ -107,7 +107,6 @@ def document(routes: Iterable[Route], version: str) -> Json:
 
 
 def _operation(route: Route, schemas: Schemas) -> Json:
-    shapes = route.shapes
     operation: Json = {
         "tags": [route.tag],
         "summary": route.summary,
@@ -115,15 +114,15 @@ def _operation(route: Route, schemas: Schemas) -> Json:
         "security": [] if route.who is Who.ANYONE else [{name: []} for name in SECURITY],
         "parameters": [*_path_parameters(route), *_query_parameters(route, schemas)],
     }
-    if errors.PreconditionFailed in shapes.errors:
+    if errors.PreconditionFailed in route.errors:
         operation["parameters"].append(_IF_MATCH)
-    if shapes.takes_key:
+    if route.takes_key:
         operation["parameters"].append(_KEY)
-    if shapes.body is not None:
-        content = schemas.content(shapes.body, "validation")
-        operation["requestBody"] = {"required": shapes.is_body_required, "content": content}
+    if route.body is not None:
+        content = schemas.content(route.body, "validation")
+        operation["requestBody"] = {"required": route.is_body_required, "content": content}
     operation["responses"] = {
-        str(status): _response(status, response, schemas) for status, response in shapes.responses.items()
+        str(status): _response(status, response, schemas) for status, response in route.responses.items()
     } | {
         str(status): {"$ref": f"#/components/responses/{_name(found)}"}
         for status, found in error_responses(route).items()
@@ -157,7 +156,7 @@ def _path_parameters(route: Route) -> Iterator[Json]:
 
 
 def _query_parameters(route: Route, schemas: Schemas) -> Iterator[Json]:
-    shape = route.shapes.query
+    shape = route.query
     if shape is None:
         return
     schema = schemas.of_query(shape)

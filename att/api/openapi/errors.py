@@ -56,7 +56,7 @@ def error_responses(route: Route) -> dict[int, list[ErrorResponse]]:
 
 
 def _kinds(route: Route) -> Iterator[type[errors.AttError]]:
-    yield from route.shapes.errors
+    yield from route.errors
     yield from (errors.Busy, errors.DatabaseUnavailable, errors.RedisUnavailable, errors.ShuttingDown)
     yield from (PATH_PARAMETERS[name].not_found for name in route.parameters)
     yield from FORBIDDEN[route.who]
@@ -68,17 +68,16 @@ def _kinds(route: Route) -> Iterator[type[errors.AttError]]:
 
 
 def _of_input(route: Route) -> Iterator[type[errors.AttError]]:
-    shapes = route.shapes
     if _awaits_body(route):
         yield from (errors.Malformed, errors.BodyTimeout)
-    if shapes.body is not None:
+    if route.body is not None:
         yield from (errors.NotJson, errors.WrongMediaType)
     # A body that may be any object has no members that could be wrong.
-    has_members = shapes.body is not None and errors.NotAnObject not in shapes.errors
-    if shapes.query is not None or shapes.takes_key or has_members:
+    has_members = route.body is not None and errors.NotAnObject not in route.errors
+    if route.query is not None or route.takes_key or has_members:
         yield errors.InvalidInput
 
 
 def _awaits_body(route: Route) -> bool:
     """Return True if the server reads the body: the guard always does."""
-    return route.who is not Who.ANYONE or route.shapes.body is not None
+    return route.who is not Who.ANYONE or route.body is not None

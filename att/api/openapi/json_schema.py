@@ -73,9 +73,9 @@ def markdown(docstring: str) -> str:
 
 def _places(route: Route) -> Iterator[tuple[type[BaseModel], JsonSchemaMode]]:
     """Yield each shape with its mode: in a request or in a response."""
-    for shape in (*each_of(route.shapes.body), *each_of(route.shapes.query)):
+    for shape in (*each_of(route.body), *each_of(route.query)):
         yield shape, "validation"
-    for response in route.shapes.responses.values():
+    for response in route.responses.values():
         for shape in each_of(response):
             yield shape, "serialization"
 
