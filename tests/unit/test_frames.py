@@ -88,7 +88,7 @@ def test_expected_codes_are_all():
     ("code", "value", "reason", "is_to_reconnect"), [(code, *row) for code, row in EXPECTED.items()]
 )
 def test_close_code(code, value, reason, is_to_reconnect):
-    """A close code has a number, a reason, and a range that tells unknowing clients what to do."""
+    """A close code has a number, a reason, and a range for clients that do not know the code."""
     assert (code, code.value, code.reason) == (value, value, reason)
     assert CloseCode(value) is code
     assert struct.pack("!H", code) == value.to_bytes(2, "big")

@@ -1,4 +1,4 @@
-"""The broker in Redis: what goes over which channel. What every broker does: test_brokers.py."""
+"""The broker in Redis: its channels. test_brokers.py has what every broker does."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from att.sessions.redis_scripts import ENDED_CHANNEL
 
 
 async def eventually(is_so, seconds=5):
-    """Wait for what nobody tells of."""
+    """Poll for a state that has no event."""
     async with asyncio.timeout(seconds):
         while not is_so():  # noqa: ASYNC110 - nobody does
             await asyncio.sleep(0.01)
@@ -25,7 +25,7 @@ async def eventually(is_so, seconds=5):
 
 @pytest.fixture
 async def make(valkey):
-    """Make a broker that runs, and whoever hears it; they end with the test."""
+    """Make a running broker and its handler, which end with the test."""
     made = []
 
     async def go(url=valkey.url):
@@ -64,8 +64,8 @@ async def test_messages_come_along(make):
     assert other.received - before < 20
 
 
-async def test_what_is_too_long(make, monkeypatch):
-    """It is told that it is there."""
+async def test_messages_that_are_too_long(make, monkeypatch):
+    """Only their head is announced."""
     monkeypatch.setattr(buffer, "GROUP_BYTES", 100)
     broker, _ = await make()
     other, handler = await make()
@@ -77,7 +77,7 @@ async def test_what_is_too_long(make, monkeypatch):
 
 
 async def test_channels(make, valkey):
-    """A node hears what concerns all, itself, and the groups that are heard there; those it leaves after a while."""
+    """A node subscribes to the channel of all, its own, and those of its groups, which it leaves after a while."""
     broker, handler = await make()
     own = f"{NODE}{broker._id}".encode()
     assert {*valkey.ask("PUBSUB", "CHANNELS")} == {ALL.encode(), ENDED_CHANNEL.encode(), own}
@@ -89,7 +89,7 @@ async def test_channels(make, valkey):
 
 
 async def test_leaving(make, valkey, monkeypatch):
-    """The channel is left, and heard again when somebody is there again."""
+    """The channel is left after a while, and subscribed to again for the next listener."""
     monkeypatch.setattr(subscriptions, "LINGER", 0)
     monkeypatch.setattr(module, "_TICK", 0.01)
     broker, handler = await make()
@@ -120,8 +120,8 @@ async def test_no_connection_without_an_answer(make, monkeypatch, valkey):
     await handler.until(lambda: handler.changes[-1] == "connected", 10)
 
 
-async def test_what_others_say_of_all(make, valkey):
-    """A sweep is heard; of members and heads nothing is believed, for only the database tells of those."""
+async def test_payloads_on_the_channel_of_all(make, valkey):
+    """A sweep is accepted; members and heads are not, since only the database announces them."""
     _, handler = await make()
     joined = {"joined": [[str(TEA), 1, str(PIE)]], "groups": {str(TEA): 9}}
     valkey.publish(ALL, json.dumps(joined))
@@ -134,7 +134,7 @@ async def test_what_others_say_of_all(make, valkey):
 
 
 async def test_a_slot_that_moves(valkey_cluster, make):
-    """The channel is found where it is then, by who hears and by who rings."""
+    """Subscribing and publishing find the channel where it is then."""
     broker, handler = await make(valkey_cluster.url)
     other, others = await make(valkey_cluster.url)
     for each in ((broker, handler), (other, others)):
@@ -153,8 +153,8 @@ async def test_a_slot_that_moves(valkey_cluster, make):
     await others.until(lambda: others.events == [message(1)], 20)
 
 
-async def test_a_ring_that_fails(make, monkeypatch):
-    """It is rung again, with what has come meanwhile; what was to come along is read then."""
+async def test_an_announcement_that_fails(make, monkeypatch):
+    """Its head is sent again with newer ones; the messages are read then."""
     broker, _ = await make()
     other, handler = await make()
     await subscribe(other, handler, TEA)
