@@ -1,76 +1,45 @@
 """All handlers of the API by name. Each is defined with its resource in ``att.api``."""
 
-from att.api.accounts import login, logout, make_login_response, signup
-from att.api.broadcasts import broadcast
-from att.api.docs import docs, docs_file, openapi
-from att.api.events import group_events
+from att.api.accounts import (
+    login as login,
+    logout as logout,
+    make_login_response as make_login_response,
+    signup as signup,
+)
+from att.api.broadcasts import broadcast as broadcast
+from att.api.docs import docs as docs, docs_file as docs_file, openapi as openapi
+from att.api.events import group_events as group_events
 from att.api.groups import (
-    add_members,
-    change_group,
-    create_group,
-    delete_group,
-    delete_member,
-    get_group,
-    group_members,
-    list_groups,
-    put_member,
-    user_groups,
+    add_members as add_members,
+    change_group as change_group,
+    create_group as create_group,
+    delete_group as delete_group,
+    delete_member as delete_member,
+    get_group as get_group,
+    group_members as group_members,
+    list_groups as list_groups,
+    put_member as put_member,
+    user_groups as user_groups,
 )
-from att.api.history import list_history, user_history
-from att.api.listen import listen
-from att.api.presence import group_presence, user_presence
-from att.api.roles import change_role, change_roles, create_roles, delete_role, delete_roles, get_role, list_roles
-from att.api.sessions import end_session, end_sessions, list_sessions
+from att.api.history import list_history as list_history, user_history as user_history
+from att.api.listen import listen as listen
+from att.api.presence import group_presence as group_presence, user_presence as user_presence
+from att.api.roles import (
+    change_role as change_role,
+    change_roles as change_roles,
+    create_roles as create_roles,
+    delete_role as delete_role,
+    delete_roles as delete_roles,
+    get_role as get_role,
+    list_roles as list_roles,
+)
+from att.api.sessions import end_session as end_session, end_sessions as end_sessions, list_sessions as list_sessions
 from att.api.users import (
-    change_user,
-    change_users,
-    create_users,
-    delete_user,
-    delete_users,
-    get_user,
-    list_users,
+    change_user as change_user,
+    change_users as change_users,
+    create_users as create_users,
+    delete_user as delete_user,
+    delete_users as delete_users,
+    get_user as get_user,
+    list_users as list_users,
 )
-
-__all__ = [
-    "add_members",
-    "broadcast",
-    "change_group",
-    "change_role",
-    "change_roles",
-    "change_user",
-    "change_users",
-    "create_group",
-    "create_roles",
-    "create_users",
-    "delete_group",
-    "delete_member",
-    "delete_role",
-    "delete_roles",
-    "delete_user",
-    "delete_users",
-    "docs",
-    "docs_file",
-    "end_session",
-    "end_sessions",
-    "get_group",
-    "get_role",
-    "get_user",
-    "group_events",
-    "group_members",
-    "group_presence",
-    "list_groups",
-    "list_history",
-    "list_roles",
-    "list_sessions",
-    "list_users",
-    "listen",
-    "login",
-    "logout",
-    "make_login_response",
-    "openapi",
-    "put_member",
-    "signup",
-    "user_groups",
-    "user_history",
-    "user_presence",
-]

@@ -13,8 +13,7 @@ from chaos.cluster import Cluster
 from chaos.evidence import Change, Sending
 from chaos.frames import Error
 from chaos.listeners import ListenerV1, NotConnected, Person
-from chaos.plan import Broadcast, Way
-from chaos.plan import Change as PlannedChange
+from chaos.plan import Broadcast, Change as PlannedChange, Way
 
 TIMEOUT = aiohttp.ClientTimeout(8)
 PAUSE = 0.3  # seconds before a retry

@@ -15,8 +15,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 from costs import CHEAPEST
 from databases import Databases, dsn_of
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
+from hypothesis import HealthCheck, settings as hypothesis_settings
 from in_process import run_here  # noqa: F401 - a fixture of many
 from loops import Loop
 from people import PASSWORD, Person

@@ -12,8 +12,11 @@ from typing import Any
 from weakref import ref
 
 import psycopg2
-from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, despite its name
-from psycopg2.extensions import make_dsn, parse_dsn
+from psycopg2.extensions import (
+    connection as Connection,  # noqa: N812 - a class, despite its name
+    make_dsn,
+    parse_dsn,
+)
 
 from att.core.error_text import describe_error
 from att.core.log_limits import OutageLog

@@ -1,7 +1,6 @@
 """Changes of groups and their members."""
 
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Sequence, Set as AbstractSet
 from typing import Protocol, TypedDict, Unpack
 from uuid import UUID, uuid4
 

@@ -9,8 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from aiohttp import WSMsgType
 from costs import CHEAPEST
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from parts import RecordingConnection
 from people import PASSWORD, Person
 from waiting import eventually

@@ -9,8 +9,7 @@ from aiohttp import web
 from scripted import AT, G1, G2, G3, ME, MOMENT, PATIENCE, Script, accepted, closes, message, problem, sends, wait
 
 from att import errors
-from att.client import client as clients
-from att.client import connection as channels
+from att.client import client as clients, connection as channels
 from att.client.client import Ack, Backoff, Client, Gap, Joined, Left, Message
 from att.protocol.frames import CloseCode
 

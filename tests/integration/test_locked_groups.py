@@ -9,8 +9,7 @@ from parts import RecordingBroker, append_together, seqs_of
 from waiting import eventually
 
 from att.errors import Busy, ConnectionLost, DatabaseUnavailable, InvalidInput, NoSuchGroup, ShuttingDown
-from att.realtime import locked_groups as module
-from att.realtime import publisher as publisher_module
+from att.realtime import locked_groups as module, publisher as publisher_module
 from att.realtime.event_log import Publish
 from att.realtime.publisher import Publisher
 

@@ -8,8 +8,7 @@ from parts import RecordingConnection, away, bodies, drained, frames, received
 
 from att.core import tasks
 from att.errors import Busy, DatabaseUnavailable
-from att.realtime import hub as hub_module
-from att.realtime import log_reader as module
+from att.realtime import hub as hub_module, log_reader as module
 from att.realtime.event_log import SLICE_BYTES, Publish
 from att.realtime.log_reader import LogReader
 from att.realtime.registry import Listener

@@ -9,8 +9,7 @@ from parts import RecordingBroker, RecordingConnection, received
 
 from att.errors import Busy, ConnectionLost, InvalidInput, NoSuchGroup, ShuttingDown
 from att.protocol.frames import text_frame
-from att.realtime import publish_queue
-from att.realtime import publisher as module
+from att.realtime import publish_queue, publisher as module
 from att.realtime.event_log import Position, Publish
 from att.realtime.fanout import NOBODY, Delivered
 from att.realtime.publisher import Publisher

@@ -20,8 +20,7 @@ from att.app import create_app, open_backends
 from att.cli.doctor.checks import Level
 from att.cli.doctor.redis import check_redis
 from att.errors import CannotStart
-from att.realtime.brokers import redis as redis_broker
-from att.realtime.brokers import subscriptions
+from att.realtime.brokers import redis as redis_broker, subscriptions
 from att.realtime.brokers.redis import RedisBroker
 from att.redis.client import RedisClient
 

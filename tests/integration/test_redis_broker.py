@@ -9,8 +9,7 @@ import redis
 from brokers import PIE, TEA, RecordingHandler, message
 
 from att.errors import RedisUnavailable
-from att.realtime.brokers import buffer, subscriptions
-from att.realtime.brokers import redis as module
+from att.realtime.brokers import buffer, redis as module, subscriptions
 from att.realtime.brokers.redis import ALL, GROUP_CHANNEL, NODE, RedisBroker
 from att.redis.client import RedisClient
 from att.sessions.redis_scripts import ENDED_CHANNEL

@@ -26,8 +26,7 @@ from att.app import create_app
 from att.config.settings import Settings
 from att.core.pagination import Window
 from att.db.engine import Engine, Transaction, prepare
-from att.db.schema import sessions as table
-from att.db.schema import users
+from att.db.schema import sessions as table, users
 from att.errors import AuthFailed, NoSuchSession, ShuttingDown
 from att.http.credentials import COOKIE
 from att.realtime.hub import Hub

@@ -5,8 +5,7 @@ from itertools import pairwise
 from uuid import uuid4
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from att.accounts.user_search import ORDERS, UserFilters, UserSearch, grams_of, listing
 from att.accounts.users import NewUser, row_of

@@ -22,8 +22,7 @@ from parts import away
 from small_server import read_response, read_to_end
 from waiting import eventually
 
-from att import __version__
-from att import app as app_module
+from att import __version__, app as app_module
 from att.app import create_app
 from att.config.settings import ListenAddress
 from att.core.readiness import Readiness

@@ -3,8 +3,7 @@
 from ipaddress import ip_network
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from att.core.client_address import client_address, is_trusted, parse_address
 

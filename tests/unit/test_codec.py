@@ -7,8 +7,7 @@ from uuid import UUID
 import msgspec
 import pytest
 from brokers import AT, TEA, message
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from att.realtime.brokers.codec import HEADER, DecodedAnnouncement, decode, encode
 

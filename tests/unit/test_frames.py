@@ -8,8 +8,7 @@ import pytest
 from aiohttp import WSMsgType
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 from aiohttp.base_protocol import BaseProtocol
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from att.protocol.frames import PING_FRAME, CloseCode, close_frame, pong_frame, text_frame
 

@@ -5,8 +5,7 @@ import unicodedata
 from uuid import UUID
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from att.core import names
 from att.core.names import (

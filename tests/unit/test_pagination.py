@@ -6,8 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from att.core.pagination import PAGE_DEFAULT, PAGE_LIMIT, Order, Page, Window
 

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from jsonschema import Draft202012Validator
 from protocol_schema import SCHEMA
 

@@ -6,8 +6,7 @@ from contextlib import suppress
 import pytest
 
 from att.core import tasks
-from att.core.readiness import NotReady, Readiness
-from att.core.readiness import tasks as probe_tasks
+from att.core.readiness import NotReady, Readiness, tasks as probe_tasks
 from att.core.tasks import supervise
 from att.errors import DatabaseUnavailable
 

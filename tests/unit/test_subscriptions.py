@@ -5,12 +5,10 @@ import contextlib
 from uuid import UUID
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from parts import Clock
 
-from att.realtime.brokers import redis as redis_broker
-from att.realtime.brokers import subscriptions as module
+from att.realtime.brokers import redis as redis_broker, subscriptions as module
 from att.realtime.brokers.subscriptions import LINGER, SubscriptionChange, Subscriptions
 
 TEA, PIE, NUT = (UUID(int=number) for number in range(1, 4))

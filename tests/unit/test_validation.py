@@ -1,8 +1,7 @@
 """Explanations of invalid input."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
 from att.api import query_schemas, schemas
