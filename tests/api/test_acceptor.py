@@ -1,4 +1,4 @@
-"""Who comes in by our listening sockets, over TLS or not, and what becomes of those who wait when they are closed."""
+"""Accepting connections, with TLS and without, and closing the listening sockets."""
 
 import asyncio
 import contextlib
@@ -203,7 +203,7 @@ async def test_not_tls(certificate, caplog):
 
 
 async def test_a_handshake_that_stops(certificate, trusting, monkeypatch):
-    """It times out, counts until then, and does not block other clients."""
+    """The handshake times out, counts until then, and does not block other clients."""
     monkeypatch.setattr(acceptor, "HANDSHAKE_TIMEOUT", 0.5)
     async with small_server(certificate=certificate, per_address=2) as server:
         reader, writer = await server.connect()

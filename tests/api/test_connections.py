@@ -194,7 +194,7 @@ async def test_a_slow_head(connect, impatient):
 
 
 async def test_a_silent_connection(connect, impatient):
-    """It is closed without a response: a browser may have opened it in advance."""
+    """The connection is closed without a response: a browser may have opened it in advance."""
     async with small_server() as server:
         reader, _ = await connect(server)
         assert await read_to_end(reader) == b""
@@ -281,7 +281,7 @@ async def test_closed_at_once(connect):
 
 
 async def test_a_detached_connection(connect):
-    """It counts until its new protocol releases the quota, and is not closed to make room."""
+    """The quota counts until the new protocol releases it, and the connection is not closed to make room."""
     async with small_server(per_address=1, total=1) as server:
         reader, _ = await connect(server, data=b"GET /detach HTTP/1.1\r\nHost: att\r\n\r\n")
         assert await reader.readexactly(4) == b"mine"

@@ -22,7 +22,7 @@ DIGESTS = {
 
 
 async def test_the_document(client):
-    """It is OpenAPI 3.1 of the running version, for anyone, and lists exactly the served paths."""
+    """The document is OpenAPI 3.1 of the running version, for anyone, and lists exactly the served paths."""
     response = await client.get("/openapi.json")
     assert (response.status, response.content_type) == (200, "application/json")
     assert response.headers[hdrs.CACHE_CONTROL] == "no-store"

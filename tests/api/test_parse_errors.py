@@ -233,7 +233,7 @@ async def test_many_rejections(caplog):
 
 
 async def test_an_expectation():
-    """It is rejected before any middleware is reached, and not repeated."""
+    """An unknown expectation is rejected before any middleware, and not repeated."""
     async with small_server() as server:
         reader, writer = await server.connect()
         writer.write(HEAD + b"Expect: yyy\r\n\r\n")

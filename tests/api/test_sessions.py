@@ -320,7 +320,7 @@ async def test_guessing_from_an_address(limited):
 
 
 async def test_a_burst_of_guesses(limited):
-    """Of guesses that are sent at once only 3 are checked, however many there are."""
+    """Only 3 of the guesses that are sent at once are checked, however many there are."""
     client = await limited()
     assert await try_sign_up(client, "ann") == 201
     statuses = await asyncio.gather(*(try_log_in(client) for _ in range(20)))
