@@ -2,10 +2,10 @@
 
 import signal
 
-# While the libraries are being imported Ctrl-C ends the process at once, without a traceback; ``main`` takes over then.
+# While libraries are imported, Ctrl-C ends the process at once, without a traceback. ``main`` changes that.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from att.cli.main import main  # noqa: E402 - after the line above, which is for it
+from att.cli.main import main  # noqa: E402 - the line above must come first
 
 if __name__ == "__main__":
     main()

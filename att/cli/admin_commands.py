@@ -1,4 +1,4 @@
-"""The sub-commands: what the operator of the machine does beside serving."""
+"""The sub-commands ``create-admin``, ``reset-password`` and ``migrate``."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -22,8 +22,8 @@ from att.db.engine import Engine
 _T = TypeVar("_T")
 
 ENDED = """\b
-All sessions of theirs are ended, also in a Redis (--redis-url): their requests are refused from now on, and WebSockets
-that are open on a running server are closed.
+All sessions of the user end, also in a Redis (--redis-url): requests are refused from now on, and running servers
+close the user's WebSockets.
 """
 
 _login = click.argument("login", type=Parsed("login", check_name))
@@ -35,7 +35,7 @@ _login = click.argument("login", type=Parsed("login", check_name))
 @redis_option
 @click.pass_context
 def create_admin(context: click.Context, /, login: str, **where: object) -> None:
-    """Make LOGIN an administrator: somebody new, or somebody there, who gets a new password and is active.
+    """Make LOGIN an administrator: a new user, or an existing one, who gets a new password and is enabled.
 
     The password is asked for on a terminal, else it is the first line of the standard input.
     """
@@ -65,7 +65,7 @@ def reset_password(context: click.Context, /, login: str, **where: object) -> No
 @database_options
 @click.pass_context
 def migrate(context: click.Context, /, **where: object) -> None:
-    """Bring the schema of the database up to date, and say what was done."""
+    """Bring the schema of the database up to date, and list the migrations."""
     database = run(_open_and_close(replace(settings_of(context, **where), migrate=True)))
     for name in database.migrated:
         say(f"done: {name}")

@@ -1,4 +1,4 @@
-"""The sub-commands that talk to a running server, this one's or another's: listen and broadcast."""
+"""The sub-commands ``listen`` and ``broadcast``: clients of a running server."""
 
 import asyncio
 import contextlib
@@ -25,16 +25,18 @@ from att.protocol.messages import timestamp
 
 _T = TypeVar("_T")
 
-NOTHING = "there is nothing on the standard input; give it a JSON object, or write it behind the group"
+NO_INPUT = "there is nothing on the standard input; give it a JSON object, or write it after the group"
 STDIN_LIMIT = 2 * 1024**2  # bytes of an object to broadcast; the server takes less
 
 
 def _server_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Let a sub-command take the options that say where the server is, and who asks."""
+    """Add the options of the server and the user to a sub-command."""
     for option in (
-        click.option("--login", help="Whom to sign in as. The password is asked for, or the first line of the input."),
-        click.option("--token", envvar="ATT_TOKEN", help="What /login answered; in ATT_TOKEN it stays out of ps."),
-        click.option("--url", envvar="ATT_URL", default="http://127.0.0.1:8000", help="Where the server is."),
+        click.option("--login", help="Login of the user. The password is asked for, or the first line of the input."),
+        click.option(
+            "--token", envvar="ATT_TOKEN", help="Token from POST /login; in ATT_TOKEN it does not show in ps."
+        ),
+        click.option("--url", envvar="ATT_URL", default="http://127.0.0.1:8000", help="URL of the server."),
     ):
         function = option(function)
     return function
@@ -45,10 +47,10 @@ def _server_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--resume",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A file that keeps what was heard: after a pause one goes on where one was.",
+    help="A file that stores the positions: the next run continues where this one ended.",
 )
 def listen(resume: Path | None, **who: str) -> None:
-    """Print everything that is broadcast to one's groups, one JSON object a line. Ctrl-C ends it."""
+    """Print every event of the user's groups, one JSON object per line. Ctrl-C ends it."""
     try:
         _run(_listen(_connector(**who), resume))
     except BrokenPipeError:
@@ -58,18 +60,22 @@ def listen(resume: Path | None, **who: str) -> None:
         raise AttError(f"the output cannot be written: {error.strerror}") from error
     else:
         return
-    drop_output()  # whoever read our lines has enough
+    drop_output()  # the reader of our lines has closed the pipe
 
 
 @click.command("broadcast", context_settings={"auto_envvar_prefix": None})
 @_server_options
-@click.option("--key", type=Parsed("key", check_key), help="The same key in the same group is the same broadcast.")
+@click.option(
+    "--key",
+    type=Parsed("key", check_key),
+    help="Idempotency key: the same key in the same group is the same broadcast.",
+)
 @click.argument("group")
 @click.argument("data", metavar="[JSON]", default="-")
 def broadcast(group: str, data: str, key: str | None, **who: str) -> None:
-    """Broadcast a JSON object to the GROUP of this id or name; without JSON, or with -, the standard input is read.
+    """Broadcast a JSON object to the GROUP with this id or name; without JSON, or with -, read the standard input.
 
-    It is tried again for a minute when the server cannot be reached; with a key of one's own also by the next command.
+    If the server cannot be reached, this retries for a minute. With --key the command is safe to repeat.
     """
     connector = _connector(**who)
     body = _read_all() if data == "-" else data.encode(errors="surrogateescape")
@@ -77,16 +83,16 @@ def broadcast(group: str, data: str, key: str | None, **who: str) -> None:
     try:
         say(json.dumps({"group": ack.group, "seq": ack.seq, "at": timestamp(ack.at)}))
     except AttError as error:
-        raise AttError(f"it was broadcast, and is in the log as seq {ack.seq}, but {error}") from error
+        raise AttError(f"the broadcast is in the log as seq {ack.seq}, but {error}") from error
 
 
 Connector = Callable[[], Coroutine[Any, Any, Client]]
 
 
 def _connector(url: str, token: str | None, login: str | None) -> Connector:
-    """How to come to a client. Asks for the password, if there must be one. Raises UsageError."""
+    """Return a function that makes the client. Ask for the password if needed. Raise UsageError."""
     if token is None and login is None:
-        raise click.UsageError("say who you are: --token (or ATT_TOKEN), or --login")
+        raise click.UsageError("give --token (or ATT_TOKEN), or --login")
     try:
         client = Client(url, token=token or "")
     except ValueError as error:
@@ -108,7 +114,7 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
     try:
         return run(work)
     except (NotSignedIn, SessionEnded) as error:
-        raise AttError("the token is not good (any more): give another, in ATT_TOKEN, or use --login") from error
+        raise AttError("the token is not valid, or no longer: give another in ATT_TOKEN, or use --login") from error
 
 
 async def _broadcast(connector: Connector, group: str, body: bytes, key: str | None) -> Any:
@@ -120,9 +126,9 @@ async def _listen(connector: Connector, file: Path | None) -> None:
     positions: dict[str, int] = {}
     if file is not None:
         positions = _load(file)
-        _save(file, positions)  # where that does not work it is told at once
+        _save(file, positions)  # fail at once if the file cannot be written
     async with await connector() as client:
-        greeter = asyncio.create_task(_greet(client, file))
+        started = asyncio.create_task(_on_connected(client, file))
         try:
             async with contextlib.aclosing(client.listen(positions)) as events:
                 async for event in events:
@@ -130,11 +136,11 @@ async def _listen(connector: Connector, file: Path | None) -> None:
                     if file is not None:
                         _save(file, client.positions)
         finally:
-            greeter.cancel()
+            started.cancel()
 
 
-async def _greet(client: Client, file: Path | None) -> None:
-    """Say that we hear. Where one begins is kept as well, for it may be that nothing is heard before the end."""
+async def _on_connected(client: Client, file: Path | None) -> None:
+    """Print that the client listens, and store its positions: there may be no event before the end."""
     await client.connected.wait()
     if file is not None:
         _save(file, client.positions)
@@ -142,13 +148,13 @@ async def _greet(client: Client, file: Path | None) -> None:
 
 
 def _hint(words: str) -> None:
-    """Tell somebody at a terminal what goes on."""
+    """Print to stderr if it is a terminal."""
     if sys.stderr is not None and sys.stderr.isatty():
         click.echo(words, err=True)
 
 
 def line_of(event: Event) -> bytes:
-    """The event as its frame has it, on one line: line breaks can stand only where JSON lets spaces stand."""
+    """Return the event as in its frame, on one line. JSON has raw line breaks only where spaces may be."""
     members: dict[str, Any] = {"type": type(event).__name__.lower(), "group": event.group, "name": event.name}
     if isinstance(event, Gap):
         return _dump(members | {"from": event.first, "to": event.seq})
@@ -164,7 +170,7 @@ def _dump(members: dict[str, Any]) -> bytes:
 
 
 def _load(file: Path) -> dict[str, int]:
-    """The positions that were kept. Raises AttError when the file holds something else."""
+    """Return the stored positions. Raise AttError if the file contains something else."""
     try:
         positions = json.loads(file.read_bytes())
     except FileNotFoundError:
@@ -174,12 +180,12 @@ def _load(file: Path) -> dict[str, int]:
     except ValueError:
         positions = None
     if not isinstance(positions, dict) or not all(type(seq) is int and seq >= 0 for seq in positions.values()):
-        raise AttError(f"{file} holds no positions; name another file, or remove it to begin anew")
+        raise AttError(f"{file} does not contain positions; name another file, or remove it to start now")
     return positions
 
 
 def _save(file: Path, positions: dict[str, int]) -> None:
-    """Replace the file as a whole: whatever happens, it holds the old positions or the new ones."""
+    """Replace the file atomically: it contains the old positions or the new ones."""
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         with os.fdopen(descriptor, "w") as new:
@@ -195,12 +201,12 @@ def _why(file: Path, error: OSError) -> str:
 
 def _read_all() -> bytes:
     if sys.stdin is None:  # it was closed before we were started
-        raise click.UsageError(NOTHING)
+        raise click.UsageError(NO_INPUT)
     if sys.stdin.isatty():
         _hint("type a JSON object, then Ctrl-D")
     body = sys.stdin.buffer.read(STDIN_LIMIT + 1)
     if len(body) > STDIN_LIMIT:
         raise click.UsageError(f"there are more than {STDIN_LIMIT} bytes on the standard input")
     if not body.strip():
-        raise click.UsageError(NOTHING)
+        raise click.UsageError(NO_INPUT)
     return body

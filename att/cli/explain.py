@@ -1,4 +1,4 @@
-"""The sub-command that explains why somebody hears a group, or does not."""
+"""The sub-command ``why``."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from att.db.engine import Engine
 from att.protocol.messages import timestamp
 from att.realtime.presence import Stay
 
-SAID = {"joined": "joined as {}", "left": "left", "changed": "became {}"}
+CHANGE_WORDS = {"joined": "joined as {}", "left": "left", "changed": "became {}"}
 
 
 @click.command("why")
@@ -31,10 +31,10 @@ SAID = {"joined": "joined as {}", "left": "left", "changed": "became {}"}
 @redis_option
 @click.pass_context
 def why(context: click.Context, /, user: str, group: str, *, is_json: bool, **where: object) -> None:
-    """Explain why USER hears what is sent to GROUP, or does not.
+    """Explain why USER receives the events of GROUP, or does not.
 
-    USER is a login or an id, GROUP a name or an id. What is told is what the database knows: the membership, who has
-    changed it and when, the log, and the sockets that are open on whichever server.
+    USER is a login or an id, GROUP a name or an id. The explanation is from the database: the membership, who changed
+    it and when, the log, and the user's open sockets on all servers.
     """
     found = run(_explain(settings_of(context, **where), user, group))
     say(_as_json(found) if is_json else "\n".join(lines_of(found)))
@@ -60,7 +60,7 @@ def _plain(value: Any) -> str:
 
 
 def lines_of(found: Explanation) -> Iterator[str]:
-    """The explanation for people; the first line is the answer."""
+    """Yield the explanation for people; the first line is the answer."""
     user, group, membership = found.user, found.group, found.membership
     yield f"{user.login} {_answer(found)}"
     yield f"user: {user.login}, {user.id}, {'active' if user.active else 'disabled, and cannot sign in'}"
@@ -88,12 +88,14 @@ def _sessions(found: Explanation) -> str:
 def _answer(found: Explanation) -> str:
     name = found.group.name
     if found.membership is None:
-        return f"is not a member of {name}, and hears nothing of it"
+        return f"is not a member of {name}, and receives nothing from it"
     if not found.user.active:
         return f"is a member of {name}, but is disabled, and cannot sign in"
     if not found.sockets:
-        return f"is a member of {name}, but has no socket open, and hears it when they connect and resume"
-    return f"is a member of {name}, and hears it"
+        return (
+            f"is a member of {name}, but has no open socket, and receives its events after the next connect and resume"
+        )
+    return f"is a member of {name}, and receives its events"
 
 
 def _by(actor: ExplainedActor, found: Explanation) -> str:
@@ -101,13 +103,13 @@ def _by(actor: ExplainedActor, found: Explanation) -> str:
         return f"by the database role {actor.database_role}"
     if actor.user_id == found.user.id:
         return "by themselves"
-    return f"by {actor.login or 'an account that is gone'} ({actor.user_id})"
+    return f"by {actor.login or 'a deleted account'} ({actor.user_id})"
 
 
 def _step(step: Step, found: Explanation) -> str:
-    said = SAID[step.kind].format(step.role)
+    change = CHANGE_WORDS[step.kind].format(step.role)
     place = f", seq {step.seq}" if step.seq is not None else ""
-    return f"{timestamp(step.at)} {said}{place}, {_by(step.by, found)}"
+    return f"{timestamp(step.at)} {change}{place}, {_by(step.by, found)}"
 
 
 def _log(found: Explanation) -> str:
@@ -115,8 +117,8 @@ def _log(found: Explanation) -> str:
     if group.seq == 0:
         return "empty"
     at = f" at {timestamp(group.at)}" if group.at is not None else ""
-    kept = "nothing of it is kept" if group.oldest is None else f"kept from seq {group.oldest} on"
-    return f"ends with seq {group.seq}{at}; {kept}, of which {group.retention} events are retained at most"
+    kept = "no event is kept" if group.oldest is None else f"kept from seq {group.oldest} on"
+    return f"ends with seq {group.seq}{at}; {kept}, at most {group.retention} events"
 
 
 def _stay(stay: Stay) -> str:

@@ -1,4 +1,4 @@
-"""Why a user hears a group, or does not: everything the database knows of the two, gathered for the operator."""
+"""Queries of the command ``why``: everything that the database knows about a user and a group."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from att.db.schema import events, groups, members, sessions, users
 from att.errors import NoSuchGroup, NoSuchUser
 from att.realtime.presence import Presence, Stay
 
-CHANGES = 200  # of the membership that are read
-TOLD = 10  # of them
+CHANGES = 200  # changes of the membership that are read
+SHOWN = 10  # of them
 
 _user = select(users.c.id, users.c.login, users.c.active)
 _group = select(groups.c.id, groups.c.name, groups.c.seq, groups.c.retention)
@@ -49,7 +49,7 @@ _KINDS = {"INSERT": "joined", "DELETE": "left", "UPDATE": "changed"}
 
 @dataclass(frozen=True, slots=True)
 class ExplainedUser:
-    """An account. One that is not active cannot sign in."""
+    """An account. An inactive one cannot sign in."""
 
     id: UUID
     login: str
@@ -58,9 +58,9 @@ class ExplainedUser:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedLog:
-    """A group and its log, which ends with ``seq`` at ``at``, and of which everything from ``oldest`` on is kept.
+    """A group and its log, which ends with ``seq`` at ``at`` and is kept from ``oldest`` on.
 
-    ``at`` is None when the last event is not kept, ``oldest`` when none is.
+    ``at`` is None if the last event is not kept, ``oldest`` if none is.
     """
 
     id: UUID
@@ -73,7 +73,7 @@ class ExplainedLog:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedActor:
-    """Who has made a change: a user, or a database role alone. ``login`` is None when the account is gone."""
+    """The author of a change: a user, or only a database role. ``login`` is None if the account is deleted."""
 
     user_id: UUID | None
     login: str | None
@@ -82,9 +82,9 @@ class ExplainedActor:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A change of the membership: ``joined``, ``left``, or the role was ``changed``; ``role`` is the one after it.
+    """A change of the membership: ``joined``, ``left`` or, of the role, ``changed``; ``role`` is the one after it.
 
-    ``seq`` is its place in the group's log, None when that is no longer kept, or has no place for it.
+    ``seq`` is its position in the group's log, None if that is no longer kept or has no event for it.
     """
 
     at: datetime
@@ -96,7 +96,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """A membership that there is. ``by`` is None when it is older than the history."""
+    """A present membership. ``by`` is None if it is older than the history."""
 
     role: str
     since: datetime
@@ -105,7 +105,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """All of it. The steps are the last ones, the newest first; ``sessions`` is None when they are kept elsewhere."""
+    """The explanation: ``steps`` are the last ones, newest first; ``sessions`` is None if Redis keeps them."""
 
     user: ExplainedUser
     group: ExplainedLog
@@ -116,21 +116,21 @@ class Explanation:
 
 
 async def explain(db: Engine, user: str, group: str, *, has_sessions: bool = True) -> Explanation:
-    """What is known of the user with this id or login, and the group with this id or name.
+    """Explain the user with this id or login and the group with this id or name. Raise NoSuchUser, NoSuchGroup.
 
-    ``has_sessions`` is whether the database keeps the sessions. Raises NoSuchUser, NoSuchGroup.
+    ``has_sessions`` is True if the database keeps the sessions.
     """
-    who, log = await _find_user(db, user), await _find_group(db, group)
-    steps = await _steps(db, who.id, log.id)
-    row = await db.fetch_one(MEMBER, user_id=who.id, group_id=log.id)
+    found_user, log = await _find_user(db, user), await _find_group(db, group)
+    steps = await _steps(db, found_user.id, log.id)
+    row = await db.fetch_one(MEMBER, user_id=found_user.id, group_id=log.id)
     by = next((step.by for step in steps if step.kind == "joined"), None)
     return Explanation(
-        user=who,
+        user=found_user,
         group=log,
         membership=None if row is None else Membership(row[0], row[1], by),
-        steps=steps[:TOLD],
-        sockets=await Presence(db).stays(who.id),
-        sessions=(await db.fetch_one(LIVE_SESSIONS, user_id=who.id))[0] if has_sessions else None,
+        steps=steps[:SHOWN],
+        sockets=await Presence(db).stays(found_user.id),
+        sessions=(await db.fetch_one(LIVE_SESSIONS, user_id=found_user.id))[0] if has_sessions else None,
     )
 
 
@@ -181,9 +181,9 @@ def _actor(change: HistoryEntry, logins: dict[UUID, str]) -> ExplainedActor:
 def _placed(
     changes: Sequence[HistoryEntry], moves: Sequence[tuple[str, datetime, int]]
 ) -> Iterator[tuple[HistoryEntry, int | None]]:
-    """Each change, the newest first, with its place in the log.
+    """Yield each change, newest first, with its seq in the log.
 
-    The two are written by one statement, the history first, and the next change of the row comes after its commit.
+    One statement writes both, the history first; the next change of the row comes after its commit.
     """
     until: datetime | None = None
     for change in changes:

@@ -20,8 +20,8 @@ Examples:
   att-server --db-url postgresql://me@localhost/mine    on your own
   att-server --listen :8080 --data-dir /srv/att         for the whole network
   att-server create-admin ann                           make ann an administrator
-  att-server why ann tea                                explain whether ann hears the group tea
-  att-server listen --login ann                         hear what is broadcast to ann's groups
+  att-server why ann tea                                explain whether ann receives events of the group tea
+  att-server listen --login ann                         print what is broadcast to ann's groups
 """
 
 _SUB_COMMANDS = {
@@ -36,7 +36,7 @@ _SUB_COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports a sub-command when it is asked for."""
+    """A group that imports a sub-command when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return [*_SUB_COMMANDS]
@@ -78,7 +78,7 @@ def command(context: click.Context, /, **options: Any) -> None:
 
 
 def main() -> None:
-    """Run the command; whatever goes wrong on the way is one line on stderr, and a status that is not 0."""
+    """Run the command. An error is one line on stderr and an exit code other than 0."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         command.main(standalone_mode=False)
@@ -91,12 +91,12 @@ def main() -> None:
 
 
 def _fill_standard_streams() -> None:
-    """A stream that was closed must not become one of our sockets."""
+    """Open closed standard streams on /dev/null, so that no socket gets their descriptor."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
 
 
 def _fail(message: str, status: int) -> None:

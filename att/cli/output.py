@@ -1,4 +1,4 @@
-"""What a sub-command prints."""
+"""Print to the standard output."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from att.errors import AttError
 
 
 def say(text: str) -> None:
-    """Print it. Raises AttError when that cannot be done."""
+    """Print the text. Raise AttError if that fails."""
     try:
         click.echo(text)
     except OSError as error:
@@ -18,5 +18,5 @@ def say(text: str) -> None:
 
 
 def drop_output() -> None:
-    """Print nothing any more: what is left would be complained of when the process ends."""
+    """Discard buffered output: Python would report at exit that it cannot be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""A client for att: hear what is broadcast to one's groups, miss nothing, and broadcast.
+"""A client for att: receive every event of the user's groups, and broadcast.
 
     async with Client("https://att.example", token=token) as client:
         async for event in client.listen(positions):
@@ -7,7 +7,8 @@
                     print(event.name, event.data)
             save(client.positions)
 
-A lost connection is made again, and what was missed meanwhile comes first. What another try cannot mend is raised.
+The client reconnects after a lost connection and first gives the events it missed. It raises errors that another try
+cannot fix.
 """
 
 import asyncio
@@ -37,9 +38,9 @@ LONGEST_HINT = 300.0  # seconds
 STABLE = 30.0  # seconds after which a connection counts as good
 REQUEST_TIMEOUT = 30.0  # seconds for one answer over HTTP
 BROADCAST_TIMEOUT = 60.0  # seconds in which a broadcast is tried again
-_TO_TRY_AGAIN = {408, 429, *range(500, 600)} - {501, 505}  # statuses
-_NEVER_OURS = {200, 404, 405, 501, 505}  # statuses that are no answer of att's to what we ask
-_OF_STATUS: dict[int, type[errors.AttError]] = {
+_RETRIED = {408, 429, *range(500, 600)} - {501, 505}  # statuses
+_NEVER_ATT = {200, 404, 405, 501, 505}  # statuses that att does not answer to these requests
+_ERROR_BY_STATUS: dict[int, type[errors.AttError]] = {
     401: errors.NotSignedIn,
     403: errors.Forbidden,
 }
@@ -48,47 +49,45 @@ log = logging.getLogger("att.client.client")
 
 
 class Backoff:
-    """How long to wait before the next try: anything up to a bound that doubles each time ("full jitter")."""
+    """Random pauses between tries, up to a bound that doubles each time ("full jitter")."""
 
     def __init__(self, uniform: Callable[[float, float], float] = random.uniform) -> None:
         self._uniform = uniform
         self._bound = FIRST_DELAY
 
     def next(self, hint: float = 0.0) -> float:
-        """Seconds; at least as many as the server asks for."""
+        """Return the seconds to wait; at least ``hint``, which the server asks for."""
         bound, self._bound = self._bound, min(self._bound * 2, LONGEST_DELAY)
         return min(hint, LONGEST_HINT) + self._uniform(0, bound)
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Start again with the first bound."""
         self._bound = FIRST_DELAY
 
 
 class Client:
     """One user's connection to a server at ``url``, signed in by ``token``. Use it as an async context manager.
 
-    Raises ValueError when either cannot be one.
+    Raises ValueError if the URL or the token is malformed.
     """
 
     def __init__(self, url: str, *, token: str) -> None:
         self._url = _check_url(url)
         self._headers = {"Authorization": f"Bearer {_check_token(token)}"}
         self._session: aiohttp.ClientSession | None = None
-        self._channel: ClientConnection | None = None
+        self._connection: ClientConnection | None = None
         self._is_listening = False
         self.positions: dict[str, int] = {}
-        """By the id of the group the seq of the last event that ``listen`` has given: what to store, and to give to
-        ``listen`` the next time.
-        """
+        """Last seq yielded by ``listen``, by group id. Store it and pass it to the next ``listen``."""
         self.connected = asyncio.Event()
-        """Set while ``listen`` hears the server."""
+        """Set while ``listen`` is connected."""
 
     @classmethod
     async def log_in(cls, url: str, login: str, password: str) -> Self:
-        """A client of whoever has this login and password.
+        """Sign in and return a client.
 
-        Raises AuthFailed, TooManyAttempts, Unavailable when the server cannot be reached, and other AttErrors when it
-        is none of ours.
+        Raise AuthFailed, TooManyAttempts, Unavailable if the server cannot be reached, or another AttError if it is not
+        att.
         """
         async with aiohttp.ClientSession() as session:
             body = json.dumps({"login": login, "password": password}).encode()
@@ -97,7 +96,7 @@ class Client:
             except Lost as lost:
                 if lost.status == 429:
                     raise errors.TooManyAttempts(int(lost.hint)) from lost
-                raise errors.Unavailable(f"Nobody can sign in now: {lost}.") from lost
+                raise errors.Unavailable(f"Signing in is impossible now: {lost}.") from lost
         return cls(url, token=answer["token"])
 
     async def __aenter__(self) -> Self:
@@ -107,22 +106,22 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._hang_up()
+        await self._disconnect()
         if self._session is not None:
             await self._session.close()
 
     async def listen(self, positions: Mapping[str, int] | None = None) -> AsyncGenerator[Event, None]:
-        """Every event of every group of one's own, in order within each group, none twice, for as long as it is asked.
+        """Yield every event of every group of the user, in order within each group, each once, without end.
 
-        With the ``positions`` of an earlier time it begins after them, also in groups that one has been added to since;
-        with none it begins now. Where the server no longer keeps what was missed, there is a Gap. An event counts as
-        heard when the next one is asked for; ``self.positions`` have it already while it is dealt with.
+        Start after ``positions``, also in groups that the user has joined since; without them start now. Yield a Gap
+        where the server no longer keeps the missed events. ``self.positions`` contain an event as soon as it is
+        yielded.
 
-        Raises NotSignedIn or SessionEnded, when one must sign in again, and other AttErrors that another try cannot
-        mend. Everything else is tried again, without end.
+        Raise NotSignedIn or SessionEnded if the user must sign in again, and other AttErrors that another try cannot
+        fix. Retry everything else, without end.
         """
         if self._is_listening:
-            raise RuntimeError("this client listens already")
+            raise RuntimeError("this client is already listening")
         self.positions = dict(positions or {})
         self._is_listening = True
         backoff, is_fresh = Backoff(), not positions
@@ -130,78 +129,77 @@ class Client:
             while True:
                 since = _now()
                 try:
-                    channel = await self._connect(is_fresh=is_fresh)
+                    connection = await self._connect(is_fresh=is_fresh)
                     is_fresh = False
                     while True:
-                        yield self._note(await channel.next())
+                        event = await connection.next()
+                        self.positions[event.group] = event.seq
+                        yield event
                 except Lost as lost:
                     if _now() - since > STABLE:
                         backoff.reset()
                     delay = backoff.next(lost.hint)
                     log.warning("%s; trying again in %.1f s", lost, delay)
                 finally:
-                    await self._hang_up()
+                    await self._disconnect()
                 await self._pause(delay)
         finally:
             self._is_listening = False
 
     async def broadcast(self, group: str, data: Mapping[str, Any] | bytes, key: str | None = None) -> Ack:
-        """Broadcast a JSON object (as bytes it is sent byte for byte) to the group of this id or name.
+        """Broadcast a JSON object to the group with this id or name. Bytes are sent unchanged.
 
-        It is tried again until the server has said that it is in the log, for up to a minute; a ``key``, of the
-        caller's or made up here, sees to it that it is there once. Raises what refuses it: NotAMember, NoSuchGroup, …,
-        and Unavailable when it is not known whether the server has it.
+        Retry for up to a minute until the server has it in its log. The ``key``, which is generated if not given, makes
+        sure that it is there once. Raise the server's refusal (NotAMember, NoSuchGroup, …), or Unavailable if the
+        server may or may not have it.
         """
         key = uuid4().hex if key is None else check_key(key)
         body = _encode(data)
         backoff, until = Backoff(), _now() + BROADCAST_TIMEOUT
-        channel = self._channel if self._channel is not None and self._channel.is_free else None
+        connection = self._connection if self._connection is not None and self._connection.is_responsive else None
         while True:
             try:
-                if channel is not None:
-                    return await channel.broadcast(group, body, key)
+                if connection is not None:
+                    return await connection.broadcast(group, body, key)
                 return await self._post_broadcast(group, body, key)
             except Lost as lost:
                 reason, delay = str(lost), backoff.next(lost.hint)
                 if _now() + delay > until:
                     raise errors.Unavailable(f"The broadcast may have been lost: {lost}.") from lost
             log.warning("%s; trying again in %.1f s", reason, delay)
-            channel = None  # which did not answer, or will not be there so soon
+            connection = None  # it did not answer: use HTTP
             await self._pause(delay)
 
     async def _post_broadcast(self, group: str, body: bytes, key: str) -> Ack:
         if group in {"", ".", ".."}:
-            raise errors.NoSuchGroup  # nor would a URL hold it
+            raise errors.NoSuchGroup  # a URL cannot contain it either
         path = f"{self._url}/broadcast/{quote(group, safe='')}"
         headers = {"Idempotency-Key": key}
         answer = await _post(self._open_session(), path, body, headers, {"group", "seq", "at"})
         return Ack(answer["group"], answer["seq"], datetime.fromisoformat(answer["at"]))
 
     async def _connect(self, *, is_fresh: bool) -> ClientConnection:
-        """Connect, and resume where we are. Raises Lost, or an AttError."""
+        """Connect and resume from ``self.positions``. Raise Lost or an AttError."""
         try:
-            channel = self._channel = await ClientConnection.open(self._open_session(), f"{self._url}/listen/me")
+            url = f"{self._url}/listen/me"
+            connection = self._connection = await ClientConnection.open(self._open_session(), url)
         except aiohttp.WSServerHandshakeError as error:
             raise _refused(self._url, error.status, error.headers or {}, {"detail": error.message}) from error
         except (aiohttp.ClientError, OSError) as error:
             raise _failure(self._url, error) from error
-        for group, seq in channel.groups.items():
-            # Of a group that has come while we were away we hear everything from our joining on.
+        for group, seq in connection.groups.items():
+            # In a group that the user joined while we were disconnected, 0 gives all events from the join on.
             self.positions.setdefault(group, seq if is_fresh else 0)
-        heard_first = sorted(self.positions, key=channel.groups.__contains__, reverse=True)
-        await channel.resume({group: self.positions[group] for group in heard_first[:RESUME_LIMIT]})
+        current_first = sorted(self.positions, key=connection.groups.__contains__, reverse=True)
+        await connection.resume({group: self.positions[group] for group in current_first[:RESUME_LIMIT]})
         self.connected.set()
-        return channel
+        return connection
 
-    def _note(self, event: Event) -> Event:
-        self.positions[event.group] = event.seq
-        return event
-
-    async def _hang_up(self) -> None:
+    async def _disconnect(self) -> None:
         self.connected.clear()
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
 
     async def _pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -219,15 +217,15 @@ def _now() -> float:
 def _check_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"{url!r} is no address of a server, as in https://att.example")
+        raise ValueError(f"{url!r} is not the URL of a server, as in https://att.example")
     return url.rstrip("/")
 
 
 def _check_token(token: str) -> str:
-    """The token without space around it, which a file may have added. Raises ValueError if it cannot be one."""
+    """Return the token without space around it, which a file may have added. Raise ValueError if it is malformed."""
     token = token.strip()
     if not (token.isascii() and token.isprintable()):
-        raise ValueError("the token contains characters that no token has")
+        raise ValueError("the token contains characters that are not allowed in a token")
     return token
 
 
@@ -249,25 +247,27 @@ def _encode(data: Mapping[str, Any] | bytes) -> bytes:
 async def _post(
     session: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str], members: set[str]
 ) -> dict[str, Any]:
-    """The JSON object that is answered, which has these members. Raises Lost, or what the server refuses it with."""
+    """Return the JSON object of the answer, which has these members. Raise Lost or the server's refusal."""
     headers = {"Content-Type": "application/json"} | headers
     try:
         async with asyncio.timeout(REQUEST_TIMEOUT), session.post(url, data=body, headers=headers) as response:
             answer = await response.json(content_type=None) if "json" in response.content_type else {}
-            told: dict[str, Any] = answer if isinstance(answer, dict) else {}
-            if response.status == 200 and members <= told.keys():
-                return told
-            raise _refused(url, response.status, response.headers, told)
+            found: dict[str, Any] = answer if isinstance(answer, dict) else {}
+            if response.status == 200 and members <= found.keys():
+                return found
+            raise _refused(url, response.status, response.headers, found)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise _failure(url, error) from error
 
 
 def _failure(url: str, error: Exception) -> Exception:
-    """What it means that there was no answer, or one that cannot be read."""
+    """Return the error for a missing or unreadable answer."""
     if isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL):
-        return errors.AttError(f"There is no safe way to the server at {_origin(url)}: {describe_error(error)}.")
+        return errors.AttError(
+            f"No safe connection to the server at {_origin(url)} is possible: {describe_error(error)}."
+        )
     if isinstance(error, aiohttp.ClientResponseError | ValueError):
-        return errors.AttError(_no_att(url, "something that cannot be read"))
+        return errors.AttError(_not_att(url, "something unreadable"))
     return Lost(
         f"the server at {_origin(url)} cannot be reached: {describe_error(error)}"
         " (is it running, and is the URL right?)"
@@ -275,28 +275,26 @@ def _failure(url: str, error: Exception) -> Exception:
 
 
 def _refused(url: str, status: int, headers: Mapping[str, str], problem: dict[str, Any]) -> Exception:
-    """What an answer means that is not the one hoped for."""
+    """Return the error for an answer other than the expected one."""
     detail = problem.get("detail", "")
-    if status in _TO_TRY_AGAIN:
+    if status in _RETRIED:
         hint = headers.get("Retry-After", "")
         return Lost(detail or f"the server answered {status}", float(hint) if hint.isdecimal() else 0.0, status)
-    if status in _NEVER_OURS and problem.get("error", "not found") == "not found":
+    if status in _NEVER_ATT and problem.get("error", "not found") == "not found":
         kind = errors.NotFound if status == 404 else errors.AttError
-        return kind(_no_att(url, str(status)))
+        return kind(_not_att(url, str(status)))
     if "error" in problem:
         return refusal(problem["error"], detail)
-    if status in _OF_STATUS:
-        return _OF_STATUS[status]()
-    return errors.AttError(
-        f"The server at {_origin(url)} answered {status}{detail and f': {detail}'}; look at the URL."
-    )
+    if status in _ERROR_BY_STATUS:
+        return _ERROR_BY_STATUS[status]()
+    return errors.AttError(f"The server at {_origin(url)} answered {status}{detail and f': {detail}'}; check the URL.")
 
 
-def _no_att(url: str, answer: str) -> str:
-    return f"What answers at {_origin(url)} is no att, or not at this path (it answered {answer}); look at the URL."
+def _not_att(url: str, answer: str) -> str:
+    return f"The server at {_origin(url)} is not att, or not at this path (it answered {answer}); check the URL."
 
 
 def _origin(url: str) -> str:
-    """The server of a URL, without a password that somebody has put there."""
+    """Return the server of a URL, without a user and password in it."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

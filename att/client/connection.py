@@ -1,4 +1,4 @@
-"""One open socket of att.v1 as a client has it."""
+"""A client's WebSocket connection in att.v1."""
 
 import asyncio
 import itertools
@@ -9,66 +9,66 @@ from typing import Self
 import aiohttp
 
 from att import errors
-from att.client.messages import TRY_AGAIN, Ack, Event, Frame, Lost, ending, event_of, read, refusal
+from att.client.messages import TRY_AGAIN, Ack, Event, Frame, Lost, close_error, event_of, read, refusal
 from att.protocol.messages import SUBPROTOCOL, parse
 
-OPEN_TIMEOUT = 10.0  # seconds to connect and be greeted
+OPEN_TIMEOUT = 10.0  # seconds to connect and receive hello
 ANSWER_TIMEOUT = 10.0  # seconds for a broadcast to be answered
 _CLOSE_TIMEOUT = 2.0
-BUFFER = 1000  # events that wait to be taken; then nothing is read until one is
-FRAME_LIMIT = 64 * 1024**2  # bytes; a greeting names all the groups of the user
+BUFFER = 1000  # events that wait for next(); when it is full, reading pauses
+FRAME_LIMIT = 64 * 1024**2  # bytes; hello lists all groups of the user
 _PING = b'{"type":"ping"}'
 
 
 class ClientConnection:
-    """One open socket. It is read by a task of its own, so that a broadcast is answered while nobody takes events."""
+    """One open WebSocket. Its own task reads it, so that broadcasts are answered while no event is taken."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, hello: Frame) -> None:
         self._socket = socket
         self._heartbeat = hello.heartbeat
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue(BUFFER)
-        self._waiting: dict[int, asyncio.Future[Ack | Exception]] = {}
+        self._pending: dict[int, asyncio.Future[Ack | Exception]] = {}
         self._ids = itertools.count(1)
-        self._task: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
         self.user_id = hello.user_id
         self.groups = {group.id: group.seq for group in hello.groups}
 
     @classmethod
     async def open(cls, session: aiohttp.ClientSession, url: str) -> Self:
-        """Connect, and be greeted. Raises Lost, aiohttp's ClientError and TimeoutError, or an AttError."""
+        """Connect and receive hello. Raise Lost, aiohttp's ClientError, TimeoutError, or an AttError."""
         async with asyncio.timeout(OPEN_TIMEOUT):
             socket = await session.ws_connect(url, protocols=[SUBPROTOCOL], max_msg_size=FRAME_LIMIT)
             try:
-                return cls(socket, await _greeting(socket))
+                return cls(socket, await _receive_hello(socket))
             except BaseException:
-                await _hang_up(socket)
+                await _close(socket)
                 raise
 
     async def resume(self, positions: Mapping[str, int]) -> None:
-        """Say what has been heard already, and begin to listen."""
+        """Resume after these positions, and start to read events."""
         await self._send(json.dumps({"type": "resume", "groups": dict(positions)}).encode())
-        self._task = asyncio.create_task(self._listen())
+        self._reader = asyncio.create_task(self._read())
 
     async def next(self) -> Event:
-        """The next event. Raises Lost, or an AttError when connecting again is of no use."""
+        """Return the next event. Raise Lost, or an AttError if reconnecting cannot help."""
         event = await self._events.get()
         if isinstance(event, Exception):
             raise event
         return event
 
     @property
-    def is_free(self) -> bool:
-        """Whether an answer would be read soon: the socket is open, and not so many events wait that it is not read."""
-        return self._task is not None and not self._task.done() and not self._events.full()
+    def is_responsive(self) -> bool:
+        """Return True if an answer would be read now: the socket is open, and reading does not pause."""
+        return self._reader is not None and not self._reader.done() and not self._events.full()
 
     async def broadcast(self, group: str, body: bytes, key: str) -> Ack:
-        """Broadcast an object, given as JSON. Raises Lost when it is not known whether it was, or what refuses it."""
+        """Broadcast a JSON object. Raise the server's refusal, or Lost if the server may or may not have it."""
         number = next(self._ids)
         names = f'"id":{number},"group":{json.dumps(group)},"key":{json.dumps(key)}'
         frame = f'{{"type":"broadcast",{names},"data":'.encode() + body + b"}"
-        parse(frame)  # one that the server does not understand would cost the socket
+        parse(frame)  # the server closes the socket after a malformed frame
         answer: asyncio.Future[Ack | Exception] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
+        self._pending[number] = answer
         try:
             await self._send(frame)
             async with asyncio.timeout(ANSWER_TIMEOUT):
@@ -76,21 +76,21 @@ class ClientConnection:
         except TimeoutError:
             raise Lost("the broadcast was not answered in time") from None
         finally:
-            del self._waiting[number]
+            del self._pending[number]
         if isinstance(result, Exception):
             raise result
         return result
 
     async def close(self) -> None:
-        """Hang up."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        gone = Lost("the client has hung up")
-        self._fail(gone)
+        """Close the connection. Pending broadcasts and ``next`` raise Lost."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+        lost = Lost("the client has closed the connection")
+        self._fail_pending(lost)
         if not self._events.full():
-            self._events.put_nowait(gone)
-        await _hang_up(self._socket)
+            self._events.put_nowait(lost)
+        await _close(self._socket)
 
     async def _send(self, frame: bytes) -> None:
         try:
@@ -99,20 +99,20 @@ class ClientConnection:
         except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
             raise Lost("the connection was lost") from error
 
-    async def _listen(self) -> None:
+    async def _read(self) -> None:
         end: Exception
         try:
             while True:
-                await self._take(read(_text(await self._receive())))
+                await self._on_frame(read(_text(await self._receive())))
         except (aiohttp.ClientError, OSError) as error:
             end = Lost(f"the connection was lost: {error}")
-        except Exception as error:  # noqa: BLE001 - whatever it is, whoever takes the events is told
+        except Exception as error:  # noqa: BLE001 - next() raises it
             end = error
-        self._fail(Lost("the connection was lost before the broadcast was answered"))
+        self._fail_pending(Lost("the connection was lost before the broadcast was answered"))
         await self._events.put(end)
 
     async def _receive(self) -> aiohttp.WSMessage:
-        """What comes next. Silence is broken by a ping; when that is not answered either, the peer is gone."""
+        """Return the next message. After a silence send a ping; raise Lost if that is not answered either."""
         try:
             async with asyncio.timeout(self._heartbeat):
                 return await self._socket.receive()
@@ -122,16 +122,16 @@ class ClientConnection:
             async with asyncio.timeout(self._heartbeat / 2):
                 return await self._socket.receive()
         except TimeoutError:
-            raise Lost("the server has fallen silent") from None
+            raise Lost("the server has stopped answering") from None
 
-    async def _take(self, frame: Frame) -> None:
+    async def _on_frame(self, frame: Frame) -> None:
         if frame.type in ("ack", "error"):
-            self._answer(frame)
+            self._on_answer(frame)
         elif (event := event_of(frame)) is not None:
             await self._events.put(event)
 
-    def _answer(self, frame: Frame) -> None:
-        answer = self._waiting.get(frame.id) if isinstance(frame.id, int) else None
+    def _on_answer(self, frame: Frame) -> None:
+        answer = self._pending.get(frame.id) if isinstance(frame.id, int) else None
         if answer is None or answer.done():
             return
         if frame.type == "ack":
@@ -141,31 +141,31 @@ class ClientConnection:
         else:
             answer.set_result(refusal(frame.error, frame.detail))
 
-    def _fail(self, reason: Exception) -> None:
-        for answer in self._waiting.values():
+    def _fail_pending(self, reason: Exception) -> None:
+        for answer in self._pending.values():
             if not answer.done():
                 answer.set_result(reason)
 
 
-async def _greeting(socket: aiohttp.ClientWebSocketResponse) -> Frame:
+async def _receive_hello(socket: aiohttp.ClientWebSocketResponse) -> Frame:
     if socket.protocol != SUBPROTOCOL:
         raise errors.ProtocolError(f"The server does not speak {SUBPROTOCOL}.")
     frame = read(_text(await socket.receive()))
     if frame.type != "hello":
-        raise errors.ProtocolError("The server has not said hello.")
+        raise errors.ProtocolError("The server did not send hello.")
     return frame
 
 
 def _text(message: aiohttp.WSMessage) -> str:
-    """The text of a message. Raises what it means when it is none."""
+    """Return the text of a message. Raise the error that another kind of message means."""
     if message.type is aiohttp.WSMsgType.TEXT:
         return str(message.data)
     if message.type is aiohttp.WSMsgType.CLOSE:
-        raise ending(message.data, message.extra or "")
+        raise close_error(message.data, message.extra or "")
     raise Lost("the connection was lost")
 
 
-async def _hang_up(socket: aiohttp.ClientWebSocketResponse) -> None:
+async def _close(socket: aiohttp.ClientWebSocketResponse) -> None:
     try:
         async with asyncio.timeout(_CLOSE_TIMEOUT):
             await socket.close()

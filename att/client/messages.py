@@ -1,4 +1,4 @@
-"""What a client hears: the server's frames as events and answers, and what it means when there will be no more."""
+"""The server's frames as events and answers, and its close codes and refusals as errors."""
 
 import contextlib
 import json
@@ -14,12 +14,12 @@ from att import errors
 from att.protocol.frames import CloseCode
 from att.protocol.messages import SUBPROTOCOL
 
-_TERMINAL = range(4500, 5000)  # the close codes after which connecting again is of no use
+_TERMINAL = range(4500, 5000)  # close codes that mean: do not reconnect
 _HINT = re.compile(r"; retry in ([0-9]{1,6}(?:\.[0-9]{1,6})?) s$")
 
 
 class Message(NamedTuple):
-    """A broadcast: ``body`` is a JSON object, byte for byte as it was sent. ``sender`` is None when SQL has sent it."""
+    """A broadcast. ``body`` is a JSON object, byte for byte as sent; ``sender`` is None if SQL sent it."""
 
     group: str
     name: str
@@ -30,13 +30,13 @@ class Message(NamedTuple):
 
     @property
     def data(self) -> dict[str, Any]:
-        """What ``body`` says."""
+        """Return ``body`` as a dictionary."""
         data: dict[str, Any] = json.loads(self.body)
         return data
 
 
 class Joined(NamedTuple):
-    """Somebody has become a member."""
+    """Event that a user has become a member."""
 
     group: str
     name: str
@@ -46,7 +46,7 @@ class Joined(NamedTuple):
 
 
 class Left(NamedTuple):
-    """Somebody is no member any more; when it is oneself, nothing follows in this group."""
+    """Event that a user is no longer a member. After one's own, no event of the group follows."""
 
     group: str
     name: str
@@ -56,7 +56,7 @@ class Left(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """The events from the seq ``first`` to ``seq`` are no longer kept."""
+    """Notice that the events from ``first`` to ``seq`` are no longer kept."""
 
     group: str
     name: str
@@ -68,7 +68,7 @@ Event = Message | Joined | Left | Gap
 
 
 class Ack(NamedTuple):
-    """Where in the group's log a broadcast stands."""
+    """Position of a broadcast in the group's log."""
 
     group: str
     seq: int
@@ -76,9 +76,9 @@ class Ack(NamedTuple):
 
 
 class Lost(Exception):
-    """It did not work this time, and may the next time: ``hint`` seconds from now, if the server has said when.
+    """A failure that may succeed the next time, after ``hint`` seconds if the server has said when.
 
-    ``status`` is that of the answer over HTTP.
+    ``status`` is the status of the HTTP answer.
     """
 
     def __init__(self, reason: str, hint: float = 0.0, status: int | None = None) -> None:
@@ -119,14 +119,14 @@ TRY_AGAIN = {
 
 
 class GroupStanding(Struct):
-    """Where the log of a group stands, as the greeting tells it."""
+    """Last seq of a group, from hello."""
 
     id: str
     seq: int
 
 
 class Frame(Struct):
-    """Any frame of the server's; what is not its type's is as it is here."""
+    """Any frame of the server. Members that its type does not have keep their defaults."""
 
     type: str
     group: str = ""
@@ -154,7 +154,7 @@ _KNOWN = {"hello", "message", "joined", "left", "gap", "ack", "error", "pong"}
 
 
 def read(text: str) -> Frame:
-    """The frame that the server sent; of one that is not known only the type. Raises ProtocolError when it is none."""
+    """Parse a frame of the server; of an unknown one only the type. Raise ProtocolError if it is malformed."""
     try:
         return _DECODER.decode(text)
     except (DecodeError, RecursionError) as error:
@@ -162,19 +162,19 @@ def read(text: str) -> Frame:
             if (kind := _ANY.decode(text).type) not in _KNOWN:
                 return Frame(kind)
         with contextlib.suppress(DecodeError, RecursionError, ValueError):
-            if isinstance(told := json.loads(text), dict):
-                return _read_apart(told)
-        raise errors.ProtocolError(f"The server sent what is no frame of {SUBPROTOCOL}: {error}.") from error
+            if isinstance(members := json.loads(text), dict):
+                return _read_leniently(members)
+        raise errors.ProtocolError(f"The server sent a frame that is not one of {SUBPROTOCOL}: {error}.") from error
 
 
-def _read_apart(told: dict[str, Any]) -> Frame:
-    """A frame with data that the decoder refuses: a lone surrogate, which SQL could send before that was refused."""
-    data = told.pop("data", {})
-    return replace(_DECODER.decode(json.dumps(told)), data=Raw(json.dumps(data).encode()))
+def _read_leniently(members: dict[str, Any]) -> Frame:
+    """Parse a frame whose data has a lone surrogate, which SQL could once send and msgspec refuses."""
+    data = members.pop("data", {})
+    return replace(_DECODER.decode(json.dumps(members)), data=Raw(json.dumps(data).encode()))
 
 
 def event_of(frame: Frame) -> Event | None:
-    """The event that a frame tells of; None for what tells of none, or is of a type that is not known."""
+    """Return the event in a frame; None if the frame has none or its type is unknown."""
     place = (frame.group, frame.name)
     match frame.type:
         case "message":
@@ -190,12 +190,12 @@ def event_of(frame: Frame) -> Event | None:
 
 
 def refusal(code: str, detail: str) -> errors.AttError:
-    """The error that a server names by its code."""
+    """Return the error with this code."""
     return _REFUSALS[code](detail) if code in _REFUSALS else errors.AttError(f"{code}: {detail}")
 
 
-def ending(code: int | None, reason: str) -> Exception:
-    """What it means that the socket was closed: Lost, or an AttError when connecting again is of no use."""
+def close_error(code: int | None, reason: str) -> Exception:
+    """Return the error for a close code: Lost, or an AttError if reconnecting cannot help."""
     if code not in _TERMINAL:
         hint = _HINT.search(reason)
         return Lost(f"the connection was closed ({code}): {reason or 'no reason given'}", float(hint[1]) if hint else 0)

@@ -1,4 +1,4 @@
-"""Describe errors of the operating system and the network in words."""
+"""Describe errors of the operating system and the network."""
 
 import os
 import re
@@ -7,11 +7,11 @@ import ssl
 
 
 def describe_error(error: BaseException) -> str:
-    """What went wrong, as the system calls it where it was the system that refused: "connection refused"."""
+    """Return the reason of an error, in the system's words if it is the system's: "connection refused"."""
     causes: list[BaseException] = [error]
     while cause := causes[-1].__cause__ or causes[-1].__context__:
         causes.append(cause)
-    words = filter(None, map(_of_system, reversed(causes)))  # the first of all knows best
+    words = filter(None, map(_of_system, reversed(causes)))  # the first cause is the most precise
     return next(words, " ".join(str(error).split()).rstrip(".") or "no answer")
 
 
@@ -30,6 +30,6 @@ def _of_system(error: BaseException) -> str | None:
 
 
 def _number_in(text: str) -> int:
-    """That of the first of many errors, which asyncio puts into one, or of one that the library redis tells of."""
+    """Return the errno in the text of an error of asyncio, which may combine several, or of the library redis."""
     found = re.search(r"\[Errno ([0-9]{1,3})\]|^Error ([0-9]{1,3}) ", text)
     return int(found[1] or found[2]) if found else 0

@@ -16,7 +16,7 @@ from waiting import eventually
 
 from att.api.keys import HUB
 from att.app import create_app
-from att.client.messages import ending
+from att.client.messages import close_error
 from att.config.settings import Settings
 from att.core.readiness import Readiness
 from att.errors import ShuttingDown
@@ -198,7 +198,7 @@ async def test_hints(listen, drain):
     await over(task)
     reasons = [reason.decode() for connection in connections for reason in connection.reasons]
     assert all(re.fullmatch(r"server is restarting; retry in [1-5] s", reason) for reason in reasons)
-    assert {ending(CloseCode.RESTART, reason).hint for reason in reasons} == {1.0, 2.0, 3.0, 4.0, 5.0}
+    assert {close_error(CloseCode.RESTART, reason).hint for reason in reasons} == {1.0, 2.0, 3.0, 4.0, 5.0}
 
 
 async def test_listeners_that_leave(hub, listen, drain):

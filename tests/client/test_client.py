@@ -191,11 +191,11 @@ async def test_terminal(script, someone, pauses, code, reason, kind, says):
 
 def test_every_close_code_is_understood():
     """The client does with each of the server's codes what its range says."""
-    from att.client.messages import Lost, ending
+    from att.client.messages import Lost, close_error
 
     for code in CloseCode:
-        assert isinstance(ending(code, code.reason), errors.AttError) is (code >= 4500)
-        assert isinstance(ending(code, code.reason), Lost) is (code < 4500)
+        assert isinstance(close_error(code, code.reason), errors.AttError) is (code >= 4500)
+        assert isinstance(close_error(code, code.reason), Lost) is (code < 4500)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ async def test_one_at_a_time(script, someone):
     stream = someone.listen()
     await take(stream, 1)
     assert someone.connected.is_set()
-    with pytest.raises(RuntimeError, match="listens already"):
+    with pytest.raises(RuntimeError, match="is already listening"):
         await take(someone.listen(), 1)
     await stream.aclose()
     with pytest.raises(TypeError):
@@ -390,7 +390,7 @@ async def test_leaving_the_client(script, pauses):
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "http://", "ws://x", "https://x/?a", "https://x/#a"])
 def test_no_address(url):
     """What cannot be an address is told at once."""
-    with pytest.raises(ValueError, match="is no address"):
+    with pytest.raises(ValueError, match="is not the URL"):
         Client(url, token="x")
 
 
@@ -470,7 +470,7 @@ async def test_broadcast_while_an_event_is_dealt_with(script, someone):
 
     script.parts, script.answers = [part], [accepted()]
     async for _ in someone.listen():
-        await until(lambda: not someone._channel.is_free)
+        await until(lambda: not someone._connection.is_responsive)
         async with asyncio.timeout(PATIENCE):
             assert await someone.broadcast("tea", {}) == Ack(G1, 3, MOMENT)
         break
@@ -524,7 +524,7 @@ async def test_broadcast_is_refused(script, listening, code, kind):
                 await client.broadcast("tea", {})
         assert type(caught.value) is kind
         script.answers = [problem(403, code)]
-        await client._hang_up()
+        await client._disconnect()
     assert len(script.requests) == 1
 
 
@@ -649,7 +649,7 @@ async def test_log_in_is_refused(script, answer, kind):
     ("answer", "kind", "says"),
     [
         ({"text": "hello"}, errors.AttError, "200"),
-        ({"text": "{", "content_type": "application/json"}, errors.AttError, "something that cannot be read"),
+        ({"text": "{", "content_type": "application/json"}, errors.AttError, "something unreadable"),
         ({"text": '["token"]', "content_type": "application/json"}, errors.AttError, "200"),
         ({"text": '{"access_token": "x"}', "content_type": "application/json"}, errors.AttError, "200"),
         ({"status": 404}, errors.NotFound, "404"),
@@ -665,8 +665,8 @@ async def test_no_att(script, someone, pauses, answer, kind, says, is_login):
     with pytest.raises(errors.AttError) as caught:
         await (Client.log_in(url, "ann", "hush") if is_login else someone.broadcast("tea", {}))
     assert type(caught.value) is kind
-    where = f"What answers at {script.url} is no att, or not at this path"
-    assert caught.value.detail == f"{where} (it answered {says}); look at the URL."
+    where = f"The server at {script.url} is not att, or not at this path"
+    assert caught.value.detail == f"{where} (it answered {says}); check the URL."
     assert pauses == []
 
 
@@ -675,4 +675,4 @@ async def test_no_tls(script, pauses):
     async with Client(script.url.replace("http:", "https:"), token="secret") as client:
         error = await fails(client.listen())
     assert error.detail.endswith(": no TLS can be agreed on: wrong version number.")
-    assert "There is no safe way to the server at https://127.0.0.1:" in error.detail
+    assert "No safe connection to the server at https://127.0.0.1:" in error.detail

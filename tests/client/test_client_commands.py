@@ -149,7 +149,7 @@ def test_bad_positions(fails, tmp_path, text):
     file.write_text(text, errors="surrogateescape")
     status, out, err = fails("listen", "--login", "ann", "--resume", str(file), typed=b"hush\n")
     assert (status, out) == (1, "")
-    assert f"{file} holds no positions" in err
+    assert f"{file} does not contain positions" in err
     assert err.count("\n") == 1
     assert file.read_text(errors="surrogateescape") == text
 
@@ -238,8 +238,8 @@ def one_line(result, status, says):
         *((["broadcast", name, "{}"], b"", 1, "There is no group with this id or name") for name in ("", ".", "..")),
         (["broadcast"], b"", 2, "Missing argument 'GROUP'"),
         (["broadcast", "tea", "{}", "--key", " "], b"", 2, "1 to 200 printable"),
-        (["broadcast", "tea", "{}", "--url", "nonsense"], b"", 2, "is no address"),
-        (["listen", "--url", "nonsense"], b"", 2, "is no address"),
+        (["broadcast", "tea", "{}", "--url", "nonsense"], b"", 2, "is not the URL"),
+        (["listen", "--url", "nonsense"], b"", 2, "is not the URL"),
         (["listen", "--login", "ann"], b"", 2, "no password on the standard input"),
         (
             ["listen", "--login", "ann"],
@@ -261,7 +261,7 @@ async def test_refusals_are_one_line(script, run):
     one_line(await run("broadcast", "tea", "{}", **TOKEN), 1, "It rains.")
     one_line(await run("listen", "--login", "ann", typed=b"hush\n"), 1, "It rains.")
     for _ in range(2):
-        one_line(await run("listen", **TOKEN), 1, "the token is not good (any more): give another, in ATT_TOKEN")
+        one_line(await run("listen", **TOKEN), 1, "the token is not valid, or no longer: give another in ATT_TOKEN")
 
 
 async def test_a_broadcast_that_cannot_be_told_of(script, start):
@@ -273,7 +273,7 @@ async def test_a_broadcast_that_cannot_be_told_of(script, start):
     os.close(writes)
     async with asyncio.timeout(PATIENCE):
         _, err = await process.communicate()
-    says = "it was broadcast, and is in the log as seq 3, but the output cannot be written: Broken pipe"
+    says = "the broadcast is in the log as seq 3, but the output cannot be written: Broken pipe"
     assert (process.returncode, err.decode()) == (1, f"att-server: {says}\n")
 
 

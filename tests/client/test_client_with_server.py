@@ -103,8 +103,8 @@ async def cut(clients):
     while True:
         for client in clients:
             await asyncio.sleep(0.02)
-            if client._channel is not None:
-                client._channel._socket._response.connection.transport.abort()
+            if client._connection is not None:
+                client._connection._socket._response.connection.transport.abort()
 
 
 async def test_every_connection_may_be_lost(base, tea):

@@ -73,7 +73,7 @@ async def test_a_server_of_ours(client):
     for host in ("127.0.0.1", None):
         address = ListenAddress(host, client.port)
         verdict = await check_address("--listen", address, API)
-        assert verdict[:2] == (Level.WARN, f"{address} is taken by a server of ours that runs")
+        assert verdict[:2] == (Level.WARN, f"{address} is in use by a running att-server")
         assert "choose another --listen" in verdict.remedy
 
 

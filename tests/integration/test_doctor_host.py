@@ -18,7 +18,7 @@ from att.cli.doctor.host import check_data_dir, check_open_files, running_embedd
         (1_048_576, Level.OK, "1,048,576 (ulimit -Hn): some 1,048,376 sockets"),
         (4_096, Level.WARN, "4,096 (ulimit -Hn): some 3,896 sockets"),
         (100, Level.WARN, "some 0 sockets"),
-        (resource.RLIM_INFINITY, Level.OK, "as many as wanted"),
+        (resource.RLIM_INFINITY, Level.OK, "no limit"),
     ],
 )
 def test_open_files(hard, level, words):
@@ -43,7 +43,7 @@ def test_a_directory_that_is_still_to_be_made(tmp_path):
 
 def test_a_directory_that_is_a_file(tmp_path):
     (tmp_path / "a").touch()
-    assert check_data_dir(tmp_path / "a" / "b")[:2] == (Level.FAIL, f"{tmp_path}/a is no directory")
+    assert check_data_dir(tmp_path / "a" / "b")[:2] == (Level.FAIL, f"{tmp_path}/a is not a directory")
 
 
 def test_a_directory_with_a_name_that_postgresql_does_not_take(tmp_path):

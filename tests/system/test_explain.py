@@ -58,12 +58,12 @@ def test_a_member(said, connect, ann_id, tea, add_user, sql):
     sql(session, ben_id)
     connect(ben_id)
     assert said("ben", "tea") == [
-        "ben is a member of tea, and hears it",
+        "ben is a member of tea, and receives its events",
         f"user: ben, {ben_id}, active",
         f"group: tea, {tea}",
         f"membership: member since T, by ann ({ann_id})",
         f"  T joined as member, seq 2, by ann ({ann_id})",
-        "log: ends with seq 2 at T; kept from seq 1 on, of which 1000 events are retained at most",
+        "log: ends with seq 2 at T; kept from seq 1 on, at most 1000 events",
         "sockets: 2",
         "  2 on one:1 since T",
         f"sessions: 1 {IN_POSTGRESQL}",
@@ -75,7 +75,7 @@ def test_a_former_member(said, ann_id, tea, sql):
     sql("UPDATE members SET role = 'member'")
     sql("DELETE FROM members")
     lines = said(str(ann_id), str(tea))
-    assert lines[0] == "ann is not a member of tea, and hears nothing of it"
+    assert lines[0] == "ann is not a member of tea, and receives nothing from it"
     assert lines[3:7] == [
         "membership: none",
         "  T left, seq 2, by the database role postgres",
@@ -88,7 +88,7 @@ def test_a_former_member(said, ann_id, tea, sql):
 def test_a_member_who_is_not_connected(said, tea):
     assert (
         said("ANN", "TEA")[0]
-        == "ann is a member of tea, but has no socket open, and hears it when they connect and resume"
+        == "ann is a member of tea, but has no open socket, and receives its events after the next connect and resume"
     )
 
 
@@ -105,12 +105,12 @@ def test_what_is_not_kept(said, tea, ann_id, sql):
     """A log without events, a membership without history, one who made themselves a member, one who is gone."""
     sql("DELETE FROM events")
     lines = said("ann", "tea")
-    assert "log: ends with seq 1; nothing of it is kept, of which 1000 events are retained at most" in lines
+    assert "log: ends with seq 1; no event is kept, at most 1000 events" in lines
     sql("UPDATE history SET actor_id = user_id")
     assert any(re.fullmatch("membership: owner since T, by themselves", line) for line in said("ann", "tea"))
     gone = uuid4()
     sql("UPDATE history SET actor_id = %s", gone)
-    assert f"membership: owner since T, by an account that is gone ({gone})" in said("ann", "tea")
+    assert f"membership: owner since T, by a deleted account ({gone})" in said("ann", "tea")
     sql("DELETE FROM history")
     assert "membership: owner since T, by whom is not recorded" in said("ann", "tea")
     sql("INSERT INTO groups (name, name_key) VALUES ('new', 'new')")

@@ -1,4 +1,4 @@
-"""Whether the addresses of --listen and --admin-listen are ours to take, or a server of ours has them already."""
+"""Checks of the addresses of --listen and --admin-listen."""
 
 import asyncio
 import errno
@@ -11,24 +11,24 @@ from att.cli.doctor.checks import Verdict, fail, ok, warn
 from att.config.settings import ListenAddress
 from att.http.bind import try_address
 
-_TIMEOUT = 3.0  # seconds in which whoever is there has answered
+_TIMEOUT = 3.0  # seconds for an answer
 ENOUGH = 4_096  # bytes of the answer
 LOOPBACK = "127.0.0.1"
 
 
-class Sign(NamedTuple):
-    """What is asked for at an address, and what is in the answer if it is a server of ours that gives it."""
+class Signature(NamedTuple):
+    """A path to request, and what the answer contains if the server is att."""
 
     path: str
     word: bytes
 
 
-API = Sign("/openapi.json", b'"title": "att"')
-HEALTH = Sign("/health/live", b'"alive"')
+API = Signature("/openapi.json", b'"title": "att"')
+HEALTH = Signature("/health/live", b'"alive"')
 
 
-async def check_address(option: str, address: ListenAddress, sign: Sign, *, is_tls: bool = False) -> Verdict:
-    """The verdict on one address. Nothing listens there when it returns that did not before."""
+async def check_address(option: str, address: ListenAddress, signature: Signature, *, is_tls: bool = False) -> Verdict:
+    """Return the verdict on an address. It is tried, and free again afterwards."""
     try:
         await try_address(address)
     except (socket.gaierror, UnicodeError):
@@ -37,15 +37,15 @@ async def check_address(option: str, address: ListenAddress, sign: Sign, *, is_t
         if error.errno != errno.EADDRINUSE:
             reason = os.strerror(error.errno) if error.errno else str(error)
             return fail(f"{address}: {reason.lower()}", f"choose another {option}")
-        if sign.word in await _ask(address, sign.path, is_tls=is_tls):
-            remedy = f"well, if it is the one that you look at; for another one choose another {option}"
-            return warn(f"{address} is taken by a server of ours that runs", remedy)
+        if signature.word in await _request(address, signature.path, is_tls=is_tls):
+            remedy = f"fine if this is the server that you check; for another one choose another {option}"
+            return warn(f"{address} is in use by a running att-server", remedy)
         return fail(f"{address} is in use by something else", f"stop it, or choose another {option}")
     return ok(f"{address} is free" if address.port or address.path else "a free port is taken")
 
 
-async def _ask(address: ListenAddress, path: str, *, is_tls: bool) -> bytes:
-    """The beginning of what is answered there; nothing by whoever does not speak as we do."""
+async def _request(address: ListenAddress, path: str, *, is_tls: bool) -> bytes:
+    """Return the beginning of the answer; nothing if it is not HTTP, or TLS if that is asked for."""
     writer = None
     try:
         async with asyncio.timeout(_TIMEOUT):

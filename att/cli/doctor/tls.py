@@ -1,4 +1,4 @@
-"""Whether the certificate and the key of --tls-cert and --tls-key serve: read, matched, and tried on each other."""
+"""Check of --tls-cert and --tls-key: both are read, and tried in a handshake."""
 
 import ssl
 import stat
@@ -10,21 +10,21 @@ from typing import NamedTuple
 from att.cli.doctor.checks import Verdict, fail, ok, warn
 
 SOON = 14 * 86_400  # seconds before its end in which a certificate should be renewed
-NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME: we tell of the time ourselves, with the date
+NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME: we check the time ourselves, and name the date
 
 
 class Validity(NamedTuple):
-    """From when to when a certificate is valid, in seconds since 1970."""
+    """Validity of a certificate, in seconds since 1970."""
 
     begins: float
     ends: float
 
 
 def check_tls(cert: Path, key: Path, now: float | None = None) -> Verdict:
-    """The verdict on these two files."""
+    """Return the verdict on the two files."""
     for path, option in ((cert, "--tls-cert"), (key, "--tls-key")):
         if problem := _unreadable(path):
-            return fail(f"{option} {path}: {problem}", "give a file in PEM that this user may read")
+            return fail(f"{option} {path}: {problem}", "give a PEM file that this user may read")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         server.load_cert_chain(cert, key, password="")  # or OpenSSL would ask the terminal for one
@@ -33,7 +33,7 @@ def check_tls(cert: Path, key: Path, now: float | None = None) -> Verdict:
     try:
         validity = _shake_hands(server, cert)
     except ssl.SSLError as error:
-        return fail(f"a client refuses {cert}: {_reason(error)}", "have a certificate made for a TLS server")
+        return fail(f"a client refuses {cert}: {_reason(error)}", "get a certificate for a TLS server")
     return _judge(validity, key, time.time() if now is None else now)
 
 
@@ -59,7 +59,7 @@ def _reason(error: ssl.SSLError) -> str:
 
 
 def _shake_hands(server: ssl.SSLContext, cert: Path) -> Validity:
-    """Let a client that trusts just this certificate talk to a server that has it, in memory."""
+    """Do a handshake in memory between a server with the certificate and a client that trusts only it."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname = False
     trusting.load_verify_locations(cert)
