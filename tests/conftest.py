@@ -13,14 +13,14 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from aiohttp.test_utils import TestClient
-from costs import CHEAPEST
 from databases import Databases, dsn_of
+from hashing_costs import CHEAPEST
 from hypothesis import HealthCheck, settings as hypothesis_settings
 from in_process import run_here  # noqa: F401 - a fixture of many
 from loops import Loop
 from people import PASSWORD, Person
 from realtime_fixtures import append, hub, listen, live_sessions, log_reader, running_reader, spy_log, woken  # noqa: F401 - fixtures of many
-from valkeys import Valkey, ValkeyCluster
+from valkey_servers import Valkey, ValkeyCluster
 
 from att.app import create_app
 from att.config.settings import Rate, Settings

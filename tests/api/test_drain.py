@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 
 import pytest
 from aiohttp import WSMsgType
-from costs import CHEAPEST
+from doubles import RecordingConnection
+from hashing_costs import CHEAPEST
 from hypothesis import given, strategies as st
-from parts import RecordingConnection
 from people import PASSWORD, Person
 from waiting import eventually
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from costs import CHEAPEST
+from hashing_costs import CHEAPEST
 from people import PASSWORD
 
 from att.accounts.administrators import AdministratorCredentials, Administrators

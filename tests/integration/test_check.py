@@ -5,7 +5,7 @@ import socket
 import sys
 
 import pytest
-from pairs import EXPIRED_KEY, write_pair
+from certificate_pairs import EXPIRED_KEY, write_pair
 
 from att.cli.doctor import check as module
 from att.cli.doctor.checks import Level

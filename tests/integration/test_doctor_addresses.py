@@ -9,7 +9,7 @@ import ssl
 
 import pytest
 from aiohttp import web
-from pairs import write_pair
+from certificate_pairs import write_pair
 
 from att.app import create_app
 from att.cli.doctor import addresses

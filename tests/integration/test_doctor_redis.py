@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
-from valkeys import Valkey
+from valkey_servers import Valkey
 
 from att.cli.doctor import redis as module
 from att.cli.doctor.checks import Level

@@ -6,7 +6,7 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import pytest
-from plans import nodes, rows_read
+from query_plans import nodes, rows_read
 
 from att.core.pagination import Window
 from att.db.engine import Statement

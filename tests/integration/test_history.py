@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from costs import CHEAPEST
+from hashing_costs import CHEAPEST
 from sqlalchemy import bindparam, update
 from waiting import eventually
 

@@ -5,7 +5,7 @@ import asyncio
 import psycopg
 import pytest
 from databases import dsn_of
-from parts import RecordingBroker, append_together, seqs_of
+from doubles import RecordingBroker, append_together, seqs_of
 from waiting import eventually
 
 from att.errors import Busy, ConnectionLost, DatabaseUnavailable, InvalidInput, NoSuchGroup, ShuttingDown

@@ -4,7 +4,7 @@ import asyncio
 from uuid import uuid4
 
 import pytest
-from parts import RecordingConnection, away, bodies, drained, frames, received
+from doubles import RecordingConnection, away, bodies, drained, frames, received
 
 from att.core import tasks
 from att.errors import Busy, DatabaseUnavailable

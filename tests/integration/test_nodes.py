@@ -5,7 +5,7 @@ import contextlib
 from uuid import uuid4
 
 import pytest
-from parts import FakeLiveSessions, RecordingConnection, SpyLog, bodies, frames, received
+from doubles import FakeLiveSessions, RecordingConnection, SpyLog, bodies, frames, received
 
 from att.db.engine import Engine
 from att.protocol.frames import CloseCode

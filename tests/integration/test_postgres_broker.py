@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 from brokers import PIE, TEA, RecordingHandler
-from parts import Clock
+from doubles import Clock
 
 from att.errors import DatabaseUnavailable
 from att.realtime.brokers import postgres as module

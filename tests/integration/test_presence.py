@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from parts import RecordingConnection, away
-from plans import nodes, rows_read
+from doubles import RecordingConnection, away
+from query_plans import nodes, rows_read
 from waiting import eventually
 
 from att.core.pagination import Window

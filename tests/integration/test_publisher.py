@@ -4,8 +4,8 @@ import asyncio
 from uuid import uuid4
 
 import pytest
+from doubles import RecordingBroker, RecordingConnection, received
 from metric_samples import counts, total
-from parts import RecordingBroker, RecordingConnection, received
 
 from att.errors import Busy, ConnectionLost, InvalidInput, NoSuchGroup, ShuttingDown
 from att.protocol.frames import text_frame

@@ -5,7 +5,7 @@ import asyncio
 import psycopg
 import pytest
 from databases import dsn_of
-from parts import RecordingBroker, RecordingConnection, append_together, away, received, seqs_of
+from doubles import RecordingBroker, RecordingConnection, append_together, away, received, seqs_of
 from waiting import eventually
 
 from att.errors import Busy, ConnectionLost, DatabaseUnavailable, InvalidInput, Unavailable

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 import pytest
-from parts import Clock
+from doubles import Clock
 from waiting import eventually
 
 from att.accounts import rate_limits as module

@@ -12,7 +12,7 @@ import redis
 from aiohttp.test_utils import TestClient, TestServer
 from brokers import RecordingHandler
 from people import PASSWORD
-from valkeys import Valkey, ValkeyCluster
+from valkey_servers import Valkey, ValkeyCluster
 from waiting import eventually
 
 from att.accounts.redis_rate_limits import RedisCounts

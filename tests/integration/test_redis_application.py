@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 from aiohttp import DummyCookieJar
-from parts import away
+from doubles import away
 from people import PASSWORD, Person
-from valkeys import Valkey
+from valkey_servers import Valkey
 from waiting import eventually
 
 from att.accounts import service as module

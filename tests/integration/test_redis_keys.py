@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from session_stores import in_redis
-from valkeys import Valkey
+from valkey_servers import Valkey
 from waiting import eventually
 
 from att.core.pagination import Window

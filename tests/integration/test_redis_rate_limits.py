@@ -5,7 +5,7 @@ from collections import Counter
 from datetime import timedelta
 
 import pytest
-from valkeys import Valkey
+from valkey_servers import Valkey
 from waiting import eventually
 
 from att.accounts.rate_limits import RateLimits

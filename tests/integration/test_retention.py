@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from costs import CHEAPEST
+from hashing_costs import CHEAPEST
 from waiting import eventually
 
 from att.app import create_app

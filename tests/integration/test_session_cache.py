@@ -5,7 +5,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from parts import Clock
+from doubles import Clock
 
 from att.core.pagination import Window
 from att.errors import NoSuchSession

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 from aiohttp import ClientResponse, DummyCookieJar
 from aiohttp.test_utils import TestClient
-from costs import CHEAPEST
 from databases import dsn_of
+from hashing_costs import CHEAPEST
 from people import PASSWORD
 from session_stores import InPostgres, InRedis, in_redis
 from sqlalchemy import func, update

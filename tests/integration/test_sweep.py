@@ -1,7 +1,7 @@
 """The sweep: it finds what was not announced."""
 
 import pytest
-from parts import closed, frames, received
+from doubles import closed, frames, received
 
 from att.errors import DatabaseUnavailable
 from att.protocol.frames import CloseCode

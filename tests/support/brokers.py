@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from uuid import UUID
 
-from parts import away
+from doubles import away
 
 from att.db.engine import Engine
 from att.realtime.brokers.postgres import PostgresBroker

@@ -10,7 +10,7 @@ PASSWORD = "correct horse"
 
 
 class Person:
-    """A user who is signed in by bearer token, and their requests."""
+    """A user signed in by bearer token, and their requests."""
 
     def __init__(self, client: TestClient, login: str, answer: dict[str, str]) -> None:
         self.client = client
@@ -20,11 +20,11 @@ class Person:
         self.headers = {"Authorization": f"Bearer {self.token}"}
 
     async def request(self, method: str, path: str, **options: Any) -> ClientResponse:
-        """Send any request, signed in."""
+        """Send a request, signed in."""
         return await self.client.request(method, path, headers=self.headers | options.pop("headers", {}), **options)
 
     async def make_group(self, name: str) -> dict[str, Any]:
-        """Create a group; return the response's group."""
+        """Create a group; return the server's response."""
         response = await self.request("POST", "/groups", json={"name": name})
         assert response.status == 201, await response.text()
         return await response.json()
@@ -40,12 +40,12 @@ class Person:
         assert response.status == 204, await response.text()
 
     async def broadcast(self, group: str, message: object) -> int:
-        """Send to a group; return the number of sockets it went to."""
+        """Broadcast to a group; return the number of sockets."""
         response = await self.request("POST", f"/broadcast/{group}", json=message)
         assert response.status == 200, await response.text()
         return (await response.json())["delivered"]
 
     async def listen(self, **options: Any) -> ClientWebSocketResponse:
-        """Open a socket of this user."""
+        """Open a socket."""
         headers = self.headers | options.pop("headers", {})
         return await self.client.ws_connect(f"/listen/{self.id}", headers=headers, **options)

@@ -4,7 +4,7 @@ import asyncio
 from uuid import uuid4
 
 import pytest
-from parts import FakeLiveSessions, RecordingConnection, SpyLog, bodies
+from doubles import FakeLiveSessions, RecordingConnection, SpyLog, bodies
 
 from att.realtime import log_reader as module
 from att.realtime.event_log import Publish

@@ -1,4 +1,4 @@
-"""The stores of sessions as their common suite sees them: the store, and what lies below it."""
+"""The session stores for their common tests, with access to their storage."""
 
 import contextlib
 from datetime import timedelta
@@ -13,7 +13,7 @@ from att.sessions.store import PostgresSessions
 
 
 class InPostgres:
-    """Sessions in the table, and a look at its rows."""
+    """Sessions in the table, and its rows."""
 
     url = None  # of a Redis
 
@@ -23,21 +23,21 @@ class InPostgres:
         self._sql = sql
 
     def living_for(self, ttl):
-        """The same store, with another time to live."""
+        """Return the same store with another time to live."""
         return PostgresSessions(self._db, ttl)
 
     def rows(self):
-        """Of each session that is kept: id, user, when it was begun, seen and expires, address and program."""
+        """Return the stored sessions: id, user, times of creation, last use and expiry, address and user agent."""
         return self._sql(
             "SELECT id, user_id, created_at, last_seen_at, expires_at, address, user_agent FROM sessions ORDER BY id"
         )
 
     def everything(self):
-        """All that is kept, as one text."""
+        """Return everything stored, as one text."""
         return str(self._sql("SELECT token_hash, encode(token_hash, 'hex'), sessions::text FROM sessions"))
 
     def age(self, left, ttl, *session_ids):
-        """Leave them, or all, just this much to live, as if they had been last used that much earlier."""
+        """Make these or all sessions expire after ``left``, as if their last use was earlier."""
         self._sql(
             "UPDATE sessions SET expires_at = now() + %s, last_seen_at = now() + %s WHERE %s OR id = ANY(%s)",
             left,
@@ -47,14 +47,14 @@ class InPostgres:
         )
 
     def begin_at_once(self, session_ids):
-        """As if they had begun at the same moment."""
+        """Give these sessions the same creation time."""
         self._sql(
             "UPDATE sessions SET created_at = (SELECT max(created_at) FROM sessions) WHERE id = ANY(%s)", session_ids
         )
 
 
 class InRedis:
-    """Sessions in Redis, and a look at its keys."""
+    """Sessions in Redis, and its keys."""
 
     def __init__(self, url, redis_client, client, db, ttl):
         self.sessions = RedisSessions(redis_client, db, ttl)
@@ -117,7 +117,7 @@ class InRedis:
 
 @contextlib.asynccontextmanager
 async def in_redis(url, db, ttl):
-    """The store in the server, or the cluster, at the URL."""
+    """Open the store in the server or cluster at the URL."""
     redis_client = await RedisClient.connect(url)
     kind = redis.RedisCluster if redis_client.is_cluster else redis.Redis
     try:

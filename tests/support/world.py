@@ -12,7 +12,7 @@ from functools import cache
 from typing import NamedTuple
 from uuid import UUID
 
-from parts import is_empty
+from doubles import is_empty
 
 from att.protocol.frames import CloseCode
 from att.realtime import fanout, group_streams, hub

@@ -17,8 +17,8 @@ import aiohttp
 import psycopg
 import pytest
 from databases import dsn_of
+from doubles import away
 from metric_samples import counts, samples
-from parts import away
 from small_server import read_response, read_to_end
 from waiting import eventually
 

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from light_listener import Ending, Listener
 from site_parts import Nginx, Node, needs_nginx, open_directory, started
-from valkeys import Valkey
+from valkey_servers import Valkey
 from waiting import eventually
 
 from att.redis.client import RedisClient

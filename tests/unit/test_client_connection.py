@@ -6,7 +6,7 @@ import re
 import signal
 
 import pytest
-from parts import away
+from doubles import away
 from waiting import eventually
 
 from att.db import notifications as module

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from pairs import EXPIRED, EXPIRED_KEY, GOOD, GOOD_KEY, write_pair
+from certificate_pairs import EXPIRED, EXPIRED_KEY, GOOD, GOOD_KEY, write_pair
 
 from att.cli.doctor.checks import Level
 from att.cli.doctor.tls import check_tls

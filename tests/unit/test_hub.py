@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from parts import is_empty
+from doubles import is_empty
 
 from att.errors import ShuttingDown
 from att.protocol.frames import CloseCode, text_frame

@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from parts import Clock
+from doubles import Clock
 
 from att.core import log_limits
 from att.core.log_limits import OncePerInterval, OutageLog, RateLimited

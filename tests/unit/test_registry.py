@@ -4,9 +4,9 @@ from itertools import product
 from uuid import UUID
 
 import pytest
+from doubles import is_empty
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from parts import is_empty
 
 from att.realtime.registry import Dialect, Listener, Registry, Span
 

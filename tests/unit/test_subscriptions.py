@@ -5,8 +5,8 @@ import contextlib
 from uuid import UUID
 
 import pytest
+from doubles import Clock
 from hypothesis import given, strategies as st
-from parts import Clock
 
 from att.realtime.brokers import redis as redis_broker, subscriptions as module
 from att.realtime.brokers.subscriptions import LINGER, SubscriptionChange, Subscriptions

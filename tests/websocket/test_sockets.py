@@ -13,7 +13,7 @@ from datetime import timedelta
 import aiohttp
 import pytest
 from aiohttp import WSMsgType
-from costs import CHEAPEST
+from hashing_costs import CHEAPEST
 from people import PASSWORD, Person
 from waiting import eventually
 

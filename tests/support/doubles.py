@@ -1,4 +1,4 @@
-"""Parts of delivery that tests inspect or pause, on a real database."""
+"""Test doubles and helpers of the log's parts; their database is the real one."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %
 
 
 class RecordingConnection:
-    """A ``ListenerConnection`` in memory that records its frames."""
+    """A ``ListenerConnection`` that records its calls."""
 
     def __init__(self):
         self.frames = []
@@ -36,7 +36,7 @@ class RecordingConnection:
 
 
 async def received(connection, count=1, seconds=5):
-    """Return the first frames of a connection once it has that many."""
+    """Wait for this number of frames; return them."""
     async with asyncio.timeout(seconds):
         while len(connection.frames) < count:
             connection.has_changed.clear()
@@ -45,7 +45,7 @@ async def received(connection, count=1, seconds=5):
 
 
 async def closed(connection, seconds=5):
-    """Return the close codes of a connection once it is closed."""
+    """Wait for the close; return its codes."""
     async with asyncio.timeout(seconds):
         while not connection.codes:
             connection.has_changed.clear()
@@ -73,10 +73,7 @@ class RecordingBroker:
 
 
 class SpyLog(EventLog):
-    """A log that records its calls, can pause them, and fails with each of ``errors`` that is not None.
-
-    ``page`` is the number of events in a page. With ``locks_error``, reads of lock holders fail.
-    """
+    """An event log that records calls, can be paused, and raises ``errors`` in turn. ``page`` is its slice size."""
 
     def __init__(self, db):
         super().__init__(db)
@@ -144,7 +141,7 @@ class SpyLog(EventLog):
 
 
 async def append_together(publisher, spy_log, first, publishes):
-    """Append ``first``, and submit the others during that call, so that they form the next batch."""
+    """Append ``first`` in one call, and the others, submitted meanwhile, in the next call."""
     async with spy_log.paused():
         tasks = [asyncio.ensure_future(publisher.append(first))]
         await spy_log.called()
@@ -154,13 +151,13 @@ async def append_together(publisher, spy_log, first, publishes):
 
 
 def seqs_of(outcomes):
-    """Return the seqs of these results."""
+    """Return the seqs of the outcomes."""
     return [outcome.event.seq for outcome in outcomes]
 
 
 @contextlib.contextmanager
 def away(postgresql) -> Iterator[None]:
-    """Cut our connections to the database, and refuse new ones until the block ends."""
+    """Drop all connections of att to this database, and refuse new ones until the block ends."""
     name, host, user = postgresql.info.dbname, postgresql.info.host, postgresql.info.user
     with psycopg.connect(host=host, user=user, dbname="postgres", autocommit=True) as server:
         server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
@@ -172,7 +169,7 @@ def away(postgresql) -> Iterator[None]:
 
 
 class FakeLiveSessions:
-    """Sessions that have not ended, and the owners that were given with them."""
+    """Live sessions, with a record of the requested owners."""
 
     def __init__(self):
         self.ids = set()
@@ -184,7 +181,7 @@ class FakeLiveSessions:
 
 
 class Clock:
-    """A clock that shows what it is set to, in seconds."""
+    """A clock that shows the time set, in seconds."""
 
     def __init__(self, now=0.0):
         self.now = now
@@ -202,11 +199,11 @@ def frames(*numbers):
 
 
 async def drained():
-    """Always take more."""
+    """Do nothing: this reader always has room."""
 
 
 def is_empty(registry):
-    """Return True if the registry holds nothing after its changes were taken, not even an empty set."""
+    """Return True if the registry is empty, after taking its changed users."""
     registry.take_changed()
     held = vars(registry) | {"sockets": sum(registry.sockets.values())}
     return not any(held.values())

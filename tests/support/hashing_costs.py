@@ -1,4 +1,4 @@
-"""Costs that would slow tests down."""
+"""The lowest hashing cost, for fast tests."""
 
 from att.config.settings import HashingCost
 

@@ -1,4 +1,4 @@
-"""Real Valkey servers, alone and as a cluster, that can be killed and come back where they were."""
+"""Real Valkey servers, single and as a cluster, that can be killed and restarted at the same address."""
 
 import contextlib
 import random
@@ -16,7 +16,7 @@ PATIENCE = 20  # seconds for a cluster to find together
 
 
 class Valkey:
-    """A server on one address, however often it is killed. Nothing of it is kept on the disk."""
+    """A server on a fixed address, without persistence by default."""
 
     def __init__(self, **config):
         self.data_dir = Path(tempfile.mkdtemp(prefix="att-valkey-"))
@@ -29,7 +29,7 @@ class Valkey:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self):
-        """Start it; the first time on a port that is free."""
+        """Start the server, the first time on a free port."""
         while self._server is None:
             self.port = random.choice(PORTS)
             self._try_to_start()
@@ -44,30 +44,30 @@ class Valkey:
             self._server = server
 
     def kill(self):
-        """Kill -9."""
+        """Send SIGKILL."""
         self._server.terminate()
 
     def publish(self, channel, payload):
-        """Publish on a channel that all servers of a cluster have."""
+        """Publish on a channel of all servers."""
         self.ask("PUBLISH", channel, payload)
 
     def publish_sharded(self, channel, payload):
-        """Publish on a channel that one server has."""
+        """Publish on a sharded channel."""
         self.ask("PUBLISH", channel, payload)
 
     def stop(self):
-        """Stop it for good."""
+        """Stop the server for good."""
         if self._server is not None:
             self._server.terminate()
         shutil.rmtree(self.data_dir, ignore_errors=True)
 
     def ask(self, *command):
-        """The answer to a command."""
+        """Return the reply to a command."""
         with redis.Redis(port=self.port, protocol=2) as client:
             return client.execute_command(*command)
 
     def cut(self):
-        """Cut all connections of others: those that hear, and those that do not."""
+        """Close the connections of all clients."""
         self.ask("CLIENT", "KILL", "TYPE", "pubsub")
         self.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
@@ -100,7 +100,7 @@ class ValkeyCluster:
             server.ask("CLUSTER", "MEET", "127.0.0.1", self.servers[0].port, self.servers[0].port + 1)
 
     def wait(self):
-        """Until each of them knows of all. Raises TimeoutError."""
+        """Wait until each server knows all others. Raise TimeoutError."""
         until = time.monotonic() + PATIENCE
         while not all(self._is_whole(server) for server in self.servers):
             if time.monotonic() > until:

@@ -1,11 +1,11 @@
-"""Certificates of tests, each with its key: for localhost, and nobody's secret."""
+"""Certificates and keys of tests, for localhost; they are public."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 
 class Pair(NamedTuple):
-    """The files of a certificate and of its key."""
+    """Files of a certificate and its key."""
 
     cert: Path
     key: Path
@@ -55,7 +55,7 @@ ufmz6rEPyHuqVvgGouCXXLrfE9/Ey9ldHjWVmv5utXSO3UXP1GzOz2ZF
 
 
 def write_pair(directory: Path, cert: str = GOOD, key: str = GOOD_KEY) -> Pair:
-    """Files with these contents."""
+    """Write a certificate and its key."""
     pair = Pair(directory / "cert.pem", directory / "key.pem")
     pair.cert.write_text(cert)
     pair.key.write_text(key)
