@@ -26,7 +26,7 @@ class GroupListener(Protocol):
 
 
 class Rules(TypedDict, total=False):
-    """Who may join, who may broadcast, and the number of stored events."""
+    """Rules of a group: who may join, who may broadcast, and the number of stored events."""
 
     join: Join
     post: Post
