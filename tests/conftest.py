@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from aiohttp.test_utils import TestClient
-from databases import Databases, dsn_of
+from databases import Databases, copy_data, dsn_of
 from hashing_costs import CHEAPEST
 from hypothesis import HealthCheck, settings as hypothesis_settings
 from in_process import run_here  # noqa: F401 - a fixture of many
@@ -58,17 +58,32 @@ def _memory() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def embedded() -> Iterator[EmbeddedPostgres]:
+def initialised() -> Iterator[Path]:
+    """The data directory of an embedded PostgreSQL that was started once and stopped, to be copied."""
+    directory = Path(tempfile.mkdtemp(prefix="att-tests-", dir=_memory()))
+    server = EmbeddedPostgres(directory / "initialised")
+    server.start()
+    server.stop()
+    yield server.data_dir
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def data_dir(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory of the test's own. It has been initialised, which takes longer than all else in a start."""
+    return copy_data(initialised, tmp_path_factory.mktemp("data") / "own")
+
+
+@pytest.fixture(scope="session")
+def embedded(initialised: Path) -> Iterator[EmbeddedPostgres]:
     """The embedded PostgreSQL, for the whole run."""
-    data_dir = Path(tempfile.mkdtemp(prefix="att-tests-", dir=_memory()))
-    server = EmbeddedPostgres(data_dir)
+    server = EmbeddedPostgres(copy_data(initialised, initialised.parent / "shared"))
     with psycopg.connect(server.start(), autocommit=True) as connection:
         for setting in ("fsync", "full_page_writes", "synchronous_commit"):
             connection.execute(f"ALTER SYSTEM SET {setting} = off")  # tests' data may be lost with the machine
         connection.execute("SELECT pg_reload_conf()")
     yield server
     server.stop()
-    shutil.rmtree(data_dir)
 
 
 @pytest.fixture(scope="session")

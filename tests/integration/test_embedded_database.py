@@ -20,8 +20,8 @@ from att.db.embedded import EmbeddedPostgres
 
 
 @pytest.fixture
-async def server(tmp_path_factory):
-    async with serving(tmp_path_factory.mktemp("server")) as server:
+async def server(data_dir):
+    async with serving(data_dir) as server:
         yield server
 
 
@@ -127,13 +127,13 @@ async def test_one_that_another_process_starts_is_left_to_it(server):
     assert "is started again" not in log
 
 
-async def test_one_that_runs_is_no_news(tmp_path_factory, monkeypatch, caplog):
+async def test_one_that_runs_is_no_news(data_dir, monkeypatch, caplog):
     """A running one is checked without a log line; at the end no task is left, and it is stopped."""
     looks = []
     keep_running = EmbeddedPostgres.keep_running
     monkeypatch.setattr(EmbeddedPostgres, "keep_running", lambda self: looks.append(keep_running(self)))
     monkeypatch.setattr(database, "RESTART_INTERVAL", 0.01)
-    settings = Settings(data_dir=tmp_path_factory.mktemp("short"))
+    settings = Settings(data_dir=data_dir)
     before = asyncio.all_tasks()
     with caplog.at_level("INFO", "att"):
         async with open_database(settings):
@@ -144,10 +144,10 @@ async def test_one_that_runs_is_no_news(tmp_path_factory, monkeypatch, caplog):
     assert not is_running(settings)
 
 
-async def test_the_interval(tmp_path_factory, monkeypatch):
+async def test_the_interval(data_dir, monkeypatch):
     """In which it is looked for."""
     monkeypatch.setattr(database, "RESTART_INTERVAL", 0.05)
-    settings = Settings(data_dir=tmp_path_factory.mktemp("interval"))
+    settings = Settings(data_dir=data_dir)
     async with open_database(settings) as opened:
         ended = postmaster_of(settings)
         os.kill(ended.pid, signal.SIGINT)  # a clean stop, by the operator

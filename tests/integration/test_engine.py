@@ -321,11 +321,11 @@ async def test_the_queue_for_a_connection_is_bounded(db, monkeypatch):
         await db.fetch_one(COUNT_USERS)
 
 
-async def test_a_restarted_database_is_found_again(tmp_path_factory):
+async def test_a_restarted_database_is_found_again(data_dir):
     """After a restart the next read succeeds, despite lost connections; during it the database is unavailable."""
     from att.db.embedded import EmbeddedPostgres
 
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("restart"))
+    server = EmbeddedPostgres(data_dir)
     db = await Engine.connect(await asyncio.to_thread(server.start))
     one = prepare(select(literal(1)))
     await asyncio.gather(*(db.fetch_one(one) for _ in range(5)))

@@ -1,8 +1,10 @@
 """Databases of the tests."""
 
 import contextlib
+import subprocess
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 
 import psycopg
 from psycopg.sql import SQL, Identifier
@@ -40,6 +42,12 @@ class Databases:
     def close(self) -> None:
         """Close the connection."""
         self._admin.close()
+
+
+def copy_data(source: Path, target: Path) -> Path:
+    """Copy the data directory of an embedded PostgreSQL that does not run. Its files keep their owner."""
+    subprocess.run(["cp", "-a", source, target], check=True)
+    return target
 
 
 def dsn_of(connection: psycopg.Connection) -> str:

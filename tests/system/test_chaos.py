@@ -1,7 +1,11 @@
 """A short chaos run. `make chaos` does the long ones."""
 
+import pytest
+
 from chaos.__main__ import cells, run, table
 from chaos.plan import SHORT, with_redis
+
+pytestmark = pytest.mark.timeout(180)  # two servers, a database and a Valkey start several times on a busy machine
 
 
 def test_a_short_run(tmp_path_factory):

@@ -16,9 +16,9 @@ from att.errors import CannotStart
 
 
 @pytest.fixture
-def server(tmp_path_factory):
+def server(data_dir):
     """A server of the test's own."""
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("embedded"))
+    server = EmbeddedPostgres(data_dir)
     yield server
     server.stop()
 
@@ -74,7 +74,7 @@ def test_an_orphan_that_does_not_end(server, orphan, monkeypatch):
     with monkeypatch.context() as deaf:
         deaf.setattr(psutil.Process, "kill", lambda *_: None)
         for way in (server.start, server.keep_running):
-            with pytest.raises(CannotStart, match=f"do not end: {backend.pid}"):
+            with pytest.raises(CannotStart, match=f"cannot be killed: {backend.pid}"):
                 way()
     server.keep_running()
     assert not lives(backend)

@@ -34,6 +34,7 @@ RESTART = 1012
 REFUSED = 0.05  # of all requests so many may be answered 503 when the machine is busy
 
 pytestmark = [
+    pytest.mark.timeout(180),  # two drains of 5 s, and four starts, on a busy machine
     needs_nginx,
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux has more than one address on the loopback"),
     pytest.mark.skipif(

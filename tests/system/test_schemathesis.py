@@ -14,6 +14,8 @@ from att.app import create_app
 HERE = Path(__file__).parents[1] / "support"
 TIMEOUT = 300  # seconds on a busy machine; it takes some twenty
 
+pytestmark = pytest.mark.timeout(TIMEOUT)
+
 
 # Random requests are the same for both roles, so a few of them are enough for one; the limits of schemas are all tried.
 @pytest.mark.parametrize(("role", "options"), [("Admin", []), ("User", ["--max-examples", "4"])])

@@ -42,8 +42,8 @@ async def start(tmp_path_factory, db_url):
 
 
 @pytest.fixture
-async def server(tmp_path_factory):
-    async with serving(tmp_path_factory.mktemp("server")) as server:
+async def server(data_dir):
+    async with serving(data_dir) as server:
         yield server
 
 
