@@ -22,10 +22,11 @@ SERVER = [sys.executable, "-m", "att"]
 
 
 def run(*arguments, script=None, **environment):
-    """Run the command to its end."""
+    """Run the command to its end. It does not need the default port, which another server may use."""
     command = SERVER if script is None else [sys.executable, "-c", script]
+    variables = os.environ | {"ATT_LISTEN": "127.0.0.1:0"} | environment
     return subprocess.run(
-        [*command, *arguments], env=os.environ | environment, capture_output=True, text=True, check=False, timeout=60
+        [*command, *arguments], env=variables, capture_output=True, text=True, check=False, timeout=60
     )
 
 
