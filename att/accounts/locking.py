@@ -12,7 +12,8 @@ from att.core.permissions import Permission, Permissions, permits
 from att.db.engine import Transaction, prepare
 from att.db.schema import groups, members, roles, users
 from att.errors import LastAdministrator, NoSuchRole, NoSuchUser, at_index
-from att.sessions.owners import THESE_USERS
+
+THESE_USERS = users.c.id == any_(bindparam("user_ids", type_=ARRAY(Uuid)))
 
 READ_USERS = prepare(select(*USER, users.c.password_hash, roles.c.permissions).join(roles).where(THESE_USERS))
 # Ordered by id, so that two transactions do not deadlock. Without the roles: PostgreSQL does not repeat the join for a

@@ -8,7 +8,14 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
-from att.accounts.locking import Account, check_other_administrator, lock_accounts, lock_roles, read_accounts
+from att.accounts.locking import (
+    THESE_USERS,
+    Account,
+    check_other_administrator,
+    lock_accounts,
+    lock_roles,
+    read_accounts,
+)
 from att.accounts.passwords import Passwords
 from att.accounts.roles import PERMISSIONS_OF, check_administrator_left, lock_administrators
 from att.accounts.users import (
@@ -27,7 +34,6 @@ from att.core.permissions import Actor, Permission, Permissions, check_permits
 from att.db.engine import Engine, Transaction, prepare
 from att.db.schema import roles, users
 from att.errors import AuthFailed, Busy, DatabaseUnavailable, PreconditionFailed, WrongPassword, at_index
-from att.sessions.owners import THESE_USERS
 from att.sessions.store import SessionListener, SessionStore, Verified
 
 BatchKey = TypeVar("BatchKey", bound=Hashable)

@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from att.core.tasks import supervise
@@ -13,6 +13,7 @@ from att.errors import Unavailable
 from att.realtime.event_log import EventLog, Position
 from att.realtime.hub import READS, Hub
 from att.realtime.registry import Listener
+from att.sessions.store import SessionStore
 
 _SWEEP_INTERVAL = 5.0  # seconds between sweeps for missed announcements: their greatest delay
 WHOLE_SWEEP = 12  # every twelfth sweep includes joinings, which the database announces itself
@@ -22,13 +23,6 @@ GAP_WAIT = 0.02  # seconds for which a gap may close by itself if the broker car
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts to read from a database that does not answer
 
 _T = TypeVar("_T")
-
-
-class LiveSessions(Protocol):
-    """Knows which sessions have not ended."""
-
-    async def living(self, owners: Mapping[UUID, UUID]) -> set[UUID]:
-        """Return those of these sessions, each given with its user, that have not ended."""
 
 
 class _Gap(NamedTuple):
@@ -46,7 +40,7 @@ class LogReader:
     """
 
     def __init__(
-        self, log: EventLog, hub: Hub, sessions: LiveSessions, woken: asyncio.Event, gap_wait: float = 0.0
+        self, log: EventLog, hub: Hub, sessions: SessionStore, woken: asyncio.Event, gap_wait: float = 0.0
     ) -> None:
         self._log = log
         self._hub = hub

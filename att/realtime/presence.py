@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from sqlalchemy import bindparam, delete, func, literal, select, text, update
@@ -23,6 +23,7 @@ from att.db.engine import Engine, prepare
 from att.db.keyset import Listing
 from att.db.schema import members, nodes, presence, users
 from att.errors import NoSuchUser, Unavailable
+from att.realtime.registry import Registry
 
 _TICK = 1.0  # seconds between writes of changed users
 _SIGN_INTERVAL = 2.0  # seconds between signs of life
@@ -56,19 +57,6 @@ class UserPresence(NamedTuple):
     user_id: UUID
     since: datetime | None
     sockets: int
-
-
-class Roster(Protocol):
-    """The connected users of this node."""
-
-    def take_changed(self) -> set[UUID]:
-        """Return the users whose sockets have changed since the last call."""
-
-    def users(self) -> list[UUID]:
-        """Return all connected users."""
-
-    def connected(self, user_id: UUID) -> tuple[float, int] | None:
-        """Return the start by ``time.monotonic`` and the number of sockets; None if there is none."""
 
 
 _is_alive = nodes.c.seen_at > func.now() - literal(_SILENCE)
@@ -158,9 +146,9 @@ class PresenceReporter:
     database lost its unlogged tables. Times are the database's.
     """
 
-    def __init__(self, db: Engine, roster: Roster) -> None:
+    def __init__(self, db: Engine, registry: Registry) -> None:
         self._db = db
-        self._roster = roster
+        self._registry = registry
         self._started = time.monotonic()
         self._node_id = uuid4()
         self._epoch: datetime | None = None  # the monotonic clock's 0; None if not registered
@@ -192,7 +180,7 @@ class PresenceReporter:
     async def _report(self) -> None:
         if self._epoch is None or time.monotonic() >= self._next_sign:
             await self._give_sign_of_life()
-        self._pending |= self._roster.take_changed()
+        self._pending |= self._registry.take_changed()
         while self._pending and self._epoch is not None:
             chunk = [*islice(self._pending, _CHUNK)]
             await self._write(chunk, self._epoch)
@@ -212,10 +200,10 @@ class PresenceReporter:
         self._epoch = None
         (now,) = await self._db.fetch_one(REGISTER, node_id=self._node_id, name=name, age=age)
         self._epoch = now - timedelta(seconds=moment)
-        self._pending.update(self._roster.users())
+        self._pending.update(self._registry.users())
 
     async def _write(self, user_ids: Sequence[UUID], epoch: datetime) -> None:
-        stays = {user_id: stay for user_id in user_ids if (stay := self._roster.connected(user_id)) is not None}
+        stays = {user_id: stay for user_id in user_ids if (stay := self._registry.connected(user_id)) is not None}
         gone = [user_id for user_id in user_ids if user_id not in stays]
         if gone:
             await self._db.execute(REMOVE, node_id=self._node_id, user_ids=gone)

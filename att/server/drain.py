@@ -6,11 +6,12 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence, Sized
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from aiohttp import web
 
 from att.core.readiness import Readiness
+from att.http.acceptor import Acceptor
 from att.http.connections import Traffic
 from att.protocol.frames import CloseCode
 from att.realtime.hub import Hub
@@ -34,16 +35,6 @@ def portions(items: Sequence[Item], seconds: float) -> Iterator[tuple[float, Seq
         yield seconds * number / count, items[bounds[number] : bounds[number + 1]]
 
 
-class DrainedAcceptor(Protocol):
-    """Acceptor of connections, as the drain uses it."""
-
-    def close(self) -> None:
-        """Accept the pending connections, then refuse new ones."""
-
-    def traffic(self) -> Traffic:
-        """Return the number of connections that are open and busy."""
-
-
 class Drain:
     """Closes all connections within ``seconds``, one after the other, so that clients reconnect to other nodes.
 
@@ -64,9 +55,9 @@ class Drain:
         self._seconds = seconds
         self._clock = clock
         self._is_urgent = asyncio.Event()
-        self._acceptor: DrainedAcceptor | None = None
+        self._acceptor: Acceptor | None = None
 
-    def add_acceptor(self, acceptor: DrainedAcceptor) -> None:
+    def add_acceptor(self, acceptor: Acceptor) -> None:
         """Close this acceptor too, and wait for its connections. Without one, only WebSockets are closed."""
         self._acceptor = acceptor
 

@@ -8,12 +8,14 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID, uuid4
 
+from sqlalchemy import ARRAY, Uuid, any_, bindparam, select
+
 from att.core.pagination import Page, Window
-from att.db.engine import Engine, Transaction
+from att.db.engine import Engine, Transaction, prepare
 from att.db.notifications import NOTIFY
+from att.db.schema import users
 from att.errors import AuthFailed, NoSuchSession, Unavailable
 from att.redis.client import RedisClient
-from att.sessions.owners import ACTIVE_USERS, LOCK_USER
 from att.sessions.redis_keys import SessionKeys
 from att.sessions.store import (
     SESSIONS_OF_USER,
@@ -29,6 +31,16 @@ from att.sessions.store import (
 )
 
 _IDS_PER_PAYLOAD = 150  # NOTIFY takes less than 8,000 bytes
+
+ACTIVE_USERS = prepare(
+    select(users.c.id).where(users.c.id == any_(bindparam("user_ids", type_=ARRAY(Uuid))), users.c.active)
+)
+# For a sign-in: waits for a running change of the user, and blocks the next one.
+LOCK_USER = prepare(
+    select(users.c.id)
+    .where(users.c.id == bindparam("user_id"), users.c.active, users.c.password_hash == bindparam("password_hash"))
+    .with_for_update(read=True)
+)
 
 log = logging.getLogger("att")
 

@@ -16,9 +16,9 @@ from att.errors import Busy, DatabaseUnavailable, NoSuchSession, RedisUnavailabl
 from att.redis import client
 from att.redis.client import Script
 from att.sessions import redis_keys as module
-from att.sessions.owners import ACTIVE_USERS
 from att.sessions.redis_keys import SWEEP_KEY
 from att.sessions.redis_scripts import ENDED_CHANNEL, IDS_PER_MESSAGE, MAX_SESSIONS
+from att.sessions.redis_store import ACTIVE_USERS
 from att.sessions.store import ClientInfo, Verified
 
 TTL = timedelta(days=10)
