@@ -158,9 +158,7 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
         from att.sessions.redis_scripts import TRIAL, TRIAL_KEYS
         from att.sessions.redis_store import RedisSessions  # the extra "redis" may not be installed
     except ImportError as error:
-        raise CannotStart(
-            "--redis-url needs a library that is not installed; run pip install 'att-server[redis]'"
-        ) from error
+        raise CannotStart("--redis-url needs a library that is missing; run pip install 'att-server[redis]'") from error
     link = await RedisClient.connect(settings.redis_url, TRIAL, TRIAL_KEYS)
     try:
         rate_limits = RateLimits(*rates, clock=time.time, make_counts=partial(RedisCounts, link))
@@ -220,10 +218,8 @@ async def _hub(app: web.Application) -> AsyncIterator[None]:
     """Give HUB, HUB_WOKEN, DRAIN. Needs BACKENDS."""
     app[HUB_WOKEN] = woken = asyncio.Event()
     broker = app[BACKENDS].broker
-    if broker is None:
-        app[HUB] = hub = Hub(Registry(), wake=woken.set)
-    else:
-        app[HUB] = hub = Hub(Registry(), wake=woken.set, subscribe=broker.subscribe, unsubscribe=broker.unsubscribe)
+    calls = {} if broker is None else {"subscribe": broker.subscribe, "unsubscribe": broker.unsubscribe}
+    app[HUB] = hub = Hub(Registry(), wake=woken.set, **calls)
     app[DRAIN] = Drain(hub, app[KEEPALIVE], app[READINESS], app[SETTINGS].drain_time.total_seconds())
     yield
 
@@ -295,7 +291,9 @@ async def _administrator(app: web.Application) -> AsyncIterator[None]:
     This comes after all contexts that may fail, so that no password is generated for a server that does not start.
     """
     administrators = Administrators(app[ENGINE], app[PASSWORDS], app[SESSION_CACHE])
-    app[GENERATED] = await administrators.ensure(_wanted_administrator(app[SETTINGS]))
+    login, password = app[SETTINGS].admin_login, app[SETTINGS].admin_password
+    wanted = None if login is None or password is None else AdministratorCredentials(login, password)
+    app[GENERATED] = await administrators.ensure(wanted)
     yield
 
 
@@ -313,12 +311,6 @@ async def _monitoring(app: web.Application) -> AsyncIterator[None]:
     )
     async with monitor(app[READINESS], app[ENGINE], app[BROKERS], app[METRICS]):
         yield
-
-
-def _wanted_administrator(settings: Settings) -> AdministratorCredentials | None:
-    if settings.admin_login is None or settings.admin_password is None:
-        return None
-    return AdministratorCredentials(settings.admin_login, settings.admin_password)
 
 
 async def _drain(app: web.Application) -> None:

@@ -65,29 +65,25 @@ class RateLimits:
             with contextlib.suppress(Unavailable):  # the log-in has succeeded anyway
                 await self._logins.clear(key)
 
-    @contextlib.asynccontextmanager
-    async def sign_up(self, address: str | None) -> AsyncIterator[None]:
+    def sign_up(self, address: str | None) -> contextlib.AbstractAsyncContextManager[None]:
         """Count a sign-up, also one that raises LoginTaken. Raise TooManyAttempts."""
-        network = network_of(address)
-        async with self._signups.attempt(network):
-            try:
-                yield
-            except LoginTaken:
-                await self._signups.count(network)
-                raise
-            with contextlib.suppress(Unavailable):  # the account exists
-                await self._signups.count(network)
+        return self._claim_login(network_of(address), counts_success=True)
+
+    def rename(self, address: str | None) -> contextlib.AbstractAsyncContextManager[None]:
+        """Count a change of one's own login that raises LoginTaken, which reveals a login. Raise TooManyAttempts."""
+        return self._claim_login(network_of(address), counts_success=False)
 
     @contextlib.asynccontextmanager
-    async def rename(self, address: str | None) -> AsyncIterator[None]:
-        """Count a change of one's own login that raises LoginTaken, which reveals a login. Raise TooManyAttempts."""
-        network = network_of(address)
+    async def _claim_login(self, network: str, *, counts_success: bool) -> AsyncIterator[None]:
         async with self._signups.attempt(network):
             try:
                 yield
             except LoginTaken:
                 await self._signups.count(network)
                 raise
+            if counts_success:
+                with contextlib.suppress(Unavailable):  # the account exists
+                    await self._signups.count(network)
 
 
 @dataclass(eq=False, slots=True)

@@ -32,7 +32,6 @@ ORDERS = {
     for sort, kinds in _KINDS.items()
     for sign in ("", "-")
 }
-DEFAULT_ORDER = "registered_at"
 
 # Each uses its own index.
 _CONDITIONS: dict[str, ColumnElement[bool]] = {

@@ -64,5 +64,5 @@ EVENT_EXAMPLES: Examples = {
         "user_id": EXAMPLE_ID,
         "at": EXAMPLE_TIME,
         "data": {"text": "The tea is ready."},
-    },
+    }
 }

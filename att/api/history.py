@@ -63,5 +63,5 @@ HISTORY_EXAMPLES: Examples = {
         "database_role": "att",
         "old": {"active": True},
         "new": {"active": False},
-    },
+    }
 }

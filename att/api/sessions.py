@@ -109,5 +109,5 @@ SESSION_EXAMPLES: Examples = {
         "user_agent": "Mozilla/5.0",
         "current": True,
         "sockets": 1,
-    },
+    }
 }

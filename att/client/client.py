@@ -40,10 +40,7 @@ REQUEST_TIMEOUT = 30.0  # seconds for one answer over HTTP
 BROADCAST_TIMEOUT = 60.0  # seconds in which a broadcast is tried again
 _RETRIED = {408, 429, *range(500, 600)} - {501, 505}  # statuses
 _NEVER_ATT = {200, 404, 405, 501, 505}  # statuses that att does not answer to these requests
-_ERROR_BY_STATUS: dict[int, type[errors.AttError]] = {
-    401: errors.NotSignedIn,
-    403: errors.Forbidden,
-}
+_ERROR_BY_STATUS: dict[int, type[errors.AttError]] = {401: errors.NotSignedIn, 403: errors.Forbidden}
 
 log = logging.getLogger("att.client.client")
 

@@ -121,7 +121,5 @@ Number = Annotated[int, BeforeValidator(_digits)]
 Seq = Annotated[int, Field(ge=0, le=MAX_INTEGER), BeforeValidator(_seq)]
 Cursor = Annotated[str, Field(max_length=CURSOR_LENGTH, pattern=CURSOR_PATTERN)]
 RowId = Annotated[
-    str,
-    BeforeValidator(_row),
-    WithJsonSchema({"type": "string", "pattern": f"^{_UUID_PATTERN}(/{_UUID_PATTERN})?$"}),
+    str, BeforeValidator(_row), WithJsonSchema({"type": "string", "pattern": f"^{_UUID_PATTERN}(/{_UUID_PATTERN})?$"})
 ]

@@ -96,9 +96,4 @@ _WRITE: dict[type, Callable[[Any], Any]] = {
     str: str,
     int: int,
 }
-_READ: dict[type, Callable[[Any], Any]] = {
-    datetime: _read_datetime,
-    UUID: _read_uuid,
-    str: _read_str,
-    int: _read_int,
-}
+_READ: dict[type, Callable[[Any], Any]] = {datetime: _read_datetime, UUID: _read_uuid, str: _read_str, int: _read_int}

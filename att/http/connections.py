@@ -115,11 +115,7 @@ class HttpConnection(web.RequestHandler):
             response.force_close()  # the rest of the body is still to come, and is no new head
 
     def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """Return the response to invalid HTTP, or to an error outside of the middleware."""
         if isinstance(exc, HttpProcessingError):

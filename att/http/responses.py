@@ -5,7 +5,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from att.core.pagination import Page as PageOf
+from att.core.pagination import Page
 from att.http.schemas import PageOut, ResponseModel
 
 
@@ -14,7 +14,7 @@ def respond(body: BaseModel, *, status: int = 200) -> web.Response:
     return web.json_response(body.model_dump(mode="json"), status=status)
 
 
-def respond_page(request: web.Request, page: PageOf[Any], shape: type[ResponseModel]) -> web.Response:
+def respond_page(request: web.Request, page: Page[Any], shape: type[ResponseModel]) -> web.Response:
     """Return a page of these shapes, with a Link (RFC 8288) to the following one."""
     response = respond(PageOut[shape].model_validate(page, from_attributes=True))  # type: ignore[valid-type]
     if page.next is not None:

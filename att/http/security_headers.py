@@ -10,11 +10,7 @@ RESOURCE_POLICY = istr("Cross-Origin-Resource-Policy")
 YEAR = 365 * 24 * 3600  # seconds for which a browser keeps using https
 # Built once for all responses.
 _ALWAYS = CIMultiDict(
-    {
-        istr("X-Content-Type-Options"): "nosniff",
-        istr("X-Frame-Options"): "DENY",
-        istr("Referrer-Policy"): "no-referrer",
-    }
+    {istr("X-Content-Type-Options"): "nosniff", istr("X-Frame-Options"): "DENY", istr("Referrer-Policy"): "no-referrer"}
 )
 _POLICY = "default-src 'none'; frame-ancestors 'none'"  # not a page: loads nothing, and no page may frame it
 _LASTING = f"max-age={YEAR}"

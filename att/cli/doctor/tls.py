@@ -65,10 +65,7 @@ def _shake_hands(server: ssl.SSLContext, cert: Path) -> Validity:
     trusting.load_verify_locations(cert)
     trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | NO_CHECK_TIME
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [
-        trusting.wrap_bio(to_client, to_server),
-        server.wrap_bio(to_server, to_client, server_side=True),
-    ]
+    ends = [trusting.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True)]
     for end in ends * 3:  # more turns than a handshake takes
         try:
             end.do_handshake()

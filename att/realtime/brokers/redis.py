@@ -19,6 +19,7 @@ from att.realtime.brokers.base import (
     Announcement,
     BrokerEventHandler,
     RoundTrip,
+    log,
 )
 from att.realtime.brokers.buffer import AnnouncementBuffer, PendingAnnouncement
 from att.realtime.brokers.codec import decode, encode
@@ -27,7 +28,6 @@ from att.realtime.event_log import LogEvent
 from att.redis.client import RedisClient
 from att.redis.pubsub import PubSub, PubSubConnection
 from att.sessions.redis_scripts import ENDED_CHANNEL
-from att.sessions.redis_store import log
 
 ALL, GROUP_CHANNEL, NODE = "att:all", "att:group:", "att:node:"  # channels
 _AT_ONCE = 100  # groups announced by one pipeline
