@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable
-from types import NoneType
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
+from databases import dsn_of
+from waiting import eventually
 
 from att.core.pagination import Window
 from att.core.permissions import Actor
@@ -286,21 +288,30 @@ async def test_two_owners_demote_each_other(groups, db, sql, ann, bob):
         assert sql("SELECT count(*) FROM members WHERE group_id = %s AND role = 'owner'", tea.id) == [(1,)]
 
 
-async def test_who_is_removed_while_they_wait(groups, sql, ann, bob):
+async def test_who_is_removed_while_they_wait(groups, sql, postgresql, ann, bob):
     """A change that waited for the actor's removal fails, though it was allowed before."""
     tea = await groups.create("tea", ann)
     await groups.add_member(tea.id, bob.user_id, ann, "owner")
-    outcomes = await asyncio.gather(
-        groups.remove_member(tea.id, bob.user_id, ann),
-        groups.add_member(tea.id, bob.user_id, bob, "owner"),
-        groups.add_members(tea.id, [bob.user_id], bob),
-        groups.remove_member(tea.id, ann.user_id, bob),
-        groups.change(tea.id, bob, name="mine"),
-        groups.delete(tea.id, bob),
-        return_exceptions=True,
-    )
-    outcomes.pop(4)  # a change of the group itself may well have come first
-    assert [type(outcome) for outcome in outcomes] == [NoneType] + [NotAMember] * 4
+
+    async def waits():
+        query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return sql(query)
+
+    with psycopg.connect(dsn_of(postgresql)) as holder:  # lets the removal be the first to get the group
+        holder.execute("SELECT 1 FROM groups WHERE id = %s FOR UPDATE", [tea.id])
+        removal = asyncio.create_task(groups.remove_member(tea.id, bob.user_id, ann))
+        await eventually(waits)
+        changes = asyncio.gather(
+            groups.add_member(tea.id, bob.user_id, bob, "owner"),
+            groups.add_members(tea.id, [bob.user_id], bob),
+            groups.remove_member(tea.id, ann.user_id, bob),
+            groups.change(tea.id, bob, name="mine"),
+            groups.delete(tea.id, bob),
+            return_exceptions=True,
+        )
+        holder.rollback()
+    await removal
+    assert [type(outcome) for outcome in await changes] == [NotAMember] * 5
     assert sql("SELECT user_id, role FROM members WHERE group_id = %s", tea.id) == [(ann.user_id, "owner")]
 
 
