@@ -13,7 +13,7 @@ TEST_DB := att-test-db
 TEST_DB_PORT ?= 5432
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links
-PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
+PYTEST := pytest --numprocesses 4 --dist worksteal
 
 .PHONY: run test coverage types bench chaos lint fmt lock clean engine dev-run dev-stop run-test-db stop-test-db test-in-docker
 
