@@ -1,5 +1,6 @@
 """The command ``att-server``."""
 
+import gc
 import os
 import signal
 import sys
@@ -48,8 +49,10 @@ class LazyGroup(click.Group):
 def _load(place: str) -> Any:
     """Import ``module:attribute``. Meanwhile Ctrl-C ends the process at once, without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.disable()  # what is imported stays; looking for garbage in it takes an eighth of the time
     module, _, attribute = place.partition(":")
     loaded = getattr(import_module(module), attribute)
+    gc.enable()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return loaded
 

@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -197,7 +197,7 @@ class EmbeddedPostgres:
         for process in orphans:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(orphans, ORPHAN_TIMEOUT)
+        wait_for_end(orphans, ORPHAN_TIMEOUT)
         if remaining := self._orphans():
             pids = ", ".join(str(process.pid) for process in remaining)
             raise CannotStart(f"processes of the ended PostgreSQL in {self.data_dir} cannot be killed: {pids}")
@@ -251,9 +251,27 @@ def stop_postmaster(postmaster: psutil.Process | None) -> None:
     for number, seconds in _STOP_SIGNALS:
         try:
             postmaster.send_signal(number)
-            postmaster.wait(seconds)
-        except psutil.TimeoutExpired:
-            continue
         except psutil.NoSuchProcess:
-            pass  # it has ended
-        return
+            return
+        if wait_for_end([postmaster], seconds):
+            return
+
+
+def wait_for_end(processes: Sequence[psutil.Process], seconds: float) -> bool:
+    """Wait until all processes have ended. Return False if one still runs after this time.
+
+    A zombie has ended. The first process of a container may collect it late or never, and psutil would wait for that.
+    """
+    deadline = time.monotonic() + seconds
+    while not all(map(_has_ended, processes)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -4,6 +4,8 @@ from contextlib import suppress
 
 import psutil
 
+from att.db.embedded import wait_for_end
+
 
 def is_running(server):
     """Whether a postmaster answers for the data directory."""
@@ -22,4 +24,4 @@ def kill_all(server):
     for process in family:
         with suppress(psutil.NoSuchProcess):  # a child may end by itself
             process.kill()
-    psutil.wait_procs(family, timeout=10)
+    assert wait_for_end(family, 10)

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -235,5 +236,23 @@ def test_a_postgresql_that_does_not_end_is_ended(monkeypatch, deaf_to):
     with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         embedded.stop_postmaster(psutil.Process(process.pid))
-        assert not psutil.pid_exists(process.pid)
+        assert process.poll() is not None
     embedded.stop_postmaster(None)
+
+
+@pytest.mark.timeout(20)  # less than the wait for a process that does not end
+def test_a_zombie_has_ended(monkeypatch):
+    """PostgreSQL has stopped, although its parent does not collect its status."""
+    monkeypatch.setattr(embedded, "_STOP_SIGNALS", ((signal.SIGINT, 60),))
+    child = "import time; print(flush=True); time.sleep(60)"
+    command = (
+        "import sys; from subprocess import DEVNULL, PIPE, Popen;"
+        f"child = Popen([sys.executable, '-c', {child!r}], stdout=PIPE, stderr=DEVNULL);"
+        "child.stdout.readline(); print(child.pid, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        child = psutil.Process(int(parent.stdout.readline()))
+        embedded.stop_postmaster(child)
+        assert child.status() == psutil.STATUS_ZOMBIE

@@ -11,7 +11,7 @@ import pytest
 from processes import is_running, kill_all, postmaster_of
 
 from att.db import embedded
-from att.db.embedded import EmbeddedPostgres
+from att.db.embedded import EmbeddedPostgres, wait_for_end
 from att.errors import CannotStart
 
 
@@ -35,7 +35,7 @@ def orphan(server):
     while backend.cpu_times().user < 0.05:
         assert backend.is_running()
     postmaster.kill()
-    psutil.wait_procs([process for process in family if process != backend], timeout=10)
+    assert wait_for_end([process for process in family if process != backend], 10)
     assert lives(backend)
     yield backend, family
     with suppress(psutil.NoSuchProcess):
@@ -90,7 +90,7 @@ def test_an_orphan_that_cannot_be_seen(server, orphan, monkeypatch):
     assert lives(backend)
     assert "is still in use" in (server.data_dir / "postgresql" / "log").read_text()
     backend.kill()
-    psutil.wait_procs([backend], timeout=10)
+    assert wait_for_end([backend], 10)
     server.keep_running()
     assert is_running(server)
 
@@ -101,7 +101,13 @@ def test_a_postgres_of_the_same_path_elsewhere(server, monkeypatch):
     postmaster = postmaster_of(server)
     other = EmbeddedPostgres(server.data_dir.parent / "another")
     (other.data_dir / "postgresql").mkdir(parents=True)
-    monkeypatch.setattr(psutil.Process, "cwd", lambda *_: str(other.data_dir / "postgresql"))
+    directory_of = psutil.Process.cwd
+
+    def same_path(process):
+        directory_of(process)  # raises for a zombie, which has none
+        return str(other.data_dir / "postgresql")
+
+    monkeypatch.setattr(psutil.Process, "cwd", same_path)
     other.start()
     other.stop()
     assert lives(postmaster)
@@ -140,13 +146,14 @@ def test_it_is_not_kept_running_once_it_is_stopped(server):
     assert not is_running(server)
     server.start()
     kill_all(server)
-    (server.data_dir / "postgresql" / "postmaster.pid").unlink()
+    for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+        (server.data_dir / "postgresql" / name).unlink()
     restarting = threading.Thread(target=server.keep_running)
     restarting.start()
     while not is_running(server):
         assert restarting.is_alive()
     server.stop()
-    assert not restarting.is_alive()
+    restarting.join()
     assert not is_running(server)
     server.keep_running()
     assert not is_running(server)
