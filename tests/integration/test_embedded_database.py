@@ -111,7 +111,7 @@ async def test_it_is_tried_until_it_starts(server):
     status, log = await server.end(signal.SIGTERM)
     assert status == 0
     assert "had ended; it was restarted" in log
-    assert not kept.is_running()
+    assert await is_gone(kept)
 
 
 async def test_one_that_another_process_starts_is_left_to_it(server):
