@@ -293,14 +293,14 @@ async def test_who_is_removed_while_they_wait(groups, sql, postgresql, ann, bob)
     tea = await groups.create("tea", ann)
     await groups.add_member(tea.id, bob.user_id, ann, "owner")
 
-    async def waits():
-        query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        return sql(query)
+    async def wait(count):
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return sql(query) == [(count,)]
 
     with psycopg.connect(dsn_of(postgresql)) as holder:  # lets the removal be the first to get the group
         holder.execute("SELECT 1 FROM groups WHERE id = %s FOR UPDATE", [tea.id])
         removal = asyncio.create_task(groups.remove_member(tea.id, bob.user_id, ann))
-        await eventually(waits)
+        await eventually(lambda: wait(1))
         changes = asyncio.gather(
             groups.add_member(tea.id, bob.user_id, bob, "owner"),
             groups.add_members(tea.id, [bob.user_id], bob),
@@ -309,6 +309,7 @@ async def test_who_is_removed_while_they_wait(groups, sql, postgresql, ann, bob)
             groups.delete(tea.id, bob),
             return_exceptions=True,
         )
+        await eventually(lambda: wait(6))
         holder.rollback()
     await removal
     assert [type(outcome) for outcome in await changes] == [NotAMember] * 5
