@@ -1,4 +1,4 @@
-"""One name, one thing: no two modules define a class, a type alias or a public constant of the same name."""
+"""The house: names are unique, and tests are in the directory of what they need."""
 
 import ast
 from collections import defaultdict
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "att"
+UNIT = Path(__file__).parent
+SERVERS = {"initialised", "embedded", "valkey", "valkey_cluster", "aiohttp_client", "aiohttp_server"}  # fixtures
 
 
 def test_names_are_unique():
@@ -15,6 +17,12 @@ def test_names_are_unique():
         for name in defined(path.read_text(encoding="utf-8")):
             places[name].append(str(path.relative_to(PACKAGE)))
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_unit_tests_need_no_server(request):
+    """Tests that need a database, a Valkey or the application are in another directory."""
+    tests = (item for item in request.session.items if UNIT in item.path.parents)
+    assert [item.nodeid for item in tests if SERVERS & {*item.fixturenames}] == []
 
 
 def test_defined():
