@@ -345,7 +345,7 @@ async def test_disabling(ann, boss, client):
 
 
 async def test_change_many(ann, boss):
-    """A thousand users change at once, or none of them."""
+    """A thousand users change at once; and of several none, if one of the changes is refused."""
     new = [{"login": f"u{n}"} for n in range(MANY)]
     _, made = await ask(boss, "POST", body=new)
     changes = [{"id": user["id"], "last_name": "Straße", "active": False} for user in made["items"]]
@@ -355,7 +355,7 @@ async def test_change_many(ann, boss):
         ({"id": str(ann.id), "role": "nix"}, (404, "no such role", 2)),
         ({"id": str(boss.id), "active": False}, (409, "last administrator", None)),
     ):
-        assert await refusal(boss, "PATCH", body=[*changes[:2], bad, *changes[3:]]) == refused
+        assert await refusal(boss, "PATCH", body=[*changes[:2], bad, changes[3]]) == refused
     assert await logins(boss, "?active=false") == []
     assert await recorded(boss) == []
     status, answer = await ask(boss, "PATCH", body=changes)

@@ -16,11 +16,11 @@ MARKER = "INSERT INTO nodes (id, name, seen_at) VALUES (gen_random_uuid(), 'mark
 
 
 @pytest.fixture
-async def servers(tmp_path_factory):
+async def servers(data_dir):
     """Two servers on one database, the second to be killed."""
-    first = Server(tmp_path_factory.mktemp("server"))
+    first = Server(data_dir)
     await first.start()
-    second = Server(first.data_dir)
+    second = Server(data_dir)
     await second.start()
     yield first, second
     second.process.kill()
