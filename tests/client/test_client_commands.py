@@ -264,7 +264,7 @@ async def test_refusals_are_one_line(script, run):
         one_line(await run("listen", **TOKEN), 1, "the token is not valid, or no longer: give another in ATT_TOKEN")
 
 
-async def test_a_broadcast_that_cannot_be_told_of(script, start):
+async def test_a_broadcast_that_cannot_be_reported(script, start):
     """Whoever would try again is told that it is in the log."""
     script.answers = [accepted()]
     reads, writes = os.pipe()

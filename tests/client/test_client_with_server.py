@@ -47,7 +47,7 @@ async def tea(sign_up):
     return ann, ben, group
 
 
-async def test_hears(base, tea):
+async def test_receives(base, tea):
     """A broadcast is heard as it was sent, with its place, its sender and its group."""
     ann, ben, group = tea
     async with Client(base, token=ben.token) as client:

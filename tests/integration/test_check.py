@@ -132,7 +132,7 @@ def test_the_library_for_redis_not_installed(run, db_url, port, monkeypatch):
     assert "pip install 'att-server[redis]'" in result.stdout
 
 
-def test_it_tells_as_it_goes(run, db_url, port, monkeypatch):
+def test_it_reports_as_it_goes(run, db_url, port, monkeypatch):
     """What takes long does not hold back what is known."""
 
     def interrupted(*_):

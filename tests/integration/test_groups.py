@@ -436,7 +436,7 @@ async def test_a_user_goes_while_many_are_added(groups, postgresql, members, add
 # The listener
 
 
-async def test_what_is_told_is_in_the_log(groups, listener, sql, ann, bob):
+async def test_what_is_announced_is_in_the_log(groups, listener, sql, ann, bob):
     """Under concurrent changes of the same member, each announced seq is that of its event in the log."""
     tea = await groups.create("tea", ann)
     changes = (groups.remove_member if number % 3 else groups.add_member for number in range(50))
@@ -447,7 +447,7 @@ async def test_what_is_told_is_in_the_log(groups, listener, sql, ann, bob):
     assert told == sql("SELECT seq, kind FROM events ORDER BY seq")
 
 
-async def test_told_after_commit(groups, listener, postgresql, ann, bob):
+async def test_announced_after_commit(groups, listener, postgresql, ann, bob):
     """A change is announced after its commit, never before."""
     tea = await groups.create("tea", ann)
     listener.told.clear()

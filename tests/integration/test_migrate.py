@@ -245,7 +245,7 @@ def test_a_database_that_cannot_hold_every_name_is_refused(embedded, db_url):
             connection.execute("DROP DATABASE narrow")
 
 
-def test_a_user_who_may_not_is_told_in_one_line(empty_db_url, empty_postgresql):
+def test_a_user_without_rights_gets_one_line(empty_db_url, empty_postgresql):
     """Since PostgreSQL 15 only the owner may create tables."""
     empty_postgresql.execute("CREATE ROLE stranger LOGIN")
     empty_postgresql.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")

@@ -28,7 +28,7 @@ def backend(sql, postgresql):
     return lambda: sql(LISTENING, postgresql.info.dbname)[0][0]
 
 
-async def test_heard(db_url, notify):
+async def test_received(db_url, notify):
     """All that is announced from the moment on at which it listens, in order; nothing of other channels."""
     notify("early")
     async with asyncio.timeout(5), NotificationChannel(db_url, "att").listen() as payloads:

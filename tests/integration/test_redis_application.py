@@ -133,7 +133,7 @@ async def _all_of_them(_self, owners):
     return {*owners}
 
 
-async def test_told_twice(nodes, ann, monkeypatch):
+async def test_announced_twice(nodes, ann, monkeypatch):
     """The database also announces an ended session, for a node without Redis."""
     monkeypatch.setattr("att.sessions.cache.SessionCache.living", _all_of_them)
     phones = [Person(nodes[1], "ann", await (await nodes[1].post("/login", json=ANN)).json()) for _ in range(3)]
@@ -151,7 +151,7 @@ async def test_told_twice(nodes, ann, monkeypatch):
     await sockets[3].close()
 
 
-async def test_gone_by_sql_while_nobody_hears(nodes, ann, sql, postgresql, monkeypatch):
+async def test_gone_by_sql_while_nobody_listens(nodes, ann, sql, postgresql, monkeypatch):
     """The check of open sockets finds users whose announcement was missed."""
     monkeypatch.setattr("att.sessions.revocation.SessionRevoker.check_users", lambda *_: None)
     socket = await at(nodes[1], ann).listen()

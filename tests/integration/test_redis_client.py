@@ -291,7 +291,7 @@ async def test_away_and_back(own, redis_client):
     assert await redis_client.run(COUNT, ["att:x"]) == 1
 
 
-async def test_the_operator_is_told_why(own, monkeypatch):
+async def test_the_error_says_why(own, monkeypatch):
     """The reason has the address and the fault, also of a hang, and no password."""
     own.ask("ACL", "SETUSER", "clerk", "on", f">{SECRET}", "~*", "&*", "+@all")
     redis_client = await RedisClient.connect(f"redis://clerk:{SECRET}@localhost:{own.port}")

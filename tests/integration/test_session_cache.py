@@ -148,28 +148,28 @@ async def test_end_all_but_one(cache, store, sign_in, ann, add_user, sql):
     assert store.finds == 5
 
 
-TELLINGS = {
+SESSION_EVENTS = {
     "session ended": lambda cache, session: cache.session_ended(session.id),
     "user ended": lambda cache, session: cache.user_ended(session.user_id),
     "user state unknown": lambda cache, session: cache.user_state_unknown(session.user_id),
 }
 
 
-@pytest.mark.parametrize("which", TELLINGS)
-async def test_told(cache, listener, sql, ann, which):
+@pytest.mark.parametrize("which", SESSION_EVENTS)
+async def test_forwarded(cache, listener, sql, ann, which):
     """An event drops the session from the cache before it is forwarded; other sessions stay."""
     assert await cache.find(ann.token) == ann.session
-    TELLINGS[which](cache, ann.session._replace(id=uuid4(), user_id=uuid4()))
+    SESSION_EVENTS[which](cache, ann.session._replace(id=uuid4(), user_id=uuid4()))
     listener.told.clear()
     assert len(cache._cached) == 1
     sql("DELETE FROM sessions")
-    TELLINGS[which](cache, ann.session)
+    SESSION_EVENTS[which](cache, ann.session)
     subject = ann.session.id if which == "session ended" else ann.session.user_id
     assert listener.told == [(which, subject, 0)]
     assert await cache.find(ann.token) is None
 
 
-@pytest.mark.parametrize("end", [*ENDINGS.values(), *TELLINGS.values()], ids=[*ENDINGS, *TELLINGS])
+@pytest.mark.parametrize("end", [*ENDINGS.values(), *SESSION_EVENTS.values()], ids=[*ENDINGS, *SESSION_EVENTS])
 async def test_ended_while_it_is_read(cache, store, sql, ann, end):
     """A session that ends while it is read is not cached."""
     store.gate.clear()

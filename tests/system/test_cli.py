@@ -222,7 +222,7 @@ def test_no_password_is_made_up_for_a_server_that_does_not_start(fail_here, db_u
     assert postgresql.execute("SELECT count(*) FROM users").fetchone() == (0,)
 
 
-def test_a_generated_password_is_told_whatever_happens(db_url):
+def test_a_generated_password_is_printed_whatever_happens(db_url):
     """If the address is taken meanwhile, the administrator is there, and the password is nowhere else."""
     script = """
 from att.cli import main, serve

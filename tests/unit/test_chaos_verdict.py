@@ -111,7 +111,7 @@ def test_a_run_without_fault():
         ),
     ],
 )
-def test_what_an_att_v1_listener_must_not_hear(changes, rule):
+def test_what_an_att_v1_listener_must_not_receive(changes, rule):
     assert rule in rules(**changes)
 
 
@@ -127,7 +127,7 @@ def test_what_an_att_v1_listener_must_not_hear(changes, rule):
         (plain(B, C, '{"n": "who?"}', D), Rule.UNLOGGED),
     ],
 )
-def test_what_a_plain_listener_must_not_hear(changes, rule):
+def test_what_a_plain_listener_must_not_receive(changes, rule):
     assert rules(**changes) == {rule}
 
 
@@ -148,7 +148,7 @@ def test_a_plain_connection_may_end_at_any_moment(bodies):
         ({"changes": [Change(TEA, BEN, "left"), Change(TEA, BEN, "left")]}, Rule.UNLOGGED),
     ],
 )
-def test_what_a_sender_must_not_be_told(changes, rule):
+def test_what_a_publisher_must_not_receive(changes, rule):
     assert rules(**changes) == {rule}
 
 
@@ -174,7 +174,7 @@ def test_faults_are_violations():
     assert rules(faults=["it has tracebacks"]) == {Rule.FAULT}
 
 
-def test_who_hears_what():
+def test_who_receives_what():
     """Both of one's own joining and leaving, and what is between them."""
     group = Group(LOG)
     assert [seq for seq in range(12) if group.receives(BEN, seq)] == [*OF_BEN, 10, 11]

@@ -56,7 +56,7 @@ def test_another_program_has_its_own_address(monkeypatch):
         ("ATT_REDIS_URL", "http://user:secret@host", "the URL is not understood"),
     ],
 )
-def test_what_is_wrong_is_told(monkeypatch, variable, value, message):
+def test_errors_say_what_is_wrong(monkeypatch, variable, value, message):
     """A value that cannot be is refused as on the command line, and a URL is not repeated."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(click.UsageError, match=message) as error:
