@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -38,11 +39,25 @@ ROOM = 2 * 1024**3  # bytes; a test's database takes some 10 MiB, the log up to 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests in tests/system, and run them first: a long one at the end leaves other workers idle."""
-    for item in items:
-        if SYSTEM in item.path.parents:
+    """Mark the tests in tests/system, and let each worker begin with some of their files.
+
+    A long test at the end leaves other workers idle. pytest-xdist first gives each worker an equal part of the list.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    others = [item for item in items if SYSTEM not in item.path.parents]
+    system = [item for item in items if SYSTEM in item.path.parents]
+    first: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for number, (_, of_file) in enumerate(groupby(system, lambda item: item.path)):
+        first[number % workers] += of_file
+    part = -(-len(items) // workers)
+    items.clear()
+    for of_worker in first:
+        for item in of_worker:
             item.add_marker("system")
-    items.sort(key=lambda item: SYSTEM not in item.path.parents)
+        room = max(part - len(of_worker), 0)
+        items += [*of_worker, *others[:room]]
+        del others[:room]
+    items += others
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
