@@ -5,12 +5,11 @@ import contextlib
 import re
 import signal
 import ssl
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+from server_processes import ServerProcess
 from waiting import eventually
 
 BANNER = re.compile(r"att \S+ listens on (\S+)")
@@ -23,17 +22,15 @@ class Server:
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self.lines: list[str] = []
-        self.process: subprocess.Popen[str]
+        self.process: ServerProcess
         self.address = ""
         self.trusted: ssl.SSLContext | bool = True  # whose certificates a client believes
         self.rest = ""  # what it printed after its banner
 
     async def start(self, *options: str, listen: str = "127.0.0.1:0", files: int | None = None) -> None:
         """Start it, with no more open files than that, and wait for its banner."""
-        command = [sys.executable, "-m", "att", "--listen", listen, "--data-dir", str(self.data_dir), *options]
-        if files is not None:
-            command = ["/bin/sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files), *command]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        arguments = ["--listen", listen, "--data-dir", str(self.data_dir), *options]
+        self.process = ServerProcess(arguments, files=files)
         self.lines = [await asyncio.to_thread(self.process.stdout.readline) for _ in range(2)]
         match = BANNER.search(self.lines[0])
         assert match, (self.lines, self.process.stderr.read())

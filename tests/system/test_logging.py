@@ -4,13 +4,11 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 
 import aiohttp
 import pytest
+from server_processes import ServerProcess
 from sqlalchemy import insert
 from waiting import eventually
 
@@ -102,7 +100,6 @@ def test_printable():
 # A whole server
 
 
-MAIN = "import logging, att.server.logging as logs; logs.LEVEL = logging.DEBUG; from att.cli.main import main; main()"
 TOKEN_LIKE = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])")
 PASSWORDS = ("sesame-ann", "sesame-ben", "sesame-wrong", "sesame-new", "sesame-root")
 WORDS = ("whispered",)  # in bodies and queries
@@ -118,13 +115,17 @@ class Served:
 
     @staticmethod
     def _start(db_url, options, out, err):
-        return subprocess.Popen(
-            [sys.executable, "-c", MAIN, "--listen", "127.0.0.1:0", *options],
-            env=os.environ
-            | {"ATT_DB_URL": db_url, "ATT_ADMIN_LOGIN": "root", "ATT_ADMIN_PASSWORD": "sesame-root"}
-            | {"ATT_DRAIN_TIME": "0s", "ATT_TRUST_PROXY": "127.0.0.1"},
-            stdout=out,
-            stderr=err,
+        return ServerProcess(
+            ["--listen", "127.0.0.1:0", *options],
+            environment={
+                "ATT_DB_URL": db_url,
+                "ATT_ADMIN_LOGIN": "root",
+                "ATT_ADMIN_PASSWORD": "sesame-root",
+                "ATT_DRAIN_TIME": "0s",
+                "ATT_TRUST_PROXY": "127.0.0.1",
+            },
+            output=(out, err),
+            log_level=logging.DEBUG,
         )
 
     async def url(self):
