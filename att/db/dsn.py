@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import socket
+from itertools import zip_longest
 from typing import Any
 from weakref import ref
 
@@ -20,10 +21,14 @@ from psycopg2.extensions import (
 
 from att.core.error_text import describe_error
 from att.core.log_limits import OutageLog
+from att.db.pinned_settings import PIN_FOR_MIGRATING
 from att.errors import DatabaseUnavailable
 
 CONNECT_TIMEOUT = 5  # seconds for each address; libpq takes whole ones
 FIND_PAUSE = 1.0  # seconds between attempts to find an unreachable server
+DEFAULT_PORT = 5432
+# From the driver, and from the event loop when the transport of a connection is dead. TimeoutError is an OSError.
+CONNECTION_ERRORS = (psycopg2.Error, OSError, RuntimeError)
 
 
 def check_dsn(dsn: str) -> str:
@@ -47,31 +52,52 @@ def check_dsn(dsn: str) -> str:
 def describe(dsn: str) -> str:
     """Describe a DSN without its password: ``att_db at localhost:5432 as att_user``."""
     parts = parse_dsn(dsn)
-    host = parts.get("host") or parts.get("hostaddr") or "the local socket"
-    port = f":{parts['port']}" if "port" in parts and not host.startswith("/") else ""
+    hosts = (parts.get("host") or parts.get("hostaddr") or "the local socket").split(",")
+    ports = parts.get("port", "").split(",")
+    ports *= len(hosts) if len(ports) == 1 else 1  # one port is for all hosts
+    places = ", ".join(_place(host, port) for host, port in zip_longest(hosts, ports, fillvalue=""))
     user = f" as {parts['user']}" if "user" in parts else ""
-    return f"{parts.get('dbname') or 'the default database'} at {host}{port}{user}"
+    return f"{parts.get('dbname') or 'the default database'} at {places}{user}"
+
+
+def _place(host: str, port: str) -> str:
+    if not port or host.startswith("/"):
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def connect_options(dsn: str) -> dict[str, Any]:
-    """Return the options of every connection, except those that the DSN sets."""
+    """Return the options of every connection.
+
+    Some replace those of the DSN: a server needs a database that it can change, and characters of any language.
+    """
     given = parse_dsn(dsn)
-    options = {"fallback_application_name": "att", "connect_timeout": CONNECT_TIMEOUT, "client_encoding": "utf8"}
-    return {name: value for name, value in options.items() if name not in given}
+    options = {"fallback_application_name": "att", "connect_timeout": CONNECT_TIMEOUT}
+    chosen = {name: value for name, value in options.items() if name not in given}
+    return chosen | {"client_encoding": "utf8", "target_session_attrs": "read-write"}
 
 
 def connect_blocking(dsn: str) -> Connection:
-    """Return a plain psycopg2 connection, for use off the event loop. Raise DatabaseUnavailable with the reason."""
+    """Return a plain psycopg2 connection, for use off the event loop, without limits of time.
+
+    Raise DatabaseUnavailable with the reason.
+    """
     try:
         connection: Connection = psycopg2.connect(dsn, **connect_options(dsn))
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(PIN_FOR_MIGRATING)
+        connection.autocommit = False
     except psycopg2.Error as error:
         raise DatabaseUnavailable(why_no_connection(dsn, error)) from error
     return connection
 
 
-def why_no_connection(dsn: str, error: psycopg2.Error) -> str:
+def why_no_connection(dsn: str, error: Exception) -> str:
     """Return one line about a failed connection, without the password."""
     reason = _reason(dsn, error)
+    if _READ_ONLY in reason:
+        return f"the database {describe(dsn)} accepts no changes: {_WHY_READ_ONLY}; {reason}"
     return f"cannot connect to the database {describe(dsn)}; is it running, and is the database URL right? {reason}"
 
 
@@ -96,9 +122,12 @@ def locate(dsn: str) -> dict[str, Any]:
         raise DatabaseUnavailable(f"the database {describe(dsn)} closed the connection: {error}") from error
     finally:
         connection.close()
-    address = {"host": host, "port": port}
-    return address if family == socket.AF_UNIX else address | {"hostaddr": peer[0]}
+    # libpq tells no port if the list of ports has none for this host. An empty hostaddr replaces a list of the DSN.
+    return {"host": host, "port": port or DEFAULT_PORT, "hostaddr": "" if family == socket.AF_UNIX else peer[0]}
 
+
+_READ_ONLY = "session is read-only"  # libpq's words
+_WHY_READ_ONLY = "it is a standby, or default_transaction_read_only is on; name the primary"
 
 _connections: dict[int, ref[Connection]] = {}  # the last connection with this descriptor
 

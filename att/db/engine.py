@@ -18,13 +18,13 @@ from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from att import errors
 from att.core.permissions import Actor
 from att.core.tasks import is_cancelled
-from att.db.dsn import ServerAddress, connect_options, describe, why_no_connection
+from att.db.dsn import CONNECTION_ERRORS, ServerAddress, connect_options, why_no_connection
+from att.db.pinned_settings import PIN_FOR_SERVING
 
 POOL_SIZE = 10
 POOL_QUEUE = 1_000  # callers waiting for a connection; the next one gets Busy
 ACQUIRE_TIMEOUT = 5.0  # seconds
 QUERY_TIMEOUT = 5.0  # seconds of our clock, after which the connection is dropped
-STATEMENT_TIMEOUT = 4_000  # milliseconds of the server's clock: shorter, so that the outcome is known
 
 CONSTRAINTS: Mapping[str, type[errors.AttError]] = MappingProxyType(
     {
@@ -39,12 +39,10 @@ CONSTRAINTS: Mapping[str, type[errors.AttError]] = MappingProxyType(
 )
 BUSY_STATES = ("40001", "40P01", "53", "55P03", "57014")  # conflict, deadlock, no resources, lock, cancelled
 TOO_MUCH_STATE = "54"  # nested too deeply, or too large for an index; the server is fine
+READ_ONLY_STATE = "25006"
+MISSING_STATES = ("42P01", "42883")  # a table or a function, while the database is being restored
 
-# Parallel workers and compilation start too slowly for our statements, which read at most a page.
-_INIT_SQL = (
-    f"SET statement_timeout = {STATEMENT_TIMEOUT}; SET timezone = 'UTC'; "
-    "SET max_parallel_workers_per_gather = 0; SET jit = off"
-)
+_INIT_SQL = PIN_FOR_SERVING
 _BEGIN_AS = (
     "BEGIN; SELECT set_config('att.actor_id', %s, true), "
     "set_config('att.session_id', %s, true), set_config('att.request_id', %s, true)"
@@ -77,7 +75,12 @@ def translate(error: psycopg2.Error) -> Exception:
         return known()
     if error.pgcode and error.pgcode.startswith(BUSY_STATES):
         return errors.Busy()
-    is_down = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) or error.pgcode == "25006"
+    if error.pgcode == READ_ONLY_STATE:
+        why = error.diag.message_primary
+        return errors.DatabaseUnavailable("The database accepts no changes. Try again in a moment.", why=why)
+    is_down = error.pgcode in MISSING_STATES or isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    # A dead connection may also raise the base class, without a state.
+    is_down = is_down or (type(error) is psycopg2.DatabaseError and error.pgcode is None)
     return errors.DatabaseUnavailable() if is_down and (error.pgcode or "")[:2] != TOO_MUCH_STATE else error
 
 
@@ -126,7 +129,8 @@ class Transaction:
             if self._connection.closed:
                 raise errors.ConnectionLost from error
             raise translate(error) from error
-        except TimeoutError as error:
+        except CONNECTION_ERRORS as error:
+            self._connection.close()
             raise errors.ConnectionLost from error
         except asyncio.CancelledError as error:
             # aiopg raises this, too, when the server has cancelled a statement.
@@ -190,10 +194,8 @@ class Engine:
                 connection_factory=server.connection_factory,
                 **connect_options(dsn),
             )
-        except psycopg2.Error as error:
+        except CONNECTION_ERRORS as error:
             raise errors.DatabaseUnavailable(why_no_connection(dsn, error)) from error
-        except TimeoutError as error:
-            raise errors.DatabaseUnavailable(f"the database {describe(dsn)} does not answer") from error
         return cls(pool, server)
 
     @property
@@ -291,7 +293,9 @@ class Engine:
                 while True:
                     with contextlib.suppress(AssertionError):  # an idle connection was lost; the pool has dropped it
                         return await self._pool.acquire()
-        except (psycopg2.Error, TimeoutError) as error:
+        except CONNECTION_ERRORS as error:
+            if self._is_closed:
+                raise errors.ShuttingDown from error
             self._server.find_again()
             raise self._server.unavailable(error) from error
         except asyncio.CancelledError as error:

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 OLDEST_POSTGRES = 13
+FOREIGN = "the table alembic_version is another program's"
+OWN_SCHEMA = "give att a schema of its own: CREATE SCHEMA att, and ?options=-csearch_path%3Datt in the database URL"
+# A row if there is a table of revisions, with whether functions of ours are beside it.
+FIND_REVISIONS = """
+    SELECT EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = c.relnamespace AND starts_with(p.proname, 'att_'))
+    FROM pg_class AS c WHERE c.oid = to_regclass('alembic_version')
+"""
 
 # A wheel carries the migrations inside the package; a checkout has them beside it, where alembic.ini expects them.
 _PACKAGED = Path(__file__).with_name("migrations")
@@ -43,12 +50,14 @@ def bring_up_to_date(dsn: str, *, migrate: bool) -> list[str]:
     try:
         with connection.cursor() as cursor:
             _check_server(cursor, dsn)
-            revisions = _revisions(cursor)
+            is_ours, revisions = _revisions(cursor)
         missing = [] if revisions == [newest_revision()] else lacking(revisions)
-        if missing is None:
+        if missing is None and is_ours:
             raise CannotStart(
                 f"the schema of {describe(dsn)} is newer than this program; install the version of att that made it"
             )
+        if missing is None:
+            raise CannotStart(f"{FOREIGN}, in {describe(dsn)}; {OWN_SCHEMA}")
         if missing and not migrate:
             raise CannotStart(
                 f"the database {describe(dsn)} lacks the tables of this version;"
@@ -92,12 +101,13 @@ def _check_server(cursor: Cursor, dsn: str) -> None:
         raise CannotStart(f"the database {describe(dsn)} has the encoding {encoding}; create one with ENCODING 'UTF8'")
 
 
-def _revisions(cursor: Cursor) -> list[str]:
-    cursor.execute("SELECT to_regclass('alembic_version') IS NOT NULL")
-    if cursor.fetchall() == [(False,)]:
-        return []
+def _revisions(cursor: Cursor) -> tuple[bool, list[str]]:
+    cursor.execute(FIND_REVISIONS)
+    found = cursor.fetchall()
+    if not found:
+        return True, []
     cursor.execute("SELECT version_num FROM alembic_version")
-    return [revision for (revision,) in cursor.fetchall()]
+    return found[0][0], [revision for (revision,) in cursor.fetchall()]
 
 
 def newest_revision() -> str:
@@ -110,7 +120,7 @@ def newest_revision() -> str:
 def lacking(revisions: Collection[str]) -> list[str] | None:
     """Return the titles of the migrations that a database at these revisions lacks, in the order to run them.
 
-    Return None when the database is ahead of this program.
+    Return None when the database is ahead of this program, or its revisions are another program's.
     """
     from alembic.script import ScriptDirectory
 

@@ -8,12 +8,12 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import aiopg
-import psycopg2
 from sqlalchemy import bindparam, func, select
 
 from att.core.tasks import is_cancelled
-from att.db.dsn import ServerAddress, connect_options
+from att.db.dsn import CONNECTION_ERRORS, ServerAddress, connect_options
 from att.db.engine import prepare
+from att.db.pinned_settings import PIN_FOR_SERVING
 from att.errors import DatabaseUnavailable
 
 CHANNEL = "att"
@@ -46,10 +46,11 @@ class NotificationChannel:
                 connection_factory=server.connection_factory,
                 **connect_options(self._dsn),
             )
+            await _execute(connection, PIN_FOR_SERVING)
             await _execute(connection, f"LISTEN {self._name}")
             async with contextlib.aclosing(self._payloads(connection)) as payloads:
                 yield payloads
-        except (psycopg2.Error, TimeoutError) as error:
+        except CONNECTION_ERRORS as error:
             raise server.unavailable(error) from error
         finally:
             if connection is not None:

@@ -111,6 +111,14 @@ def test_the_embedded_postgres_before_its_first_start(run, port, tmp_path):
     assert [*tmp_path.iterdir()] == []
 
 
+def test_an_embedded_postgres_that_cannot_start(run, port, tmp_path):
+    """No finding says that a server starts it."""
+    (tmp_path / "data").touch()
+    result = run("check", "--json", "--data-dir", str(tmp_path / "data"), "--listen", port)
+    assert result.returncode == 1
+    assert names(result) == ["data directory", "open files", "--listen"]
+
+
 def test_the_embedded_postgres_that_runs(run, port, embedded):
     """It is looked into; that it is behind is mended by the next start, and fails nothing."""
     result = run("check", "--json", "--data-dir", str(embedded.data_dir), "--listen", port)

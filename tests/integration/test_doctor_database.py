@@ -183,6 +183,7 @@ async def only(dsn):
     [finding] = (await check(dsn)).values()
     assert finding.name == "database"
     assert finding.level is Level.FAIL
+    assert finding.remedy
     assert "hush" not in str(finding)
     return finding
 
@@ -239,16 +240,15 @@ async def test_another_encoding(embedded, admin):
 @pytest.mark.parametrize(
     ("server", "words"),
     [
-        (("12.9", 12, "UTF8", False), "13 or later"),
-        (("18.1", 18, "LATIN1", False), "ENCODING 'UTF8'"),
-        (("18.1", 18, "UTF8", True), "primary"),
+        (("12.9", 12, "UTF8"), "13 or later"),
+        (("18.1", 18, "LATIN1"), "ENCODING 'UTF8'"),
     ],
 )
 def test_a_server_that_does_not_do(server, words):
     verdict = judge_server("here", *server)
     assert verdict.level is Level.FAIL
     assert words in verdict.remedy
-    assert judge_server("here", "13.0", 13, "UTF8", is_standby=False).level is Level.OK
+    assert judge_server("here", "13.0", 13, "UTF8").level is Level.OK
 
 
 # How it works

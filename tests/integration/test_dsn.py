@@ -53,6 +53,32 @@ async def test_the_first_server_that_answers_is_used(tcp_port, db_url):
         await db.close()
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{directory},127.0.0.2",
+        "127.0.0.2,{directory}",
+        "127.0.0.2:1,{directory}",
+        "[::1]:1,{directory}",
+        "[::1],{directory}",
+        "{directory},[::1]:1",
+        "127.0.0.2,{directory}/{name}?port=5432",
+        "127.0.0.2,{directory}/{name}?hostaddr=127.0.0.2,",
+        "127.0.0.1:{tcp_port},127.0.0.2",
+        "127.0.0.2,127.0.0.1/{name}?port={tcp_port}",
+    ],
+)
+async def test_a_list_of_hosts(tcp_port, db_url, embedded, place):
+    """Some, all or none of the hosts have a port; one port may be for all. Only one of them is a PostgreSQL."""
+    name = db_url.split("/")[3].partition("?")[0]
+    directory = str(embedded.data_dir / "postgresql").replace("/", "%2F")
+    place = place if "/" in place else place + "/{name}"
+    dsn = f"postgresql://postgres@{place.format(directory=directory, name=name, tcp_port=tcp_port)}"
+    db = await Engine.connect(dsn)
+    assert await db.fetch_one(ONE) == (1,)
+    await db.close()
+
+
 @pytest.fixture
 async def astray(tcp_port, db_url):
     """An engine, and a function that gives it a wrong address."""

@@ -245,6 +245,16 @@ def test_a_database_that_cannot_hold_every_name_is_refused(embedded, db_url):
             connection.execute("DROP DATABASE narrow")
 
 
+def test_every_function_pins_its_search_path(postgresql):
+    """No caller can put objects of their own in the place of those that a function means."""
+    found = postgresql.execute(
+        "SELECT proname, proconfig FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+    ).fetchall()
+    assert "att_grams" in {name for name, _ in found}
+    pin = "search_path=pg_catalog, pg_temp"
+    assert [name for name, settings in found if pin not in (settings or ())] == []
+
+
 def test_a_user_without_rights_gets_one_line(empty_db_url, empty_postgresql):
     """Since PostgreSQL 15 only the owner may create tables."""
     empty_postgresql.execute("CREATE ROLE stranger LOGIN")

@@ -30,13 +30,14 @@ async def test_each_is_run():
 
 async def test_an_error_is_a_failure():
     """In its own words; the others may still be well."""
-    findings = await found({"a": check(error=CannotStart("no way")), "b": check(ok("well"))})
-    assert findings == [Finding("a", Level.FAIL, "no way"), Finding("b", Level.OK, "well")]
+    findings = await found({"a": check(error=CannotStart("no way")), "b": check(ok("well"))}, remedy="another way")
+    assert findings == [Finding("a", Level.FAIL, "no way", "another way"), Finding("b", Level.OK, "well")]
 
 
 async def test_a_service_that_is_gone_is_not_asked_again():
-    findings = await found({"a": check(error=DatabaseUnavailable("gone")), "b": check(ok("well"))})
-    assert findings == [Finding("a", Level.FAIL, "gone")]
+    [finding] = await found({"a": check(error=DatabaseUnavailable("gone")), "b": check(ok("well"))})
+    assert finding[:3] == ("a", Level.FAIL, "gone")
+    assert finding.remedy
 
 
 async def test_one_that_does_not_come_back():

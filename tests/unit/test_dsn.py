@@ -37,6 +37,10 @@ def test_bad_dsns(dsn):
         ("postgresql://me:secret@host:5432/db", "db at host:5432 as me"),
         ("postgres://me@/db?host=/run/postgresql", "db at /run/postgresql as me"),
         ("dbname=db", "db at the local socket"),
+        ("postgresql://me@a,b/db", "db at a, b as me"),
+        ("postgresql://me@a:1,b/db", "db at a:1, b as me"),
+        ("postgresql://me@[::1]:1,[::2]/db", "db at [::1]:1, ::2 as me"),
+        ("host=a,b,/run/postgresql port=5 dbname=db", "db at a:5, b:5, /run/postgresql"),
         ("host=h", "the default database at h"),
     ],
 )

@@ -73,6 +73,8 @@ async def _of_database(settings: Settings) -> AsyncIterator[Finding]:
     if is_embedded:
         async for finding in run_checks({"data directory": _in_thread(check_data_dir, settings.data_dir)}):
             yield finding
+            if finding.level is Level.FAIL:
+                return  # no server starts on it
         dsn = running_embedded(settings.data_dir)
     if dsn is None:
         yield Finding("database", *ok("the embedded PostgreSQL does not run, and is started with a server"))

@@ -54,7 +54,7 @@ def warn(found: str, remedy: str) -> Verdict:
     return Verdict(Level.WARN, found, remedy)
 
 
-def fail(found: str, remedy: str = "") -> Verdict:
+def fail(found: str, remedy: str) -> Verdict:
     """Return the verdict that a server does not run, or breaks its promises."""
     return Verdict(Level.FAIL, found, remedy)
 
@@ -67,23 +67,25 @@ def compare_clocks(ahead: float) -> Verdict:
     return (warn if abs(ahead) <= _CLOCK_WARN else fail)(found, "synchronize both machines by NTP")
 
 
-async def run_checks(checks: Mapping[str, Check], seconds: float = _TIMEOUT) -> AsyncIterator[Finding]:
+async def run_checks(
+    checks: Mapping[str, Check], seconds: float = _TIMEOUT, remedy: str = "look into its log, and check again"
+) -> AsyncIterator[Finding]:
     """Yield the findings of checks of one service, by name. Skip the rest once the service is unavailable.
 
-    A check fails if it raises an AttError or takes longer than that many seconds.
+    A check fails if it raises an AttError, which ``remedy`` is for, or takes longer than that many seconds.
     """
     for name, check in checks.items():
-        verdict, is_gone = await _run(check, seconds)
+        verdict, is_gone = await _run(check, seconds, remedy)
         yield Finding(name, *verdict)
         if is_gone:
             return
 
 
-async def _run(check: Check, seconds: float) -> tuple[Verdict, bool]:
+async def _run(check: Check, seconds: float, remedy: str) -> tuple[Verdict, bool]:
     try:
         async with asyncio.timeout(seconds):
             return await check(), False
     except TimeoutError:
         return fail(f"no answer within {seconds:g} s", "find out whether it is busy, or behind a firewall"), True
     except AttError as error:
-        return fail(error.why), isinstance(error, Unavailable)
+        return fail(error.why, remedy), isinstance(error, Unavailable)

@@ -13,11 +13,12 @@ from sqlalchemy import bindparam, func, select, text
 from att.cli.doctor.checks import Check, Finding, Verdict, compare_clocks, fail, ok, run_checks, warn
 from att.db.dsn import describe
 from att.db.engine import POOL_SIZE, DriverError, Engine, Statement, prepare
-from att.db.migrate import OLDEST_POSTGRES, lacking
+from att.db.migrate import FIND_REVISIONS, FOREIGN, OLDEST_POSTGRES, OWN_SCHEMA, lacking
 from att.db.notifications import NotificationChannel
 from att.db.schema import metadata
 
 _CHANNEL = "attcheck"  # one of our own, to which no server listens
+_UNREACHABLE = "start it, or correct --db-url; a standby does not do"
 _ARRIVAL = 3.0  # seconds until an announcement must have come back
 CONNECTIONS = POOL_SIZE + 2  # of one process: its pool, the broker, and one that finds out where the database is
 
@@ -36,7 +37,7 @@ def _reading(sql: str) -> Statement:
 _NOTIFY = prepare(select(func.pg_notify(_CHANNEL, bindparam("payload"))))
 SERVER = _reading("""
     SELECT current_setting('server_version'), CAST(current_setting('server_version_num') AS int) / 10000,
-        current_setting('server_encoding'), pg_is_in_recovery()
+        current_setting('server_encoding')
 """)
 LACKING_RIGHTS = _reading("""
     SELECT w.name, w.wanted FROM unnest(CAST(:names AS text[]), CAST(:rights AS text[])) AS w (name, wanted)
@@ -48,11 +49,11 @@ LACKING_FUNCTIONS = _reading("""
         AND NOT has_function_privilege(p.oid, 'EXECUTE')
 """)
 CLOSED_SCHEMAS = _reading("""
-    SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.relname = 'alembic_version' AND NOT has_schema_privilege(n.oid, 'USAGE')
+    SELECT n.nspname FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE p.proname = 'att_append' AND NOT has_schema_privilege(n.oid, 'USAGE')
 """)
 WHO = _reading("SELECT quote_ident(current_user)")
-HAS_REVISIONS = _reading("SELECT to_regclass('alembic_version') IS NOT NULL")
+_TABLE = _reading(FIND_REVISIONS)
 REVISIONS = _reading("SELECT version_num FROM alembic_version")
 DURABILITY = _reading("""
     SELECT current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit')
@@ -79,7 +80,7 @@ async def check_database(dsn: str, *, migrate: bool = False) -> AsyncIterator[Fi
             stack.push_async_callback(opened[0].close)
             return judge_server(describe(dsn), *await opened[0].fetch_one(SERVER))
 
-        async for finding in run_checks({"database": connect}):
+        async for finding in run_checks({"database": connect}, remedy=_UNREACHABLE):
             yield finding
         if opened:
             async for finding in run_checks(_checks(dsn, opened[0], migrate=migrate)):
@@ -106,15 +107,13 @@ async def _explained(check: Check) -> Verdict:
         return fail(" ".join(str(error).split()), "ask a superuser or the owner of the tables")
 
 
-def judge_server(place: str, version: str, major: int, encoding: str, is_standby: bool) -> Verdict:  # noqa: FBT001 - a row of SERVER
+def judge_server(place: str, version: str, major: int, encoding: str) -> Verdict:
     """Return the verdict on a server by its row of ``SERVER``."""
     found = f"PostgreSQL {version}, {encoding}, {place}"
     if major < OLDEST_POSTGRES:
         return fail(found, f"PostgreSQL {OLDEST_POSTGRES} or later is needed: upgrade it")
     if encoding != "UTF8":
         return fail(found, "create a database with ENCODING 'UTF8' TEMPLATE template0, and move to it")
-    if is_standby:
-        return fail(f"{found}, a standby", "give the primary, which accepts writes")
     return ok(found)
 
 
@@ -141,9 +140,11 @@ def _grants(rights: str, place: str, user: str) -> str:
 
 
 async def _schema(db: Engine, *, migrate: bool) -> Verdict:
-    (is_there,) = await db.fetch_one(HAS_REVISIONS)
-    found = [revision for (revision,) in await db.fetch_all(REVISIONS)] if is_there else []
+    table = await db.fetch_one(_TABLE)
+    found = [revision for (revision,) in await db.fetch_all(REVISIONS)] if table else []
     missing = lacking(found)
+    if missing is None and not table[0]:
+        return fail(FOREIGN, OWN_SCHEMA)
     if missing is None:
         return fail("newer than this program", "upgrade att to the version that made it")
     if missing:

@@ -37,7 +37,7 @@ async def check_redis(url: str) -> AsyncIterator[Finding]:
                 return warn(error.why, f"grant +info, as {ACL_FILE} does, to check maxmemory-policy and appendonly")
             return worst(infos, judge_version)
 
-        async for finding in run_checks({"Redis": connect}):
+        async for finding in run_checks({"Redis": connect}, remedy="start it, or correct --redis-url"):
             yield finding
         judges = {"memory": judge_memory, "persistence": judge_persistence, "clock": judge_clock} if infos else {}
         for name, judge in judges.items():

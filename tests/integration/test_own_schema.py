@@ -1,0 +1,64 @@
+"""A database that is shared with another program: its ``alembic_version``, and a schema of att's own."""
+
+import pytest
+from aiohttp.test_utils import TestClient
+from people import PASSWORD, Person
+
+from att.app import create_app
+from att.cli.doctor.checks import Level
+from att.cli.doctor.database import check_database
+from att.db.migrate import FOREIGN, bring_up_to_date
+from att.errors import CannotStart
+
+
+@pytest.fixture
+def shared_db_url(empty_db_url, empty_postgresql):
+    """The DSN of a database in which another program has migrated its own tables."""
+    empty_postgresql.autocommit = True
+    empty_postgresql.execute(
+        "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY); CREATE TABLE users (id int);"
+        " INSERT INTO alembic_version VALUES ('0badc0ffee00')"
+    )
+    return empty_db_url
+
+
+@pytest.mark.parametrize("migrate", [True, False])
+def test_a_foreign_table_of_revisions_is_told_as_such(shared_db_url, migrate):
+    """It is not said to be newer than this program, and the way out is given."""
+    with pytest.raises(CannotStart, match=FOREIGN) as caught:
+        bring_up_to_date(shared_db_url, migrate=migrate)
+    assert "newer" not in caught.value.detail
+    assert "options=-csearch_path%3Datt" in caught.value.detail
+
+
+async def test_check_tells_it_too(shared_db_url):
+    found = {finding.name: finding async for finding in check_database(shared_db_url)}
+    assert found["schema"][1:3] == (Level.FAIL, FOREIGN)
+    assert "CREATE SCHEMA att" in found["schema"].remedy
+
+
+async def test_a_schema_of_its_own(shared_db_url, empty_postgresql, settings, aiohttp_client):
+    """Migrating, checking, serving, the history and the log work there, and nothing is put into other schemas."""
+    sql = empty_postgresql.execute
+    sql("CREATE SCHEMA att; CREATE SCHEMA closed; CREATE TABLE closed.alembic_version ()")
+    url = f"{shared_db_url}&options=-csearch_path%3Datt"
+    assert bring_up_to_date(url, migrate=True)
+    assert bring_up_to_date(url, migrate=False) == []
+    faults = [finding async for finding in check_database(url) if finding.level is Level.FAIL]
+    assert faults == []
+    client: TestClient = await aiohttp_client(create_app(type(settings)(**{**vars(settings), "db_url": url})))
+    response = await client.post("/signup", json={"login": "ann", "password": PASSWORD})
+    ann = Person(client, "ann", await response.json())
+    await ann.make_group("tea")
+    async with client.ws_connect(f"/listen/{ann.id}", headers=ann.headers) as listening:
+        await ann.broadcast("tea", {"n": 1})
+        assert await listening.receive_json(timeout=5) == {"n": 1}
+    assert sql("SELECT table_name FROM att.history WHERE actor_id = %s ORDER BY id", (ann.id,)).fetchall() == [
+        ("users",),
+        ("groups",),
+        ("members",),
+    ]
+    assert sql("SELECT kind FROM att.events ORDER BY seq").fetchall() == [("joined",), ("message",)]
+    others = sql("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'")
+    assert sorted(others.fetchall()) == [("alembic_version",), ("users",)]
+    assert sql("SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace").fetchone() == (0,)
