@@ -37,6 +37,8 @@ _LibraryClient = Redis | RedisCluster
 
 # No retries: the library does not know which commands may be repeated. It replaces lost idle connections before use.
 _OPTIONS: dict[str, Any] = {"protocol": 2, "socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT}
+# From the event loop and asyncio's streams, when a connection dies under the library.
+_DEAD_TRANSPORT = (RuntimeError, EOFError)
 _UNAVAILABLE = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
@@ -46,8 +48,9 @@ _UNAVAILABLE = (
     exceptions.TryAgainError,
     exceptions.RedisClusterException,
     OSError,
+    *_DEAD_TRANSPORT,
 )
-_FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
+_FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError, *_DEAD_TRANSPORT, AttributeError)
 _ADDRESS = re.compile(r"(?:connecting to|reading from|writing to) (\S+:[0-9]+)")  # in the library's errors
 
 log = logging.getLogger("att")
@@ -210,10 +213,12 @@ class RedisClient:
         if missing and missing != self._logged_error:
             self._logged_error = missing
             log.error("Redis at %s refuses: %s", self.address, missing)
-        is_our_mistake = not (missing or isinstance(error, _UNAVAILABLE) or str(error).startswith(TEMPORARY_ERRORS))
+        # The library sets its stream to None when another task has closed the connection.
+        is_closed = isinstance(error, AttributeError) and error.obj is None
+        is_away = is_closed or isinstance(error, _UNAVAILABLE) or str(error).startswith(TEMPORARY_ERRORS)
         address = _ADDRESS.search(str(error))  # of a cluster's server
         why = f"Redis at {address[1] if address else self.address}: {missing or describe_error(error)}"
-        return error if is_our_mistake else RedisUnavailable(why=why)
+        return RedisUnavailable(why=why) if missing or is_away else error
 
 
 async def _run(client: _LibraryClient, script: Script, keys: Sequence[str], args: Sequence[str | int | bytes]) -> Any:

@@ -189,6 +189,33 @@ async def test_many_at_once(any_link):
     assert sorted(await asyncio.gather(*(any_link.run(COUNT, ["att:x"]) for _ in range(300)))) == [*range(1, 301)]
 
 
+async def test_a_transport_that_dies_before_a_command(redis_client):
+    """What the event loop raises is unavailable, and the next call works."""
+    await redis_client.ping()
+    for connection in redis_client.client.connection_pool._available_connections:
+        connection._writer.transport.abort()
+    with pytest.raises(RedisUnavailable):
+        await redis_client.ping()
+    await redis_client.ping()
+
+
+async def test_a_connection_that_is_closed_under_a_command(redis_client):
+    """The library then finds None in the place of its stream; that is unavailable, too."""
+    await redis_client.ping()
+    [connection] = redis_client.client.connection_pool._available_connections
+    with pytest.raises(RedisUnavailable):
+        async with redis_client.guarded():
+            await connection.disconnect(nowait=True)
+            await connection._send_packed_command([b"PING"])
+    await redis_client.ping()
+
+
+async def test_a_mistake_of_ours_is_no_outage(redis_client):
+    with pytest.raises(AttributeError):
+        async with redis_client.guarded():
+            await redis_client.client.no_such_command()
+
+
 async def test_too_many(redis_client, monkeypatch):
     """With a full queue a call gets Busy; later there is room again."""
     monkeypatch.setattr(module, "_QUEUE", 5)
