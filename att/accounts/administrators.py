@@ -14,8 +14,8 @@ from sqlalchemy import any_, bindparam, literal, select, update
 
 from att.accounts.passwords import Passwords
 from att.accounts.roles import ADMIN, ANY_ADMINISTRATOR, ensure_built_in, lock_administrators
-from att.accounts.service import ADD_USER
-from att.accounts.users import NewUser, row_of
+from att.accounts.service import SET_PASSWORD, add_user
+from att.accounts.users import NewUser
 from att.core.names import fold
 from att.core.permissions import Permission
 from att.db.engine import DriverError, Engine, Transaction, prepare
@@ -37,9 +37,6 @@ _FIND_USER = prepare(
     select(users.c.id, users.c.login, _is_administrator).join(roles).where(users.c.login_key == bindparam("login_key"))
 )
 PROMOTE = prepare(update(users).where(users.c.id == bindparam("user_id")).values(role_id=_admin_role, active=True))
-SET_PASSWORD = prepare(
-    update(users).where(users.c.id == bindparam("user_id")).values(password_hash=bindparam("password_hash"))
-)
 
 
 class AdministratorCredentials(NamedTuple):
@@ -126,4 +123,4 @@ class Administrators:
 
 
 async def _add(transaction: Transaction, login: str, password_hash: str) -> None:
-    await transaction.execute(ADD_USER, user_id=uuid4(), **row_of(NewUser(login, role=ADMIN), password_hash))
+    await add_user(transaction, uuid4(), NewUser(login, role=ADMIN), password_hash)

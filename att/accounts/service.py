@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, exists, func, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from att.accounts.locking import (
     THESE_USERS,
@@ -33,28 +34,43 @@ from att.core.names import fold
 from att.core.permissions import Actor, Permission, Permissions, check_permits
 from att.db.engine import Engine, Transaction, prepare
 from att.db.schema import roles, users
-from att.errors import AuthFailed, Busy, DatabaseUnavailable, PreconditionFailed, WrongPassword, at_index
+from att.errors import AuthFailed, Busy, DatabaseUnavailable, LoginTaken, PreconditionFailed, WrongPassword, at_index
 from att.sessions.store import SessionListener, SessionStore, Verified
 
 BatchKey = TypeVar("BatchKey", bound=Hashable)
 
-_values = {
-    "login": bindparam("login"),
-    "login_key": bindparam("login_key"),
-    "password_hash": bindparam("password_hash"),
-    "first_name": bindparam("first_name"),
-    "last_name": bindparam("last_name"),
-    "last_name_key": bindparam("last_name_key"),
-    "birth_date": bindparam("birth_date"),
-    "role_id": select(roles.c.id).where(roles.c.name_key == bindparam("role_key")).scalar_subquery(),
-    "active": bindparam("is_active"),
-    "search_text": bindparam("search_text"),
-}
+_profile = {
+    name: bindparam(name, type_=users.c[name].type)
+    for name in ("login", "login_key", "first_name", "last_name", "last_name_key", "birth_date", "search_text")
+} | {"active": bindparam("is_active", type_=users.c.active.type)}
+_role_named = roles.c.name_key == bindparam("role_key")
 
-ADD_USER = prepare(insert(users).values(id=bindparam("user_id"), **_values))
-# NULL keeps the current role, even if it was renamed meanwhile.
-_changed = _values | {"role_id": func.coalesce(_values["role_id"], users.c.role_id)}
-CHANGE_USER = prepare(update(users).where(users.c.id == bindparam("user_id")).values(**_changed))
+# PostgreSQL logs a statement that fails. So none that holds a hash may fail by a constraint: this one adds no row for
+# a login that is taken, or a role that is missing.
+_new = {
+    "id": bindparam("user_id", type_=users.c.id.type),
+    "password_hash": bindparam("password_hash", type_=users.c.password_hash.type),
+    "role_id": roles.c.id,
+    **_profile,
+}
+ADD_USER = prepare(
+    upsert(users)
+    .from_select([*_new], select(*_new.values()).where(_role_named).with_for_update(read=True, key_share=True))
+    .on_conflict_do_nothing()
+)
+# Changes no row if another user has the login. NULL keeps the current role, even if it was renamed meanwhile.
+_other = users.alias("other")
+CHANGE_USER = prepare(
+    update(users)
+    .where(
+        users.c.id == bindparam("user_id"),
+        ~exists().where(_other.c.login_key == bindparam("login_key"), _other.c.id != bindparam("user_id")),
+    )
+    .values(**_profile, role_id=func.coalesce(select(roles.c.id).where(_role_named).scalar_subquery(), users.c.role_id))
+)
+SET_PASSWORD = prepare(
+    update(users).where(users.c.id == bindparam("user_id")).values(password_hash=bindparam("password_hash"))
+)
 DELETE_USERS = prepare(delete(users).where(THESE_USERS))
 FIND_PASSWORD = prepare(
     select(users.c.id, users.c.password_hash).where(users.c.login_key == bindparam("login_key"), users.c.active)
@@ -102,7 +118,7 @@ class Accounts:
         password_hash = await self._passwords.hash(password)
         user_id = uuid4()
         async with self._db.transaction(Actor(user_id, None, request_id)) as transaction:
-            await transaction.execute(ADD_USER, user_id=user_id, **row_of(NewUser(login), password_hash))
+            await add_user(transaction, user_id, NewUser(login), password_hash)
         return Verified(user_id, password_hash)
 
     async def authenticate(self, login: str, password: str) -> Verified:
@@ -180,7 +196,7 @@ class Accounts:
             for position in sorted(range(len(news)), key=lambda position: fold(news[position][1].login)):
                 index, new = news[position]
                 with at_index(index):
-                    await transaction.execute(ADD_USER, user_id=ids[position], **row_of(new, hashes.get(position)))
+                    await add_user(transaction, ids[position], new, hashes.get(position))
             created = await read_accounts(transaction, ids)
         return [created[user_id].user for user_id in ids]
 
@@ -275,6 +291,13 @@ class Accounts:
             self._listener.session_ended(session_id)
 
 
+async def add_user(transaction: Transaction, user_id: UUID, new: NewUser, password_hash: str | None) -> None:
+    """Add a user. Raise LoginTaken, NoSuchRole."""
+    if not await transaction.execute(ADD_USER, user_id=user_id, password_hash=password_hash, **row_of(new)):
+        await lock_roles(transaction, [(None, new.role)])
+        raise LoginTaken
+
+
 async def _permissions_of(transaction: Transaction, actor: Actor) -> Permissions:
     row = await transaction.fetch_one(PERMISSIONS_OF, user_id=actor.user_id)
     return frozenset(row[0]) if row else frozenset()
@@ -301,9 +324,11 @@ async def _check(
 
 async def _write(transaction: Transaction, change: UserChange, account: Account, passwords: _NewPasswords) -> None:
     values = {name: value for name, value in change.values.items() if name in NewUser._fields and name != "password"}
-    before = row_of(account.user, account.password_hash)
-    after = row_of(account.user._replace(**values), passwords.hashes.get(change.user_id, account.password_hash))
+    before, after = row_of(account.user), row_of(account.user._replace(**values))
     if after != before:
         if after["role_key"] == before["role_key"]:
             after["role_key"] = None
-        await transaction.execute(CHANGE_USER, user_id=change.user_id, **after)
+        if not await transaction.execute(CHANGE_USER, user_id=change.user_id, **after):
+            raise LoginTaken
+    if change.user_id in passwords.hashes:
+        await transaction.execute(SET_PASSWORD, user_id=change.user_id, password_hash=passwords.hashes[change.user_id])

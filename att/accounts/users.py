@@ -68,13 +68,12 @@ class UserChange(NamedTuple):
 Numbered = tuple[int | None, UserChange]  # with its index in a batch
 
 
-def row_of(user: NewUser | User, password_hash: str | None) -> dict[str, Any]:
+def row_of(user: NewUser | User) -> dict[str, Any]:
     """Return the parameters of the statements that write a user, with its keys for search and order."""
     login_key, first_name_key, last_name_key = fold(user.login), fold(user.first_name), fold(user.last_name)
     return {
         "login": user.login,
         "login_key": login_key,
-        "password_hash": password_hash,
         "first_name": user.first_name,
         "last_name": user.last_name,
         "last_name_key": last_name_key,

@@ -36,7 +36,7 @@ def add(postgresql):
 
     def go(people):
         for number, person in enumerate(people):
-            row = row_of(person, None) | {"id": uuid4(), "at": EPOCH + timedelta(days=number)}
+            row = row_of(person) | {"id": uuid4(), "at": EPOCH + timedelta(days=number)}
             postgresql.execute(
                 "INSERT INTO users (id, login, login_key, first_name, last_name, last_name_key, active, search_text,"
                 " registered_at, role_id) SELECT %(id)s, %(login)s, %(login_key)s, %(first_name)s, %(last_name)s,"
