@@ -14,6 +14,7 @@ DATABASE = [
     "database",
     "database rights",
     "schema",
+    "log",
     "listen and notify",
     "durability",
     "connections",

@@ -16,7 +16,16 @@ from att.cli.doctor import database as module
 from att.cli.doctor.checks import Level
 from att.cli.doctor.database import FUNCTIONS, RIGHTS, check_database, judge_server
 
-NAMES = ["database", "database rights", "schema", "listen and notify", "durability", "connections", "database clock"]
+NAMES = [
+    "database",
+    "database rights",
+    "schema",
+    "log",
+    "listen and notify",
+    "durability",
+    "connections",
+    "database clock",
+]
 
 
 async def check(dsn, **options):
@@ -173,6 +182,51 @@ async def test_a_schema_that_is_ahead(db_url, admin):
         finding = (await check(db_url, migrate=migrate))["schema"]
         assert finding[1:3] == (Level.FAIL, "newer than this program")
         assert "upgrade att" in finding.remedy
+
+
+# The log
+
+
+JOIN = "INSERT INTO members SELECT group_id, '{ben}', 'member' FROM members"
+
+
+@pytest.mark.parametrize(
+    ("fault", "seq"),
+    [
+        ("UPDATE groups SET seq = 2", 3),
+        ("INSERT INTO events (group_id, seq, kind, actor_id) SELECT group_id, 9, 'joined', user_id FROM members", 1),
+        (f"DELETE FROM events WHERE kind = 'joined'; {JOIN}", 3),
+        (JOIN, 3),
+        ("DELETE FROM members", 1),
+    ],
+)
+async def test_a_log_that_does_not_fit(db_url, admin, add_user, tea, fault, seq):
+    """Its seqs are beyond that of the group, or its joins and leaves are not those of the members."""
+    ben = add_user("ben").user_id
+    admin.execute("INSERT INTO members VALUES (%s, %s, 'member')", (tea, ben))
+    admin.execute("DELETE FROM members WHERE user_id = %s", (ben,))
+    assert faults(await check(db_url)) == []
+    admin.execute("SET session_replication_role = replica")
+    admin.execute("UPDATE groups SET seq = 9")
+    admin.execute(fault.format(ben=ben))
+    finding = (await check(db_url))["log"]
+    assert finding.level is Level.FAIL
+    assert finding.found == f"that of the group {tea} does not fit its members or its seq, at {seq}"
+    assert "Restore" in finding.remedy
+
+
+async def test_a_log_without_its_oldest_events_fits(db_url, admin, add_user, tea):
+    """As retention leaves it, and with a raised seq; a deleted group's events are nobody's."""
+    for fault in ("DELETE FROM events", "UPDATE groups SET seq = seq + 100", "DELETE FROM groups"):
+        admin.execute(fault)
+        assert faults(await check(db_url)) == []
+
+
+async def test_a_log_that_is_too_large_to_look_through(db_url, monkeypatch):
+    """The database cancels a statement that takes too long; that is no fault of the log."""
+    monkeypatch.setattr(module, "BEYOND_HEAD", module._reading("SELECT pg_sleep(60)"))
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # aiopg reports it there as well
+    assert (await check(db_url))["log"][1:3] == (Level.OK, "too large to be looked through in a few seconds")
 
 
 # Whether it can be had

@@ -16,6 +16,7 @@ from att.db.engine import POOL_SIZE, DriverError, Engine, Statement, prepare
 from att.db.migrate import FIND_REVISIONS, FOREIGN, OLDEST_POSTGRES, OWN_SCHEMA, lacking
 from att.db.notifications import NotificationChannel
 from att.db.schema import metadata
+from att.errors import Busy
 
 _CHANNEL = "attcheck"  # one of our own, to which no server listens
 _UNREACHABLE = "start it, or correct --db-url; a standby does not do"
@@ -67,6 +68,23 @@ _ROOM = _reading("""
         count(*) FILTER (WHERE application_name <> 'att'), count(*) FILTER (WHERE application_name = 'att')
     FROM pg_stat_activity WHERE usesysid IS NOT NULL
 """)
+_HAS_LOG = _reading("SELECT to_regclass('events') IS NOT NULL AND to_regclass('members') IS NOT NULL")
+BEYOND_HEAD = _reading("""
+    SELECT g.id, g.seq + 1 FROM groups AS g
+    WHERE EXISTS (SELECT FROM events AS e WHERE e.group_id = g.id AND e.seq > g.seq) LIMIT 1
+""")
+# A user who joins or leaves twice in turn, or whose last event is not what the table of members says.
+UNLIKE_MEMBERS = _reading("""
+    SELECT c.group_id, c.seq FROM (
+        SELECT e.group_id, e.actor_id, e.seq, e.kind,
+            lead(e.kind) OVER (PARTITION BY e.actor_id, e.group_id ORDER BY e.seq) AS next_kind
+        FROM events AS e WHERE e.kind <> 'message'
+    ) AS c
+    JOIN groups AS g ON g.id = c.group_id
+    LEFT JOIN members AS m ON m.group_id = c.group_id AND m.user_id = c.actor_id
+    WHERE c.kind = c.next_kind OR c.next_kind IS NULL AND (c.kind = 'left') = (m.user_id IS NOT NULL)
+    LIMIT 1
+""")
 NOW = _reading("SELECT extract(epoch FROM clock_timestamp())")
 
 
@@ -91,6 +109,7 @@ def _checks(dsn: str, db: Engine, *, migrate: bool) -> dict[str, Check]:
     named: dict[str, Check] = {
         "database rights": partial(_rights, db),
         "schema": partial(_schema, db, migrate=migrate),
+        "log": partial(_log, db),
         "listen and notify": partial(_announcements, dsn, db),
         "durability": partial(_durability, db),
         "connections": partial(_connections, db),
@@ -153,6 +172,24 @@ async def _schema(db: Engine, *, migrate: bool) -> Verdict:
             return warn(behind, "a server brings it up to date when it starts")
         return fail(behind, "run att-server migrate, or start with --migrate")
     return ok(f"up to date, at {', '.join(found)}")
+
+
+async def _log(db: Engine) -> Verdict:
+    (is_there,) = await db.fetch_one(_HAS_LOG)
+    if not is_there:
+        return ok("there is none yet")
+    for statement in (BEYOND_HEAD, UNLIKE_MEMBERS):
+        try:
+            fault = await db.fetch_one(statement)
+        except Busy:
+            return ok("too large to be looked through in a few seconds")
+        if fault is not None:
+            group_id, seq = fault
+            remedy = (
+                "restore it as docs/how-to/operations.md says, under Restore: pg_restore --data-only invents events"
+            )
+            return fail(f"that of the group {group_id} does not fit its members or its seq, at {seq}", remedy)
+    return ok("fits the groups and their members")
 
 
 async def _announcements(dsn: str, db: Engine) -> Verdict:
