@@ -84,6 +84,13 @@ def translate(error: psycopg2.Error) -> Exception:
     return errors.DatabaseUnavailable() if is_down and (error.pgcode or "")[:2] != TOO_MUCH_STATE else error
 
 
+def close_connection(connection: aiopg.Connection) -> None:
+    """Close a connection, also when its descriptor is another's by now, which the event loop refuses to forget."""
+    with contextlib.suppress(*CONNECTION_ERRORS):
+        connection.close()
+    connection.raw.close()
+
+
 def _ignore(_cursor: Any) -> None:
     pass
 
@@ -130,7 +137,7 @@ class Transaction:
                 raise errors.ConnectionLost from error
             raise translate(error) from error
         except CONNECTION_ERRORS as error:
-            self._connection.close()
+            close_connection(self._connection)
             raise errors.ConnectionLost from error
         except asyncio.CancelledError as error:
             # aiopg raises this, too, when the server has cancelled a statement.
@@ -158,7 +165,7 @@ class Transaction:
         try:
             await self._send("ROLLBACK", None, _ignore)
         except errors.Unavailable:
-            self._connection.close()
+            close_connection(self._connection)
 
 
 class Engine:
@@ -241,7 +248,7 @@ class Engine:
                 await transaction.rollback()
                 raise
             except BaseException:
-                connection.close()
+                close_connection(connection)
                 raise
             await transaction.commit()
 
@@ -253,7 +260,8 @@ class Engine:
         except errors.ConnectionLost:
             if not statement.is_read:
                 raise
-        await self._pool.clear()
+        with contextlib.suppress(*CONNECTION_ERRORS):
+            await self._pool.clear()
         async with self._connection() as connection:
             return await run(Transaction(connection))
 
@@ -309,5 +317,5 @@ async def _prepare_connection(connection: aiopg.Connection) -> None:
         async with connection.cursor() as cursor:
             await cursor.execute(_INIT_SQL)
     except BaseException:
-        connection.close()  # the pool does not own it yet
+        close_connection(connection)  # the pool does not own it yet
         raise

@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, func, select
 
 from att.core.tasks import is_cancelled
 from att.db.dsn import CONNECTION_ERRORS, ServerAddress, connect_options
-from att.db.engine import prepare
+from att.db.engine import close_connection, prepare
 from att.db.pinned_settings import PIN_FOR_SERVING
 from att.errors import DatabaseUnavailable
 
@@ -54,7 +54,7 @@ class NotificationChannel:
             raise server.unavailable(error) from error
         finally:
             if connection is not None:
-                connection.close()
+                close_connection(connection)
 
     async def _payloads(self, connection: aiopg.Connection) -> AsyncGenerator[str, None]:
         while True:

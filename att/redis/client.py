@@ -47,6 +47,7 @@ _UNAVAILABLE = (
     exceptions.ClusterError,
     exceptions.TryAgainError,
     exceptions.RedisClusterException,
+    exceptions.InvalidResponse,
     OSError,
     *_DEAD_TRANSPORT,
 )
