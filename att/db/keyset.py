@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Integer, Select, bindparam, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, select, true, tuple_, union_all
 
 from att.core.pagination import Order, Page, Window
 from att.db.engine import Engine, Statement, prepare
@@ -66,15 +66,22 @@ class Listing(Pages):
 class MergedListing(Pages):
     """Disjoint queries of the same columns, read as one list, each with its own keys.
 
-    Each query reads at most one page, by its own index.
+    Each query reads at most one page, by its own index. Where one of them sorts very many rows for that, a page is
+    first read from the next rows of ``walked``: all rows, and the filter that finds those of the list among them.
     """
 
-    def __init__(self, order: Order, *parts: tuple[Select[Any], Keys]) -> None:
+    def __init__(
+        self, order: Order, *parts: tuple[Select[Any], Keys], walked: tuple[Select[Any], Keys, ColumnElement[bool]]
+    ) -> None:
         first = [_name_keys(_sort(query, order, keys), keys).limit(_limit) for query, keys in parts]
         rest = [
             _name_keys(_sort(_follow(query, order, keys), order, keys), keys).limit(_limit) for query, keys in parts
         ]
-        super().__init__(order, [prepare(_merge(first, order))], [prepare(_merge(rest, order))])
+        query, keys, condition = walked
+        near = IndexedFilter(condition, true())
+        walks = (next(_steps(_sort(start, order, keys), keys, near)) for start in (query, _follow(query, order, keys)))
+        merged = (_merge(first, order), _merge(rest, order))
+        super().__init__(order, *([prepare(walk), prepare(merge)] for walk, merge in zip(walks, merged, strict=True)))
 
 
 def _sort(query: Select[Any], order: Order, keys: Keys) -> Select[Any]:

@@ -26,7 +26,10 @@ UNACCEPTABLE = ("22", "54")  # SQLSTATEs of JSON that is invalid, or nested too 
 
 
 class LogEvent(NamedTuple):
-    """An event. ``user_id`` sent the message (None: by SQL), joined or left; ``body`` is the message."""
+    """An event. ``user_id`` sent the message (None: by SQL), joined or left; ``body`` is the message.
+
+    The leaving of the group's own id is the end of a large group: it was deleted, and all its members have left.
+    """
 
     group_id: UUID
     name: str
@@ -35,6 +38,15 @@ class LogEvent(NamedTuple):
     user_id: UUID | None
     at: datetime
     body: bytes
+
+    @property
+    def is_end(self) -> bool:
+        """Return True if all members have left by this event."""
+        return self.kind == "left" and self.user_id == self.group_id
+
+    def seen_by(self, user_id: UUID) -> "LogEvent":
+        """Return the event as a member gets it: the end of the group is their own leaving."""
+        return self._replace(user_id=user_id) if self.is_end else self
 
 
 class Publish(NamedTuple):
@@ -81,7 +93,7 @@ class Replay(NamedTuple):
         leaving.
         """
         is_in = self.was_member
-        for event in self.slice.events:
+        for event in (event.seen_by(user_id) for event in self.slice.events):
             is_own = event.kind != "message" and event.user_id == user_id
             if is_own:
                 is_in = event.kind == "joined"
@@ -114,19 +126,32 @@ LOCK_HOLDERS = _reading(f"""
     SELECT g.id, g.name_key, CAST(g.xmax AS text) FROM groups AS g WHERE {_NAMED} AND g.id NOT IN (SELECT id FROM free)
 """)  # noqa: S608 - of constants
 
-_HEAD = "coalesce(g.seq, (SELECT max(e.seq) FROM events AS e WHERE e.group_id = w.group_id), 0)"
+# The log of a deleted group is read up to its end, if it has one. Whoever was a member then leaves by events behind it,
+# in batches: these tell who was a member.
+_HEAD = """coalesce(
+    g.seq,
+    (
+        SELECT e.seq FROM events AS e
+        WHERE e.actor_id = w.group_id AND e.group_id = w.group_id AND e.kind <> 'message' LIMIT 1
+    ),
+    (SELECT max(e.seq) FROM events AS e WHERE e.group_id = w.group_id),
+    0
+)"""
 # Bodies are stored uncompressed, so their size is known without reading them.
 _SLICES = f"""
-    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, %s, f.seq, f.kind, f.actor_id, f.at, f.body
+    SELECT w.group_id, coalesce(g.name, ''), h.seq, %s, f.seq, f.kind, f.actor_id, f.at, f.body
     FROM unnest(CAST(:group_ids AS uuid[]), CAST(:afters AS bigint[])) AS w (group_id, after)
     LEFT JOIN groups AS g ON g.id = w.group_id
+    CROSS JOIN LATERAL (SELECT {_HEAD} AS seq OFFSET 0) AS h
     LEFT JOIN LATERAL (
         SELECT s.seq, s.kind, s.actor_id, s.at, CAST(s.body AS text) AS body
         FROM (
             SELECT n.*, sum(n.size) OVER (ORDER BY n.seq) - n.size AS size_before
             FROM (
                 SELECT e.*, coalesce(pg_column_size(e.body), 0) AS size
-                FROM events AS e WHERE e.group_id = w.group_id AND e.seq > w.after ORDER BY e.seq LIMIT :limit
+                FROM events AS e
+                WHERE e.group_id = w.group_id AND e.seq > w.after AND e.seq <= h.seq
+                ORDER BY e.seq LIMIT :limit
             ) AS n
         ) AS s
         WHERE s.size_before < :size
@@ -143,8 +168,8 @@ READ = _reading(_SLICES % "NULL")
 READ_FROM = _reading(_SLICES % _WAS_MEMBER)
 
 POSITIONS = _reading(f"""
-    SELECT m.group_id, g.name, g.seq, true
-    FROM members AS m JOIN groups AS g ON g.id = m.group_id WHERE m.user_id = :user_id
+    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, g.id IS NOT NULL
+    FROM members AS w LEFT JOIN groups AS g ON g.id = w.group_id WHERE w.user_id = :user_id
     UNION ALL
     SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, false
     FROM (
@@ -159,7 +184,8 @@ _HEADS = _reading(f"""
 """)  # noqa: S608 - of constants
 JOININGS = _reading("""
     SELECT j.user_id, j.group_id, array_remove(array_agg(j.seq ORDER BY j.seq), NULL) FROM (
-        SELECT m.user_id, m.group_id, NULL AS seq FROM members AS m WHERE m.user_id = ANY (CAST(:user_ids AS uuid[]))
+        SELECT m.user_id, m.group_id, NULL AS seq FROM members AS m JOIN groups AS g ON g.id = m.group_id
+        WHERE m.user_id = ANY (CAST(:user_ids AS uuid[]))
         UNION ALL
         SELECT e.actor_id, e.group_id, e.seq FROM events AS e
         WHERE e.actor_id = ANY (CAST(:user_ids AS uuid[])) AND e.kind <> 'message' AND e.kind = 'joined'

@@ -257,6 +257,9 @@ class Hub:
         self._schedule(stream)
 
     def _apply(self, stream: GroupStream, event: LogEvent) -> Iterator[None]:
+        if event.is_end:
+            yield from self._end(stream, event)
+            return
         audiences = self._audiences(stream, event)
         delivered = total = 0
         for dialect, connections in audiences:
@@ -272,6 +275,19 @@ class Hub:
                     yield
         self._written += 1
         self.counts.add(event, Delivered(delivered, total - delivered))
+
+    def _end(self, stream: GroupStream, event: LogEvent) -> Iterator[None]:
+        """Dismiss everyone, as their group is deleted. Each gets their own leaving."""
+        for listener in stream.everyone():
+            if not stream.dismiss(listener):
+                continue
+            frame = encode(event.seen_by(listener.user_id), listener.dialect)
+            if frame is not None:
+                listener.connection.send(frame)
+            self._written += 1
+            if self._written >= _SLICE:
+                yield
+        self.counts.skip(event)
 
     def _audiences(self, stream: GroupStream, event: LogEvent) -> list[tuple[Dialect, tuple[ListenerConnection, ...]]]:
         """Return the receivers of the current event, including a user who joins or leaves by it."""

@@ -195,7 +195,7 @@ def test_an_owner_who_is_no_superuser_can_migrate(empty_db_url, empty_postgresql
 
 
 def test_a_migration_that_waits_holds_up_nobody(empty_db_url, empty_postgresql, on_empty):
-    """While a migration waits for a table that a long transaction uses, others go on using it; then it goes on itself."""
+    """While a migration waits for a table that a long transaction uses, others use it; then the migration goes on."""
     on_empty(alembic.command.upgrade, REVISIONS[0])  # the next but one adds columns to the same table
     empty_postgresql.execute("SELECT FROM users")  # holds a lock until the end of the transaction
     with subprocess.Popen(
@@ -259,7 +259,7 @@ def test_no_migration_locks_a_large_table_for_long(on_empty, empty_db_url, empty
 
 
 def test_long_locks_are_found(on_empty, empty_db_url, empty_postgresql):
-    """The check of the test above can fail: an index that is not made concurrently, a rewrite, an update under a lock."""
+    """The check of the test above can fail: by an index made with a lock, a rewrite, an update with a lock."""
     on_empty(alembic.command.upgrade, LAST_RELEASE)
     empty_postgresql.execute(FILL)
     empty_postgresql.commit()

@@ -458,6 +458,50 @@ def test_a_deleted_group(hub, registry, listen):
     assert hub.registry.memberships() == {ANN: set(), BEN: set()}
 
 
+def end(seq):
+    """The event by which all members leave a deleted group."""
+    return left(seq, TEA)
+
+
+def test_the_end_of_a_group(hub, registry, listen, calls, monkeypatch):
+    """Everyone hears their own leaving, a few at a time, and nothing is left behind; also of an old joining."""
+    monkeypatch.setattr(hub_module, "_SLICE", 2)
+    people = [UUID(int=number) for number in range(100, 105)]
+    listeners = [listen(person, at(4)) for person in people]
+    plain = listen(ANN, at(4), dialect=Dialect.PLAIN)
+    hub.offer(end(5))
+    assert 0 < count([*listeners]) < len(listeners)
+    while hub.step():
+        pass
+    frames = [json.loads(frame[2 if frame[1] < 126 else 4 :]) for one in listeners for frame in one.connection.frames]
+    assert [(frame["type"], frame["seq"], frame["user"]) for frame in frames] == [
+        ("left", 5, str(person)) for person in people
+    ]
+    assert plain.connection.frames == []
+    hub.joined(TEA, 4, ANN)
+    hub.joined(TEA, 3, people[0])
+    assert count(listeners) == len(listeners)
+    assert is_open(plain, *listeners)
+    assert not hub._streams
+    assert calls[-1] == ("unsubscribe", TEA)
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_resume_to_the_end_of_a_group(hub, listen, is_here):
+    """Whoever was a member hears what they have missed, and their own leaving; others hear nothing."""
+    if is_here:
+        listen(UUID(int=3), at(4))
+    ann, ben = (listen(who, at(6, is_member=False), resume={TEA: 4}) for who in (ANN, BEN))
+    hub.serve(ann, TEA, page([message(5), end(6)], 6))
+    hub.serve(ben, TEA, page([message(5), end(6)], 6, was_member=False))
+    hub.read(TEA, 4, Slice([message(5), end(6)], 6))
+    while hub.step():
+        pass
+    assert received(ann, ben) == [[5, 6], []]
+    assert hub.registry.memberships()[ANN] == set()
+    assert not hub._streams
+
+
 def test_memberships(hub, listen, attach):
     """Memberships are the groups of all of a user's started listeners."""
     listen(ANN, at(0), at(0, PIE))
