@@ -4,7 +4,9 @@ The database writes it (see the migration "Added event table"): ``att_append`` t
 ``groups`` the rest. ``seq`` counts 1, 2, 3 … within a group. Retention removes events from the beginning only.
 """
 
+import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -21,6 +23,9 @@ Kind = Literal["message", "joined", "left"]
 _SLICE = 200  # events of one group in one read
 SLICE_BYTES = 1024**2  # of their bodies; the last one may exceed it
 READ_BYTES = 8 * 1024**2  # of all groups in one read
+POSITIONS_READ = 1_000  # positions of a user in one read
+_LONG_READS = 2  # users with more than these whose positions are read at the same time
+_LOWEST, _HIGHEST = UUID(int=0), UUID(int=2**128 - 1)
 KEY_LENGTH = 200
 UNACCEPTABLE = ("22", "54")  # SQLSTATEs of JSON that is invalid, or nested too deeply
 
@@ -167,16 +172,28 @@ _WAS_MEMBER = f"""coalesce(
 READ = _reading(_SLICES % "NULL")
 READ_FROM = _reading(_SLICES % _WAS_MEMBER)
 
+# One page of them. Both parts are read in the order of an index. joined_at is NULL for the groups of the second part,
+# and is_member in a last row, which has the end of that part if there may be more of it.
 POSITIONS = _reading(f"""
-    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, g.id IS NOT NULL
-    FROM members AS w LEFT JOIN groups AS g ON g.id = w.group_id WHERE w.user_id = :user_id
+    WITH here AS MATERIALIZED (
+        SELECT m.group_id, m.joined_at FROM members AS m
+        WHERE m.user_id = :user_id
+            AND (m.joined_at, m.group_id) > (CAST(:joined_at AS timestamp with time zone), CAST(:joined_id AS uuid))
+        ORDER BY m.joined_at, m.group_id LIMIT :limit
+    ), logged AS MATERIALIZED (
+        SELECT DISTINCT e.group_id FROM events AS e
+        WHERE e.actor_id = :user_id AND e.kind <> 'message' AND e.group_id > CAST(:logged_id AS uuid)
+        ORDER BY e.group_id LIMIT :limit
+    )
+    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, g.id IS NOT NULL, w.joined_at
+    FROM here AS w LEFT JOIN groups AS g ON g.id = w.group_id
     UNION ALL
-    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, false
-    FROM (
-        SELECT DISTINCT e.group_id FROM events AS e WHERE e.actor_id = :user_id AND e.kind <> 'message'
-    ) AS w
-    LEFT JOIN groups AS g ON g.id = w.group_id
+    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, false, NULL
+    FROM logged AS w LEFT JOIN groups AS g ON g.id = w.group_id
     WHERE NOT EXISTS (SELECT FROM members AS m WHERE m.group_id = w.group_id AND m.user_id = :user_id)
+    UNION ALL
+    SELECT (SELECT l.group_id FROM logged AS l ORDER BY l.group_id DESC LIMIT 1), '', 0, NULL, NULL
+    WHERE (SELECT count(*) FROM logged) = :limit
 """)  # noqa: S608 - of constants
 _HEADS = _reading(f"""
     SELECT w.group_id, {_HEAD}
@@ -194,11 +211,21 @@ JOININGS = _reading("""
 """)
 
 
+@dataclass
+class _PositionsPage:
+    """The keys after which the next page of positions begins."""
+
+    joined_at: datetime | str = "-infinity"
+    joined_id: UUID = _LOWEST
+    logged_id: UUID = _LOWEST
+
+
 class EventLog:
     """The logs in the database."""
 
     def __init__(self, db: Engine) -> None:
         self._db = db
+        self._long_reads = asyncio.Semaphore(_LONG_READS)
 
     async def append(self, publishes: Sequence[Publish]) -> list[PublishResult | AttError]:
         """Append in this order, in one transaction. Return a result or the reason of the refusal for each.
@@ -244,11 +271,17 @@ class EventLog:
         return Replay(Slice([event for row in rows for event in _events(row)], head), was_member, name)
 
     async def positions(self, user_id: UUID) -> list[Position]:
-        """Return the positions, at one moment, of the user's groups and of those whose log has their joining or
-        leaving.
+        """Return the positions of the user's groups, and of those whose log has their joining or leaving.
+
+        They are those of one moment, unless there are more than ``POSITIONS_READ``.
         """
-        rows = await self._db.fetch_all(POSITIONS, user_id=user_id)
-        return [Position(*row) for row in rows]
+        page = _PositionsPage()
+        found: dict[UUID, Position] = {}
+        if await self._read_positions(user_id, page, found):
+            async with self._long_reads:
+                while await self._read_positions(user_id, page, found):
+                    pass
+        return [*found.values()]
 
     async def heads(self, group_ids: Collection[UUID]) -> dict[UUID, int]:
         """Return the last seq of each log, 0 when it is empty."""
@@ -260,6 +293,18 @@ class EventLog:
         With them come the seqs of their joinings in order; none if they are no longer in the log.
         """
         return await self._db.fetch_all(JOININGS, user_ids=_array(user_ids))
+
+    async def _read_positions(self, user_id: UUID, page: "_PositionsPage", found: dict[UUID, Position]) -> bool:
+        """Read a page of positions. Return True if there may be more."""
+        rows = await self._db.fetch_all(POSITIONS, user_id=user_id, limit=POSITIONS_READ, **vars(page))
+        for row in rows:
+            if row[3] is not None:
+                found.setdefault(row[0], Position(*row[:4]))
+        here = [(row[4], row[0]) for row in rows if row[4] is not None]
+        rest = [row[0] for row in rows if row[3] is None]
+        page.joined_at, page.joined_id = max(here) if len(here) == POSITIONS_READ else ("infinity", _HIGHEST)
+        page.logged_id = rest[0] if rest else _HIGHEST
+        return page != _PositionsPage("infinity", _HIGHEST, _HIGHEST)
 
     async def _append(self, publishes: Sequence[Publish]) -> list[Any]:
         groups = [publish.group for publish in publishes]

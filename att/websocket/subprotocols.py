@@ -12,7 +12,7 @@ from att.errors import AttError, ProtocolError
 from att.protocol import messages
 from att.protocol.frames import CloseCode, text_frame
 from att.realtime.event_log import Position, Publish
-from att.realtime.hub import Hub
+from att.realtime.hub import SLICE, Hub
 from att.realtime.log_reader import LogReader
 from att.realtime.publish_queue import Outcome
 from att.realtime.publisher import Publisher
@@ -51,12 +51,20 @@ class PlainProtocol:
         self._hub.detach(self._listener)
 
     def _start(self, positions: Sequence[Position], resume: Mapping[UUID, int]) -> None:
+        if len(positions) > SLICE:
+            self._run(self._start_in_steps(positions, resume))
+            return
         self._hub.start(self._listener, positions, resume)
         if self._hub.missing(self._listener):
             self._run(self._catch_up())
 
     def _run(self, work: Awaitable[None]) -> None:
         self._catching_up = asyncio.create_task(self._close_on_error(work))
+
+    async def _start_in_steps(self, positions: Sequence[Position], resume: Mapping[UUID, int]) -> None:
+        for _ in self._hub.starting(self._listener, positions, resume):
+            await asyncio.sleep(0)
+        await self._catch_up()
 
     async def _catch_up(self) -> None:
         await self._log_reader.catch_up(self._listener, self._connection.drained, self._connection.page_size)
@@ -130,8 +138,7 @@ class AttV1Protocol(PlainProtocol):
     async def _start_ahead(self, groups: Mapping[UUID, int]) -> None:
         """Start with positions read anew: the listener has received more than was there at its hello."""
         positions = await self._log_reader.positions(self._listener.user_id)
-        self._hub.start(self._listener, positions, groups)
-        await self._catch_up()
+        await self._start_in_steps(positions, groups)
 
     def _broadcast(self, frame: messages.Broadcast) -> None:
         self._in_flight += 1

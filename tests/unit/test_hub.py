@@ -227,7 +227,7 @@ def test_leaving_during_a_message(hub, registry, listen, leavers):
 
 def test_slices(hub, listen, calls, monkeypatch):
     """A long fan-out goes on a slice at a time; groups take turns, and each keeps its order."""
-    monkeypatch.setattr(hub_module, "_SLICE", 2)
+    monkeypatch.setattr(hub_module, "SLICE", 2)
     tea, pie = ([listen(ANN, at(0, group_id)) for _ in range(5)] for group_id in (TEA, PIE))
     for group_id in (TEA, PIE):
         hub.offer(message(1, group_id))
@@ -245,7 +245,7 @@ def test_slices(hub, listen, calls, monkeypatch):
 
 def test_leaving_between_slices(hub, listen, monkeypatch):
     """A user removed during the fan-out of a message gets it, and nothing after their leaving."""
-    monkeypatch.setattr(hub_module, "_SLICE", 1)
+    monkeypatch.setattr(hub_module, "SLICE", 1)
     listeners = [listen(user_id, at(0)) for user_id in (ANN, ANN, BEN, BEN)]
     for event in (message(1), left(2), message(3)):
         hub.offer(event)
@@ -465,7 +465,7 @@ def end(seq):
 
 def test_the_end_of_a_group(hub, registry, listen, calls, monkeypatch):
     """Everyone hears their own leaving, a few at a time, and nothing is left behind; also of an old joining."""
-    monkeypatch.setattr(hub_module, "_SLICE", 2)
+    monkeypatch.setattr(hub_module, "SLICE", 2)
     people = [UUID(int=number) for number in range(100, 105)]
     listeners = [listen(person, at(4)) for person in people]
     plain = listen(ANN, at(4), dialect=Dialect.PLAIN)
