@@ -17,7 +17,7 @@ from load import Sender, json_body
 from report import Report
 
 MEMBERS = int(os.environ.get("MEMBERS", "1000000"))
-GROUPS = int(os.environ.get("GROUPS", "100000"))
+GROUPS = int(os.environ.get("MEMBERSHIPS", "100000"))
 USERS, GROUPS_OF_EACH = 100, 100  # of a bulk deletion
 SENDERS = 10
 PAUSE = 0.01  # seconds between broadcasts

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Integer, Select, bindparam, select, true, tuple_, union_all
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, select, tuple_, union_all
 
 from att.core.pagination import Order, Page, Window
 from att.db.engine import Engine, Statement, prepare
 
 MAX_SCANNED_ROWS = 20_000  # scanned for a page before a filter's index is used
+_WALKED_ROWS = 2_000  # likewise, before the queries of a merged list
 
 Keys = Sequence[ColumnElement[Any]]
 
@@ -67,21 +68,27 @@ class MergedListing(Pages):
     """Disjoint queries of the same columns, read as one list, each with its own keys.
 
     Each query reads at most one page, by its own index. Where one of them sorts very many rows for that, a page is
-    first read from the next rows of ``walked``: all rows, and the filter that finds those of the list among them.
+    first read from the next rows of ``walked``: all rows, their keys, and the filter that finds those of the list.
     """
 
     def __init__(
-        self, order: Order, *parts: tuple[Select[Any], Keys], walked: tuple[Select[Any], Keys, ColumnElement[bool]]
+        self,
+        order: Order,
+        *parts: tuple[Select[Any], Keys],
+        walked: tuple[Select[Any], Keys, ColumnElement[bool]] | None = None,
     ) -> None:
         first = [_name_keys(_sort(query, order, keys), keys).limit(_limit) for query, keys in parts]
         rest = [
             _name_keys(_sort(_follow(query, order, keys), order, keys), keys).limit(_limit) for query, keys in parts
         ]
-        query, keys, condition = walked
-        near = IndexedFilter(condition, true())
-        walks = (next(_steps(_sort(start, order, keys), keys, near)) for start in (query, _follow(query, order, keys)))
-        merged = (_merge(first, order), _merge(rest, order))
-        super().__init__(order, *([prepare(walk), prepare(merge)] for walk, merge in zip(walks, merged, strict=True)))
+        steps = [_merge(first, order)], [_merge(rest, order)]
+        if walked is not None:
+            query, *how = walked
+            steps = (
+                [_walk(query, order, *how), *steps[0]],
+                [_walk(_follow(query, order, how[0]), order, *how), *steps[1]],
+            )
+        super().__init__(order, *(list(map(prepare, part)) for part in steps))
 
 
 def _sort(query: Select[Any], order: Order, keys: Keys) -> Select[Any]:
@@ -106,6 +113,13 @@ def _steps(ordered: Select[Any], keys: Keys, indexed_filter: IndexedFilter | Non
         yield query.where(tuple_(*keys).in_(found)).limit(_limit)
         query = query.where(indexed_filter.condition, indexed_filter.indexed)
     yield query.limit(_limit)
+
+
+def _walk(query: Select[Any], order: Order, keys: Keys, condition: ColumnElement[bool]) -> Select[Any]:
+    walked = _name_keys(_sort(query, order, keys).add_columns(condition.label("matches")), keys)
+    near = walked.limit(_WALKED_ROWS).subquery("near")
+    found = select(*(column for column in near.c if column.name != "matches")).where(near.c.matches)
+    return _sort(found, order, list(near.c)[-len(keys) :]).limit(_limit)
 
 
 def _merge(parts: Sequence[Select[Any]], order: Order) -> Select[Any]:

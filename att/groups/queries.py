@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import and_, bindparam, func, or_, select
+from sqlalchemy import and_, bindparam, func, or_, select, true
 
 from att.core.names import fold, parse_uuid
 from att.core.pagination import Order, Page, Window
@@ -63,12 +63,15 @@ MEMBERS_OF_GROUP = Listing(
 # million. So a page costs no more than the user's memberships. With many of these, groups by age are scanned first.
 _closed = _joined.where(groups.c.join != "open").cte("closed").prefix_with("MATERIALIZED")
 _age = Order("groups", (datetime, UUID))
+# Lateral: so that all memberships are not read first, for a join with all groups.
+_probe = select(members.c.role).where(_own).limit(1).correlate(groups).lateral("probe")
+_probed = select(*GROUP_COLUMNS, _probe.c.role).outerjoin(_probe, true())
 ALL_GROUPS = Listing(_seen, _age, groups.c.created_at, groups.c.id)
 VISIBLE_GROUPS = MergedListing(
     _age,
     (select(_closed), (_closed.c.created_at, _closed.c.id)),
     (_seen.where(groups.c.join == "open"), (groups.c.created_at, groups.c.id)),
-    walked=(_seen, (groups.c.created_at, groups.c.id), or_(groups.c.join == "open", members.c.role.is_not(None))),
+    walked=(_probed, (groups.c.created_at, groups.c.id), or_(groups.c.join == "open", _probe.c.role.is_not(None))),
 )
 _FEW_GROUPS = 1_000  # of a user, which are sorted faster than others are scanned
 _COUNT_GROUPS = prepare(
