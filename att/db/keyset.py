@@ -83,11 +83,9 @@ class MergedListing(Pages):
         ]
         steps = [_merge(first, order)], [_merge(rest, order)]
         if walked is not None:
-            query, *how = walked
-            steps = (
-                [_walk(query, order, *how), *steps[0]],
-                [_walk(_follow(query, order, how[0]), order, *how), *steps[1]],
-            )
+            query, keys, condition = walked
+            for part, start in zip(steps, (query, _follow(query, order, keys)), strict=True):
+                part.insert(0, _walk(start, order, keys, condition))
         super().__init__(order, *(list(map(prepare, part)) for part in steps))
 
 
