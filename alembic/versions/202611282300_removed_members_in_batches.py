@@ -1,7 +1,7 @@
 """Removed the members of large groups, and of users in many groups, in batches
 
 Revision ID: 7c1e5d90ab34
-Revises: e5a0c94d7b12
+Revises: 7be41d02c9a6
 Create Date: 2026-11-28 23:00:12.418305
 
 Servers of 0.2.0 run on it: their deletions are those of the triggers. A later release may contract nothing of it.
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic import context, op
 
 revision = "7c1e5d90ab34"
-down_revision = "e5a0c94d7b12"
+down_revision = "7be41d02c9a6"
 branch_labels = None
 depends_on = None
 

@@ -14,6 +14,7 @@ from att.app import ENGINE, create_app
 from att.errors import Unavailable
 from att.groups.removal import RemovalTask
 from att.protocol.frames import CloseCode
+from att.realtime import hub
 from att.websocket import subprotocols
 
 DEADLINE = 5.0
@@ -513,3 +514,25 @@ async def test_the_end_of_a_large_group(talk, client, ann, ben, tea, sql):
             assert (await each.receive())["type"] == "pong"
         await RemovalTask(client.app[ENGINE]).remove()
     assert sql("SELECT count(*) FROM members") == [(0,)]
+
+
+async def test_very_many_groups(talk, client, ann, monkeypatch):
+    """A listener that is started in steps misses nothing of any group, and leaves nothing behind."""
+    for module in (hub, subprotocols):
+        monkeypatch.setattr(module, "SLICE", 2)
+    groups = [(await ann.make_group(f"group {number}"))["id"] for number in range(5)]
+    for group in groups:
+        await ann.broadcast(group, {"n": 1})
+    said = await talk(ann, dict.fromkeys(groups, 1))
+    missed = [await said.receive() for _ in groups]
+    for group in groups:
+        await ann.broadcast(group, {"n": 2})
+    live = [await said.receive() for _ in groups]
+    for frames, seq in ((missed, 2), (live, 3)):
+        assert sorted(parts(frames, "type", "group", "seq")) == sorted(("message", group, seq) for group in groups)
+    await said.ws.close()
+
+    async def is_empty():
+        return not client.app[HUB]._streams
+
+    await eventually(is_empty)
