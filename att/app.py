@@ -45,7 +45,6 @@ from att.core.readiness import Probe, Readiness
 from att.core.tasks import every
 from att.db.engine import Engine
 from att.errors import CannotStart
-from att.groups.removal import RemovalTask
 from att.groups.service import Groups
 from att.http.access_log import REQUEST_LOG, RequestLog
 from att.http.context import READINESS, SETTINGS
@@ -96,7 +95,6 @@ METRICS = web.AppKey("metrics", CollectorRegistry)
 
 EXPIRY_INTERVAL = 300.0  # seconds between removals of expired sessions
 TRIM_INTERVAL = 30.0  # seconds between trimmings of the log
-REMOVAL_INTERVAL = 5.0  # seconds between removals of the members of large groups that were deleted
 
 
 def create_app(settings: Settings | None = None) -> web.Application:
@@ -271,12 +269,11 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _cleanup(app: web.Application) -> AsyncIterator[None]:
-    """Give RETENTION. Remove expired sessions and events, and what deletions have left. Needs ENGINE, SESSIONS."""
+    """Give RETENTION. Remove expired sessions and events. Needs ENGINE, SESSIONS."""
     app[RETENTION] = RetentionTask(app[ENGINE], app[SETTINGS].retention_age)
     async with (
         every("removal of expired sessions", app[SESSIONS].sweep, EXPIRY_INTERVAL),
         every("trimming of the log", app[RETENTION].trim, TRIM_INTERVAL),
-        every("removal of members", RemovalTask(app[ENGINE]).remove, REMOVAL_INTERVAL),
     ):
         yield
 

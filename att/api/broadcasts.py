@@ -6,7 +6,7 @@ from att import errors
 from att.api import schemas
 from att.api.auth import path_group
 from att.api.keys import PUBLISHER
-from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
+from att.api.route import EXAMPLE_EPOCH, EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Permission, Who
 from att.http.context import SESSION
 from att.http.requests import parse_json, read_body, read_idempotency_key
@@ -20,8 +20,9 @@ async def broadcast(request: web.Request) -> web.Response:
     if not isinstance(parse_json(body), dict):
         raise errors.NotAnObject
     draft = Publish(path_group(request), request[SESSION].user_id, body, read_idempotency_key(request))
-    (event, _), counted = await request.app[PUBLISHER].publish(draft)
-    return respond(schemas.DeliveryOut(group=event.group_id, seq=event.seq, at=event.at, **counted._asdict()))
+    (event, _, epoch), counted = await request.app[PUBLISHER].publish(draft)
+    delivery = schemas.DeliveryOut(group=event.group_id, seq=event.seq, at=event.at, epoch=epoch, **counted._asdict())
+    return respond(delivery)
 
 
 BROADCAST_ROUTES = (
@@ -41,5 +42,12 @@ BROADCAST_ROUTES = (
 
 BROADCAST_EXAMPLES: Examples = {
     schemas.MessageIn: {"text": "The tea is ready."},
-    schemas.DeliveryOut: {"group": EXAMPLE_ID, "seq": 42, "at": EXAMPLE_TIME, "delivered": 3, "dropped": 0},
+    schemas.DeliveryOut: {
+        "group": EXAMPLE_ID,
+        "seq": 42,
+        "at": EXAMPLE_TIME,
+        "epoch": EXAMPLE_EPOCH,
+        "delivered": 3,
+        "dropped": 0,
+    },
 }

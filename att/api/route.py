@@ -18,6 +18,7 @@ Examples = Mapping[type[BaseModel], Any]  # an example of each shape, for the do
 EXAMPLE_ID = "0190d5a4-6c2f-4f0e-9d3a-5b8f2c1e7a60"
 OTHER_EXAMPLE_ID = "0190d5a4-7b11-4c55-8a90-1f2e3d4c5b6a"
 EXAMPLE_TIME = "2026-11-22T06:20:00Z"
+EXAMPLE_EPOCH = "5d1c39d1a3f04b5f8e2f6c0b7a914e22"
 
 
 class PathParameter(NamedTuple):

@@ -277,6 +277,14 @@ class DeletedOut(ResponseModel):
     deleted: int
 
 
+class EventPageOut(ResponseModel):
+    """A page of a log. ``next`` is the ``after`` of the following page, null at the end; seqs are of ``epoch``."""
+
+    items: Sequence[EventOut]
+    next: str | None
+    epoch: str
+
+
 class DeliveryOut(ResponseModel):
     """The response to a broadcast: its position in the group's log, and the number of sockets of this node it went to.
 
@@ -286,5 +294,6 @@ class DeliveryOut(ResponseModel):
     group: UUID
     seq: int
     at: datetime
+    epoch: str
     delivered: int
     dropped: int

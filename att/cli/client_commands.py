@@ -15,7 +15,7 @@ import click
 from att.cli.output import drop_output, say
 from att.cli.prompts import read_password
 from att.cli.runner import run
-from att.client.client import Client, Gap, Message
+from att.client.client import Client, Gap, Message, Rewind
 from att.client.messages import Event
 from att.config.options import Parsed
 from att.core.error_text import describe_error
@@ -123,18 +123,17 @@ async def _broadcast(connector: Connector, group: str, body: bytes, key: str | N
 
 
 async def _listen(connector: Connector, file: Path | None) -> None:
-    positions: dict[str, int] = {}
+    positions, epoch = ({}, "") if file is None else _load(file)
     if file is not None:
-        positions = _load(file)
-        _save(file, positions)  # fail at once if the file cannot be written
+        _save(file, positions, epoch)  # fail at once if the file cannot be written
     async with await connector() as client:
         started = asyncio.create_task(_on_connected(client, file))
         try:
-            async with contextlib.aclosing(client.listen(positions)) as events:
+            async with contextlib.aclosing(client.listen(positions, epoch)) as events:
                 async for event in events:
                     click.echo(line_of(event))
                     if file is not None:
-                        _save(file, client.positions)
+                        _save(file, client.positions, client.epoch)
         finally:
             started.cancel()
 
@@ -143,7 +142,7 @@ async def _on_connected(client: Client, file: Path | None) -> None:
     """Print that the client listens, and store its positions: there may be no event before the end."""
     await client.connected.wait()
     if file is not None:
-        _save(file, client.positions)
+        _save(file, client.positions, client.epoch)
     _hint(f"listening (groups: {len(client.positions)}); Ctrl-C ends it")
 
 
@@ -158,6 +157,8 @@ def line_of(event: Event) -> bytes:
     members: dict[str, Any] = {"type": type(event).__name__.lower(), "group": event.group, "name": event.name}
     if isinstance(event, Gap):
         return _dump(members | {"from": event.first, "to": event.seq})
+    if isinstance(event, Rewind):
+        return _dump(members | {"to": event.seq})
     members["seq"] = event.seq
     if not isinstance(event, Message):
         return _dump(members | {"user": event.user, "at": timestamp(event.at)})
@@ -169,27 +170,28 @@ def _dump(members: dict[str, Any]) -> bytes:
     return json.dumps(members, ensure_ascii=False).encode()
 
 
-def _load(file: Path) -> dict[str, int]:
-    """Return the stored positions. Raise AttError if the file contains something else."""
+def _load(file: Path) -> tuple[dict[str, int], str]:
+    """Return the stored positions and their epoch. Raise AttError if the file contains something else."""
     try:
         positions = json.loads(file.read_bytes())
     except FileNotFoundError:
-        return {}
+        return {}, ""
     except OSError as error:
         raise AttError(f"{file} cannot be read: {_why(file, error)}") from error
     except ValueError:
         positions = None
-    if not isinstance(positions, dict) or not all(type(seq) is int and seq >= 0 for seq in positions.values()):
+    epoch = positions.pop("epoch", "") if isinstance(positions, dict) else None  # before there were epochs, none
+    if not isinstance(epoch, str) or not all(type(seq) is int and seq >= 0 for seq in positions.values()):
         raise AttError(f"{file} does not contain positions; name another file, or remove it to start now")
-    return positions
+    return positions, epoch
 
 
-def _save(file: Path, positions: dict[str, int]) -> None:
+def _save(file: Path, positions: dict[str, int], epoch: str) -> None:
     """Replace the file atomically: it contains the old positions or the new ones."""
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         with os.fdopen(descriptor, "w") as new:
-            json.dump(positions, new)
+            json.dump(({"epoch": epoch} if epoch else {}) | positions, new)
         Path(name).replace(file)
     except OSError as error:
         raise AttError(f"{file} cannot be written: {_why(file, error)}") from error

@@ -5,7 +5,7 @@
             match event:
                 case Message():
                     print(event.name, event.data)
-            save(client.positions)
+            save(client.positions, client.epoch)
 
 The client reconnects after a lost connection and first gives the events it missed. It raises errors that another try
 cannot fix.
@@ -26,12 +26,12 @@ import aiohttp
 
 from att import errors
 from att.client.connection import ClientConnection
-from att.client.messages import Ack, Event, Gap, Joined, Left, Lost, Message, refusal
+from att.client.messages import Ack, Event, Gap, Joined, Left, Lost, Message, NewEpoch, Rewind, refusal
 from att.core.error_text import describe_error
 from att.core.names import check_key
 from att.protocol.messages import RESUME_LIMIT, check_object
 
-__all__ = ["Ack", "Backoff", "Client", "Event", "Gap", "Joined", "Left", "Message"]
+__all__ = ["Ack", "Backoff", "Client", "Event", "Gap", "Joined", "Left", "Message", "Rewind"]
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds
 LONGEST_HINT = 300.0  # seconds
@@ -76,6 +76,8 @@ class Client:
         self._is_listening = False
         self.positions: dict[str, int] = {}
         """Last seq yielded by ``listen``, by group id. Store it and pass it to the next ``listen``."""
+        self.epoch = ""
+        """Epoch of the log that ``positions`` are of. Store it with them. Empty before ``listen`` is connected."""
         self.connected = asyncio.Event()
         """Set while ``listen`` is connected."""
 
@@ -107,19 +109,20 @@ class Client:
         if self._session is not None:
             await self._session.close()
 
-    async def listen(self, positions: Mapping[str, int] | None = None) -> AsyncGenerator[Event, None]:
+    async def listen(self, positions: Mapping[str, int] | None = None, epoch: str = "") -> AsyncGenerator[Event, None]:
         """Yield every event of every group of the user, in order within each group, each once, without end.
 
         Start after ``positions``, also in groups that the user has joined since; without them start now. Yield a Gap
-        where the server no longer keeps the missed events. ``self.positions`` contain an event as soon as it is
-        yielded.
+        where the server no longer keeps the missed events, and a Rewind where its log has lost events that were yielded
+        before; to find them it needs the ``epoch`` of the positions. ``self.positions`` contain an event as soon as it
+        is yielded.
 
         Raise NotSignedIn or SessionEnded if the user must sign in again, and other AttErrors that another try cannot
         fix. Retry everything else, without end.
         """
         if self._is_listening:
             raise RuntimeError("this client is already listening")
-        self.positions = dict(positions or {})
+        self.positions, self.epoch = dict(positions or {}), epoch if positions else ""
         self._is_listening = True
         backoff, is_fresh = Backoff(), not positions
         try:
@@ -130,6 +133,9 @@ class Client:
                     is_fresh = False
                     while True:
                         event = await connection.next()
+                        if isinstance(event, NewEpoch):
+                            self.epoch = event.epoch
+                            continue
                         self.positions[event.group] = event.seq
                         yield event
                 except Lost as lost:
@@ -173,7 +179,7 @@ class Client:
         path = f"{self._url}/broadcast/{quote(group, safe='')}"
         headers = {"Idempotency-Key": key}
         answer = await _post(self._open_session(), path, body, headers, {"group", "seq", "at"})
-        return Ack(answer["group"], answer["seq"], datetime.fromisoformat(answer["at"]))
+        return Ack(answer["group"], answer["seq"], datetime.fromisoformat(answer["at"]), answer.get("epoch", ""))
 
     async def _connect(self, *, is_fresh: bool) -> ClientConnection:
         """Connect and resume from ``self.positions``. Raise Lost or an AttError."""
@@ -188,7 +194,8 @@ class Client:
             # In a group that the user joined while we were disconnected, 0 gives all events from the join on.
             self.positions.setdefault(group, seq if is_fresh else 0)
         current_first = sorted(self.positions, key=connection.groups.__contains__, reverse=True)
-        await connection.resume({group: self.positions[group] for group in current_first[:RESUME_LIMIT]})
+        await connection.resume({group: self.positions[group] for group in current_first[:RESUME_LIMIT]}, self.epoch)
+        self.epoch = self.epoch or connection.epoch  # a later one comes after what it has lost
         self.connected.set()
         return connection
 

@@ -9,7 +9,18 @@ from typing import Self
 import aiohttp
 
 from att import errors
-from att.client.messages import TRY_AGAIN, Ack, Event, Frame, Lost, close_error, event_of, read, refusal
+from att.client.messages import (
+    TRY_AGAIN,
+    Ack,
+    Event,
+    Frame,
+    Lost,
+    NewEpoch,
+    close_error,
+    event_of,
+    read,
+    refusal,
+)
 from att.protocol.messages import SUBPROTOCOL, parse
 
 OPEN_TIMEOUT = 10.0  # seconds to connect and receive hello
@@ -26,11 +37,12 @@ class ClientConnection:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, hello: Frame) -> None:
         self._socket = socket
         self._heartbeat = hello.heartbeat
-        self._events: asyncio.Queue[Event | Exception] = asyncio.Queue(BUFFER)
+        self._events: asyncio.Queue[Event | NewEpoch | Exception] = asyncio.Queue(BUFFER)
         self._pending: dict[int, asyncio.Future[Ack | Exception]] = {}
         self._ids = itertools.count(1)
         self._reader: asyncio.Task[None] | None = None
         self.user_id = hello.user_id
+        self.epoch = hello.epoch
         self.groups = {group.id: group.seq for group in hello.groups}
 
     @classmethod
@@ -44,13 +56,19 @@ class ClientConnection:
                 await _close(socket)
                 raise
 
-    async def resume(self, positions: Mapping[str, int]) -> None:
-        """Resume after these positions, and start to read events."""
-        await self._send(json.dumps({"type": "resume", "groups": dict(positions)}).encode())
+    async def resume(self, positions: Mapping[str, int], epoch: str) -> None:
+        """Resume after these positions of an epoch, and start to read events.
+
+        Without an epoch they are of the one in hello. An older server has none, and must not be sent one.
+        """
+        frame: dict[str, object] = {"type": "resume", "groups": dict(positions)}
+        if epoch and self.epoch:
+            frame["epoch"] = epoch
+        await self._send(json.dumps(frame).encode())
         self._reader = asyncio.create_task(self._read())
 
-    async def next(self) -> Event:
-        """Return the next event. Raise Lost, or an AttError if reconnecting cannot help."""
+    async def next(self) -> Event | NewEpoch:
+        """Return the next event, or the epoch from here on. Raise Lost, or an AttError if reconnecting cannot help."""
         event = await self._events.get()
         if isinstance(event, Exception):
             raise event
@@ -127,6 +145,8 @@ class ClientConnection:
     async def _on_frame(self, frame: Frame) -> None:
         if frame.type in ("ack", "error"):
             self._on_answer(frame)
+        elif frame.type == "epoch":
+            await self._events.put(NewEpoch(frame.epoch))
         elif (event := event_of(frame)) is not None:
             await self._events.put(event)
 
@@ -135,7 +155,7 @@ class ClientConnection:
         if answer is None or answer.done():
             return
         if frame.type == "ack":
-            answer.set_result(Ack(frame.group, frame.seq, frame.at))
+            answer.set_result(Ack(frame.group, frame.seq, frame.at, frame.epoch))
         elif frame.error in TRY_AGAIN:
             answer.set_result(Lost(frame.detail, errors.Unavailable.retry_after))
         else:

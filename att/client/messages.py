@@ -64,15 +64,30 @@ class Gap(NamedTuple):
     seq: int
 
 
-Event = Message | Joined | Left | Gap
+class Rewind(NamedTuple):
+    """Notice that the log has lost the events above ``seq``, by a failover or a restore: forget them."""
+
+    group: str
+    name: str
+    seq: int
+
+
+Event = Message | Joined | Left | Gap | Rewind
+
+
+class NewEpoch(NamedTuple):
+    """Notice that positions are of this epoch from here on."""
+
+    epoch: str
 
 
 class Ack(NamedTuple):
-    """Position of a broadcast in the group's log."""
+    """Position of a broadcast in the group's log. ``epoch`` is empty if the server is older than epochs."""
 
     group: str
     seq: int
     at: datetime
+    epoch: str = ""
 
 
 class Lost(Exception):
@@ -137,6 +152,7 @@ class Frame(Struct):
     to: int = 0
     at: datetime = datetime.fromtimestamp(0, UTC)
     data: Raw = Raw(b"{}")
+    epoch: str = ""
     id: str | int | None = None
     error: str = ""
     detail: str = ""
@@ -150,7 +166,7 @@ class _Any(Struct):
 
 
 _DECODER, _ANY = Decoder(Frame), Decoder(_Any)
-_KNOWN = {"hello", "message", "joined", "left", "gap", "ack", "error", "pong"}
+_KNOWN = {"hello", "message", "joined", "left", "gap", "rewind", "epoch", "ack", "error", "pong"}
 
 
 def read(text: str) -> Frame:
@@ -186,6 +202,8 @@ def event_of(frame: Frame) -> Event | None:
             return Left(*place, frame.seq, frame.user, frame.at)
         case "gap":
             return Gap(*place, int(frame.origin or 0), frame.to)
+        case "rewind":
+            return Rewind(*place, frame.to)
     return None
 
 

@@ -210,6 +210,11 @@ class Engine:
         """Return the use of the pool."""
         return PoolUse(self._pool.size, self._pool.size - self._pool.freesize, POOL_SIZE, self._waiting)
 
+    async def reconnect(self) -> None:
+        """Find the server again, and drop the connections that are not in use. Raise DatabaseUnavailable."""
+        await self._server.find()
+        await self._pool.clear()
+
     async def close(self) -> None:
         """Close all connections, also those in use."""
         self._is_closed = True

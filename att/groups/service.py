@@ -12,7 +12,7 @@ from att.core.permissions import Actor, Join, MemberRole, Permission, Post, Stan
 from att.db.engine import Engine, Transaction, prepare
 from att.db.schema import groups, members, roles, users
 from att.errors import Forbidden, LastOwner, NoSuchGroup, NoSuchMember, NoSuchUser, at_index
-from att.groups.queries import GROUP_COLUMNS, IS_USER, MEMBER_COLUMNS, GroupQueries, GroupView, MemberView
+from att.groups.queries import GROUP_COLUMNS, MEMBER_COLUMNS, GroupQueries, GroupView, MemberView
 
 
 class GroupListener(Protocol):
@@ -43,7 +43,7 @@ RULES = Rules(join="invite", post="members", retention=1_000)
 
 _member = (members.c.group_id == bindparam("group_id"), members.c.user_id == bindparam("user_id"))
 _user_ids = bindparam("user_ids", type_=ARRAY(Uuid))
-_members = select(*MEMBER_COLUMNS).join(users, IS_USER)
+_members = select(*MEMBER_COLUMNS).join(users)
 _own_role = (
     select(members.c.role)
     .where(members.c.group_id == groups.c.id, members.c.user_id == bindparam("user_id"))
@@ -51,8 +51,6 @@ _own_role = (
 )
 _other_owner = (
     select(1)
-    .select_from(members)
-    .join(users, IS_USER)
     .where(
         members.c.group_id == bindparam("group_id"),
         members.c.user_id != bindparam("user_id"),

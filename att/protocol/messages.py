@@ -21,6 +21,7 @@ RESUME_LIMIT = 10_000  # groups in one resume
 ID_LENGTH = 200
 GROUP_LENGTH = 256  # a name has 64 characters, each of up to four before normalization
 SEQ_LIMIT = 2**63 - 1
+EPOCH_PATTERN = "^[!-~]{1,64}$"
 
 PONG = b'{"type":"pong"}'
 
@@ -55,12 +56,11 @@ class Entry(GroupPosition, Protocol):
     def body(self) -> bytes: ...
 
 
-def hello(user_id: UUID, session_id: UUID, heartbeat: float, groups: Iterable[GroupPosition]) -> bytes:
+def hello(user_id: UUID, session_id: UUID, heartbeat: float, epoch: str, groups: Iterable[GroupPosition]) -> bytes:
     """Return the first frame for a listener."""
     positions = [{"id": group.group_id, "name": group.name, "seq": group.seq} for group in groups]
-    return encode(
-        {"type": "hello", "user_id": user_id, "session_id": session_id, "heartbeat": heartbeat, "groups": positions}
-    )
+    head = {"type": "hello", "user_id": user_id, "session_id": session_id, "heartbeat": heartbeat, "epoch": epoch}
+    return encode(head | {"groups": positions})
 
 
 def event(event: Entry) -> bytes:
@@ -78,9 +78,19 @@ def gap(group_id: UUID, name: str, first: int, last: int) -> bytes:
     return f'{{"type":"gap",{_group(group_id, name)},"from":{first},"to":{last}}}'.encode()
 
 
-def ack(id: FrameId, group_id: UUID, seq: int, at: datetime) -> bytes:  # noqa: A002 - the frame calls it so
+def rewind(group_id: UUID, name: str, to: int) -> bytes:
+    """Return the frame for events above this seq that the log has lost."""
+    return f'{{"type":"rewind",{_group(group_id, name)},"to":{to}}}'.encode()
+
+
+def epoch(epoch: str) -> bytes:
+    """Return the frame that tells the epoch from here on."""
+    return encode({"type": "epoch", "epoch": epoch})
+
+
+def ack(id: FrameId, group_id: UUID, seq: int, at: datetime, epoch: str) -> bytes:  # noqa: A002 - the frame calls it so
     """Return the frame that confirms a broadcast."""
-    return encode({"type": "ack", "id": id, "group": group_id, "seq": seq, "at": timestamp(at)})
+    return encode({"type": "ack", "id": id, "group": group_id, "seq": seq, "at": timestamp(at), "epoch": epoch})
 
 
 def error(id: FrameId | None, error: AttError) -> bytes:  # noqa: A002 - the frame calls it so
@@ -109,9 +119,13 @@ class Ping(_Frame, frozen=True, tag="ping"):
 
 
 class Resume(NamedTuple):
-    """The first frame: the last seq received of each group. Other groups start with new events."""
+    """The first frame: the last seq received of each group. Other groups start with new events.
+
+    The seqs are of the epoch; of the one in hello if it is None.
+    """
 
     groups: dict[UUID, int]
+    epoch: str | None = None
 
 
 class Broadcast(NamedTuple):
@@ -125,6 +139,7 @@ class Broadcast(NamedTuple):
 
 class _Resume(_Frame, frozen=True, tag="resume"):
     groups: Annotated[dict[str, Annotated[int, Meta(ge=0, le=SEQ_LIMIT)]], Meta(max_length=RESUME_LIMIT)] = {}
+    epoch: Annotated[str, Meta(pattern=EPOCH_PATTERN)] | UnsetType = UNSET
 
 
 class _Broadcast(_Frame, frozen=True, tag="broadcast"):
@@ -156,7 +171,7 @@ def _resume(frame: _Resume) -> Resume:
     groups = {parse_uuid(text): seq for text, seq in frame.groups.items()}
     if None in groups:
         raise ProtocolError("groups: each is named by its id, a UUID")
-    return Resume(cast("dict[UUID, int]", groups))
+    return Resume(cast("dict[UUID, int]", groups), None if frame.epoch is UNSET else frame.epoch)
 
 
 def _broadcast(frame: _Broadcast) -> Broadcast:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
 from att.realtime.brokers.base import Announcement, Broker
+from att.realtime.brokers.codec import epoch_tag
 from att.realtime.hub import Hub
 from att.realtime.log_reader import LogReader
 from att.sessions.cache import SessionCache
@@ -42,8 +43,11 @@ class BrokerEvents:
         self._revoker.check_users(announcement.users)
         for joining in announcement.joined:
             self._hub.joined(*joining)
-        for event in announcement.events:
-            self._hub.offer(event)
+        if announcement.events and announcement.epoch_tag == epoch_tag(self._log_reader.epoch):
+            for event in announcement.events:
+                self._hub.offer(event)
+        elif announcement.events:  # of another epoch, or by a server of 0.2.0, which does not tell it
+            self._log_reader.look_up_soon([*announcement.groups])
         for group_id, seq in announcement.groups.items():
             self._hub.observe_head(group_id, seq)
         if announcement.sweep:

@@ -2,11 +2,14 @@
 
 The database writes it (see the migration "Added event table"): ``att_append`` the messages, triggers on ``members`` and
 ``groups`` the rest. ``seq`` counts 1, 2, 3 … within a group. Retention removes events from the beginning only.
+
+Seqs are of an epoch (see the migration "Added epochs of the log"). Each read of seqs, and each append, also asks the
+database for the epoch, so what a method returns is of the epoch that ``EventLog.epoch`` then names.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -16,25 +19,32 @@ from sqlalchemy import text
 
 from att.core.names import RAW_LENGTH, fold
 from att.db.engine import DriverError, Engine, Statement, prepare
-from att.errors import AttError, FieldError, InvalidInput, NoSuchGroup, NotAMember, NotAnOwner
+from att.errors import (
+    AttError,
+    ConnectionLost,
+    DatabaseUnavailable,
+    FieldError,
+    InvalidInput,
+    NoSuchGroup,
+    NotAMember,
+    NotAnOwner,
+    Unavailable,
+)
 
 Kind = Literal["message", "joined", "left"]
 
 _SLICE = 200  # events of one group in one read
 SLICE_BYTES = 1024**2  # of their bodies; the last one may exceed it
 READ_BYTES = 8 * 1024**2  # of all groups in one read
-POSITIONS_READ = 1_000  # positions of a user in one read
-_LONG_READS = 2  # users with more than these whose positions are read at the same time
-_LOWEST, _HIGHEST = UUID(int=0), UUID(int=2**128 - 1)
 KEY_LENGTH = 200
+READ_ATTEMPTS = 3  # at a read that another server of the database than the present one has answered
 UNACCEPTABLE = ("22", "54")  # SQLSTATEs of JSON that is invalid, or nested too deeply
+
+log = logging.getLogger("att")
 
 
 class LogEvent(NamedTuple):
-    """An event. ``user_id`` sent the message (None: by SQL), joined or left; ``body`` is the message.
-
-    The leaving of the group's own id is the end of a large group: it was deleted, and all its members have left.
-    """
+    """An event. ``user_id`` sent the message (None: by SQL), joined or left; ``body`` is the message."""
 
     group_id: UUID
     name: str
@@ -43,15 +53,6 @@ class LogEvent(NamedTuple):
     user_id: UUID | None
     at: datetime
     body: bytes
-
-    @property
-    def is_end(self) -> bool:
-        """Return True if all members have left by this event."""
-        return self.kind == "left" and self.user_id == self.group_id
-
-    def seen_by(self, user_id: UUID) -> "LogEvent":
-        """Return the event as a member gets it: the end of the group is their own leaving."""
-        return self._replace(user_id=user_id) if self.is_end else self
 
 
 class Publish(NamedTuple):
@@ -64,10 +65,11 @@ class Publish(NamedTuple):
 
 
 class PublishResult(NamedTuple):
-    """The logged message. For a repeat it is the first one's event, with its ``seq`` and ``at``."""
+    """The logged message, and the epoch. For a repeat it is the first one's event, with its ``seq`` and ``at``."""
 
     event: LogEvent
     is_repeat: bool
+    epoch: str
 
 
 class Position(NamedTuple):
@@ -98,7 +100,7 @@ class Replay(NamedTuple):
         leaving.
         """
         is_in = self.was_member
-        for event in (event.seen_by(user_id) for event in self.slice.events):
+        for event in self.slice.events:
             is_own = event.kind != "message" and event.user_id == user_id
             if is_own:
                 is_in = event.kind == "joined"
@@ -118,7 +120,8 @@ def _reading(sql: str) -> Statement:
 # Arrays of ids are sent as text, which costs the driver less than a value for each.
 APPEND = prepare(
     text("""
-    SELECT item, refusal, CAST(group_id AS text), name, seq, at, is_repeat FROM att_append(
+    SELECT item, refusal, CAST(group_id AS text), name, seq, at, is_repeat, (SELECT c.id FROM att_current_epoch() AS c)
+    FROM att_append(
         CAST(:group_ids AS uuid[]), CAST(:name_keys AS text[]), CAST(:actor_ids AS uuid[]),
         CAST(:bodies AS text[]), CAST(:keys AS text[])
     )
@@ -131,32 +134,20 @@ LOCK_HOLDERS = _reading(f"""
     SELECT g.id, g.name_key, CAST(g.xmax AS text) FROM groups AS g WHERE {_NAMED} AND g.id NOT IN (SELECT id FROM free)
 """)  # noqa: S608 - of constants
 
-# The log of a deleted group is read up to its end, if it has one. Whoever was a member then leaves by events behind it,
-# in batches: these tell who was a member.
-_HEAD = """coalesce(
-    g.seq,
-    (
-        SELECT e.seq FROM events AS e
-        WHERE e.actor_id = w.group_id AND e.group_id = w.group_id AND e.kind <> 'message' LIMIT 1
-    ),
-    (SELECT max(e.seq) FROM events AS e WHERE e.group_id = w.group_id),
-    0
-)"""
+_HEAD = "coalesce(g.seq, (SELECT max(e.seq) FROM events AS e WHERE e.group_id = w.group_id), 0)"
+_EPOCH = "(SELECT att_epoch())"
 # Bodies are stored uncompressed, so their size is known without reading them.
 _SLICES = f"""
-    SELECT w.group_id, coalesce(g.name, ''), h.seq, %s, f.seq, f.kind, f.actor_id, f.at, f.body
+    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, %s, f.seq, f.kind, f.actor_id, f.at, f.body, {_EPOCH}
     FROM unnest(CAST(:group_ids AS uuid[]), CAST(:afters AS bigint[])) AS w (group_id, after)
     LEFT JOIN groups AS g ON g.id = w.group_id
-    CROSS JOIN LATERAL (SELECT {_HEAD} AS seq OFFSET 0) AS h
     LEFT JOIN LATERAL (
         SELECT s.seq, s.kind, s.actor_id, s.at, CAST(s.body AS text) AS body
         FROM (
             SELECT n.*, sum(n.size) OVER (ORDER BY n.seq) - n.size AS size_before
             FROM (
                 SELECT e.*, coalesce(pg_column_size(e.body), 0) AS size
-                FROM events AS e
-                WHERE e.group_id = w.group_id AND e.seq > w.after AND e.seq <= h.seq
-                ORDER BY e.seq LIMIT :limit
+                FROM events AS e WHERE e.group_id = w.group_id AND e.seq > w.after ORDER BY e.seq LIMIT :limit
             ) AS n
         ) AS s
         WHERE s.size_before < :size
@@ -172,66 +163,63 @@ _WAS_MEMBER = f"""coalesce(
 READ = _reading(_SLICES % "NULL")
 READ_FROM = _reading(_SLICES % _WAS_MEMBER)
 
-# One page of them. Both parts are read in the order of an index. joined_at is NULL for the groups of the second part,
-# and is_member in a last row, which has the end of that part if there may be more of it.
 POSITIONS = _reading(f"""
-    WITH here AS MATERIALIZED (
-        SELECT m.group_id, m.joined_at FROM members AS m
-        WHERE m.user_id = :user_id
-            AND (m.joined_at, m.group_id) > (CAST(:joined_at AS timestamp with time zone), CAST(:joined_id AS uuid))
-        ORDER BY m.joined_at, m.group_id LIMIT :limit
-    ), logged AS MATERIALIZED (
-        SELECT DISTINCT e.group_id FROM events AS e
-        WHERE e.actor_id = :user_id AND e.kind <> 'message' AND e.group_id > CAST(:logged_id AS uuid)
-        ORDER BY e.group_id LIMIT :limit
-    )
-    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, g.id IS NOT NULL, w.joined_at
-    FROM here AS w LEFT JOIN groups AS g ON g.id = w.group_id
+    SELECT m.group_id, g.name, g.seq, true, {_EPOCH}
+    FROM members AS m JOIN groups AS g ON g.id = m.group_id WHERE m.user_id = :user_id
     UNION ALL
-    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, false, NULL
-    FROM logged AS w LEFT JOIN groups AS g ON g.id = w.group_id
+    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, false, {_EPOCH}
+    FROM (
+        SELECT DISTINCT e.group_id FROM events AS e WHERE e.actor_id = :user_id AND e.kind <> 'message'
+    ) AS w
+    LEFT JOIN groups AS g ON g.id = w.group_id
     WHERE NOT EXISTS (SELECT FROM members AS m WHERE m.group_id = w.group_id AND m.user_id = :user_id)
     UNION ALL
-    SELECT (SELECT l.group_id FROM logged AS l ORDER BY l.group_id DESC LIMIT 1), '', 0, NULL, NULL
-    WHERE (SELECT count(*) FROM logged) = :limit
+    SELECT NULL, NULL, NULL, NULL, {_EPOCH}
+""")  # noqa: S608 - of constants
+CURRENT_EPOCH = prepare(text("SELECT c.id FROM att_current_epoch() AS c"))
+_HELD = _reading(f"""
+    SELECT h.group_id, h.held, {_EPOCH} FROM att_held(CAST(:group_ids AS uuid[]), CAST(:epoch AS text)) AS h
 """)  # noqa: S608 - of constants
 _HEADS = _reading(f"""
-    SELECT w.group_id, {_HEAD}
+    SELECT w.group_id, {_HEAD}, {_EPOCH}
     FROM unnest(CAST(:group_ids AS uuid[])) AS w (group_id) LEFT JOIN groups AS g ON g.id = w.group_id
 """)  # noqa: S608 - of constants
-JOININGS = _reading("""
-    SELECT j.user_id, j.group_id, array_remove(array_agg(j.seq ORDER BY j.seq), NULL) FROM (
-        SELECT m.user_id, m.group_id, NULL AS seq FROM members AS m JOIN groups AS g ON g.id = m.group_id
-        WHERE m.user_id = ANY (CAST(:user_ids AS uuid[]))
+JOININGS = _reading(f"""
+    SELECT j.user_id, j.group_id, array_remove(array_agg(j.seq ORDER BY j.seq), NULL), {_EPOCH} FROM (
+        SELECT m.user_id, m.group_id, NULL AS seq FROM members AS m WHERE m.user_id = ANY (CAST(:user_ids AS uuid[]))
         UNION ALL
         SELECT e.actor_id, e.group_id, e.seq FROM events AS e
         WHERE e.actor_id = ANY (CAST(:user_ids AS uuid[])) AND e.kind <> 'message' AND e.kind = 'joined'
     ) AS j
     GROUP BY j.user_id, j.group_id
-""")
+""")  # noqa: S608 - of constants
+
+ReadHeld = Callable[[Collection[UUID]], Awaitable[dict[UUID, int]]]
+EpochHandler = Callable[[str, ReadHeld], Awaitable[None]]
 
 
-@dataclass
-class _PositionsPage:
-    """The keys after which the next page of positions begins."""
-
-    joined_at: datetime | str = "-infinity"
-    joined_id: UUID = _LOWEST
-    logged_id: UUID = _LOWEST
+async def _keep_nothing(_epoch: str, _read_held: ReadHeld) -> None:
+    pass
 
 
 class EventLog:
-    """The logs in the database."""
+    """The logs in the database. ``epoch`` is that of the last answer, and empty before the first.
+
+    ``on_new_epoch`` is called with each later one, before anything of it is returned, and with a function that reads up
+    to which seq what was known of groups still holds.
+    """
 
     def __init__(self, db: Engine) -> None:
+        self.epoch = ""
+        self.on_new_epoch: EpochHandler = _keep_nothing
         self._db = db
-        self._long_reads = asyncio.Semaphore(_LONG_READS)
+        self._changing = asyncio.Lock()
 
     async def append(self, publishes: Sequence[Publish]) -> list[PublishResult | AttError]:
         """Append in this order, in one transaction. Return a result or the reason of the refusal for each.
 
         Raise what the engine raises, and InvalidInput if the database rejects a body: then nothing was appended, and
-        each is to be tried alone.
+        each is to be tried alone. Raise ConnectionLost if they may have been appended to a log that is not the present.
         """
         results: list[Any] = [_fault(publish) for publish in publishes]
         indexes = [index for index, fault in enumerate(results) if fault is None]
@@ -250,7 +238,7 @@ class EventLog:
     async def read(self, positions: Mapping[UUID, int]) -> dict[UUID, Slice]:
         """Return events above each position: at most ``_SLICE``, ``SLICE_BYTES`` each, ``READ_BYTES`` in all."""
         size = min(SLICE_BYTES, READ_BYTES // max(len(positions), 1))
-        rows = await self._db.fetch_all(
+        rows = await self._read(
             READ, group_ids=_array(positions), afters=_array(positions.values()), limit=_SLICE, size=size
         )
         slices: dict[UUID, Slice] = {}
@@ -266,47 +254,78 @@ class EventLog:
         The bodies have about ``size`` bytes; at least one event is read.
         """
         where = {"group_ids": _array([group_id]), "afters": _array([after]), "user_id": user_id}
-        rows = await self._db.fetch_all(READ_FROM, **where, limit=limit, size=max(size, 1))
+        rows = await self._read(READ_FROM, **where, limit=limit, size=max(size, 1))
         _, name, head, was_member, *_ = rows[0]
         return Replay(Slice([event for row in rows for event in _events(row)], head), was_member, name)
 
     async def positions(self, user_id: UUID) -> list[Position]:
-        """Return the positions of the user's groups, and of those whose log has their joining or leaving.
-
-        They are those of one moment, unless there are more than ``POSITIONS_READ``.
+        """Return the positions, at one moment, of the user's groups and of those whose log has their joining or
+        leaving.
         """
-        page = _PositionsPage()
-        found: dict[UUID, Position] = {}
-        if await self._read_positions(user_id, page, found):
-            async with self._long_reads:
-                while await self._read_positions(user_id, page, found):
-                    pass
-        return [*found.values()]
+        rows = await self._read(POSITIONS, user_id=user_id)
+        return [Position(*row[:-1]) for row in rows if row[0] is not None]
 
     async def heads(self, group_ids: Collection[UUID]) -> dict[UUID, int]:
         """Return the last seq of each log, 0 when it is empty."""
-        return dict(await self._db.fetch_all(_HEADS, group_ids=_array(group_ids)))
+        return {row[0]: row[1] for row in await self._read(_HEADS, group_ids=_array(group_ids))}
+
+    async def held(self, epoch: str, group_ids: Collection[UUID]) -> dict[UUID, int]:
+        """Return up to which seq positions of an epoch hold in the present one: 0 if the epoch is not known."""
+        rows = await self._read(_HELD, group_ids=_array(group_ids), epoch=epoch)
+        return {row[0]: row[1] for row in rows}
 
     async def joinings(self, user_ids: Collection[UUID]) -> list[tuple[UUID, UUID, list[int]]]:
         """Return each of these users with each group that they belong to, or joined according to the log.
 
         With them come the seqs of their joinings in order; none if they are no longer in the log.
         """
-        return await self._db.fetch_all(JOININGS, user_ids=_array(user_ids))
+        return [row[:-1] for row in await self._read(JOININGS, user_ids=_array(user_ids))]
 
-    async def _read_positions(self, user_id: UUID, page: "_PositionsPage", found: dict[UUID, Position]) -> bool:
-        """Read a page of positions. Return True if there may be more."""
-        rows = await self._db.fetch_all(POSITIONS, user_id=user_id, limit=POSITIONS_READ, **vars(page))
-        for row in rows:
-            if row[3] is not None:
-                found.setdefault(row[0], Position(*row[:4]))
-        here = [(row[4], row[0]) for row in rows if row[4] is not None]
-        rest = [row[0] for row in rows if row[3] is None]
-        page.joined_at, page.joined_id = max(here) if len(here) == POSITIONS_READ else ("infinity", _HIGHEST)
-        page.logged_id = rest[0] if rest else _HIGHEST
-        return page != _PositionsPage("infinity", _HIGHEST, _HIGHEST)
+    async def _read(self, statement: Statement, **params: Any) -> list[Any]:
+        """Return the rows, whose last column is the epoch, from the server that has the present one."""
+        for _ in range(READ_ATTEMPTS):
+            rows = await self._db.fetch_all(statement, **params)
+            if not rows or await self._is_present(rows[0][-1]):
+                return rows
+        raise DatabaseUnavailable("the servers of the database do not have the same log")
+
+    async def _is_present(self, epoch: str | None) -> bool:
+        """Return True if an answer of this epoch is of the present one. None is one that has ended."""
+        if epoch != self.epoch:
+            async with self._changing:
+                if epoch != self.epoch:
+                    await self._find_epoch()
+        return epoch == self.epoch
+
+    async def _find_epoch(self) -> None:
+        """Ask the server to which new connections lead, and tell the handler if its epoch is a new one."""
+        if self.epoch:
+            await self._db.reconnect()
+        (present,) = await self._db.fetch_one(CURRENT_EPOCH)
+        if self.epoch not in ("", present):
+            before = self.epoch
+
+            async def read_held(group_ids: Collection[UUID]) -> dict[UUID, int]:
+                rows = await self._db.fetch_all(_HELD, group_ids=_array(group_ids), epoch=before)
+                if any(row[-1] != present for row in rows):
+                    raise DatabaseUnavailable  # it has changed once more: whoever has asked tries again
+                return {row[0]: row[1] for row in rows}
+
+            log.warning("the log has a new epoch, %s", present)
+            await self.on_new_epoch(present, read_held)
+        self.epoch = present
 
     async def _append(self, publishes: Sequence[Publish]) -> list[Any]:
+        rows = await self._send(publishes)
+        try:
+            is_present = await self._is_present(rows[0][-1])
+        except Unavailable as error:  # any other error than this would say that nothing was appended
+            raise ConnectionLost from error
+        if not is_present:
+            raise ConnectionLost
+        return rows
+
+    async def _send(self, publishes: Sequence[Publish]) -> list[Any]:
         groups = [publish.group for publish in publishes]
         keys = [publish.key for publish in publishes]
         is_named = any(isinstance(group, str) for group in groups)
@@ -335,15 +354,15 @@ def _array(values: Iterable[object]) -> str:
 
 
 def _outcome(publish: Publish, row: Any) -> PublishResult | AttError:
-    _, refusal, group_id, name, seq, at, is_repeat = row
+    _, refusal, group_id, name, seq, at, is_repeat, epoch = row
     if refusal:
         return _REFUSALS[refusal]()
     group = publish.group if isinstance(publish.group, UUID) else UUID(group_id)
-    return PublishResult(LogEvent(group, name, seq, "message", publish.actor_id, at, publish.body), is_repeat)
+    return PublishResult(LogEvent(group, name, seq, "message", publish.actor_id, at, publish.body), is_repeat, epoch)
 
 
 def _events(row: Any) -> Iterable[LogEvent]:
-    group_id, name, _, _, seq, kind, actor_id, at, body = row
+    group_id, name, _, _, seq, kind, actor_id, at, body, _ = row
     if seq is not None:
         yield LogEvent(group_id, name, seq, kind, actor_id, at, (body or "").encode())
 

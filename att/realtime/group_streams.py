@@ -43,6 +43,10 @@ class LastKnownSeqs:
         if len(self._heads) > LAST_KNOWN:
             self._heads.popitem(last=False)
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._heads.clear()
+
     def take(self, group_id: UUID) -> int:
         """Remove and return a group's last known seq, 0 if there is none."""
         return self._heads.pop(group_id, 0)
@@ -204,6 +208,15 @@ class GroupStream:
         self._early.clear()
         self._bytes = 0
 
+    def rewind(self, seq: int) -> None:
+        """Forget what is above this seq, and what is not applied yet. No listener may be ahead of it."""
+        self.seq = self.known_head = min(self.seq, seq)
+        self._queue.clear()
+        self._early.clear()
+        self._bytes = 0
+        self._recent = None if self._recent is None else deque()
+        self._recent_bytes = 0
+
     # Listeners
 
     def audience(self, dialect: Dialect) -> tuple[ListenerConnection, ...]:
@@ -216,6 +229,12 @@ class GroupStream:
     def everyone(self) -> list[Listener]:
         """Return all listeners, wherever their place."""
         return [*self._waiting, *self._catching, *(listener for part in self._audience for listener in part)]
+
+    def ahead_of(self, seq: int) -> list[Listener]:
+        """Return the listeners that have received, or know of, events above this seq."""
+        audience = [listener for part in self._audience for listener in part] if self.seq > seq else []
+        others = [*self._waiting.items(), *self._catching.items()]
+        return audience + [listener for listener, heard in others if heard > seq]
 
     def place(self, listener: Listener, position: StreamPosition) -> None:
         """Place a listener at its position, so that it receives the events that follow."""
@@ -237,13 +256,11 @@ class GroupStream:
         self._enter(listener)
         return True
 
-    def dismiss(self, listener: Listener) -> bool:
-        """Remove a listener whose user left by the current event. Return False if it waits or catches up."""
-        if listener not in self._audience[listener.dialect]:
-            return False
-        self.remove(listener)
-        listener.left[self.group_id] = self.seq
-        return True
+    def dismiss(self, listener: Listener) -> None:
+        """Remove a listener whose user left by the current event, unless it waits or catches up."""
+        if listener in self._audience[listener.dialect]:
+            self.remove(listener)
+            listener.left[self.group_id] = self.seq
 
     def promote(self) -> None:
         """Move the waiting listeners whose seq is reached to the audience."""

@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from att.core.tasks import supervise
 from att.errors import Unavailable
-from att.realtime.event_log import EventLog, Position
+from att.protocol import messages
+from att.protocol.frames import text_frame
+from att.realtime.event_log import EventLog, Position, ReadHeld
 from att.realtime.hub import READS, Hub
 from att.realtime.registry import Listener
 from att.sessions.store import SessionStore
@@ -54,6 +56,7 @@ class LogReader:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Keep the hub in step while the block runs."""
+        self._log.on_new_epoch = self._begin_epoch
         async with (
             supervise("writing of frames", self._write),
             supervise("reading of the log", self._read),
@@ -71,9 +74,21 @@ class LogReader:
         self._subscribed.update(group_ids)
         self._to_look_up.set()
 
+    @property
+    def epoch(self) -> str:
+        """The epoch of the log."""
+        return self._log.epoch
+
     async def positions(self, user_id: UUID) -> list[Position]:
         """Return the user's positions as soon as the database answers."""
         return await _retry(lambda: self._log.positions(user_id))
+
+    async def held(self, epoch: str, seqs: Mapping[UUID, int]) -> dict[UUID, int]:
+        """Return up to which seq these positions of an epoch hold, as soon as the database answers."""
+        held: dict[UUID, int] = {}
+        for group_ids in _chunks([*seqs]):
+            held |= await _retry(partial(self._log.held, epoch, group_ids))
+        return {group_id: min(seq, held[group_id]) for group_id, seq in seqs.items()}
 
     async def catch_up(self, listener: Listener, drained: Callable[[], Awaitable[object]], size: int) -> None:
         """Send a listener the events that it has missed. ``drained`` returns when it can take more.
@@ -99,6 +114,13 @@ class LogReader:
         await self._sweep_users()
         await self._sweep_sessions()
 
+    async def _begin_epoch(self, epoch: str, read_held: ReadHeld) -> None:
+        held: dict[UUID, int] = {}
+        while unknown := [*self._hub.known_groups() - held.keys()]:
+            held |= await read_held(unknown[:_CHUNK])
+        self._hub.begin_epoch(text_frame(messages.epoch(epoch)), held)
+        self.sweep_soon()
+
     async def _sweep_groups(self) -> None:
         """Sweep for events of a node that died between append and announcement. This costs little."""
         for group_ids in _chunks([*self._hub.heads()]):
@@ -117,8 +139,9 @@ class LogReader:
 
     async def _look_up(self, group_ids: Sequence[UUID]) -> None:
         """Compare the heads of these logs, also for groups that are about to get their first listener."""
-        known = self._hub.heads(group_ids)
+        known, epoch = self._hub.heads(group_ids), self._log.epoch
         found = await self._log.heads(group_ids)
+        known = known if epoch == self._log.epoch else {}
         for group_id in group_ids:
             self._hub.compare(group_id, known.get(group_id, 0), found.get(group_id, 0))
 

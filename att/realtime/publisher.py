@@ -233,7 +233,7 @@ class Publisher:
                 self._broker.announce_head(event.group_id, event.seq)
                 self._hub.observe_head(event.group_id, event.seq)
             else:
-                self._broker.announce(event)
+                self._broker.announce(event, outcome.epoch)
                 self._hub.offer(event)
         except Exception:
             log.exception("a message was appended, but could not be delivered at once")

@@ -1,4 +1,4 @@
-"""Trimming of the log: events beyond a group's retention, events that are too old, and logs of deleted groups.
+"""Trimming of the log: events beyond a group's retention, events and epochs that are too old, logs of deleted groups.
 
 Each statement deletes few events, and locks nothing that an append waits for. One node trims at a time.
 """
@@ -71,6 +71,7 @@ DELETE_OLD = prepare(
     text(_DELETE.format("SELECT group_id, seq FROM events WHERE at < now() - CAST(:age AS interval) ORDER BY at, seq"))
 )
 _OF_GROUPS = "SELECT group_id, seq FROM events WHERE group_id = ANY (CAST(:group_ids AS uuid[])) ORDER BY group_id, seq"
+TRIM_EPOCHS = prepare(text("SELECT att_trim_epochs(CAST(:age AS interval), :batch)"))
 DELETE_LOGS = prepare(text(_DELETE.format(_OF_GROUPS)))
 
 
@@ -85,6 +86,8 @@ class RetentionTask:
     async def trim(self) -> None:
         """Delete what retention does not cover. With very many groups, each call continues where the last stopped."""
         await self._delete(DELETE_OLD, age=self._age)
+        while (await self._db.fetch_one(TRIM_EPOCHS, age=self._age, batch=BATCH))[0] == BATCH:
+            pass
         for _ in range(PAGES):
             self._after_overfull = await self._trim_page(OVERFULL, DELETE_OVERFULL, self._after_overfull, grace=GRACE)
             if self._after_overfull == START:

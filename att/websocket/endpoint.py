@@ -43,12 +43,12 @@ class ListenEndpoint:
             # The listener is attached before both are read, so it misses no change made meanwhile.
             if await self.sessions.check(session.id) is None:
                 raise NotSignedIn
-            positions = await self.log.positions(session.user_id)
+            positions, epoch = await self.log.positions(session.user_id), self.log.epoch
             response = await accept(request, dialect)
             undo.callback(connection.abort)
             upgraded = detach_transport(request, connection)
             connection.open(upgraded, session, protocol, dialect)
-            protocol.begin(positions)
+            protocol.begin(epoch, positions)
             connection.listen(upgraded.early)
             undo.pop_all()
         return response

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from uuid import UUID
 
 from aiohttp import WSMessage, WSMsgType
@@ -12,11 +13,11 @@ from att.errors import AttError, ProtocolError
 from att.protocol import messages
 from att.protocol.frames import CloseCode, text_frame
 from att.realtime.event_log import Position, Publish
-from att.realtime.hub import SLICE, Hub
+from att.realtime.hub import Hub
 from att.realtime.log_reader import LogReader
 from att.realtime.publish_queue import Outcome
 from att.realtime.publisher import Publisher
-from att.realtime.registry import Listener
+from att.realtime.registry import Dialect, Listener
 from att.websocket.connection import HEARTBEAT, WebSocketConnection
 
 RESUME_TIMEOUT = 10.0  # seconds for the resume frame
@@ -37,9 +38,12 @@ class PlainProtocol:
         self._log_reader = log_reader
         self._catching_up: asyncio.Task[None] | None = None
 
-    def begin(self, positions: Sequence[Position]) -> None:
-        """Begin on an open socket, with its user's positions read after the listener was attached."""
-        self._start(positions, {})
+    def begin(self, epoch: str, positions: Sequence[Position]) -> None:
+        """Begin on an open socket, with its user's positions of an epoch, read after the listener was attached."""
+        if epoch == self._log_reader.epoch:
+            self._start(positions, {})
+        else:
+            self._run(self._start_anew(_seqs(positions), epoch))
 
     def on_message(self, message: WSMessage) -> None:
         """Ignore a message."""
@@ -51,9 +55,6 @@ class PlainProtocol:
         self._hub.detach(self._listener)
 
     def _start(self, positions: Sequence[Position], resume: Mapping[UUID, int]) -> None:
-        if len(positions) > SLICE:
-            self._run(self._start_in_steps(positions, resume))
-            return
         self._hub.start(self._listener, positions, resume)
         if self._hub.missing(self._listener):
             self._run(self._catch_up())
@@ -61,10 +62,42 @@ class PlainProtocol:
     def _run(self, work: Awaitable[None]) -> None:
         self._catching_up = asyncio.create_task(self._close_on_error(work))
 
-    async def _start_in_steps(self, positions: Sequence[Position], resume: Mapping[UUID, int]) -> None:
-        for _ in self._hub.starting(self._listener, positions, resume):
-            await asyncio.sleep(0)
+    async def _start_anew(
+        self,
+        hello: Mapping[UUID, int],
+        hello_epoch: str,
+        named: Mapping[UUID, int] = MappingProxyType({}),
+        epoch: str = "",
+    ) -> None:
+        """Start with positions read anew, from the seqs of hello and those that the client has named of an epoch.
+
+        Both may be of an earlier epoch, or ahead of the positions that were read. Tell the client what does not hold.
+        """
+        reader, connection, told = self._log_reader, self._connection, dict(named)
+        while True:
+            positions = await reader.positions(self._listener.user_id)
+            present, found = reader.epoch, {position.group_id: position for position in positions}
+            start = await self._hold(hello_epoch, hello, found)
+            held = await self._hold(epoch, named, found)
+            for group_id, seq in told.items():
+                if group_id not in found:  # others' groups are not told of; here the log knows nothing of this user
+                    held[group_id] = seq if epoch == present else 0
+                if held[group_id] < seq:
+                    name = found[group_id].name if group_id in found else ""
+                    await connection.drained()
+                    connection.replay(text_frame(messages.rewind(group_id, name, held[group_id])))
+                    told[group_id] = held[group_id]
+            if present == reader.epoch:
+                break
+        if self._listener.dialect is Dialect.V1 and (epoch != present or hello_epoch != present):
+            connection.replay(text_frame(messages.epoch(present)))
+        self._hub.start(self._listener, positions, start | held)
         await self._catch_up()
+
+    async def _hold(self, epoch: str, seqs: Mapping[UUID, int], found: Mapping[UUID, Position]) -> dict[UUID, int]:
+        """Return up to which seq these hold, and not beyond the positions found: the log may have grown since."""
+        held = await self._log_reader.held(epoch, seqs)
+        return {group_id: min(seq, found[group_id].seq) if group_id in found else seq for group_id, seq in held.items()}
 
     async def _catch_up(self) -> None:
         await self._log_reader.catch_up(self._listener, self._connection.drained, self._connection.page_size)
@@ -80,21 +113,22 @@ class PlainProtocol:
 class AttV1Protocol(PlainProtocol):
     """Subprotocol att.v1."""
 
-    __slots__ = ("_in_flight", "_positions", "_publisher", "_resume_timer")
+    __slots__ = ("_epoch", "_in_flight", "_positions", "_publisher", "_resume_timer")
 
     def __init__(
         self, listener: Listener, connection: WebSocketConnection, hub: Hub, log_reader: LogReader, publisher: Publisher
     ) -> None:
         super().__init__(listener, connection, hub, log_reader)
         self._publisher = publisher
+        self._epoch = ""
         self._positions: Sequence[Position] | None = None
         self._resume_timer: asyncio.TimerHandle | None = None
         self._in_flight = 0
 
-    def begin(self, positions: Sequence[Position]) -> None:
-        self._positions = positions
+    def begin(self, epoch: str, positions: Sequence[Position]) -> None:
+        self._epoch, self._positions = epoch, positions
         groups = [position for position in positions if position.is_member]
-        self._send(messages.hello(self._listener.user_id, self._listener.session_id, HEARTBEAT, groups))
+        self._send(messages.hello(self._listener.user_id, self._listener.session_id, HEARTBEAT, epoch, groups))
         self._resume_timer = asyncio.get_running_loop().call_later(
             RESUME_TIMEOUT, self._close, ProtocolError(f"no resume within {RESUME_TIMEOUT:.0f} s")
         )
@@ -115,7 +149,7 @@ class AttV1Protocol(PlainProtocol):
 
     def _answer(self, frame: messages.Resume | messages.Broadcast | messages.Ping) -> None:
         if isinstance(frame, messages.Resume):
-            self._resume(frame.groups)
+            self._resume(frame)
         elif self._positions is not None:
             raise ProtocolError("the first frame must be resume")
         elif isinstance(frame, messages.Ping):
@@ -123,22 +157,19 @@ class AttV1Protocol(PlainProtocol):
         else:
             self._broadcast(frame)
 
-    def _resume(self, groups: Mapping[UUID, int]) -> None:
+    def _resume(self, frame: messages.Resume) -> None:
         positions, self._positions = self._positions, None
         if positions is None:
             raise ProtocolError("resume comes once")
         if self._resume_timer is not None:
             self._resume_timer.cancel()
             self._resume_timer = None
-        if any(groups.get(position.group_id, 0) > position.seq for position in positions):
-            self._run(self._start_ahead(groups))
+        is_ahead = any(frame.groups.get(position.group_id, 0) > position.seq for position in positions)
+        epoch = self._epoch if frame.epoch is None else frame.epoch
+        if is_ahead or not epoch == self._epoch == self._log_reader.epoch:
+            self._run(self._start_anew(_seqs(positions), self._epoch, frame.groups, epoch))
         else:
-            self._start(positions, groups)
-
-    async def _start_ahead(self, groups: Mapping[UUID, int]) -> None:
-        """Start with positions read anew: the listener has received more than was there at its hello."""
-        positions = await self._log_reader.positions(self._listener.user_id)
-        await self._start_in_steps(positions, groups)
+            self._start(positions, frame.groups)
 
     def _broadcast(self, frame: messages.Broadcast) -> None:
         self._in_flight += 1
@@ -158,10 +189,14 @@ class AttV1Protocol(PlainProtocol):
             self._send(messages.error(frame_id, outcome))
         else:
             event = outcome.event
-            self._send(messages.ack(frame_id, event.group_id, event.seq, event.at))
+            self._send(messages.ack(frame_id, event.group_id, event.seq, event.at, outcome.epoch))
 
     def _send(self, payload: bytes) -> None:
         self._connection.send(text_frame(payload))
 
     def _close(self, error: ProtocolError) -> None:
         self._connection.close(CloseCode.PROTOCOL_ERROR, error.reason)
+
+
+def _seqs(positions: Sequence[Position]) -> dict[UUID, int]:
+    return {position.group_id: position.seq for position in positions}

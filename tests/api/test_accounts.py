@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient
 from people import PASSWORD
 
 from att.api.accounts import make_login_response
+from att.api.keys import EVENT_LOG
 from att.app import create_app
 from att.http.credentials import COOKIE
 from att.http.requests import BODY_LIMIT
@@ -481,6 +482,7 @@ async def test_broadcast(client, ann, bob, tea):
         response = await bob.request("POST", f"/broadcast/{reference}", json={"by": reference})
         body = await body_of(response, 200)
         assert datetime.fromisoformat(body.pop("at")).tzinfo == UTC
+        assert body.pop("epoch") == client.app[EVENT_LOG].epoch
         assert body == {"group": tea["id"], "seq": seq, "delivered": 3, "dropped": 0}
         for socket in sockets:
             assert await socket.receive_json(timeout=5) == {"by": reference}

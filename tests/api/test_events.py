@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from att.api.keys import EVENT_LOG
+
 STRANGE = b'{ "a":1,"a" : 2.50e+3, "b":"\\u0000\\/\xc3\xbc", "c":[1e999,  -0.0]}'
 
 
@@ -66,7 +68,7 @@ async def test_sent_by_sql(ann, sql):
     assert (item["user_id"], item["data"]) == (None, {"n": 1})
 
 
-async def test_pages(ann):
+async def test_pages(client, ann):
     """The pages have every event once, in order; next is where to continue, null at the end."""
     for n in range(2, 8):
         await ann.broadcast("tea", {"n": n})
@@ -82,12 +84,12 @@ async def test_pages(ann):
         assert part["next"] == str(found[-1][-1])
         query["after"] = part["next"]
     assert found == [[1, 2, 3], [4, 5, 6], [7]]
-    assert await page(ann, after=7) == {"items": [], "next": None}
-    assert await page(ann, after=2**63 - 1) == {"items": [], "next": None}
+    assert await page(ann, after=7) == {"items": [], "next": None, "epoch": client.app[EVENT_LOG].epoch}
+    assert await page(ann, after=2**63 - 1) == {"items": [], "next": None, "epoch": client.app[EVENT_LOG].epoch}
     assert (await page(ann, limit=1000))["items"] == (await page(ann))["items"]
 
 
-async def test_the_time_of_membership(ann, bob, sql):
+async def test_the_time_of_membership(client, ann, bob, sql):
     """A member reads the events of their times as a member, with their joins and leaves, and none between."""
     await ann.broadcast("tea", {"n": 2})
     await ann.add("tea", bob)
@@ -100,8 +102,8 @@ async def test_the_time_of_membership(ann, bob, sql):
     assert await kinds(bob, after=3) == [4, "left", "joined", 8]
     assert await kinds(bob, after=5) == ["joined", 8]
     assert await kinds(ann) == ["joined", 2, "joined", 4, "left", 6, "joined", 8]
-    assert await page(bob, limit=2) == {"items": [], "next": "2"}
-    assert await page(bob, after=5, limit=1) == {"items": [], "next": "6"}
+    assert await page(bob, limit=2) == {"items": [], "next": "2", "epoch": client.app[EVENT_LOG].epoch}
+    assert await page(bob, after=5, limit=1) == {"items": [], "next": "6", "epoch": client.app[EVENT_LOG].epoch}
     sql("DELETE FROM events WHERE seq <= 6")
     assert await kinds(bob) == ["joined", 8]
     sql("DELETE FROM events WHERE seq <= 7")

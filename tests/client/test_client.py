@@ -10,7 +10,7 @@ from scripted import AT, G1, G2, G3, ME, MOMENT, PATIENCE, Script, accepted, clo
 
 from att import errors
 from att.client import client as clients, connection as channels
-from att.client.client import Ack, Backoff, Client, Gap, Joined, Left, Message
+from att.client.client import Ack, Backoff, Client, Gap, Joined, Left, Message, Rewind
 from att.protocol.frames import CloseCode
 
 
@@ -144,6 +144,41 @@ async def test_own_left_is_not_repeated(script, someone):
     script.groups = {G2: 0}
     await take(stream, 1)
     assert script.resumes[1] == {G1: 5, G2: 0}
+
+
+async def test_epochs(script, someone):
+    """Positions are of the epoch of hello, and of a later one when all that it has lost was told. What is lost is not
+    passed over if the connection ends in between.
+    """
+    script.groups = {G1: 7, G2: 7}
+    rewinds = [{"type": "rewind", "group": group, "name": "tea", "to": 4} for group in (G1, G2)]
+    script.parts = [
+        sends(message(8), then=closes(4001)),
+        sends(rewinds[0], message(5), then=closes(1001)),
+        sends(*rewinds, {"type": "epoch", "epoch": "second"}, message(5), then=closes(1001)),
+        sends(message(6)),
+    ]
+    stream, script.epoch = someone.listen(), "first"
+    await take(stream, 1)
+    assert someone.epoch == "first"
+    script.epoch = "second"
+    assert await take(stream, 1) == [Rewind(G1, "tea", 4)]
+    assert (someone.epoch, someone.positions) == ("first", {G1: 4, G2: 7})
+    assert [event.seq for event in await take(stream, 5)] == [5, 4, 4, 5, 6]
+    assert (someone.epoch, someone.positions) == ("second", {G1: 6, G2: 4})
+    assert script.epochs == [None, "first", "first", "second"]
+    assert script.resumes[2:] == [{G1: 5, G2: 7}, {G1: 5, G2: 4}]
+    await stream.aclose()
+
+
+@pytest.mark.parametrize(("epoch", "told", "named"), [("", "new", None), ("old", "new", "old"), ("old", "", None)])
+async def test_stored_epochs(script, someone, epoch, told, named):
+    """The epoch of stored positions is named, unless it was not stored or the server is older than epochs."""
+    script.epoch = told
+    script.parts = [sends(message(8))]
+    await take(someone.listen({G1: 7}, epoch), 1)
+    assert script.epochs == [named]
+    assert someone.epoch == (epoch or told)
 
 
 async def test_resume_limit(script, someone, monkeypatch):

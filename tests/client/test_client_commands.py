@@ -13,7 +13,7 @@ from scripted import AT, G1, G2, ME, MOMENT, PATIENCE, Script, accepted, closes,
 from waiting import eventually
 
 from att.cli.client_commands import line_of
-from att.client.messages import Gap, Joined, Left, Message
+from att.client.messages import Gap, Joined, Left, Message, Rewind
 
 TOKEN = {"ATT_TOKEN": "secret"}
 
@@ -109,6 +109,7 @@ def test_lines():
     assert (
         line_of(Gap(*place, 3, 9)) == f'{{"type": "gap", "group": "{G1}", "name": "tée", "from": 3, "to": 9}}'.encode()
     )
+    assert line_of(Rewind(*place, 3)) == f'{{"type": "rewind", "group": "{G1}", "name": "tée", "to": 3}}'.encode()
     for kind in (Joined, Left):
         told = json.loads(line_of(kind(*place, 4, ME, MOMENT)))
         assert told == {"type": kind.__name__.lower(), "group": G1, "name": "tée", "seq": 4, "user": ME, "at": AT}
@@ -125,7 +126,7 @@ async def test_resume(script, start, tmp_path):
     process = await start("listen", "--resume", str(file), **TOKEN)
 
     async def is_kept():
-        return file.exists() and json.loads(file.read_bytes()) == {G1: 4}
+        return file.exists() and json.loads(file.read_bytes()) == {"epoch": "first", G1: 4}
 
     await eventually(is_kept)
     process.kill()
@@ -134,15 +135,20 @@ async def test_resume(script, start, tmp_path):
     await line(process)
     await line(process)
     await interrupted(process)
-    assert json.loads(file.read_bytes()) == {G1: 6, G2: 0}
+    assert json.loads(file.read_bytes()) == {"epoch": "first", G1: 6, G2: 0}
+    file.write_text(json.dumps({G1: 6, G2: 0}))  # as before there were epochs
     process = await start("listen", "--resume", str(file), **TOKEN)
     await line(process)
     await interrupted(process)
+    assert json.loads(file.read_bytes()) == {"epoch": "first", G1: 7, G2: 0}
     assert script.resumes == [{G1: 4}, {G1: 4, G2: 0}, {G1: 6, G2: 0}]
+    assert script.epochs == [None, "first", None]
     assert [path.name for path in tmp_path.iterdir()] == ["positions"]
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"a": "1"}', '{"a": true}', '{"a": -1}', "\udcff"])
+@pytest.mark.parametrize(
+    "text", ["", "nonsense", "[]", '{"a": "1"}', '{"a": true}', '{"a": -1}', '{"epoch": 1}', "\udcff"]
+)
 def test_bad_positions(fails, tmp_path, text):
     """A file that holds something else is left alone, and named."""
     file = tmp_path / "positions"

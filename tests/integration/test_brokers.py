@@ -4,7 +4,7 @@ import asyncio
 from uuid import uuid4
 
 import pytest
-from brokers import PIE, TEA, Postgres, RecordingHandler, Redis, message
+from brokers import EPOCH, PIE, TEA, Postgres, RecordingHandler, Redis, message
 
 from att.realtime.brokers import postgres, redis
 
@@ -46,7 +46,7 @@ async def other(place):
 
 async def test_announce(node, other):
     """An announcement reaches each node, its own included."""
-    node[0].announce(message(7))
+    node[0].announce(message(7), EPOCH)
     for _, handler in (node, other):
         await handler.until(lambda handler=handler: handler.groups == {TEA: 7})
     other[0].announce_head(PIE, 2**63 - 1)
@@ -66,8 +66,8 @@ async def test_many_announcements(node, other):
     """Announcements at the same time share few payloads, which have each group's head."""
     broker, before = node[0], other[0].received
     for seq in range(1, 1001):
-        broker.announce(message(seq))
-        broker.announce(message(2 * seq, PIE))
+        broker.announce(message(seq), EPOCH)
+        broker.announce(message(2 * seq, PIE), EPOCH)
     await other[1].until(lambda: other[1].groups == {TEA: 1000, PIE: 2000})
     assert other[0].received - before < 50
 
@@ -92,7 +92,7 @@ async def test_sessions(place, node, other):
 async def test_malformed_payloads(place, node, other, caplog):
     """A malformed payload is logged and ignored, and later ones are received."""
     count = place.garble()
-    node[0].announce(message(1))
+    node[0].announce(message(1), EPOCH)
     await other[1].until(lambda: other[1].groups == {TEA: 1})
     node[0].announce_sweep()
     for _, handler in (node, other):
@@ -107,13 +107,13 @@ async def test_a_server_that_is_killed(place, node, other):
         for broker, handler in (node, other):
             await handler.until(lambda handler=handler: handler.changes[1:2] == ["disconnected"])
             assert not broker.is_connected
-        node[0].announce(message(1))
+        node[0].announce(message(1), EPOCH)
         node[0].announce_sweep()
     for broker, handler in (node, other):
         await handler.until(lambda handler=handler: handler.changes[-1] == "connected", 20)
         assert broker.is_connected
     await place.subscribe(*other, TEA)
-    node[0].announce(message(2))
+    node[0].announce(message(2), EPOCH)
     await other[1].until(lambda: other[1].groups == {TEA: 2})
 
 
@@ -122,7 +122,7 @@ async def test_announcements_while_the_server_is_away(place, node):
     broker, handler = node
     with place.away():
         await handler.until(lambda: handler.changes[1:2] == ["disconnected"])
-        broker.announce(message(1))
+        broker.announce(message(1), EPOCH)
         sent = broker.sent
     await eventually(lambda: broker.sent == sent + 1, 20)
 
@@ -135,7 +135,7 @@ async def test_connections_that_are_cut(place, node, other, caplog):
         await handler.until(lambda handler=handler: handler.changes[-1] == "connected")
     await place.subscribe(*other, TEA)
     await place.subscribe(*node, TEA)
-    node[0].announce(message(1))
+    node[0].announce(message(1), EPOCH)
     for _, handler in (node, other):
         await handler.until(lambda handler=handler: handler.groups == {TEA: 1})
     assert {(record.levelname, record.exc_info) for record in caplog.records} == {("WARNING", None)}
@@ -145,7 +145,7 @@ async def test_figures(node, other):
     """Sent and received payloads are counted, and the round trip is measured."""
     broker, handler = node
     sent = broker.sent
-    broker.announce(message(1))
+    broker.announce(message(1), EPOCH)
     await handler.until(lambda: handler.groups)
     await other[1].until(lambda: other[1].groups)
     assert other[0].received >= 1
@@ -156,11 +156,11 @@ async def test_figures(node, other):
 async def test_the_round_trip_while_nothing_is_received(place, node):
     """It grows."""
     broker, handler = node
-    broker.announce(message(1))
+    broker.announce(message(1), EPOCH)
     await handler.until(lambda: handler.groups)
     with place.away():
         await handler.until(lambda: handler.changes[1:2] == ["disconnected"])
-        broker.announce(message(2))
+        broker.announce(message(2), EPOCH)
         await eventually(lambda: broker.round_trip > 0.2)
 
 
@@ -170,7 +170,7 @@ async def test_the_round_trip_while_nothing_is_received(place, node):
 async def test_pending_announcements_at_the_end(place, other):
     """They are sent, so that other nodes need not wait for a sweep."""
     async with place.broker() as broker, broker.running(RecordingHandler()):
-        broker.announce(message(1))
+        broker.announce(message(1), EPOCH)
     await other[1].until(lambda: other[1].groups == {TEA: 1})
 
 
@@ -182,7 +182,7 @@ async def test_the_end_does_not_wait_for_ever(place, monkeypatch):
     async with place.broker() as broker:
         with place.away():
             async with asyncio.timeout(10), broker.running(handler):
-                broker.announce(message(1))
+                broker.announce(message(1), EPOCH)
     assert handler.changes[-1] == "disconnected"
 
 

@@ -81,7 +81,7 @@ async def test_append(log, sql, tea, ann):
     at = appended[0].event.at
     assert before <= at <= datetime.now(UTC)
     expected = [LogEvent(tea, "tea", 2 + place, "message", ann, at, body) for place, body in enumerate(bodies)]
-    assert appended == [PublishResult(event, is_repeat=False) for event in expected]
+    assert appended == [PublishResult(event, is_repeat=False, epoch=log.epoch) for event in expected]
     joined, *events = (await log.read({tea: 0}))[tea].events
     assert events == expected
     assert joined[:5] == (tea, "tea", 1, "joined", ann)
@@ -181,7 +181,7 @@ async def test_a_key_and_a_removal(log, tea, bob, join, leave, add_user):
     """A removed member learns the outcome of their own message by its key, not of another's."""
     zoe = add_user("zoe").user_id
     join(tea, bob)
-    ((first, _),) = await log.append([Publish(tea, bob, b"{}", "k")])
+    ((first, *_),) = await log.append([Publish(tea, bob, b"{}", "k")])
     leave(tea, bob)
     own, others, new = await log.append(
         [Publish(tea, bob, b"{}", "k"), Publish(tea, zoe, b"{}", "k"), Publish(tea, bob, b"{}", "l")]
@@ -415,21 +415,6 @@ async def test_positions(log, sql, tea, ann, bob, join, leave, add_group):
     sql("DELETE FROM groups WHERE name = 'mate'")
     expected = [Position(tea, "tea", 2, True), Position(coffee, "coffee", 4, False), Position(mate, "", 4, False)]
     assert sorted(await log.positions(bob)) == sorted(expected)
-
-
-@pytest.mark.parametrize(("joined", "left"), [(0, 5), (5, 0), (3, 2), (2, 4), (4, 4)])
-async def test_positions_in_pages(log, sql, bob, monkeypatch, joined, left):
-    """Those of very many groups are read page by page: each once, whatever the pages end with."""
-    monkeypatch.setattr(module, "POSITIONS_READ", 2)
-    add = "INSERT INTO groups (name, name_key) SELECT n, n FROM generate_series(1, %s) AS n RETURNING id"
-    ids = [row[0] for row in sql(add, joined + left)]
-    sql("INSERT INTO members SELECT unnest(%s::uuid[]), %s, 'member'", ids, bob)
-    sql("DELETE FROM members WHERE group_id = ANY (%s)", gone := sorted(ids)[joined:])
-    found = await log.positions(bob)
-    assert {position.group_id: (position.seq, position.is_member) for position in found} == {
-        group_id: (2, False) if group_id in gone else (1, True) for group_id in ids
-    }
-    assert len(found) == joined + left
 
 
 async def test_positions_of_what_is_forgotten(log, tea, bob, join, leave, forget):

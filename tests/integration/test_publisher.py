@@ -65,7 +65,7 @@ async def test_appended_delivered_and_announced(running, hub, broker, listen, it
     """A publish is appended, resolved, delivered here and announced, in order."""
     connection = listen()
     appended = await asyncio.gather(*send(running, [item(number) for number in range(50)]))
-    assert [event.seq for event, _ in appended] == list(range(2, 52))
+    assert [event.seq for event, *_ in appended] == list(range(2, 52))
     assert await received(connection, 50) == [text_frame(body) for body in bodies(*range(50))]
     assert broker.heads == [(tea, seq) for seq in range(2, 52)]
     assert broker.sweeps == 0
@@ -82,7 +82,7 @@ async def test_a_batch_gathers(running, spy_log, item):
     appended = await asyncio.gather(*first, *rest)
     assert spy_log.appends == [bodies(0), bodies(1, 2, 3, 4, 5)]
     assert (running.waiting, total(running.batch_sizes), counts(running.batch_sizes)) == (0, 6, {(): 2})
-    assert [event.seq for event, _ in appended] == [2, 3, 4, 5, 6, 7]
+    assert [event.seq for event, *_ in appended] == [2, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(("limit", "value"), [("BATCH_ITEMS", 3), ("BATCH_BYTES", 3 * len(b'{"n":0}'))])
@@ -159,9 +159,9 @@ async def test_publish(running, listen, item):
     """It returns the number of sockets here; so does a repeat."""
     assert (await running.publish(item(0)))[1] == NOBODY
     listen(2), listen(2)
-    (event, is_repeat), delivered = await running.publish(item(1, "k"))
+    (event, is_repeat, _), delivered = await running.publish(item(1, "k"))
     assert (event.seq, is_repeat, delivered) == (3, False, Delivered(2, 0))
-    (event, is_repeat), delivered = await running.publish(item(1, "k"))
+    (event, is_repeat, _), delivered = await running.publish(item(1, "k"))
     assert (event.seq, is_repeat, delivered) == (3, True, Delivered(2, 0))
 
 
@@ -183,7 +183,7 @@ async def test_publish_does_not_wait_for_ever(running, spy_log, listen, item, mo
     monkeypatch.setattr(module, "DELIVERY_TIMEOUT", 0.01)
     listen()
     await spy_log.append([item(1)])
-    (event, _), delivered = await running.publish(item(2))
+    (event, *_), delivered = await running.publish(item(2))
     assert (event.seq, delivered) == (3, NOBODY)
 
 
@@ -211,7 +211,7 @@ async def test_a_callback_that_fails(running, spy_log, item, caplog):
         waiting = send(running, [item(2)])
         await asyncio.sleep(0)
     appended = await asyncio.gather(*under_way, *waiting)
-    assert [event.seq for event, _ in appended] == [2, 4]
+    assert [event.seq for event, *_ in appended] == [2, 4]
     assert [record.exc_info[0] for record in caplog.records] == [KeyError]
 
 
@@ -237,7 +237,7 @@ async def test_what_waits_at_the_end_is_appended(publisher, spy_log, item):
         with pytest.raises(ShuttingDown):
             publisher.submit(item(3), pytest.fail)
     appended = await asyncio.gather(*waiting)
-    assert [event.seq for event, _ in appended] == [2, 3, 4]
+    assert [event.seq for event, *_ in appended] == [2, 3, 4]
     await asyncio.wait_for(task, 5)
     with pytest.raises(ShuttingDown):
         await publisher.append(item(4))

@@ -124,7 +124,7 @@ async def test_a_connection_that_is_killed_before_the_commit(
     assert broker.sweeps >= 1
     postgresql.rollback()
     appended = await asyncio.gather(*keyed)
-    assert [(event.seq, is_repeat) for event, is_repeat in appended] == [(2, False), (3, False), (4, False)]
+    assert [(event.seq, is_repeat) for event, is_repeat, _ in appended] == [(2, False), (3, False), (4, False)]
     assert sql("SELECT key FROM events WHERE kind = 'message' ORDER BY seq") == [("k0",), ("k1",), ("k2",)]
     assert await received(connection, 3) == [text_frame(item(number).body) for number in range(3)]
 
@@ -142,7 +142,7 @@ async def test_a_connection_that_is_lost_after_the_commit(publisher, spy_log, br
     keyed, unkeyed = (asyncio.ensure_future(publisher.append(item(*which))) for which in ((1, "k"), (2, None)))
     with pytest.raises(ConnectionLost):
         await unkeyed
-    event, is_repeat = await keyed
+    event, is_repeat, _ = await keyed
     assert (event.seq, is_repeat) == (2, True)
     assert [event.seq for event in (await spy_log.read({tea: 1}))[tea].events] == [2, 3]
     assert (broker.sweeps, broker.heads) == (1, [(tea, 2)])

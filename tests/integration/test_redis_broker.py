@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 import redis
-from brokers import PIE, TEA, RecordingHandler, message
+from brokers import EPOCH, PIE, TEA, RecordingHandler, message
 
 from att.errors import RedisUnavailable
 from att.realtime.brokers import buffer, redis as module, subscriptions
@@ -57,7 +57,7 @@ async def test_messages_come_along(make):
     events = [message(seq, body=body) for seq, body in enumerate(bodies, 1)]
     before = other.received
     for event in events:
-        broker.announce(event)
+        broker.announce(event, EPOCH)
     await handler.until(lambda: len(handler.events) == len(events))
     assert handler.events == events
     assert other.received - before < 20
@@ -69,8 +69,8 @@ async def test_messages_that_are_too_long(make, monkeypatch):
     broker, _ = await make()
     other, handler = await make()
     await subscribe(other, handler, TEA)
-    broker.announce(message(1, body=b"{}"))
-    broker.announce(message(2, body=b'{"a":"%b"}' % (b"x" * 100)))
+    broker.announce(message(1, body=b"{}"), EPOCH)
+    broker.announce(message(2, body=b'{"a":"%b"}' % (b"x" * 100)), EPOCH)
     await handler.until(lambda: handler.groups == {TEA: 2})
     assert [event.seq for event in handler.events] == [1]
 
@@ -148,7 +148,7 @@ async def test_a_slot_that_moves(valkey_cluster, make):
         server.ask("CLUSTER", "SETSLOT", slot, "NODE", node_id)
     for each in (handler, others):
         await each.until(lambda each=each: each.subscribed.count(TEA) >= 2, 20)
-    broker.announce(message(1))
+    broker.announce(message(1), EPOCH)
     await others.until(lambda: others.events == [message(1)], 20)
 
 
@@ -162,12 +162,12 @@ async def test_an_announcement_that_fails(make, monkeypatch):
     async def fail_once(payloads):
         if errors:
             if not handler.groups:
-                broker.announce(message(5))
+                broker.announce(message(5), EPOCH)
             raise errors.pop()
         await publish(payloads)
 
     monkeypatch.setattr(broker._pubsub, "publish_sharded", fail_once)
-    broker.announce(message(4))
+    broker.announce(message(4), EPOCH)
     broker.announce_sweep()
     await handler.until(lambda: handler.groups == {TEA: 5} and handler.sweeps)
     assert handler.events == [message(5)]

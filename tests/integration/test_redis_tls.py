@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from brokers import TEA, RecordingHandler, message
+from brokers import EPOCH, TEA, RecordingHandler, message
 
 from att.errors import CannotStart
 from att.realtime.brokers.redis import RedisBroker
@@ -57,7 +57,7 @@ async def test_encrypted(proxy_port):
         broker.announce_head(TEA, 7)
         broker.subscribe(TEA)
         await handler.until(lambda: TEA in handler.subscribed)
-        broker.announce(message(8, TEA))
+        broker.announce(message(8, TEA), EPOCH)
         await handler.until(lambda: handler.groups.get(TEA) == 8)
     await redis_client.close()
 

@@ -17,6 +17,7 @@ from att.sessions.redis_scripts import ENDED_CHANNEL
 
 TEA, PIE = UUID(int=1), UUID(int=2)
 ANN = UUID(int=7)
+EPOCH = "an epoch"
 AT = datetime(2026, 11, 22, 2, 35, 9, 154152, tzinfo=UTC)
 
 

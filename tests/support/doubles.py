@@ -59,9 +59,11 @@ class RecordingBroker:
     def __init__(self):
         self.heads = []
         self.events = []
+        self.epochs = set()
         self.sweeps = 0
 
-    def announce(self, event):
+    def announce(self, event, epoch):
+        self.epochs.add(epoch)
         self.heads.append((event.group_id, event.seq))
         self.events.append(event)
 

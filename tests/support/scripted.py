@@ -18,7 +18,8 @@ class Script:
     def __init__(self):
         self.parts, self.answers = [], []
         self.resumes, self.requests, self.frames, self.offered = [], [], [], []
-        self.groups, self.heartbeat = {G1: 0}, 25.0
+        self.groups, self.heartbeat, self.epoch = {G1: 0}, 25.0, "first"
+        self.epochs = []
         self.app = web.Application()
         self.app.router.add_get("/listen/me", self._listen)
         self.app.router.add_post("/{path:.*}", self._answer)
@@ -34,11 +35,12 @@ class Script:
         self.transport = request.transport
         groups = [{"id": group, "name": "tea", "seq": seq} for group, seq in self.groups.items()]
         hello = {"type": "hello", "user_id": ME, "session_id": ME, "heartbeat": self.heartbeat, "groups": groups}
-        await socket.send_json(hello)
+        await socket.send_json(hello | ({"epoch": self.epoch} if self.epoch else {}))
         with contextlib.suppress(TypeError):  # it has hung up instead
             resume = await socket.receive_json()
             assert resume.pop("type") == "resume"
             self.resumes.append(resume["groups"])
+            self.epochs.append(resume.get("epoch"))
             await part(socket)
         return socket
 

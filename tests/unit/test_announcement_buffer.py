@@ -3,7 +3,7 @@
 from uuid import UUID
 
 import pytest
-from brokers import PIE, TEA, message
+from brokers import EPOCH, PIE, TEA, message
 
 from att.realtime.brokers import buffer as module
 from att.realtime.brokers.buffer import AnnouncementBuffer
@@ -24,7 +24,7 @@ def test_messages_gather(outgoing):
     """Messages of a group are sent together, in order, once."""
     assert not outgoing
     for event in (message(1), message(5, PIE), message(2)):
-        outgoing.add(event)
+        outgoing.add(event, EPOCH)
     assert outgoing
     assert pending(outgoing) == {TEA: (2, [1, 2]), PIE: (5, [5])}
     assert not outgoing
@@ -35,14 +35,14 @@ def test_heads(outgoing):
     """The highest counts, whatever comes when."""
     for seq in (3, 9, 4):
         outgoing.add_head(TEA, seq)
-    outgoing.add(message(5))
+    outgoing.add(message(5), EPOCH)
     assert pending(outgoing) == {TEA: (9, [5])}
 
 
 def test_a_few_at_a_time(outgoing):
     """Groups are taken in their order."""
     for number in range(5):
-        outgoing.add(message(1, UUID(int=number)))
+        outgoing.add(message(1, UUID(int=number)), EPOCH)
     assert [[group_id.int for group_id in pending(outgoing, 2)] for _ in range(3)] == [[0, 1], [2, 3], [4]]
 
 
@@ -56,17 +56,17 @@ def test_long_messages(outgoing, monkeypatch):
     """A message that does not fit is replaced by the head; the next one may fit again."""
     monkeypatch.setattr(module, "GROUP_BYTES", 10)
     for seq, size in enumerate([4, 6, 1], 1):
-        outgoing.add(message(seq, body=b"x" * size))
-    outgoing.add(message(1, PIE, body=b"x" * 11))
+        outgoing.add(message(seq, body=b"x" * size), EPOCH)
+    outgoing.add(message(1, PIE, body=b"x" * 11), EPOCH)
     assert pending(outgoing) == {TEA: (3, [1, 2]), PIE: (1, [])}
-    outgoing.add(message(4))
+    outgoing.add(message(4), EPOCH)
     assert pending(outgoing) == {TEA: (4, [4])}
 
 
 def test_many_messages(outgoing, monkeypatch):
     monkeypatch.setattr(module, "EVENTS", 2)
     for seq in range(1, 5):
-        outgoing.add(message(seq))
+        outgoing.add(message(seq), EPOCH)
     assert pending(outgoing) == {TEA: (4, [1, 2])}
 
 
@@ -74,9 +74,9 @@ def test_bytes_of_all_groups(outgoing, monkeypatch):
     """They are bounded, and counted right when some of them have gone."""
     monkeypatch.setattr(module, "BYTES", 20)
     for number in range(5):
-        outgoing.add(message(1, UUID(int=number), b"x" * 10))
+        outgoing.add(message(1, UUID(int=number), b"x" * 10), EPOCH)
     assert [events for _, events in pending(outgoing, 1).values()] == [[1]]
-    outgoing.add(message(1, UUID(int=9), b"x" * 10))
+    outgoing.add(message(1, UUID(int=9), b"x" * 10), EPOCH)
     assert [events for _, events in pending(outgoing).values()] == [[1], [], [], [], [1]]
 
 
@@ -85,18 +85,18 @@ def test_very_many_groups(outgoing, monkeypatch):
     monkeypatch.setattr(module, "GROUPS", 3)
     monkeypatch.setattr(module, "BYTES", 40)
     for number in range(3):
-        outgoing.add(message(1, UUID(int=number), b"x" * 10))
+        outgoing.add(message(1, UUID(int=number), b"x" * 10), EPOCH)
     assert not outgoing.is_sweep
-    outgoing.add(message(1, UUID(int=3), b"x" * 40))
+    outgoing.add(message(1, UUID(int=3), b"x" * 40), EPOCH)
     assert outgoing.is_sweep
     assert pending(outgoing) == {UUID(int=3): (1, [1])}
 
 
 def test_put_back(outgoing):
     """The head is announced with later messages; nodes read the unsent messages from the log."""
-    outgoing.add(message(7))
-    outgoing.add(message(2, PIE))
+    outgoing.add(message(7), EPOCH)
+    outgoing.add(message(2, PIE), EPOCH)
     taken = outgoing.take(2)
-    outgoing.add(message(3, PIE))
+    outgoing.add(message(3, PIE), EPOCH)
     outgoing.put_back(taken)
     assert pending(outgoing) == {PIE: (3, [3]), TEA: (7, [])}

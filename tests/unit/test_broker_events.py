@@ -4,10 +4,11 @@ import contextlib
 from uuid import UUID
 
 import pytest
-from brokers import message
+from brokers import EPOCH, message
 
 from att.realtime.broker_events import BrokerEvents
 from att.realtime.brokers.base import Announcement, MemberJoined
+from att.realtime.brokers.codec import epoch_tag
 
 ANN, BOB, TEA, PIE, SESSION = (UUID(int=number) for number in range(1, 6))
 
@@ -58,15 +59,25 @@ def brokers(calls):
 
 
 @pytest.fixture
-def events(calls, brokers):
-    return BrokerEvents(CallRecorder(calls), CallRecorder(calls), CallRecorder(calls), FakeRevoker(calls), brokers)
+def log_reader(calls):
+    return CallRecorder(calls)
 
 
-def test_on_announcement(events, calls):
+@pytest.fixture
+def events(calls, brokers, log_reader):
+    return BrokerEvents(CallRecorder(calls), log_reader, CallRecorder(calls), FakeRevoker(calls), brokers)
+
+
+def test_on_announcement(events, calls, log_reader):
     """Sessions end before deliveries, and joinings come before the group's head."""
     event = message(7, TEA)
+    log_reader.epoch = EPOCH
     joined = [MemberJoined(TEA, 5, ANN), MemberJoined(TEA, 6, BOB)]
-    events.on_announcement(Announcement({TEA: 7, PIE: 8}, joined, [SESSION], sweep=True, users=[BOB], events=[event]))
+    events.on_announcement(
+        Announcement(
+            {TEA: 7, PIE: 8}, joined, [SESSION], sweep=True, users=[BOB], events=[event], epoch_tag=epoch_tag(EPOCH)
+        )
+    )
     assert calls == [
         ("session_ended", SESSION),
         ("departed", BOB),
@@ -77,6 +88,14 @@ def test_on_announcement(events, calls):
         ("observe_head", PIE, 8),
         ("sweep_soon",),
     ]
+
+
+@pytest.mark.parametrize("tag", [epoch_tag("another"), b""])
+def test_events_of_another_epoch(events, calls, log_reader, tag):
+    """Their seqs may be those of other events: the log is looked up, and decides."""
+    log_reader.epoch = EPOCH
+    events.on_announcement(Announcement({TEA: 7}, events=[message(7, TEA)], epoch_tag=tag))
+    assert calls == [("look_up_soon", [TEA]), ("observe_head", TEA, 7)]
 
 
 def test_an_empty_announcement(events, calls):

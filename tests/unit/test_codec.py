@@ -6,12 +6,13 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from brokers import AT, TEA, message
+from brokers import AT, EPOCH, TEA, message
 from hypothesis import given, strategies as st
 
-from att.realtime.brokers.codec import HEADER, DecodedAnnouncement, decode, encode
+from att.realtime.brokers.codec import HEADER, DecodedAnnouncement, decode, encode, epoch_tag
 
-HERE, THERE = UUID(int=8), UUID(int=9)
+HERE, THERE = UUID(int=8 << 64), UUID(int=9 << 64)
+TAG = epoch_tag(EPOCH)
 
 
 def announcement(payload):
@@ -28,16 +29,16 @@ def test_messages():
     ]
     events = [message(2**62 + place, body=body) for place, body in enumerate(bodies)]
     events[1] = events[1]._replace(user_id=None, name='"\n ü')
-    assert announcement(encode(HERE, 2**62 + 7, events)) == DecodedAnnouncement(HERE, 2**62 + 7, events)
+    assert announcement(encode(HERE, EPOCH, 2**62 + 7, events)) == DecodedAnnouncement(TAG, 2**62 + 7, events)
 
 
 def test_a_head_alone():
-    assert announcement(encode(HERE, 7, [])) == DecodedAnnouncement(HERE, 7, [])
+    assert announcement(encode(HERE, EPOCH, 7, [])) == DecodedAnnouncement(TAG, 7, [])
 
 
 def test_of_our_own():
     """A node's own payload gives only the head: it has delivered the messages itself."""
-    assert decode(TEA, encode(HERE, 7, [message(7)]), own=HERE) == DecodedAnnouncement(HERE, 7, [])
+    assert decode(TEA, encode(HERE, EPOCH, 7, [message(7)]), own=HERE) == DecodedAnnouncement(TAG, 7, [])
 
 
 @pytest.mark.parametrize(
@@ -45,18 +46,18 @@ def test_of_our_own():
 )
 def test_moments(at):
     """They are the same moment, to the microsecond."""
-    ((event,)) = announcement(encode(HERE, 1, [message(1)._replace(at=at)])).events
+    ((event,)) = announcement(encode(HERE, EPOCH, 1, [message(1)._replace(at=at)])).events
     assert event.at == at
 
 
 def test_they_are_small():
     """There is little around the bodies."""
     body = b'{"n": 1.0}'
-    assert len(encode(HERE, 10, [message(seq, body=body) for seq in range(1, 11)])) < 10 * (len(body) + 70)
+    assert len(encode(HERE, EPOCH, 10, [message(seq, body=body) for seq in range(1, 11)])) < 10 * (len(body) + 70)
 
 
 def packed(*messages, version=1, head=7):
-    return HEADER.pack(version, HERE.bytes, head) + msgspec.msgpack.encode(messages)
+    return HEADER.pack(version, HERE.bytes[:8], TAG, head) + msgspec.msgpack.encode(messages)
 
 
 GOOD = ("tea", 7, None, AT, b"{}")
@@ -69,9 +70,9 @@ def test_the_wrong_parts_are_the_only_fault():
 @pytest.mark.parametrize(
     "payload",
     [
-        *(b"", b"x", b"\x01" * 24, HEADER.pack(1, HERE.bytes, 7), packed(GOOD)[:-1], packed(GOOD) + b"x"),
+        *(b"", b"x", b"\x01" * 24, HEADER.pack(1, HERE.bytes[:8], TAG, 7), packed(GOOD)[:-1], packed(GOOD) + b"x"),
         *(packed(GOOD, version=2), packed(GOOD, head=0), packed(GOOD, head=2**63)),
-        *(HEADER.pack(1, HERE.bytes, 7) + body for body in (b"\xc0", b"\x80", b"\xc1", b"\x91" * 5000)),
+        *(HEADER.pack(1, HERE.bytes[:8], TAG, 7) + body for body in (b"\xc0", b"\x80", b"\xc1", b"\x91" * 5000)),
         *(packed((*GOOD[:1], seq, *GOOD[2:])) for seq in (0, -1, 2**63, "7", None, 1.5)),
         *(packed((*GOOD[:2], user, *GOOD[3:])) for user in ("x", 1, b"x")),
         *(packed((*GOOD[:3], at, GOOD[4])) for at in (None, "x", 7, datetime(2026, 1, 1))),  # noqa: DTZ001 - no zone
@@ -89,6 +90,6 @@ def test_a_malformed_payload(payload):
 @given(st.binary(max_size=200))
 def test_anything(rest):
     """Any bytes are decoded or refused with ValueError."""
-    for payload in (rest, HEADER.pack(1, HERE.bytes, 7) + rest):
+    for payload in (rest, HEADER.pack(1, HERE.bytes[:8], TAG, 7) + rest):
         with contextlib.suppress(ValueError):
             assert announcement(payload).head > 0

@@ -18,6 +18,7 @@ from att.realtime.registry import Dialect, Listener, Registry
 ANN, BEN = UUID(int=1), UUID(int=2)
 TEA, PIE = UUID(int=11), UUID(int=12)
 SESSION, OTHER_SESSION = UUID(int=21), UUID(int=22)
+EPOCH_FRAME = text_frame(b"the epoch")
 BODY = b'{"a": 1}'
 
 
@@ -227,7 +228,7 @@ def test_leaving_during_a_message(hub, registry, listen, leavers):
 
 def test_slices(hub, listen, calls, monkeypatch):
     """A long fan-out goes on a slice at a time; groups take turns, and each keeps its order."""
-    monkeypatch.setattr(hub_module, "SLICE", 2)
+    monkeypatch.setattr(hub_module, "_SLICE", 2)
     tea, pie = ([listen(ANN, at(0, group_id)) for _ in range(5)] for group_id in (TEA, PIE))
     for group_id in (TEA, PIE):
         hub.offer(message(1, group_id))
@@ -245,7 +246,7 @@ def test_slices(hub, listen, calls, monkeypatch):
 
 def test_leaving_between_slices(hub, listen, monkeypatch):
     """A user removed during the fan-out of a message gets it, and nothing after their leaving."""
-    monkeypatch.setattr(hub_module, "SLICE", 1)
+    monkeypatch.setattr(hub_module, "_SLICE", 1)
     listeners = [listen(user_id, at(0)) for user_id in (ANN, ANN, BEN, BEN)]
     for event in (message(1), left(2), message(3)):
         hub.offer(event)
@@ -387,6 +388,94 @@ def test_a_read_for_a_stream_that_is_gone(hub, listen):
     assert hub.wanted() == {TEA: 3}
 
 
+# An epoch of the log
+
+
+def begin_epoch(hub, **held):
+    """Begin an epoch in which these seqs hold, and all else that is known."""
+    everything = dict.fromkeys(hub.known_groups(), 2**63)
+    hub.begin_epoch(EPOCH_FRAME, everything | {{"tea": TEA, "pie": PIE}[name]: seq for name, seq in held.items()})
+
+
+def test_an_epoch_that_has_lost_nothing(hub, listen, attach):
+    """Listeners of att.v1 are told, whatever their place, once they have begun; all go on where they were."""
+    ann, ben, waiting = listen(ANN, at(4)), listen(BEN, at(4), resume={TEA: 2}), listen(ANN, at(6))
+    plain, unstarted = listen(ANN, at(4), dialect=Dialect.PLAIN), attach(ANN)
+    begin_epoch(hub, tea=6)
+    assert [each.connection.frames for each in (ann, ben, waiting)] == [[EPOCH_FRAME]] * 3
+    assert [each.connection.frames for each in (plain, unstarted)] == [[], []]
+    hub.serve(ben, TEA, page(messages(3, 5), 5))
+    hub.read(TEA, 4, Slice(messages(5, 7), 7))
+    for each in (ann, ben, waiting):
+        each.connection.frames.remove(EPOCH_FRAME)
+    assert received(ann, ben, waiting) == [[5, 6, 7], [3, 4, 5, 6, 7], [7]]
+    assert len(plain.connection.frames) == 3
+
+
+@pytest.mark.parametrize(
+    ("tea", "stay"), [(6, "ann ben late elsewhere"), (5, "ann late elsewhere"), (3, "late elsewhere")]
+)
+def test_who_has_received_what_is_lost(hub, listen, tea, stay):
+    """They connect again, in either dialect, wherever they are in the stream; the others stay."""
+    everyone = {
+        "ann": listen(ANN, at(4), dialect=Dialect.PLAIN),
+        "ben": listen(BEN, at(6)),
+        "late": listen(ANN, at(4), resume={TEA: 2}),
+        "elsewhere": listen(ANN, at(9, PIE)),
+    }
+    begin_epoch(hub, tea=tea)
+    assert {name for name, listener in everyone.items() if is_open(listener)} == {*stay.split()}
+
+
+def test_who_has_left_by_what_is_lost(hub, listen):
+    """They may be a member again: they connect again, too."""
+    ann, ben = listen(ANN, at(4), at(0, PIE)), listen(BEN, at(3, is_member=False), at(0, PIE))
+    hub.offer(left(5))
+    begin_epoch(hub, tea=4)
+    assert closed(CloseCode.RESYNC, ann)
+    assert is_open(ben)
+
+
+def test_seqs_of_an_epoch(hub, listen):
+    """An event of the new epoch is not taken for one that was seen, read, announced or counted in the one before."""
+    gone, ann = listen(BEN, at(4)), listen(ANN, at(0, PIE))
+    for event in (message(5), message(7), message(1, PIE), message(9, UUID(int=99))):
+        hub.offer(event)
+    begin_epoch(hub, tea=4, pie=1)
+    assert closed(CloseCode.RESYNC, gone)
+    ben = listen(BEN, at(4))
+    assert hub.wanted() == {}
+    assert [hub.counts.of(event) for event in (message(5), message(1, PIE))] == [None, None]
+    hub.offer(message(5))
+    hub.offer(message(2, PIE))
+    assert received(ben) == [[5]]
+    assert is_open(ann, ben)
+
+
+def test_an_event_that_is_lost_while_it_is_written(hub, listen, monkeypatch):
+    """Who has not been sent it yet never is, and another with its seq is sent to who comes then."""
+    monkeypatch.setattr(hub_module, "_SLICE", 1)
+    before = [listen(ANN, at(0)) for _ in range(3)]
+    hub.offer(message(1))
+    begin_epoch(hub, tea=0)
+    ann = listen(ANN, at(0))
+    hub.offer(message(1)._replace(body=b'{"a": 2}'))
+    while hub.step():
+        pass
+    assert received(ann) == [[1]]
+    assert sum(map(len, received(*before))) == 1
+    assert hub.counts.of(message(1)) == Delivered(1, 0)
+
+
+def test_a_count_that_is_waited_for(hub, listen, monkeypatch):
+    """Who waits for the deliveries of what is lost is answered."""
+    counted = []
+    listen(ANN, at(0))
+    hub.counts.expect(message(2), counted.append)
+    begin_epoch(hub, tea=0)
+    assert counted == [NOBODY]
+
+
 def test_compare(hub, listen):
     """A sweep finds unannounced events; a head below the known one means a restored database: all reconnect."""
     ann, ben = listen(ANN, at(4)), listen(BEN, at(4, PIE))
@@ -456,50 +545,6 @@ def test_a_deleted_group(hub, registry, listen):
         hub.offer(event)
     assert not hub._streams
     assert hub.registry.memberships() == {ANN: set(), BEN: set()}
-
-
-def end(seq):
-    """The event by which all members leave a deleted group."""
-    return left(seq, TEA)
-
-
-def test_the_end_of_a_group(hub, registry, listen, calls, monkeypatch):
-    """Everyone hears their own leaving, a few at a time, and nothing is left behind; also of an old joining."""
-    monkeypatch.setattr(hub_module, "SLICE", 2)
-    people = [UUID(int=number) for number in range(100, 105)]
-    listeners = [listen(person, at(4)) for person in people]
-    plain = listen(ANN, at(4), dialect=Dialect.PLAIN)
-    hub.offer(end(5))
-    assert 0 < count([*listeners]) < len(listeners)
-    while hub.step():
-        pass
-    frames = [json.loads(frame[2 if frame[1] < 126 else 4 :]) for one in listeners for frame in one.connection.frames]
-    assert [(frame["type"], frame["seq"], frame["user"]) for frame in frames] == [
-        ("left", 5, str(person)) for person in people
-    ]
-    assert plain.connection.frames == []
-    hub.joined(TEA, 4, ANN)
-    hub.joined(TEA, 3, people[0])
-    assert count(listeners) == len(listeners)
-    assert is_open(plain, *listeners)
-    assert not hub._streams
-    assert calls[-1] == ("unsubscribe", TEA)
-
-
-@pytest.mark.parametrize("is_here", [True, False])
-def test_resume_to_the_end_of_a_group(hub, listen, is_here):
-    """Whoever was a member hears what they have missed, and their own leaving; others hear nothing."""
-    if is_here:
-        listen(UUID(int=3), at(4))
-    ann, ben = (listen(who, at(6, is_member=False), resume={TEA: 4}) for who in (ANN, BEN))
-    hub.serve(ann, TEA, page([message(5), end(6)], 6))
-    hub.serve(ben, TEA, page([message(5), end(6)], 6, was_member=False))
-    hub.read(TEA, 4, Slice([message(5), end(6)], 6))
-    while hub.step():
-        pass
-    assert received(ann, ben) == [[5, 6], []]
-    assert hub.registry.memberships()[ANN] == set()
-    assert not hub._streams
 
 
 def test_memberships(hub, listen, attach):

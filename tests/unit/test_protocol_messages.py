@@ -24,6 +24,8 @@ USER = UUID("513c5a25-edc3-4715-95bc-32682b4ba522")
 SESSION = UUID("8d7c4c0e-7f0a-4a53-9d0c-5a2f4a1f3a11")
 AT = datetime(2026, 11, 22, 2, 35, 9, 154152, tzinfo=UTC)
 G, U, T = f'"group":"{GROUP}"', f'"user":"{USER}"', '"at":"2026-11-22T02:35:09.154152Z"'
+EPOCH = "5d1c39d1a3f04b5f8e2f6c0b7a914e22"
+E = f'"epoch":"{EPOCH}"'
 STANDING = f'{{"id":"{GROUP}","name":"tea","seq":7}}'
 
 
@@ -40,10 +42,10 @@ def entry(**changes):
 
 FRAMES = [
     (
-        messages.hello(USER, SESSION, 25, [entry()]),
-        f'{{"type":"hello","user_id":"{USER}","session_id":"{SESSION}","heartbeat":25,"groups":[{STANDING}]}}',
+        messages.hello(USER, SESSION, 25, EPOCH, [entry()]),
+        f'{{"type":"hello","user_id":"{USER}","session_id":"{SESSION}","heartbeat":25,{E},"groups":[{STANDING}]}}',
     ),
-    (messages.hello(USER, SESSION, 0.5, []), None),
+    (messages.hello(USER, SESSION, 0.5, EPOCH, []), None),
     (
         messages.event(entry(body=b'{ "cups" :2.0}')),
         f'{{"type":"message",{G},"name":"tea","seq":7,"from":"{USER}",{T},"data":{{ "cups" :2.0}}}}',
@@ -55,8 +57,10 @@ FRAMES = [
     (messages.event(entry(kind="joined")), f'{{"type":"joined",{G},"name":"tea","seq":7,{U},{T}}}'),
     (messages.event(entry(kind="left", name="")), f'{{"type":"left",{G},"name":"","seq":7,{U},{T}}}'),
     (messages.gap(GROUP, "tea", 3, 9), f'{{"type":"gap",{G},"name":"tea","from":3,"to":9}}'),
-    (messages.ack("a", GROUP, 7, AT), f'{{"type":"ack","id":"a",{G},"seq":7,{T}}}'),
-    (messages.ack(-3, GROUP, 7, AT), f'{{"type":"ack","id":-3,{G},"seq":7,{T}}}'),
+    (messages.rewind(GROUP, "tea", 0), f'{{"type":"rewind",{G},"name":"tea","to":0}}'),
+    (messages.epoch(EPOCH), f'{{"type":"epoch",{E}}}'),
+    (messages.ack("a", GROUP, 7, AT, EPOCH), f'{{"type":"ack","id":"a",{G},"seq":7,{T},{E}}}'),
+    (messages.ack(-3, GROUP, 7, AT, EPOCH), f'{{"type":"ack","id":-3,{G},"seq":7,{T},{E}}}'),
     (
         messages.error(1, NotAMember()),
         '{"type":"error","id":1,"error":"not a member","detail":"Only members of the group may do this."}',
@@ -92,11 +96,12 @@ def test_text(name, text):
         messages.event(entry(name=name)),
         messages.event(entry(name=name, kind="joined")),
         messages.gap(GROUP, name, 1, 2),
-        messages.hello(USER, SESSION, 25, [entry(name=name)]),
+        messages.rewind(GROUP, name, 1),
+        messages.hello(USER, SESSION, 25, EPOCH, [entry(name=name)]),
     ]
     names = [value.get("name", value.get("groups", [{}])[0].get("name")) for value in map(json.loads, frames)]
-    assert names == [name] * 4
-    assert json.loads(messages.ack(text, GROUP, 1, AT))["id"] == text
+    assert names == [name] * 5
+    assert json.loads(messages.ack(text, GROUP, 1, AT, EPOCH))["id"] == text
 
 
 @pytest.mark.parametrize("hours", [-9.5, 0, 2])
@@ -118,6 +123,7 @@ def test_time(hours):
         ('{"type":"resume"}', Resume({})),
         ('{"groups":{},"type":"resume"}', Resume({})),
         (f'{{"type":"resume","groups":{{"{GROUP}":0,"{str(USER).upper()}":7}}}}', Resume({GROUP: 0, USER: 7})),
+        (f'{{"type":"resume","epoch":"{"~" * 64}","groups":{{}}}}', Resume({}, "~" * 64)),
         ('{"type":"broadcast","id":1,"group":"tea","data":{}}', Broadcast(1, "tea", b"{}", None)),
         (
             f'{{"data":{{"a":[1,"\\u00e9"]}},"key":"a b","id":"x","group":"{GROUP}","type":"broadcast"}}',
@@ -197,6 +203,10 @@ REFUSED = [
     (f'{{"type":"resume","groups":{{"{GROUP}":1.5}}}}', "Expected `int`"),
     (f'{{"type":"resume","groups":{{"{GROUP}":true}}}}', "Expected `int`"),
     (f'{{"type":"resume","groups":{{"{GROUP}":"1"}}}}', "Expected `int`"),
+    ('{"type":"resume","epoch":""}', "$.epoch"),
+    ('{"type":"resume","epoch":null}', "$.epoch"),
+    (f'{{"type":"resume","epoch":"{"e" * 65}"}}', "$.epoch"),
+    ('{"type":"resume","epoch":"a b"}', "$.epoch"),
     (broadcast(id=None), "`id`"),
     (broadcast(id="null"), "$.id"),
     (broadcast(id="true"), "$.id"),
@@ -361,6 +371,7 @@ TEXTS = st.text(st.characters(min_codepoint=1, exclude_categories=("Cs",)), max_
 CLIENT_FRAMES = st.fixed_dictionaries(
     {"type": st.sampled_from(["resume", "broadcast", "ping", "pong", "", None])},
     optional={
+        "epoch": TEXTS | st.integers(64, 65).map("e".__mul__) | st.none(),
         "groups": st.dictionaries(IDS, SEQS, max_size=2) | st.none(),
         "id": TEXTS | SEQS | st.integers(200, 201).map("x".__mul__),
         "group": TEXTS | IDS | st.integers(256, 257).map("x".__mul__),

@@ -14,7 +14,6 @@ from att.core.names import KEY_PATTERN
 from att.core.permissions import Who
 from att.http.credentials import COOKIE
 from att.http.requests import BODY_LIMIT, IDEMPOTENCY_KEY
-from att.http.schemas import PageOut
 from att.http.status_codes import phrase_of
 
 ABOUT = f"""\
@@ -182,7 +181,7 @@ def _parameter(member: Json) -> Json:
 def _response(status: int, shape: Any, schemas: Schemas) -> Json:
     each = each_of(shape)
     headers = ["X-Request-ID"]
-    if any(one.__pydantic_generic_metadata__["origin"] is PageOut for one in each):
+    if any("next" in one.model_fields for one in each):
         headers.append("Link")
     if UserOut in each:
         headers.append("ETag")

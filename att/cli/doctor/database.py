@@ -25,10 +25,10 @@ CONNECTIONS = POOL_SIZE + 2  # of one process: its pool, the broker, and one tha
 
 # Rights on tables that our statements need. Triggers and functions have those of their owner.
 RIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    dict.fromkeys(metadata.tables, ("SELECT", "INSERT", "UPDATE", "DELETE"))
-    | {"events": ("SELECT", "DELETE"), "history": ("SELECT",), "removals": ("SELECT",), "alembic_version": ("SELECT",)}
+    dict.fromkeys(metadata.tables.keys() - {"epochs", "forks"}, ("SELECT", "INSERT", "UPDATE", "DELETE"))
+    | {"events": ("SELECT", "DELETE"), "history": ("SELECT",), "alembic_version": ("SELECT",)}
 )
-FUNCTIONS = ("att_append", "att_remove_members", "att_grams")
+FUNCTIONS = ("att_append", "att_current_epoch", "att_epoch", "att_grams", "att_held", "att_trim_epochs")
 
 
 def _reading(sql: str) -> Statement:

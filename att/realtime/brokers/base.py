@@ -27,7 +27,8 @@ class MemberJoined(NamedTuple):
 class Announcement(NamedTuple):
     """Content of one payload: group heads, joined members, ended sessions, deleted or disabled users.
 
-    ``events`` are messages sent along, which need no read. ``sweep`` asks for a sweep, as not everything fitted in.
+    ``events`` are messages sent along, which need no read if the tag is that of the present epoch. ``sweep`` asks for a
+    sweep, as not everything fitted in.
     """
 
     groups: dict[UUID, int]
@@ -36,6 +37,7 @@ class Announcement(NamedTuple):
     sweep: bool = False
     users: Sequence[UUID] = ()
     events: Sequence[LogEvent] = ()
+    epoch_tag: bytes = b""
 
 
 SWEEP_ANNOUNCEMENT = Announcement({}, sweep=True)
@@ -75,8 +77,8 @@ class Broker(Protocol):
     @property
     def round_trip(self) -> float: ...
 
-    def announce(self, event: LogEvent) -> None:
-        """Announce a logged message soon, together with whatever else is pending then."""
+    def announce(self, event: LogEvent, epoch: str) -> None:
+        """Announce a logged message of an epoch soon, together with whatever else is pending then."""
 
     def announce_head(self, group_id: UUID, seq: int) -> None:
         """Announce that a group has reached this seq."""

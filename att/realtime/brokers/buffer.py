@@ -13,11 +13,12 @@ EVENTS = 1_000  # of one group in one payload
 
 
 class PendingAnnouncement:
-    """The head of one group, and messages of it."""
+    """The head of one group, and messages of it, all of one epoch."""
 
-    __slots__ = ("bytes", "events", "head")
+    __slots__ = ("bytes", "epoch", "events", "head")
 
     def __init__(self) -> None:
+        self.epoch = ""
         self.head = 0
         self.events: list[LogEvent] = []
         self.bytes = 0
@@ -34,9 +35,13 @@ class AnnouncementBuffer:
     def __bool__(self) -> bool:
         return self.is_sweep or bool(self._groups)
 
-    def add(self, event: LogEvent) -> None:
-        """Add a message, or its group's head alone if the buffer is full."""
+    def add(self, event: LogEvent, epoch: str) -> None:
+        """Add a message, or its group's head alone if the buffer is full. Drop messages of another epoch."""
         pending, size = self.add_head(event.group_id, event.seq), len(event.body)
+        if pending.epoch != epoch:
+            self._bytes -= pending.bytes
+            pending.epoch, pending.bytes = epoch, 0
+            pending.events.clear()
         has_room = pending.bytes + size <= GROUP_BYTES and self._bytes + size <= BYTES
         if has_room and len(pending.events) < EVENTS:
             pending.events.append(event)

@@ -1,10 +1,14 @@
 """Binary format of announcements that carry messages of one group between nodes.
 
-A version, the id of the sending node, the head of the group, and the messages in MessagePack, with their bodies byte
+A version, who sent it, the head of the group, and the messages in MessagePack, with their bodies byte
 for byte. Anyone with access to the channel may write to it, so payloads are checked as untrusted input. Joined and left
 events are not sent: only the database decides who receives what.
+
+Of the 16 bytes that say who sent it the first 8 are of the node's id, the others of a digest of the epoch. Servers of
+0.2.0 send 16 bytes of their id, and only compare them with their own.
 """
 
+import hashlib
 from collections.abc import Iterable
 from datetime import datetime
 from struct import Struct
@@ -19,7 +23,7 @@ from att.realtime.brokers.postgres import HIGHEST
 from att.realtime.event_log import LogEvent
 
 VERSION = 1
-HEADER = Struct("!B16sQ")
+HEADER = Struct("!B8s8sQ")
 
 
 class _Message(NamedTuple):
@@ -35,34 +39,38 @@ _DECODER: Decoder[list[_Message]] = Decoder(list[_Message])
 
 
 class DecodedAnnouncement(NamedTuple):
-    """The sending node, the seq that the group has reached, and messages of it."""
+    """The tag of the epoch, the seq that the group has reached, and messages of it."""
 
-    sender: UUID
+    epoch_tag: bytes
     head: int
     events: list[LogEvent]
 
 
-def encode(sender: UUID, head: int, events: Iterable[LogEvent]) -> bytes:
-    """Return the payload for one group. The events must be messages."""
+def epoch_tag(epoch: str) -> bytes:
+    """Return the bytes that stand for an epoch in a payload."""
+    return hashlib.sha256(epoch.encode()).digest()[:8]
+
+
+def encode(sender: UUID, epoch: str, head: int, events: Iterable[LogEvent]) -> bytes:
+    """Return the payload for one group. The events must be messages of the epoch."""
     messages = [_Message(event.name, event.seq, event.user_id, event.at, event.body) for event in events]
-    return HEADER.pack(VERSION, sender.bytes, head) + _ENCODER.encode(messages)
+    return HEADER.pack(VERSION, sender.bytes[:8], epoch_tag(epoch), head) + _ENCODER.encode(messages)
 
 
 def decode(group_id: UUID, payload: bytes, *, own: UUID) -> DecodedAnnouncement:
     """Decode a payload; of this node's own, only the head. Raise ValueError if it is malformed."""
     if len(payload) < HEADER.size:
         raise ValueError("the payload is cut off")
-    version, sender, head = HEADER.unpack_from(payload)
+    version, sender, tag, head = HEADER.unpack_from(payload)
     if version != VERSION or not 0 < head <= HIGHEST:
         raise ValueError("the payload has another version")
-    sender = UUID(bytes=sender)
-    if sender == own:
-        return DecodedAnnouncement(sender, head, [])
+    if sender == own.bytes[:8]:
+        return DecodedAnnouncement(tag, head, [])
     try:
         messages = _DECODER.decode(memoryview(payload)[HEADER.size :])
     except (DecodeError, RecursionError) as error:
         raise ValueError(str(error)) from error
-    return DecodedAnnouncement(sender, head, [_event(group_id, message) for message in messages])
+    return DecodedAnnouncement(tag, head, [_event(group_id, message) for message in messages])
 
 
 def _event(group_id: UUID, message: _Message) -> LogEvent:

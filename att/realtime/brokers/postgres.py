@@ -55,7 +55,7 @@ class PostgresBroker:
     def round_trip(self) -> float:
         return self._round_trip.seconds
 
-    def announce(self, event: LogEvent) -> None:
+    def announce(self, event: LogEvent, epoch: str) -> None:  # noqa: ARG002 - a head says only to read the log
         self.announce_head(event.group_id, event.seq)
 
     def announce_head(self, group_id: UUID, seq: int) -> None:

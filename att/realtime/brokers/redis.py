@@ -92,8 +92,8 @@ class RedisBroker:
 
     # Sending
 
-    def announce(self, event: LogEvent) -> None:
-        self._outgoing.add(event)
+    def announce(self, event: LogEvent, epoch: str) -> None:
+        self._outgoing.add(event, epoch)
         self._wake()
 
     def announce_head(self, group_id: UUID, seq: int) -> None:
@@ -132,7 +132,8 @@ class RedisBroker:
 
     def _payloads(self, taken: Mapping[UUID, PendingAnnouncement]) -> list[tuple[str, bytes]]:
         return [
-            (f"{GROUP_CHANNEL}{group_id}", encode(self._id, each.head, each.events)) for group_id, each in taken.items()
+            (f"{GROUP_CHANNEL}{group_id}", encode(self._id, each.epoch, each.head, each.events))
+            for group_id, each in taken.items()
         ]
 
     async def _measure(self) -> None:
@@ -198,7 +199,7 @@ class RedisBroker:
         if channel.startswith(GROUP_CHANNEL):
             group_id = UUID(channel.removeprefix(GROUP_CHANNEL))
             found = decode(group_id, payload, own=self._id)
-            return Announcement({group_id: found.head}, events=found.events)
+            return Announcement({group_id: found.head}, events=found.events, epoch_tag=found.epoch_tag)
         value: Any = json.loads(payload)
         if channel == ENDED_CHANNEL:
             return Announcement({}, sessions=[UUID(session_id) for session_id in value])
