@@ -13,6 +13,7 @@ from typing import Any
 from weakref import ref
 
 import psycopg2
+from psycopg2.errors import InsufficientPrivilege
 from psycopg2.extensions import (
     connection as Connection,  # noqa: N812 - a class, despite its name
     make_dsn,
@@ -98,6 +99,10 @@ def why_no_connection(dsn: str, error: Exception) -> str:
     reason = _reason(dsn, error)
     if _READ_ONLY in reason:
         return f"the database {describe(dsn)} accepts no changes: {_WHY_READ_ONLY}; {reason}"
+    if isinstance(error, InsufficientPrivilege):
+        return (
+            f"the role or the database {describe(dsn)} has a setting that must be reset (ALTER ROLE … RESET): {reason}"
+        )
     return f"cannot connect to the database {describe(dsn)}; is it running, and is the database URL right? {reason}"
 
 

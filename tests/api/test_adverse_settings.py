@@ -12,6 +12,7 @@ from att.db.dsn import connect_blocking
 from att.db.engine import Engine, Statement
 from att.db.migrate import bring_up_to_date
 from att.db.notifications import NotificationChannel
+from att.errors import DatabaseUnavailable
 
 ADVERSE = {
     "default_transaction_isolation": "serializable",
@@ -103,6 +104,14 @@ async def test_a_server_works_with_them(*, adverse, settings, db_url, sign_up, a
         assert len(shown[0]) > 100
     taken = await server.post("/signup", json={"login": "ann", "password": "correct horse"})
     assert taken.status == 409
+
+
+def test_a_setting_that_cannot_be_changed(adverse, db_url, sql):
+    """Without triggers there is no log: a role that may not switch them on gets one line, and no server starts."""
+    sql("ALTER ROLE adverse NOSUPERUSER")
+    sql("ALTER ROLE adverse RESET exit_on_error")
+    with pytest.raises(DatabaseUnavailable, match=r'RESET.*: permission denied to set parameter "session_repl'):
+        bring_up_to_date(adverse(db_url), migrate=False)
 
 
 def test_a_migration_works_with_them(adverse, empty_db_url, empty_postgresql):
