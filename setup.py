@@ -37,10 +37,12 @@ setup(
         "alembic>=1.20,<2",
         "argon2-cffi>=25.1",
         "click>=8.2,<9",
+        "confusable-homoglyphs>=3.3.1,<4",  # whose file of look-alikes att/core/skeletons.py reads
         "limits>=5.8,<6",
         "msgspec>=0.22,<0.23",
         "multidict>=6.4,<8",
         "platformdirs>=4.3,<5",
+        "precis-i18n>=1.1.2,<2",
         "prometheus-client>=0.24,<1",
         "psycopg2-binary>=2.9.10,<3",
         "pydantic>=2.12,<3",

@@ -167,15 +167,15 @@ class Conflict(AttError, code="conflict"):
 
 
 class LoginTaken(Conflict, code="login taken"):
-    """Another user has this login. Upper and lower case make no difference."""
+    """Another user has this login, or one that looks like it. Upper and lower case make no difference."""
 
 
 class RoleNameTaken(Conflict, code="role name taken"):
-    """Another role has this name. Upper and lower case make no difference."""
+    """Another role has this name, or one that looks like it. Upper and lower case make no difference."""
 
 
 class GroupNameTaken(Conflict, code="group name taken"):
-    """Another group has this name. Upper and lower case make no difference."""
+    """Another group has this name, or one that looks like it. Upper and lower case make no difference."""
 
 
 class RoleInUse(Conflict, code="role in use"):

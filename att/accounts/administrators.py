@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import any_, bindparam, literal, select, update
+from sqlalchemy import ARRAY, Text, any_, bindparam, func, literal, select, update
 
 from att.accounts.passwords import Passwords
 from att.accounts.roles import ADMIN, ANY_ADMINISTRATOR, ensure_built_in, lock_administrators
@@ -18,8 +18,10 @@ from att.accounts.service import SET_PASSWORD, add_user
 from att.accounts.users import NewUser
 from att.core.names import fold
 from att.core.permissions import Permission
+from att.core.precis import check_login, login_keys
 from att.db.engine import DriverError, Engine, Transaction, prepare
 from att.db.schema import roles, users
+from att.db.skeletons import OwnedName, reserve_names
 from att.errors import CannotStart, NoSuchUser
 from att.sessions.store import SessionStore
 
@@ -33,8 +35,13 @@ _is_administrator = (
     & (literal(Permission.EVERYTHING.value) == any_(roles.c.permissions))
 )
 
+_login_keys = bindparam("login_keys", type_=ARRAY(Text))
 _FIND_USER = prepare(
-    select(users.c.id, users.c.login, _is_administrator).join(roles).where(users.c.login_key == bindparam("login_key"))
+    select(users.c.id, users.c.login, _is_administrator)
+    .join(roles)
+    .where(users.c.login_key == any_(_login_keys))
+    .order_by(func.array_position(_login_keys, users.c.login_key))
+    .limit(1)
 )
 PROMOTE = prepare(update(users).where(users.c.id == bindparam("user_id")).values(role_id=_admin_role, active=True))
 
@@ -78,7 +85,7 @@ class Administrators:
         password_hash = await self._passwords.hash(wanted.password)
         async with self._change() as transaction:
             await ensure_built_in(transaction)
-            found = await transaction.fetch_one(_FIND_USER, login_key=fold(wanted.login))
+            found = await transaction.fetch_one(_FIND_USER, login_keys=login_keys(wanted.login))
             if found is None:
                 await _add(transaction, wanted.login, password_hash)
             else:
@@ -90,7 +97,7 @@ class Administrators:
         """Give the user this password, and end their sessions. Raise NoSuchUser."""
         password_hash = await self._passwords.hash(wanted.password)
         async with self._change() as transaction:
-            found = await transaction.fetch_one(_FIND_USER, login_key=fold(wanted.login))
+            found = await transaction.fetch_one(_FIND_USER, login_keys=login_keys(wanted.login))
             if found is None:
                 raise NoSuchUser(f"there is no user with the login {wanted.login!r}")
             await self._set_password(transaction, found[0], password_hash)
@@ -100,7 +107,7 @@ class Administrators:
         await self._sessions.end_all(user_id, transaction=transaction)
 
     async def _ensure_one(self, transaction: Transaction, wanted: AdministratorCredentials) -> None:
-        found = await transaction.fetch_one(_FIND_USER, login_key=fold(wanted.login))
+        found = await transaction.fetch_one(_FIND_USER, login_keys=login_keys(wanted.login))
         if found is None:
             await _add(transaction, wanted.login, await self._passwords.hash(wanted.password))
             return
@@ -123,4 +130,11 @@ class Administrators:
 
 
 async def _add(transaction: Transaction, login: str, password_hash: str) -> None:
-    await add_user(transaction, uuid4(), NewUser(login, role=ADMIN), password_hash)
+    try:
+        login = check_login(login)
+    except ValueError as error:
+        raise CannotStart(f"the login {login!r} {error}") from error
+    user_id = uuid4()
+    await add_user(transaction, user_id, NewUser(login, role=ADMIN), password_hash)
+    # A user whose login looks like this one must not keep the operator out.
+    await reserve_names(transaction, "users", [OwnedName(None, user_id, login)])

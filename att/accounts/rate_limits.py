@@ -18,6 +18,7 @@ from limits.aio.strategies import FixedWindowRateLimiter
 from att.config.settings import Rate
 from att.core.client_address import network_of
 from att.core.names import fold
+from att.core.precis import map_width
 from att.errors import AuthFailed, LoginTaken, TooManyAttempts, Unavailable, WrongPassword
 
 MAX_KEYS = 100_000  # counts for each rate; the oldest are dropped
@@ -54,7 +55,7 @@ class RateLimits:
 
         Success clears the failures of the login, but not of the address: an attacker may own one of the logins.
         """
-        network, key = network_of(address), fold(login)
+        network, key = network_of(address), fold(map_width(login))
         async with self._addresses.attempt(network), self._logins.attempt(key):
             try:
                 yield

@@ -11,9 +11,11 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from att.core.names import fold
 from att.core.pagination import Order, Page, Window
 from att.core.permissions import Actor, Permission, Permissions, check_covers, check_permits
+from att.core.precis import check_name, check_rename
 from att.db.engine import Engine, Transaction, prepare
 from att.db.keyset import Listing
 from att.db.schema import roles, users
+from att.db.skeletons import OwnedName, take_names
 from att.errors import BuiltInRole, FieldError, InvalidInput, LastAdministrator, NoSuchRole, RoleInUse, at_index
 
 ADMIN = "Admin"
@@ -144,6 +146,8 @@ class Roles:
                 with at_index(index):
                     check_covers(own, permissions)
                     created.append(_make(await transaction.fetch_one(ADD_ROLE, **_columns(name, permissions))))
+            owned = [OwnedName(index, role.id, role.name) for index, role in enumerate(created)]
+            await take_names(transaction, "roles", owned)
         return created
 
     async def change(self, change: RoleChange, actor: Actor) -> Role:
@@ -155,6 +159,7 @@ class Roles:
     async def change_many(self, changes: Iterable[RoleChange], actor: Actor) -> list[Role]:
         """Return the changed roles in order. Raise as ``change``, and InvalidInput for a repeated role."""
         changed: dict[UUID, Role] = {}
+        renamed = []
         weakened = None
         async with self._change(actor) as (transaction, own):
             for index, change in enumerate(changes):
@@ -163,8 +168,12 @@ class Roles:
                 with at_index(index):
                     before, after = await _change(transaction, own, change)
                 changed[change.id] = after
+                if after.name != before.name:
+                    renamed.append(OwnedName(index, after.id, after.name))
                 if Permission.EVERYTHING in set(before.permissions) - set(after.permissions):
                     weakened = index
+            if renamed:
+                await take_names(transaction, "roles", renamed)
             if weakened is not None:
                 with at_index(weakened):
                     await check_administrator_left(transaction)
@@ -203,6 +212,8 @@ async def _change(transaction: Transaction, own: Permissions, change: RoleChange
     name = before.name if change.name is None else change.name
     permissions = before.permissions if change.permissions is None else change.permissions
     check_covers(own, {*before.permissions, *permissions})
+    if name != before.name:
+        check_rename(check_name, name)  # one from an earlier release may stay as it is
     if fold(before.name) in BUILT_IN and name != before.name:
         raise BuiltInRole
     if fold(before.name) == fold(ADMIN) and set(permissions) != set(before.permissions):

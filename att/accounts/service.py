@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
-from sqlalchemy import bindparam, delete, exists, func, select, update
+from sqlalchemy import ARRAY, Text, bindparam, delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from att.accounts.locking import (
@@ -26,14 +26,17 @@ from att.accounts.users import (
     UserChange,
     check_change,
     check_named_once,
+    check_new_names,
     check_passwords,
     check_role_assignment,
     row_of,
 )
 from att.core.names import fold
 from att.core.permissions import Actor, Permission, Permissions, check_permits
+from att.core.precis import login_keys
 from att.db.engine import Engine, Transaction, prepare
 from att.db.schema import roles, users
+from att.db.skeletons import OwnedName, take_names
 from att.errors import AuthFailed, Busy, DatabaseUnavailable, LoginTaken, PreconditionFailed, WrongPassword, at_index
 from att.sessions.store import SessionListener, SessionStore, Verified
 
@@ -72,8 +75,12 @@ SET_PASSWORD = prepare(
     update(users).where(users.c.id == bindparam("user_id")).values(password_hash=bindparam("password_hash"))
 )
 DELETE_USERS = prepare(delete(users).where(THESE_USERS))
+_login_keys = bindparam("login_keys", type_=ARRAY(Text))
 FIND_PASSWORD = prepare(
-    select(users.c.id, users.c.password_hash).where(users.c.login_key == bindparam("login_key"), users.c.active)
+    select(users.c.id, users.c.password_hash)
+    .where(users.c.login_key == func.any(_login_keys), users.c.active)
+    .order_by(func.array_position(_login_keys, users.c.login_key))
+    .limit(1)
 )
 PASSWORD_OF = prepare(select(users.c.password_hash).where(users.c.id == bindparam("user_id")))
 # Keeps the history from recording a change of password.
@@ -119,6 +126,7 @@ class Accounts:
         user_id = uuid4()
         async with self._db.transaction(Actor(user_id, None, request_id)) as transaction:
             await add_user(transaction, user_id, NewUser(login), password_hash)
+            await take_names(transaction, "users", [OwnedName(None, user_id, login)])
         return Verified(user_id, password_hash)
 
     async def authenticate(self, login: str, password: str) -> Verified:
@@ -127,7 +135,7 @@ class Accounts:
         Raise AuthFailed for an unknown login, a wrong password, and a user who is not active or has no password, each
         after the same work.
         """
-        row = await self._db.fetch_one(FIND_PASSWORD, login_key=fold(login))
+        row = await self._db.fetch_one(FIND_PASSWORD, login_keys=login_keys(login))
         if not await self._passwords.verify(password, row and row[1]):
             raise AuthFailed
         user_id: UUID
@@ -197,6 +205,8 @@ class Accounts:
                 index, new = news[position]
                 with at_index(index):
                     await add_user(transaction, ids[position], new, hashes.get(position))
+            owned = [OwnedName(index, user_id, new.login) for user_id, (index, new) in zip(ids, news, strict=True)]
+            await take_names(transaction, "users", owned)
             created = await read_accounts(transaction, ids)
         return [created[user_id].user for user_id in ids]
 
@@ -218,11 +228,13 @@ class Accounts:
             await _check(transaction, changes, before, actor, own)
             if actor.user_id in passwords.hashes and before[actor.user_id].password_hash != passwords.verified:
                 raise Busy  # the password has changed since it was verified
+            changes = check_new_names(changes, {user_id: account.user for user_id, account in before.items()})
             # Ordered by login key, as in _create.
             for index, change in sorted(changes, key=lambda numbered: fold(numbered[1].values.get("login", ""))):
                 with at_index(index):
                     await _write(transaction, change, before[change.user_id], passwords)
                 await self._end_sessions(transaction, change, actor, ended)
+            await _take_logins(transaction, changes, before)
             if reduces:
                 await check_administrator_left(transaction)
             after = await read_accounts(transaction, ids)
@@ -320,6 +332,16 @@ async def _check(
             key = fold(values.get("role", account.user.role))
             if key != fold(account.user.role):
                 check_role_assignment(own, permissions_by_role[key])
+
+
+async def _take_logins(transaction: Transaction, changes: Sequence[Numbered], before: Mapping[UUID, Account]) -> None:
+    renamed = [
+        OwnedName(index, user_id, values["login"])
+        for index, (user_id, values) in changes
+        if values.get("login", before[user_id].user.login) != before[user_id].user.login
+    ]
+    if renamed:
+        await take_names(transaction, "users", renamed)
 
 
 async def _write(transaction: Transaction, change: UserChange, account: Account, passwords: _NewPasswords) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from att.core.names import fold
 from att.core.permissions import Permission, check_covers, check_permits, permits
+from att.core.precis import check_login, check_person_name
 from att.db.schema import roles, users
 from att.errors import FieldError, InvalidInput, NotPermitted
 
@@ -65,6 +66,8 @@ class UserChange(NamedTuple):
     values: Mapping[str, Any]
 
 
+_CHECKS = {"login": check_login, "first_name": check_person_name, "last_name": check_person_name}
+
 Numbered = tuple[int | None, UserChange]  # with its index in a batch
 
 
@@ -102,6 +105,27 @@ def check_role_assignment(own: Collection[str], assigned: Collection[str]) -> No
     """Raise NotPermitted when an actor with the permissions ``own`` may not assign a role with ``assigned``."""
     check_permits(own, Permission.ROLES_WRITE)
     check_covers(own, assigned)
+
+
+def check_new_names(changes: Iterable[Numbered], before: Mapping[UUID, User]) -> list[Numbered]:
+    """Return the changes with new logins in normal form. Raise InvalidInput for logins and names that are not allowed.
+
+    A login or name from an earlier release may stay as it is.
+    """
+    checked: list[Numbered] = []
+    faults = []
+    for index, (user_id, values) in changes:
+        new = dict(values)
+        for field, check in _CHECKS.items():
+            if field in new and new[field] != getattr(before[user_id], field):
+                try:
+                    new[field] = check(new[field])
+                except ValueError as error:
+                    faults.append(FieldError(field if index is None else f"{index}.{field}", str(error)))
+        checked.append((index, UserChange(user_id, new)))
+    if faults:
+        raise InvalidInput(faults)
+    return checked
 
 
 def check_named_once(changes: Iterable[Numbered]) -> None:

@@ -12,7 +12,11 @@ from att.core.fields import (
     GroupName,
     Id,
     Name,
+    NewGroupName,
+    NewLogin,
+    NewName,
     NewPassword,
+    NewPersonName,
     PermissionList,
     PersonName,
     RetentionCount,
@@ -32,7 +36,7 @@ _PASSWORDS = 100  # items of one request with a password, each of which is hashe
 class NewAccountIn(RequestModel):
     """The body of sign-up."""
 
-    login: Name
+    login: NewLogin
     password: NewPassword
 
 
@@ -46,10 +50,10 @@ class CredentialsIn(RequestModel):
 class NewUserIn(RequestModel):
     """A new user. Without a password they cannot sign in until they get one."""
 
-    login: Name
+    login: NewLogin
     password: NewPassword | None = None
-    first_name: PersonName = ""
-    last_name: PersonName = ""
+    first_name: NewPersonName = ""
+    last_name: NewPersonName = ""
     birth_date: Date | None = None
     role: Name = "User"
     active: bool = True
@@ -80,7 +84,7 @@ class NamedUserChangeIn(UserChangeIn):
 class NewRoleIn(RequestModel):
     """A new role."""
 
-    name: Name
+    name: NewName
     permissions: PermissionList = Field(default_factory=list)
 
 
@@ -128,7 +132,7 @@ class RoleChangesIn(RootModel[Annotated[list[NamedRoleChangeIn], Field(min_lengt
 class NewGroupIn(RequestModel):
     """A new group."""
 
-    name: GroupName
+    name: NewGroupName
     join: Join = "invite"
     post: Post = "members"
     retention: RetentionCount = 1_000

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from att.core import names
+from att.core import names, precis
 from att.core.pagination import CURSOR_LENGTH, CURSOR_PATTERN, MAX_INTEGER
 from att.core.permissions import Permission
 
@@ -40,12 +40,36 @@ def _text(least: int, most: int, **more: str) -> WithJsonSchema:
 Id = Annotated[UUID, BeforeValidator(_parse_id)]
 Date = Annotated[date, BeforeValidator(_parse_date)]
 PermissionList = list[Annotated[Permission, Field(strict=False)]]
+# Names are looked up by the rules of ``att.core.names``. New ones follow those of ``att.core.precis``; a new name in a
+# change is checked by the service, since the one from before may stay.
 Name = Annotated[str, AfterValidator(names.check_name), _text(1, names.NAME_LENGTH, pattern=names.NAME_PATTERN)]
 PersonName = Annotated[
     str, AfterValidator(names.check_person_name), _text(0, names.NAME_LENGTH, pattern=names.PERSON_NAME_PATTERN)
 ]
 GroupName = Annotated[
     str, AfterValidator(names.check_group_name), _text(1, names.NAME_LENGTH, pattern=names.GROUP_NAME_PATTERN)
+]
+_USERNAME = "As UsernameCaseMapped of RFC 8265, also in upper case, with spaces inside, signs and emoji."
+_NICKNAME = "As Nickname of RFC 8266, with all emoji."
+NewLogin = Annotated[
+    str,
+    AfterValidator(precis.check_login),
+    _text(1, names.NAME_LENGTH, pattern=names.NAME_PATTERN, description=_USERNAME),
+]
+NewName = Annotated[
+    str,
+    AfterValidator(precis.check_name),
+    _text(1, names.NAME_LENGTH, pattern=names.NAME_PATTERN, description=_NICKNAME),
+]
+NewPersonName = Annotated[
+    str,
+    AfterValidator(precis.check_person_name),
+    _text(0, names.NAME_LENGTH, pattern=names.PERSON_NAME_PATTERN, description=_NICKNAME),
+]
+NewGroupName = Annotated[
+    str,
+    AfterValidator(precis.check_group_name),
+    _text(1, names.NAME_LENGTH, pattern=names.GROUP_NAME_PATTERN, description=_NICKNAME),
 ]
 RetentionCount = Annotated[int, Field(ge=0, le=MOST_RETAINED), BeforeValidator(_whole)]
 _BYTES = f"At most {names.PASSWORD_BYTES} bytes in UTF-8."

@@ -104,6 +104,20 @@ members = sa.Table(
     sa.Index(None, "user_id", "joined_at", "group_id"),
 )
 
+# The skeletons of names (att.core.skeletons), so that no two names of a kind look alike. kind is the name of the table
+# that has the owner. A trigger deletes an owner's rows with their name. Names from before, and those that other
+# programs store, have none until a server adds them: att.db.skeletons. After a change of the algorithm a migration may
+# empty this table.
+skeletons = sa.Table(
+    "skeletons",
+    metadata,
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("skeleton", sa.Text(collation="C"), nullable=False),
+    sa.Column("owner_id", sa.Uuid, nullable=False),
+    sa.PrimaryKeyConstraint("kind", "skeleton"),
+    sa.Index(None, "owner_id"),
+)
+
 # The log: messages to each group, joins and leaves, in one order. Only functions of the database write it. It outlives
 # groups and users, so it has no foreign keys. actor_id is the user who has sent, joined or left. The body is json,
 # since jsonb does not keep the exact bytes.

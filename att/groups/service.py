@@ -9,8 +9,10 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from att.core.names import fold
 from att.core.permissions import Actor, Join, MemberRole, Permission, Post, Standing, Who, check, permits
+from att.core.precis import check_group_name, check_rename
 from att.db.engine import Engine, Transaction, prepare
 from att.db.schema import groups, members, roles, users
+from att.db.skeletons import OwnedName, take_names
 from att.errors import Forbidden, LastOwner, NoSuchGroup, NoSuchMember, NoSuchUser, at_index
 from att.groups.queries import GROUP_COLUMNS, MEMBER_COLUMNS, GroupQueries, GroupView, MemberView
 
@@ -70,6 +72,7 @@ CHANGE_GROUP = prepare(
     .values({name: func.coalesce(bindparam(f"new_{name}"), groups.c[name]) for name in ("name", "name_key", *RULES)})
     .returning(*GROUP_COLUMNS, _own_role)
 )
+NAME_OF = prepare(select(groups.c.name).where(groups.c.id == bindparam("group_id")))
 DELETE_GROUP = prepare(delete(groups).where(groups.c.id == bindparam("group_id")))
 # Locked to the commit by every change of members, so that two owners who leave at once do not leave none.
 LOCK_GROUP = prepare(select(groups.c.seq).where(groups.c.id == bindparam("group_id")).with_for_update(key_share=True))
@@ -138,6 +141,7 @@ class Groups(GroupQueries):
         group_id, wanted = uuid4(), {**RULES, **rules}
         async with self._db.transaction(actor) as transaction:
             row = await transaction.fetch_one(ADD_GROUP, id=group_id, name=name, name_key=fold(name), **wanted)
+            await take_names(transaction, "groups", [OwnedName(None, group_id, name)])
             await transaction.execute(ADD_MEMBER, group_id=group_id, user_id=actor.user_id, role="owner")
         self._listener.joined(group_id, 1, actor.user_id)
         return GroupView._make((*row, "owner"))
@@ -148,7 +152,10 @@ class Groups(GroupQueries):
         new["new_name_key"] = fold(values["name"]) if "name" in values else None
         async with self._db.transaction(actor) as transaction:
             await _lock(transaction, group_id, actor, Who.OWNER)
+            is_renamed = "name" in values and await _is_other_name(transaction, group_id, values["name"])
             row = await transaction.fetch_one(CHANGE_GROUP, group_id=group_id, user_id=actor.user_id, **new)
+            if is_renamed:
+                await take_names(transaction, "groups", [OwnedName(None, group_id, values["name"])])
         if row is None:
             raise NoSuchGroup
         return GroupView(*row)
@@ -233,6 +240,18 @@ async def _lock(transaction: Transaction, group_id: UUID, actor: Actor, who: Who
             raise
     head: int = locked[0]
     return head
+
+
+async def _is_other_name(transaction: Transaction, group_id: UUID, name: str) -> bool:
+    """Return True if the group gets another name by this one. Raise InvalidInput if that is not allowed.
+
+    A name from an earlier release may stay as it is.
+    """
+    row = await transaction.fetch_one(NAME_OF, group_id=group_id)
+    if row is None or row[0] == name:
+        return False
+    check_rename(check_group_name, name)
+    return True
 
 
 def _check_known(user_ids: Sequence[UUID], known: AbstractSet[UUID]) -> None:

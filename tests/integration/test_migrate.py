@@ -92,6 +92,19 @@ def test_users_from_before_there_were_roles(on_empty, empty_postgresql):
     assert empty_postgresql.execute("SELECT login, password_hash FROM users").fetchall() == [("Zoë", "hash")]
 
 
+def test_skeletons_are_for_those_who_add_users(on_empty, empty_postgresql):
+    """A role that serves without owning the tables can serve on the new schema, too, without another grant."""
+    on_empty(alembic.command.upgrade, "b81f4e6a2d93")
+    empty_postgresql.execute(
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON users TO pg_monitor; GRANT SELECT ON users TO PUBLIC"
+    )
+    empty_postgresql.commit()
+    on_empty(alembic.command.upgrade, "head")
+    query = "SELECT grantee, privilege_type FROM information_schema.role_table_grants WHERE table_name = 'skeletons'"
+    rows = empty_postgresql.execute(f"{query} AND grantee <> current_user ORDER BY 2").fetchall()
+    assert rows == [("pg_monitor", "INSERT"), ("pg_monitor", "SELECT")]
+
+
 def test_the_migrations_make_the_schema(on_empty):
     """`alembic check` finds nothing that the tables in att.db.schema have and the migrations lack, or the reverse."""
     on_empty(alembic.command.upgrade, "head")

@@ -11,9 +11,17 @@ import psycopg
 import schemathesis
 
 from att.api.schemas import _PASSWORDS
+from att.core import precis
 
 KNOWN = tomllib.loads(Path(__file__).with_name("schemathesis.toml").read_text())["dictionaries"]
 GUEST, ROLE, SESSION = (KNOWN[name]["values"][-1] for name in ("user_id", "role_id", "session_id"))
+
+NAMES = {
+    "login": precis.check_login,
+    "first_name": precis.check_person_name,
+    "last_name": precis.check_person_name,
+    "name": precis.check_group_name,
+}
 
 USER = """
 INSERT INTO users (id, login, login_key, search_text, role_id) SELECT %s, %s, %s, '', id FROM roles WHERE name = %s
@@ -58,6 +66,18 @@ def before_call(_context, case, _kwargs):
             item.pop("password", None)
         elif isinstance(item, dict) and index >= _PASSWORDS:
             item.pop("password", None)
+        if isinstance(item, dict) and case.method in ("POST", "PATCH") and case.path != "/login":
+            for field in NAMES.keys() & item:
+                item[field] = allowed_name(field, item[field])
+
+
+def allowed_name(field, text):
+    """Return the text, or another in its place if it has characters that are rightly refused."""
+    try:
+        NAMES[field](text)
+    except ValueError:
+        return f"{field} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return text
 
 
 @schemathesis.auth(refresh_interval=None)

@@ -26,7 +26,8 @@ CONNECTIONS = POOL_SIZE + 2  # of one process: its pool, the broker, and one tha
 # Rights on tables that our statements need. Triggers and functions have those of their owner.
 RIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     dict.fromkeys(metadata.tables.keys() - {"epochs", "forks"}, ("SELECT", "INSERT", "UPDATE", "DELETE"))
-    | {"events": ("SELECT", "DELETE"), "history": ("SELECT",), "alembic_version": ("SELECT",)}
+    | {"events": ("SELECT", "DELETE"), "skeletons": ("SELECT", "INSERT")}
+    | {"history": ("SELECT",), "alembic_version": ("SELECT",)}
 )
 FUNCTIONS = ("att_append", "att_current_epoch", "att_epoch", "att_grams", "att_held", "att_trim_epochs")
 
