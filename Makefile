@@ -63,17 +63,24 @@ engine:
 	@$(DOCKER) version >/dev/null 2>&1 || { echo "No container engine answers to '$(DOCKER) version'. 'make run' and 'make test' need none." >&2; exit 1; }
 
 dev-run: engine .env  ## Start PostgreSQL, Valkey, two servers and nginx in containers
-	$(DOCKER) compose up --build --detach --wait
+	@$(DOCKER) compose up --build --detach --wait || { \
+		$(DOCKER) compose ps --all --format '{{.Service}} {{.State}} {{.Health}} {{.ExitCode}}' \
+			| awk '!/ running healthy / && !/ exited +0$$/ {print $$1}' \
+			| while read -r name; do $(DOCKER) compose logs --tail 10 "$$name" >&2; done; exit 1; }
 	@echo "att is at http://$$($(DOCKER) compose port nginx 8080)"
 
-dev-stop: engine .env  ## Remove these containers; ARGS="--volumes" removes what they have stored, too
-	$(DOCKER) compose down --remove-orphans $(ARGS)
+# Compose wants a value for each password, and does not use it here.
+dev-stop: engine  ## Remove these containers; ARGS="--volumes" removes what they have stored, too
+	@env $$(sed -n 's/^\([A-Z_]*\)=$$/\1=unused/p' .env.example) $(DOCKER) compose down --remove-orphans $(ARGS)
 
 run-test-db: engine  ## Start a PostgreSQL in a container, for trying things out; it forgets everything when it stops
 	$(DOCKER) run --detach --rm --name $(TEST_DB) --publish 127.0.0.1:$(TEST_DB_PORT):5432 --tmpfs /var/lib/postgresql \
 		--env POSTGRES_USER=att_user --env POSTGRES_PASSWORD=att_pass --env POSTGRES_DB=att_db postgres:18 -c fsync=off
-	@for _ in $$(seq 60); do $(DOCKER) exec $(TEST_DB) pg_isready --quiet --host 127.0.0.1 && break; sleep 0.5; done
-	@echo "It is at postgresql://att_user:att_pass@localhost:$(TEST_DB_PORT)/att_db"
+	@for _ in $$(seq 60); do \
+		if $(DOCKER) exec $(TEST_DB) pg_isready --quiet --host 127.0.0.1; then \
+			echo "It is at postgresql://att_user:att_pass@localhost:$(TEST_DB_PORT)/att_db"; exit; fi; \
+		$(DOCKER) inspect $(TEST_DB) >/dev/null 2>&1 || break; sleep 0.5; \
+	done; echo "PostgreSQL does not start in the container. Run the command above without --detach to see why." >&2; exit 1
 
 stop-test-db: engine  ## Remove it
 	$(DOCKER) rm --force --volumes $(TEST_DB)

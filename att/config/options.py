@@ -17,6 +17,7 @@ from att.config.parsers import (
     parse_redis_url,
     parse_retention_age,
     parse_size,
+    read_secret,
 )
 from att.config.settings import LogFormat, Settings, default_data_dir
 from att.core.names import check_name, check_password
@@ -41,6 +42,25 @@ class Parsed(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
+def _from_file(secret: str, parse: Callable[[str], Any]) -> Callable[..., Any]:
+    """Return the option ``--…-file``, which reads the value of a secret option from a file, as containers have them."""
+
+    def fill(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        name = secret.removeprefix("--").replace("-", "_")
+        if value is not None and ctx.params.get(name) is not None:
+            raise click.UsageError(f"{secret} and {secret}-file exclude each other; give one of them", ctx)
+        if value is not None:
+            ctx.params[name] = value
+
+    return click.option(
+        f"{secret}-file",
+        type=Parsed("path", lambda path: parse(read_secret(path))),
+        callback=fill,
+        expose_value=False,
+        help=f"A file with the value of {secret}. A line break at its end does not count.",
+    )
+
+
 _OPTIONS = (
     click.option(
         "--listen",
@@ -53,13 +73,17 @@ _OPTIONS = (
         type=Parsed("dsn", check_dsn),
         help="Your own PostgreSQL: postgresql://user:password@host:port/database, or key=value words of libpq."
         " In ATT_DB_URL it does not show in the list of processes. Without it an embedded PostgreSQL runs.",
+        is_eager=True,  # before --db-url-file
     ),
+    _from_file("--db-url", check_dsn),
     click.option(
         "--redis-url",
         type=Parsed("url", parse_redis_url),
         help="A Redis or Valkey for sessions and for messages between servers: redis://user:password@host:port/0,"
         " rediss:// with TLS, unix:///path. In ATT_REDIS_URL it does not show in the list of processes.",
+        is_eager=True,  # before --redis-url-file
     ),
+    _from_file("--redis-url", parse_redis_url),
     click.option(
         "--data-dir",
         type=Parsed("path", parse_path),
@@ -130,7 +154,9 @@ _OPTIONS = (
         "--admin-password",
         type=Parsed("password", check_password),
         help="Password for --admin-login. In ATT_ADMIN_PASSWORD it does not show in the list of processes.",
+        is_eager=True,  # before --admin-password-file
     ),
+    _from_file("--admin-password", check_password),
     click.option(
         "--drain-time",
         type=Parsed("duration", parse_drain_time),

@@ -39,6 +39,16 @@ MAX_DRAIN_TIME = timedelta(hours=1)
 MIN_RETENTION_AGE = timedelta(minutes=1)  # by then every server has read a new event
 
 
+def read_secret(path: str) -> str:
+    """Return what a file holds, without a line break at its end. Raise ValueError that says what is wrong."""
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is no text in UTF-8") from error
+
+
 def parse_listen(text: str) -> ListenAddress:
     """Read ``host:port``, ``[ipv6]:port``, ``:port`` or ``unix:/path``. Raise ValueError that says what is wrong."""
     if text.startswith("unix:"):

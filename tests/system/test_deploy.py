@@ -26,7 +26,7 @@ from packaging.utils import canonicalize_name
 from site_parts import DEPLOY, ROOT, Redis, started
 
 from att.cli.main import command
-from att.config.options import PREFIX, settings_from_environment
+from att.config.options import PREFIX, overriding_options, settings_from_environment
 from att.config.parsers import parse_duration
 from att.config.settings import ADDRESS_CONNECTIONS, DRAIN_TIME, Settings
 from att.http.requests import BODY_LIMIT, BODY_TIMEOUT
@@ -92,7 +92,7 @@ def test_confined(name):
     assert service["logging"]["options"]["max-size"]
     assert service["restart"] == ("no" if name == "migrate" else "unless-stopped")
     assert "privileged" not in service
-    assert re.search(r":\d", service["image"]) or service["build"]["target"] == "serve"
+    assert re.search(r":\d", service["image"]) or service["image"] == SERVICES["migrate"]["image"]
 
 
 def test_order():
@@ -172,6 +172,12 @@ def test_secrets_stay_out():
     assert {line.rstrip("/") for line in ignored} | {".git"} <= kept_out
 
 
+def test_one_service_builds_the_image():
+    """With more, compose recreates all servers at once after a build that has changed nothing."""
+    building = {name: service["build"]["target"] for name, service in SERVICES.items() if "build" in service}
+    assert building == {"migrate": "serve"}
+
+
 def make(directory, *arguments):
     words = ["make", "--directory", str(directory), *arguments]
     return subprocess.run(words, check=False, capture_output=True, text=True)
@@ -201,6 +207,51 @@ def test_no_engine(target, tmp_path):
     assert result.returncode
     assert "No container engine answers" in result.stderr
     assert not (tmp_path / ".env").exists()
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """Where a program stands in for docker: it notes its calls, and answers by these lines of shell."""
+    for name in ("Makefile", ".env.example"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def go(target, answers):
+        program = tmp_path / "docker"
+        program.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\ncase "$*" in\n{answers}\nesac\n')
+        program.chmod(0o755)
+        result = make(tmp_path, target, f"DOCKER={program}", f"PYTHON={sys.executable}")
+        return result, (tmp_path / "calls").read_text()
+
+    return go
+
+
+def test_dev_run_shows_why(engine):
+    """The last lines of the log of what failed, and of nothing else."""
+    answers = """
+        "compose up"*) exit 1 ;;
+        "compose ps"*) printf '%s\\n' 'a running healthy 0' 'att1 running unhealthy 0' 'c exited  0' 'd exited  1' ;;
+        "compose logs"*) echo "logged: $*" ;;
+    """
+    result, _ = engine("dev-run", answers)
+    assert result.returncode
+    assert re.findall("logged: compose logs --tail 10 (.*)", result.stderr) == ["att1", "d"]
+
+
+def test_dev_stop_makes_no_passwords(engine, tmp_path):
+    """Those of the volumes would be lost. Compose only wants to see some."""
+    result, calls = engine("dev-stop", '"compose down"*) [ "$ATT_ADMIN_PASSWORD$POSTGRES_PASSWORD" = unusedunused ] ;;')
+    assert result.returncode == 0, result.stderr
+    assert "compose down" in calls
+    assert not (tmp_path / ".env").exists()
+
+
+def test_a_test_database_that_dies(engine):
+    """It is not said to be there."""
+    result, calls = engine("run-test-db", '"exec"* | "inspect"*) exit 1 ;;')
+    assert result.returncode
+    assert "It is at" not in result.stdout
+    assert "does not start" in result.stderr
+    assert calls.count("exec ") == 1
 
 
 # Times and sizes
@@ -447,7 +498,7 @@ def test_variables_that_are_named():
     """The variables, services and targets of make that the how-to guides name exist."""
     text = "".join(read(name) for name in PAGES if name.startswith("docs/how-to/"))
     named = set(re.findall(r"`((?:ATT|STOP)_[A-Z_]+)`", text))
-    options = {f"{PREFIX}_{field.name.upper()}" for field in dataclasses.fields(Settings)}
+    options = {f"{PREFIX}_{option.name.upper()}" for option in overriding_options()}
     assert named <= EXAMPLE.keys() | options
     targets = set(re.findall(r"`make ([a-z-]+)`", text))
     assert targets

@@ -64,6 +64,49 @@ def test_errors_say_what_is_wrong(monkeypatch, variable, value, message):
     assert "secret" not in error.value.format_message()
 
 
+SECRETS = {
+    "db-url": "postgresql://me:secret@localhost/mine",
+    "redis-url": "redis://me:secret@localhost:6379/0",
+    "admin-password": "the secret word",
+}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_secrets_in_files(monkeypatch, tmp_path, name, end):
+    """A file has the value, with or without a line break at its end; the variable of the file names it."""
+    monkeypatch.setenv("ATT_ADMIN_LOGIN", "root")
+    monkeypatch.setenv("ATT_ADMIN_PASSWORD_FILE", str(tmp_path / "admin-password"))
+    for secret in {name, "admin-password"}:
+        (tmp_path / secret).write_bytes(f"{SECRETS[secret]}{end}".encode())
+    variable = f"ATT_{name.replace('-', '_').upper()}"
+    monkeypatch.setenv(f"{variable}_FILE", str(tmp_path / name))
+    assert getattr(settings_from_environment(), name.replace("-", "_")) == SECRETS[name]
+    monkeypatch.setenv(variable, SECRETS[name])
+    with pytest.raises(click.UsageError, match=f"--{name} and --{name}-file exclude each other"):
+        settings_from_environment()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read .*: No such file"),
+        (b"\xff", "is no text in UTF-8"),
+        (b"http://me:secret@localhost/", "not understood"),
+        (b"", "not understood"),
+    ],
+)
+def test_files_without_a_usable_secret(monkeypatch, tmp_path, content, message):
+    """The error names the option and the file, and does not repeat what is in the file."""
+    path = tmp_path / "url"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setenv("ATT_DB_URL_FILE", str(path))
+    with pytest.raises(click.UsageError, match=message) as error:
+        settings_from_environment()
+    assert "secret" not in error.value.format_message()
+
+
 def test_a_sub_command_takes_the_same_options(monkeypatch):
     """All of them, in their order; none has a value of its own, nor one from the environment."""
     monkeypatch.setenv("ATT_CHECK_LISTEN", "127.0.0.1:1")
