@@ -15,7 +15,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 
 	--no-emit-index-url --no-emit-find-links
 PYTEST := pytest --numprocesses 4 --dist worksteal
 
-.PHONY: run test coverage types bench chaos lint fmt lock clean engine dev-run dev-stop run-test-db stop-test-db test-in-docker
+.PHONY: run test coverage types bench chaos lint fmt lock sbom clean engine dev-run dev-stop run-test-db stop-test-db test-in-docker
 
 run: $(INSTALLED)  ## Start the server on the embedded PostgreSQL; ARGS="--listen :8080" passes options on
 	$(BIN)/att-server $(ARGS)
@@ -58,6 +58,10 @@ lock: $(DEV_INSTALLED)  ## Pin anew the newest versions that setup.py admits
 	$(COMPILE) --extra embedded --extra redis --extra gunicorn --constraint requirements.lock --output-file requirements-run.lock setup.py
 	$(COMPILE) --extra redis --extra gunicorn --constraint requirements.lock --output-file requirements-serve.lock setup.py
 	echo setuptools | $(COMPILE) --no-annotate --constraint requirements.lock --output-file requirements-build.lock -
+
+sbom: $(DEV_INSTALLED)  ## Write a bill of materials (CycloneDX) of what an image installs to dist/att-server.cdx.json
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --output-reproducible --validate --output-file dist/att-server.cdx.json requirements-serve.lock
 
 engine:
 	@$(DOCKER) version >/dev/null 2>&1 || { echo "No container engine answers to '$(DOCKER) version'. 'make run' and 'make test' need none." >&2; exit 1; }

