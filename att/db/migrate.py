@@ -93,12 +93,17 @@ def _refused(dsn: str, error: BaseException | None) -> CannotStart:
 
 
 def _check_server(cursor: Cursor, dsn: str) -> None:
-    cursor.execute("SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding')")
-    ((version, encoding),) = cursor.fetchall()
+    cursor.execute(
+        "SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding'),"
+        " current_schema(), current_setting('search_path')"
+    )
+    ((version, encoding, schema, path),) = cursor.fetchall()
     if version < OLDEST_POSTGRES:
         raise CannotStart(f"PostgreSQL {OLDEST_POSTGRES} or later is needed; {describe(dsn)} is PostgreSQL {version}")
     if encoding != "UTF8":
         raise CannotStart(f"the database {describe(dsn)} has the encoding {encoding}; create one with ENCODING 'UTF8'")
+    if schema is None:
+        raise CannotStart(f"{describe(dsn)} has no schema {path!r} that this user may use; create it: CREATE SCHEMA")
 
 
 def _revisions(cursor: Cursor) -> tuple[bool, list[str]]:

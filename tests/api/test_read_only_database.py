@@ -1,8 +1,8 @@
 """A database that accepts no changes: a standby, or one that is read-only by a setting."""
 
+import asyncio
 import json
 import os
-import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,13 +10,14 @@ import psycopg
 import pytest
 from aiohttp import DummyCookieJar
 from databases import copy_data
+from processes import postmaster_of
 from route_requests import fill, request_for
 from waiting import eventually
 
 from att.api.routes import ROUTES
 from att.app import create_app
 from att.core.permissions import Who
-from att.db.embedded import EmbeddedPostgres
+from att.db.embedded import EmbeddedPostgres, stop_postmaster
 from att.db.migrate import bring_up_to_date
 from att.sessions.store import hash_token
 
@@ -113,12 +114,12 @@ async def test_a_primary_that_is_gone_is_503_everywhere(site, client):
     """The primary is used though the standby is named first; without it no route answers from the standby."""
     response = await client.get("/groups/tea/presence", headers={"Authorization": f"Bearer {TOKEN}"})
     assert response.status == 200
-    os.kill(site.primary._server.get_pid(), signal.SIGINT)  # PostgreSQL's fast shutdown
+    await asyncio.to_thread(stop_postmaster, postmaster_of(site.primary))
     await eventually(lambda: is_refused(client))
     assert set((await ask_all(client, site)).items()) == {
         (f"{route.method} {route.path}", 503) for route in NEEDS_A_DATABASE
     }
-    site.primary.start()
+    await asyncio.to_thread(site.primary.start)
     await eventually(lambda: is_served(client))
 
 

@@ -37,6 +37,19 @@ async def test_check_tells_it_too(shared_db_url):
     assert "CREATE SCHEMA att" in found["schema"].remedy
 
 
+@pytest.mark.parametrize("migrate", [True, False])
+def test_a_schema_that_is_missing(empty_db_url, migrate):
+    """It is not taken for tables that are missing."""
+    with pytest.raises(CannotStart, match="has no schema 'att' that this user may use; create it: CREATE SCHEMA"):
+        bring_up_to_date(f"{empty_db_url}&options=-csearch_path%3Datt", migrate=migrate)
+
+
+async def test_check_misses_the_schema(empty_db_url):
+    url = f"{empty_db_url}&options=-csearch_path%3Datt"
+    found = {finding.name: finding async for finding in check_database(url, migrate=True)}
+    assert found["schema"][1:3] == (Level.FAIL, "no schema 'att' that this user may use")
+
+
 async def test_a_schema_of_its_own(shared_db_url, empty_postgresql, settings, aiohttp_client):
     """Migrating, checking, serving, the history and the log work there, and nothing is put into other schemas."""
     sql = empty_postgresql.execute

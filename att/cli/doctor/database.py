@@ -55,6 +55,7 @@ CLOSED_SCHEMAS = _reading("""
     WHERE p.proname = 'att_append' AND NOT has_schema_privilege(n.oid, 'USAGE')
 """)
 WHO = _reading("SELECT quote_ident(current_user)")
+_PLACE = _reading("SELECT current_schema(), current_setting('search_path')")
 _TABLE = _reading(FIND_REVISIONS)
 REVISIONS = _reading("SELECT version_num FROM alembic_version")
 DURABILITY = _reading("""
@@ -160,6 +161,9 @@ def _grants(rights: str, place: str, user: str) -> str:
 
 
 async def _schema(db: Engine, *, migrate: bool) -> Verdict:
+    schema, path = await db.fetch_one(_PLACE)
+    if schema is None:
+        return fail(f"no schema {path!r} that this user may use", "create it, by CREATE SCHEMA, or GRANT USAGE on it")
     table = await db.fetch_one(_TABLE)
     found = [revision for (revision,) in await db.fetch_all(REVISIONS)] if table else []
     missing = lacking(found)
