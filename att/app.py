@@ -41,6 +41,7 @@ from att.api.routes import ROUTES
 from att.api.routing import add_routes
 from att.config.database import Database, open_database
 from att.config.settings import Settings
+from att.core.memory import MemoryBudget
 from att.core.readiness import Probe, Readiness
 from att.core.tasks import every
 from att.db.engine import Engine
@@ -48,9 +49,9 @@ from att.db.skeletons import reserve_old_names
 from att.errors import CannotStart
 from att.groups.service import Groups
 from att.http.access_log import REQUEST_LOG, RequestLog
-from att.http.context import READINESS, SETTINGS
+from att.http.bodies import BODY_LIMIT
+from att.http.context import MEMORY, READINESS, SETTINGS
 from att.http.middleware import add_headers, problem_middleware
-from att.http.requests import BODY_LIMIT
 from att.realtime.broker_events import BrokerEvents
 from att.realtime.brokers.base import Broker, SubscribingBroker
 from att.realtime.brokers.postgres import PostgresBroker
@@ -115,6 +116,7 @@ def create_app(settings: Settings | None = None) -> web.Application:
     app[REQUEST_LOG] = RequestLog(logs_requests=settings.access_log)
     app[METRICS] = process_registry()
     app[READINESS] = Readiness()
+    app[MEMORY] = MemoryBudget(settings.memory_budget)
     app[KEEPALIVE] = KeepaliveTimer()
     app[DOCUMENT] = _document()
     app.on_response_prepare.append(add_headers)
@@ -258,6 +260,7 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
         publisher=publisher,
         keepalive=keepalive,
         outbox_limit=app[SETTINGS].outbox_limit,
+        memory=app[MEMORY],
     )
     revoker = SessionRevoker(sessions, sessions)
     async with (
@@ -311,6 +314,7 @@ async def _monitoring(app: web.Application) -> AsyncIterator[None]:
         db=app[ENGINE],
         passwords=app[PASSWORDS],
         readiness=app[READINESS],
+        memory=app[MEMORY],
     )
     async with monitor(app[READINESS], app[ENGINE], app[BROKERS], app[METRICS]):
         yield

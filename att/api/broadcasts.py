@@ -9,16 +9,14 @@ from att.api.keys import PUBLISHER
 from att.api.route import EXAMPLE_EPOCH, EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Permission, Who
 from att.http.context import SESSION
-from att.http.requests import parse_json, read_body, read_idempotency_key
+from att.http.requests import read_idempotency_key, read_object
 from att.http.responses import respond
 from att.realtime.event_log import Publish
 
 
 async def broadcast(request: web.Request) -> web.Response:
     """Send a JSON object to a group."""
-    body = await read_body(request)
-    if not isinstance(parse_json(body), dict):
-        raise errors.NotAnObject
+    body = await read_object(request)
     draft = Publish(path_group(request), request[SESSION].user_id, body, read_idempotency_key(request))
     (event, _, epoch), counted = await request.app[PUBLISHER].publish(draft)
     delivery = schemas.DeliveryOut(group=event.group_id, seq=event.seq, at=event.at, epoch=epoch, **counted._asdict())

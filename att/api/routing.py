@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from att.api.auth import identify, is_permitted, path_user
-from att.api.keys import GROUP, GROUP_SERVICE
+from att.api.keys import GROUP, GROUP_SERVICE, SESSIONS
 from att.api.route import Route
 from att.core import permissions
 from att.core.permissions import NO_GROUP, Standing, Who
-from att.errors import Forbidden
+from att.errors import Forbidden, NotSignedIn
+from att.http.bodies import counted_body, load_body
 from att.http.context import SESSION
 from att.http.cors import preflight
 from att.http.middleware import Handler
-from att.http.requests import load_body
 
 
 def add_routes(router: web.UrlDispatcher, routes: Iterable[Route]) -> None:
@@ -36,26 +36,34 @@ def guarded(route: Route) -> Handler:
     """Return the handler behind a check of who may call it."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        if route.who is Who.ANYONE:
+        with counted_body(request):
+            if route.who is not Who.ANYONE:
+                await _admit(request, route)
             return await route.handler(request)
-        # Before the checks, since their results must still be true when the handler runs.
-        await load_body(request)
-        session = request[SESSION] = await identify(request)
-        if route.checked_by_log:
-            return await route.handler(request)
-        standing = NO_GROUP
-        if "group" in request.match_info:
-            group = request[GROUP] = await request.app[GROUP_SERVICE].find(request.match_info["group"], session.user_id)
-            standing = Standing(group.role, group.join, group.post)
-        target = path_user(request) if "user_id" in request.match_info else None
-        try:
-            permissions.check(route.who, actor=session.user_id, target=target, standing=standing)
-        except Forbidden:
-            if route.permission is None or not await is_permitted(request, route.permission):
-                raise
-        return await route.handler(request)
 
     return handle
+
+
+async def _admit(request: web.Request, route: Route) -> None:
+    """Find out who asks, read the body, and check who may call the route."""
+    session = request[SESSION] = await identify(request)
+    is_complete = request.content.is_eof()
+    # Before the checks, since their results must still be true when the handler runs.
+    await load_body(request)
+    if not is_complete and await request.app[SESSIONS].check(session.id) is None:
+        raise NotSignedIn
+    if route.checked_by_log:
+        return
+    standing = NO_GROUP
+    if "group" in request.match_info:
+        group = request[GROUP] = await request.app[GROUP_SERVICE].find(request.match_info["group"], session.user_id)
+        standing = Standing(group.role, group.join, group.post)
+    target = path_user(request) if "user_id" in request.match_info else None
+    try:
+        permissions.check(route.who, actor=session.user_id, target=target, standing=standing)
+    except Forbidden:
+        if route.permission is None or not await is_permitted(request, route.permission):
+            raise
 
 
 def _options(methods: set[str]) -> Handler:

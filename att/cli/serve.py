@@ -10,13 +10,13 @@ from aiohttp import web
 from att import __version__
 from att.app import DATABASE, create_app
 from att.config.settings import Settings
-from att.core.process import collect_less_garbage, room_for_connections
+from att.core.process import collect_less_garbage, return_large_blocks, room_for_connections
 from att.errors import AttError
 from att.http.acceptor import Acceptor
 from att.http.access_log import REQUEST_LOG
 from att.http.bind import check_listeners
 from att.http.connections import ConnectionLimiter
-from att.http.context import READINESS
+from att.http.context import MEMORY, READINESS
 from att.http.tls import Certificate
 from att.server.drain import DRAIN, Drain
 from att.server.gunicorn import GENERATED, announce_administrator
@@ -59,6 +59,7 @@ async def serve(settings: Settings) -> None:
     try:
         await runner.setup()
         collect_less_garbage()
+        return_large_blocks()
         try:
             if not stop.is_asked.is_set():
                 acceptor = await _open_acceptor(runner, settings, certificate)
@@ -91,7 +92,8 @@ async def _open_acceptor(runner: web.AppRunner, settings: Settings, certificate:
     if runner.server is None:
         raise RuntimeError("the application has not been set up")
     limits = room_for_connections(), settings.address_connections
-    limiter = ConnectionLimiter(runner.server, *limits, settings.trust_proxy, runner.app[REQUEST_LOG])
+    parts = runner.app[REQUEST_LOG], runner.app[MEMORY]
+    limiter = ConnectionLimiter(runner.server, *limits, settings.trust_proxy, *parts)
     acceptor = Acceptor(limiter, certificate)
     await acceptor.open(settings.listen)
     return acceptor

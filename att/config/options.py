@@ -10,6 +10,7 @@ from att.config.parsers import (
     parse_drain_time,
     parse_duration,
     parse_listen,
+    parse_memory_budget,
     parse_origin,
     parse_path,
     parse_proxy,
@@ -19,7 +20,7 @@ from att.config.parsers import (
     parse_size,
     read_secret,
 )
-from att.config.settings import LogFormat, Settings, default_data_dir
+from att.config.settings import LogFormat, Settings, default_data_dir, default_memory_budget
 from att.core.names import check_name, check_password
 from att.db.dsn import check_dsn
 
@@ -103,6 +104,14 @@ _OPTIONS = (
         type=Parsed("size", parse_size),
         default="1MiB",
         help="Unsent bytes after which the connection of a slow listener is closed: 65536, 64KiB, 1MiB.",
+    ),
+    click.option(
+        "--memory-budget",
+        type=Parsed("size", parse_memory_budget),
+        default=default_memory_budget,
+        show_default="an eighth of the memory of the machine or the container",
+        help="Bytes that all clients together may make the server hold: bodies, unfinished messages, what they do not"
+        " read. Beyond it the largest and slowest are refused: 128MiB, 1GiB.",
     ),
     click.option(
         "--retention-age",

@@ -36,6 +36,7 @@ REDIS_QUERY = {  # parameters of a Redis URL with the form of their values; ssl_
 }
 MAX_DURATION = timedelta(days=3650)
 MAX_DRAIN_TIME = timedelta(hours=1)
+MIN_MEMORY_BUDGET = 16 * 1024**2  # some of the largest bodies
 MIN_RETENTION_AGE = timedelta(minutes=1)  # by then every server has read a new event
 
 
@@ -140,6 +141,14 @@ def parse_size(text: str) -> int:
     if not match or int(match[1]) == 0:
         raise ValueError(f"{text!r} is no size; write a number of bytes: 65536, 64KiB or 1MiB")
     return int(match[1]) * SIZE_UNITS[match[2] or "b"]
+
+
+def parse_memory_budget(text: str) -> int:
+    """Read a size of 16 MiB at least. Raise ValueError that says what is wrong."""
+    size = parse_size(text)
+    if size < MIN_MEMORY_BUDGET:
+        raise ValueError(f"{text!r} is too small; 16MiB at least, as in 128MiB or 1GiB")
+    return size
 
 
 def parse_path(text: str) -> Path:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from platformdirs.unix import Unix
 
 from att.core.client_address import Proxy
+from att.core.process import available_memory
 
 
 class ListenAddress(NamedTuple):
@@ -60,6 +61,7 @@ ADDRESS_FAILURES = Rate(50, timedelta(minutes=5))
 SIGNUPS = Rate(30, timedelta(hours=1))
 DRAIN_TIME = timedelta(seconds=20)
 ADDRESS_CONNECTIONS = 1_000
+MEMORY_SHARE = 8  # an eighth is the default budget: objects take more than their bytes, and others need memory, too
 
 
 class LogFormat(StrEnum):
@@ -80,6 +82,11 @@ def default_data_dir() -> Path:
     return Unix("att").user_data_path
 
 
+def default_memory_budget() -> int:
+    """Return the default of ``--memory-budget``, in bytes."""
+    return available_memory() // MEMORY_SHARE
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Settings of an application. Sizes are in bytes."""
@@ -91,6 +98,7 @@ class Settings:
     migrate: bool = False
     session_ttl: timedelta = timedelta(days=30)
     outbox_limit: int = 1024**2
+    memory_budget: int = field(default_factory=default_memory_budget)
     retention_age: timedelta = timedelta(days=30)
     allow_origin: frozenset[str] = frozenset()
     hashing: HashingCost = OWASP

@@ -11,6 +11,7 @@ from att.core import names, precis
 from att.core.pagination import CURSOR_LENGTH, CURSOR_PATTERN, MAX_INTEGER
 from att.core.permissions import Permission
 
+MOST_PERMISSIONS = 100  # in one request; there are fewer
 MOST_RETAINED = 1_000_000  # events of one group
 
 
@@ -39,7 +40,7 @@ def _text(least: int, most: int, **more: str) -> WithJsonSchema:
 
 Id = Annotated[UUID, BeforeValidator(_parse_id)]
 Date = Annotated[date, BeforeValidator(_parse_date)]
-PermissionList = list[Annotated[Permission, Field(strict=False)]]
+PermissionList = Annotated[list[Annotated[Permission, Field(strict=False)]], Field(max_length=MOST_PERMISSIONS)]
 # Names are looked up by the rules of ``att.core.names``. New ones follow those of ``att.core.precis``; a new name in a
 # change is checked by the service, since the one from before may stay.
 Name = Annotated[str, AfterValidator(names.check_name), _text(1, names.NAME_LENGTH, pattern=names.NAME_PATTERN)]

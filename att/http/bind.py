@@ -13,6 +13,9 @@ from typing import Any
 from att.config.settings import ListenAddress
 from att.errors import CannotStart
 
+# Bytes that the kernel stores of what a client sends; accepted sockets inherit it. Its default is megabytes, and one
+# read may bring much of them before anybody knows who sends them.
+RECEIVE_BUFFER = 64 * 1024
 BACKLOG = 1_024  # pending connections; the system may allow fewer
 UNIX_PATH = 107  # bytes of a unix socket's path on Linux; other systems allow a few less
 ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # the host name has an address that this machine does not have
@@ -116,6 +119,7 @@ def _bound(listener: socket.socket, sockaddr: Any, backlog: int | None) -> socke
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if listener.family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         listener.setblocking(False)
         listener.bind(sockaddr)
         if backlog is not None:

@@ -1,11 +1,13 @@
-"""Limits on open connections: how many each address may have, and how long the head of a request may take.
+"""Limits on open connections: how many each address may have, and how long a request and its response may take.
 
-aiohttp waits for ever for the head of a request; here it has ``HEAD_TIMEOUT`` to arrive.
+aiohttp waits for ever for the head of a request, and for a client to take its response; here a head has
+``HEAD_TIMEOUT`` to arrive, and a response must be taken at a minimum pace.
 """
 
 import asyncio
 import itertools
 import logging
+import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -13,17 +15,26 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from att.core.client_address import Proxy, is_trusted, network_of, parse_address
+from att.core.memory import MemoryBudget
+from att.core.pace import Pace
 from att.http import parse_errors
 from att.http.access_log import RequestLog
 from att.http.parse_errors import FIELD_LIMIT, FIELDS, HEAD_LIMIT, HEAD_TIMEOUT, LINE_LIMIT
 from att.http.problems import problem_of_http
 
 IDLE_TIMEOUT = 3_630.0  # seconds for which a connection is kept alive: longer than any proxy does
+_RESPONSE_TIMEOUT = 600.0  # seconds for a client to take a response
+READ_AHEAD = 32 * 1024  # bytes of a body that are read before the handler asks for it; at most twice as many
 _SWEEP_INTERVAL = 1.0  # seconds between checks for late heads
 WARNING_INTERVAL = 60.0  # seconds between log lines about refused connections
 
 # Options of aiohttp's handler; None turns its own access log off.
-LIMITS: Mapping[str, Any] = {"max_line_size": LINE_LIMIT, "max_field_size": FIELD_LIMIT, "max_headers": FIELDS}
+LIMITS: Mapping[str, Any] = {
+    "max_line_size": LINE_LIMIT,
+    "max_field_size": FIELD_LIMIT,
+    "max_headers": FIELDS,
+    "read_bufsize": READ_AHEAD,
+}
 _OPTIONS: Mapping[str, Any] = {**LIMITS, "keepalive_timeout": IDLE_TIMEOUT, "access_log": None}
 
 NEW, AWAITING, BUSY, IDLE, _GONE = range(5)  # stages of a connection; AWAITING the head of a request
@@ -55,9 +66,9 @@ class ClientQuota:
 
 
 class HttpConnection(web.RequestHandler):
-    """An HTTP connection that counts against a quota."""
+    """An HTTP connection that counts against a quota, and holds memory while a response waits for its client."""
 
-    __slots__ = ("_head", "_limiter", "quota", "stage")
+    __slots__ = ("_head", "_limiter", "_pace", "_stall", "_waiting", "_whole", "held", "held_since", "quota", "stage")
 
     def __init__(
         self,
@@ -70,6 +81,10 @@ class HttpConnection(web.RequestHandler):
         super().__init__(server, loop=loop, **options)
         self._limiter = limiter
         self._head = 0
+        self._stall: asyncio.TimerHandle | None = None  # while the transport is full
+        self._whole = 0  # bytes of the response, which stay until all of it is sent; the transport may have a copy
+        self.held = 0
+        self.held_since = 0.0
         self.quota = quota
         self.stage = NEW
 
@@ -92,12 +107,32 @@ class HttpConnection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
+        self._stop_waiting()
         self._limiter.remove(self)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.transport is not None:
+            self._waiting = self.transport.get_write_buffer_size()
+            self._pace = Pace(self._loop.time(), _RESPONSE_TIMEOUT)
+            self._stall = self._loop.call_at(self._pace.due, self._check_pace)
+            self._limiter.memory.charge(self, max(self._waiting, 2 * self._whole))
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_waiting()
+
+    def give_up(self) -> str:
+        """Close the connection, whose response waits: the budget of memory is full."""
+        self._stop_waiting()
+        self.abort()
+        return "response"
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send the response. An HTTP error that was raised outside of the middleware is sent as a problem, too."""
+        self._whole = len(resp.body) if isinstance(resp, web.Response) and isinstance(resp.body, bytes) else 0
         if not isinstance(resp, web.HTTPException):
             return await super().finish_response(request, resp, start_time)
         finished = await super().finish_response(request, problem_of_http(resp), start_time)
@@ -113,6 +148,8 @@ class HttpConnection(web.RequestHandler):
             self._limiter.set_idle(self)
         else:
             response.force_close()  # the rest of the body is still to come, and is no new head
+            if "Content-Encoding" in request.headers:
+                self._lingering_time = 0.0  # aiohttp would unpack the rest to ignore it
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -144,6 +181,21 @@ class HttpConnection(web.RequestHandler):
         if self.transport is not None:
             self.transport.abort()
 
+    def _stop_waiting(self) -> None:
+        self._limiter.memory.release(self, self.held)
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def _check_pace(self) -> None:
+        """Close the connection of a client that takes its response too slowly."""
+        if self.transport is not None and self._stall is not None:
+            taken, now = self._waiting - self.transport.get_write_buffer_size(), self._loop.time()
+            if self._pace.after(taken, now) <= now:
+                self.abort()
+            else:
+                self._stall = self._loop.call_at(self._pace.due, self._check_pace)
+
     def _check_head(self) -> None:
         if self.stage == AWAITING and self.transport is not None:
             self._reject(parse_errors.too_large())
@@ -160,19 +212,21 @@ class HttpConnection(web.RequestHandler):
 class ConnectionLimiter:
     """Allows ``total`` connections, and ``per_address`` of one address unless it is a trusted proxy."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the limits, and who else counts
         self,
         server: web.Server,
         total: int,
         per_address: int,
         trusted: Collection[Proxy],
         request_log: RequestLog | None = None,
+        memory: MemoryBudget | None = None,
     ) -> None:
         self._server = server
         self._total = total
         self._per_address = per_address
         self._trusted = trusted
         self._request_log = request_log
+        self.memory = MemoryBudget(sys.maxsize) if memory is None else memory
         self._loop = asyncio.get_running_loop()
         self._quotas: dict[str, ClientQuota] = {}
         self._open = 0

@@ -3,10 +3,12 @@
 from aiohttp import web
 
 from att.config.settings import Settings
+from att.core.memory import MemoryBudget
 from att.core.readiness import Readiness
 from att.sessions.store import Session
 
 SETTINGS = web.AppKey("settings", Settings)
+MEMORY = web.AppKey("memory", MemoryBudget)
 READINESS = web.AppKey("readiness", Readiness)
 REQUEST_ID = web.RequestKey("request_id", str)
 SESSION = web.RequestKey("session", Session)

@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from att import errors
-from att.http.requests import BODY_LIMIT
+from att.http.bodies import BODY_LIMIT, BodyTooLarge
 from att.http.status_codes import phrase_of, status_of
 
 
@@ -41,10 +41,11 @@ def problem_of_http(error: web.HTTPException) -> web.Response:
     """Return the response to an error of aiohttp."""
     allow = error.headers.get("Allow", "").replace(",", ", ")
     codes = {413: "body too large"}
+    limit = error.limit if isinstance(error, BodyTooLarge) else BODY_LIMIT
     details = {
         404: "There is nothing at this address.",
         405: f"This address does not allow the method. It allows {allow or 'none'}.",
-        413: f"The body is larger than {BODY_LIMIT} bytes.",
+        413: f"The body is larger than {limit} bytes.",
         417: "The server supports no expectation but 100-continue (RFC 9110, section 10.1.1).",
     }
     phrase = phrase_of(error.status)

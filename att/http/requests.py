@@ -2,42 +2,26 @@
 
 import asyncio
 import re
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any, TypeVar, get_args
 
 from aiohttp import web
 from pydantic import BaseModel, RootModel, ValidationError
-from pydantic_core import from_json
 
 from att import errors
+from att.core import json_text
 from att.core.names import check_key
 from att.core.pagination import Order, Window
+from att.http.bodies import load_body
 from att.http.schemas import PageQuery, QueryModel
-from att.http.validation import explain
+from att.http.validation import FAULTS_SHOWN, MORE_FAULTS, explain
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
-BODY_LIMIT = 1024 * 1024  # bytes of one request body: a broadcast, or a thousand users with all fields
-BODY_TIMEOUT = 30.0  # seconds for a body to arrive
-ENCODINGS = ("gzip", "deflate", "identity")  # of a body; aiohttp would not decode others
+VALUES = 25_000  # in one body that is built: a thousand users or roles with all fields have fewer
+_TURN = 50  # items that are checked before other requests have their turn
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.!#$&^_-]+\+json)")
 Shape = TypeVar("Shape", bound=BaseModel)
 QueryShape = TypeVar("QueryShape", bound=QueryModel)
-
-
-async def load_body(request: web.Request) -> bytes:
-    """Read the body. Raises Malformed, WrongMediaType, BodyTimeout, and a 413 if it is over the limit."""
-    if request.headers.get("Content-Encoding", "identity").lower() not in ENCODINGS:
-        raise errors.WrongMediaType(f"Send the body with no Content-Encoding but {' or '.join(ENCODINGS)}.")
-    if (request.content_length or 0) > BODY_LIMIT:
-        raise web.HTTPRequestEntityTooLarge(BODY_LIMIT, request.content_length or 0)
-    try:
-        if request.content.is_eof():  # usually it arrives together with the headers
-            return await request.read()
-        async with asyncio.timeout(BODY_TIMEOUT):
-            return await request.read()
-    except TimeoutError as error:
-        raise errors.BodyTimeout from error
-    except web.RequestPayloadError as error:
-        raise errors.Malformed("The body is incomplete, or not encoded as its headers say.") from error
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -48,25 +32,78 @@ async def read_body(request: web.Request) -> bytes:
     return body
 
 
-def parse_json(body: bytes) -> Any:
-    """Parse a JSON text of limited depth. Raises NotJson, with the position of the fault."""
+async def read_object(request: web.Request) -> bytes:
+    """Read a JSON object, byte for byte. Raises NotJson, NotAnObject, WrongMediaType."""
+    body = await read_body(request)
     try:
-        return from_json(body, allow_inf_nan=False, cache_strings=False)
+        is_object = json_text.is_object(body)
     except ValueError as error:
-        raise errors.NotJson(f"The body is not JSON (RFC 8259) in UTF-8: {error}.") from error
+        raise _not_json(error) from error
+    if not is_object:
+        raise errors.NotAnObject
+    return body
 
 
 async def read(request: web.Request, shape: type[Shape]) -> Shape:
     """Read the body in this shape. Raises NotJson, WrongMediaType, InvalidInput."""
-    return _fit(shape, parse_json(await read_body(request)))
+    return await _fit_body(shape, _parse(await read_body(request)))
 
 
 async def read_one_or_many(
     request: web.Request, one: type[Shape], many: type[RootModel[list[Shape]]]
 ) -> Shape | list[Shape]:
     """Read an object or an array of objects. Raises the errors of ``read``."""
-    value = parse_json(await read_body(request))
-    return _fit(many, value).root if isinstance(value, list) else _fit(one, value)
+    value = _parse(await read_body(request))
+    return (await _fit_body(many, value)).root if isinstance(value, list) else await _fit_body(one, value)
+
+
+def _parse(body: bytes) -> Any:
+    """Parse a JSON text of limited depth and of few values. Raises NotJson, with the position of the fault."""
+    if json_text.has_more_values(body, VALUES):
+        raise errors.InvalidInput([errors.FieldError("body", f"must not have more than {VALUES} values")])
+    try:
+        return json_text.parse(body)
+    except ValueError as error:
+        raise _not_json(error) from error
+
+
+def _not_json(error: ValueError) -> errors.NotJson:
+    return errors.NotJson(f"The body is not JSON (RFC 8259) in UTF-8: {error}.")
+
+
+async def _fit_body(shape: type[Shape], value: Any) -> Shape:
+    """Return the value in this shape. Other requests have their turn meanwhile if it is a list of many items."""
+    if not issubclass(shape, RootModel) or not isinstance(value, list):
+        return _fit(shape, _without_most_unknown(shape, value))
+    [item] = get_args(shape.model_fields["root"].annotation)
+    [most] = [rule.max_length for rule in shape.model_fields["root"].metadata if hasattr(rule, "max_length")]
+    if len(value) > most:
+        raise errors.InvalidInput([errors.FieldError("body", f"must have at most {most} items, not {len(value)}")])
+    items, faults = [], []
+    for index, each in enumerate(value):
+        if index % _TURN == _TURN - 1:
+            await asyncio.sleep(0)
+        try:
+            items.append(_fit(item, _without_most_unknown(item, each)))
+        except errors.InvalidInput as error:
+            faults += [
+                errors.FieldError(str(index) if name == "body" else f"{index}.{name}", message)
+                for name, message in error.fields
+            ]
+            if len(faults) > FAULTS_SHOWN:
+                raise errors.InvalidInput([*faults[:FAULTS_SHOWN], MORE_FAULTS]) from None
+    if faults:
+        raise errors.InvalidInput(faults)
+    return _fit(shape, items)  # items that fit are not looked at again
+
+
+def _without_most_unknown(shape: type[BaseModel], value: Any) -> Any:
+    """Return the value without most of its unknown members if there are very many: a fault is made of each."""
+    if not isinstance(value, dict) or len(value) <= len(shape.model_fields) + FAULTS_SHOWN:
+        return value
+    known = {name: value[name] for name in shape.model_fields if name in value}
+    unknown = (name for name in value if name not in shape.model_fields)
+    return known | dict.fromkeys(islice(unknown, FAULTS_SHOWN + 1))
 
 
 def read_query(request: web.Request, shape: type[QueryShape]) -> QueryShape:

@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 from att.errors import FieldError, InvalidInput
 
 FAULTS_SHOWN = 100
+MORE_FAULTS = FieldError("body", "has more faults")
 
 _WORDING = re.compile(r"^\w+ should ")  # pydantic: "Input should be a valid list", "String should have at most …"
 
@@ -20,8 +21,7 @@ def explain(error: ValidationError) -> InvalidInput:
     """
     faults = error.errors(include_url=False, include_input=False)
     shown = [_explain_one(fault) for fault in faults[:FAULTS_SHOWN]]
-    more = len(faults) - len(shown)
-    return InvalidInput([*shown, FieldError("body", f"has {more} more faults")] if more else shown)
+    return InvalidInput([*shown, MORE_FAULTS] if len(faults) > len(shown) else shown)
 
 
 def _explain_one(fault: ErrorDetails) -> FieldError:

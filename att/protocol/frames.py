@@ -10,10 +10,11 @@ _LENGTH_16, _LENGTH_64 = 126, 127
 
 
 class CloseCode(IntEnum):
-    """Reason of a close. 4000 to 4499, 1001 and 1012: reconnect; 4500 to 4999: do not."""
+    """Reason of a close. 4000 to 4499, 1001, 1012 and 1013: reconnect; 4500 to 4999: do not."""
 
     GOING_AWAY = 1001, "server is stopping"
     RESTART = 1012, "server is restarting"
+    OVERLOADED = 1013, "server is overloaded"
     TOO_SLOW = 4000, "too slow"
     RESYNC = 4001, "connect again"
     SESSION_ENDED = 4500, "session ended"

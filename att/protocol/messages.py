@@ -10,8 +10,8 @@ from uuid import UUID
 
 from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType
 from msgspec.json import Decoder, encode
-from pydantic_core import from_json
 
+from att.core import json_text
 from att.core.names import check_key, check_printable, parse_uuid
 from att.errors import AttError, ProtocolError
 
@@ -185,7 +185,7 @@ def _broadcast(frame: _Broadcast) -> Broadcast:
 
 def check_object(data: bytes) -> None:
     """Raise TypeError if the JSON is not an object, ValueError if it is not JSON that ``POST /broadcast`` takes."""
-    if not isinstance(from_json(data, allow_inf_nan=False, cache_strings=False), dict):
+    if not json_text.is_object(data):
         raise TypeError("must be an object")
 
 

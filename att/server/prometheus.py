@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from att import __version__
 from att.accounts.passwords import Passwords
+from att.core.memory import MemoryBudget
 from att.core.readiness import Readiness
 from att.core.tasks import failing
 from att.db.engine import Engine
@@ -59,6 +60,7 @@ def register(  # noqa: PLR0913 - parts of the server that have metrics
     db: Engine,
     passwords: Passwords,
     readiness: Readiness,
+    memory: MemoryBudget,
 ) -> None:
     """Add the metrics of a started server. Reading them asks neither database nor network."""
 
@@ -69,6 +71,7 @@ def register(  # noqa: PLR0913 - parts of the server that have metrics
         *(request_log.requests, request_log.durations, request_log.refusals, request_log.closes),
         *(hub.counts.delivered, hub.counts.dropped),
         *(publisher.appended, publisher.repeated, publisher.batch_sizes, publisher.waits),
+        memory.given_up,
         _BrokerCounters(brokers),
     ):
         registry.register(collector)
@@ -89,6 +92,8 @@ def register(  # noqa: PLR0913 - parts of the server that have metrics
     gauge("att_db_waiting", "Callers waiting for a database connection.", lambda: db.use.waiting)
     gauge("att_hashing_running", "Passwords being hashed.", lambda: passwords.use.running)
     gauge("att_hashing_waiting", "Passwords waiting to be hashed.", lambda: passwords.use.waiting)
+    gauge("att_memory_bytes", "Bytes that clients make the server hold.", lambda: memory.used)
+    gauge("att_memory_limit_bytes", "Most bytes that clients may make the server hold.", lambda: memory.limit)
     gauge("att_tasks_failing", "Background tasks that fail.", lambda: len(failing()))
     gauge("att_draining", "1 if the server is stopping, else 0.", lambda: readiness.draining)
 

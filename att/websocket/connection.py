@@ -9,10 +9,11 @@ from typing import Protocol
 from aiohttp import WSCloseCode, WSMessage, WSMsgType
 from aiohttp.http import WebSocketError
 
+from att.core.memory import MemoryBudget
 from att.errors import Unavailable
 from att.http.access_log import OnClose
+from att.http.bodies import BODY_LIMIT
 from att.http.connections import ClientQuota
-from att.http.requests import BODY_LIMIT
 from att.protocol.frames import PING_FRAME, CloseCode, pong_frame
 from att.realtime.registry import Dialect
 from att.sessions.store import Session, SessionStore
@@ -54,8 +55,10 @@ class WebSocketConnection(FrameReader):
         "due",
     )
 
-    def __init__(self, keepalive: KeepaliveTimer, sessions: SessionStore, outbox_limit: int) -> None:
-        super().__init__(outbox_limit)
+    def __init__(
+        self, keepalive: KeepaliveTimer, sessions: SessionStore, outbox_limit: int, memory: MemoryBudget
+    ) -> None:
+        super().__init__(outbox_limit, memory)
         self.due = 0
         self._keepalive = keepalive
         self._sessions = sessions
@@ -104,11 +107,13 @@ class WebSocketConnection(FrameReader):
     def _on_close_frame(self, code: int) -> None:
         """Close the transport: the peer has closed, or confirmed our close."""
         self._begin_close(code)
+        self._pass_all()
         if self._transport is not None:
             self._transport.close()
 
     def _on_read_error(self, error: BaseException) -> None:
         self._begin_close(error.code if isinstance(error, WebSocketError) else WSCloseCode.INTERNAL_ERROR)
+        self._pass_all()
         if self._transport is not None and self._transport.can_write_eof():
             self._transport.write_eof()  # closing would discard pending frames and the close frame
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from att.core.memory import MemoryBudget
 from att.errors import NotSignedIn
 from att.http.context import SESSION
 from att.realtime.event_log import EventLog
@@ -30,11 +31,12 @@ class ListenEndpoint:
     publisher: Publisher
     keepalive: KeepaliveTimer
     outbox_limit: int
+    memory: MemoryBudget
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Upgrade a signed-in request. Raises UpgradeRequired, NotSignedIn, DatabaseUnavailable, ConnectionError."""
         session, dialect = request[SESSION], dialect_of(request)
-        connection = WebSocketConnection(self.keepalive, self.sessions, self.outbox_limit)
+        connection = WebSocketConnection(self.keepalive, self.sessions, self.outbox_limit, self.memory)
         listener = Listener(session.user_id, session.id, connection, dialect)
         protocol = self._protocol_for(listener, connection)
         with contextlib.ExitStack() as undo:

@@ -7,8 +7,12 @@ from aiohttp import WSMessage
 from aiohttp._websocket.reader import WebSocketDataQueue  # the reader requires this class, which is not public
 from aiohttp.http import WebSocketReader
 
+from att.core.memory import MemoryBudget
+from att.core.pace import ARRIVAL_TIMEOUT, Pace
+from att.protocol.frames import CloseCode
 from att.websocket.frame_writer import FrameWriter
 
+_FINAL, _CONTROL, _LENGTH_16, _MASK_SIZE = 0x80, 0x08, 126, 4  # of a frame (RFC 6455, section 5.2)
 TURN = 16 * 1024  # bytes of one peer that are read before other peers have their turn
 
 
@@ -36,17 +40,63 @@ class _Found(WebSocketDataQueue):
 _found = _Found(None, 0, loop=None)  # protocol, limit and loop are unused
 
 
+class UnfinishedMessage:
+    """Follows the frames of one peer, to know how many bytes of a message have come that has not ended (RFC 6455)."""
+
+    __slots__ = ("_head", "_is_open", "_left", "size")
+
+    def __init__(self) -> None:
+        self.size = 0  # bytes since the message began; 0 between messages
+        self._head = b""  # a frame's header, of which a part is missing
+        self._left = 0  # bytes of the last frame that are still to come
+        self._is_open = False  # frames of the message are still to come
+
+    def feed(self, data: bytes) -> None:
+        """Follow the next bytes."""
+        self.size += len(data)  # of a message that has begun before
+        data = self._head + data
+        self._head = b""
+        at, end = self._left, len(data)
+        while at <= end:
+            if not self._is_open:
+                self.size = end - at
+            start, at = at, self._end_of_frame(data, at)
+            if at < 0:
+                self._head, at = data[start:], end
+                break
+        self._left = at - end
+
+    def _end_of_frame(self, data: bytes, at: int) -> int:
+        """Return where the frame ends that begins here, or -1 if its header is not complete."""
+        length, start = (data[at + 1] & 0x7F if at + 1 < len(data) else -1), at + 2
+        if length >= _LENGTH_16:
+            start += 2 if length == _LENGTH_16 else 8
+            length = int.from_bytes(data[at + 2 : start])
+        if length < 0 or start > len(data):
+            return -1
+        if not data[at] & _CONTROL:
+            self._is_open = not data[at] & _FINAL
+        return start + _MASK_SIZE + length
+
+
 class FrameReader(FrameWriter):
-    """The reading half: handles messages, and can be paused. Unread bytes stay with the peer."""
+    """The reading half: handles messages, and can be paused. Unread bytes stay with the peer.
 
-    __slots__ = ("_is_paused", "_reader", "_rest", "_turn")
+    A message must arrive at a minimum pace, and what has come of it counts against the budget of memory.
+    """
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(limit)
+    __slots__ = ("_arrival", "_is_paused", "_pace", "_reader", "_rest", "_turn", "_unfinished", "_unread")
+
+    def __init__(self, limit: int, memory: MemoryBudget) -> None:
+        super().__init__(limit, memory)
         self._reader: WebSocketReader | None = None  # None before ``_start_reading`` and after an error
         self._rest = b""
         self._turn: asyncio.Handle | None = None
         self._is_paused = False
+        self._unfinished = UnfinishedMessage()
+        self._unread = 0  # bytes that are counted against the budget: of the unfinished message, and the rest
+        self._pace: Pace | None = None
+        self._arrival: asyncio.TimerHandle | None = None  # while a message is unfinished
 
     def _start_reading(self, limit: int) -> None:
         """Start to read messages of at most ``limit`` bytes."""
@@ -77,15 +127,24 @@ class FrameReader(FrameWriter):
             return
         if self._rest or self._is_paused or len(data) > TURN:
             self._rest += data
+            self._count()
             if self._transport is not None:
                 self._transport.pause_reading()
             self._schedule_turn()
         else:
             self._read(self._reader, data)
 
+    def give_up(self) -> str:
+        """Drop an unfinished message or what waits, and close: the budget is full."""
+        if not self._unread:
+            return super().give_up()
+        self._stop_reading()
+        self.close(CloseCode.OVERLOADED)
+        return "message"
+
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
-        self._reader, self._rest = None, b""
+        self._stop_reading()
         if self._turn is not None:
             self._turn.cancel()
 
@@ -106,8 +165,49 @@ class FrameReader(FrameWriter):
     def _read(self, reader: WebSocketReader, data: bytes) -> None:
         reader.feed_data(data)
         messages, error = _found.take()
+        self._unfinished.feed(data)
         for message in messages:
             self._on_message(message)
         if error is not None:
-            self._reader, self._rest = None, b""
+            self._stop_reading()
             self._on_read_error(error)
+        elif self._unfinished.size or self._unread:
+            self._count()
+            self._check_pace()
+
+    def _stop_reading(self) -> None:
+        """Read nothing from now on."""
+        self._reader, self._rest, self._unfinished = None, b"", UnfinishedMessage()
+        self._count()
+        self._check_pace()
+
+    def _count(self) -> None:
+        """Charge what has come and is not handled."""
+        unread = self._unfinished.size + len(self._rest)
+        change, self._unread = unread - self._unread, unread
+        if change > 0:
+            self._memory.charge(self, change)
+        else:
+            self._memory.release(self, -change)
+
+    def _check_pace(self) -> None:
+        """Close a peer whose message arrives too slowly. While reading is paused, that is not its fault."""
+        loop, arrival = asyncio.get_running_loop(), self._arrival
+        if not self._unfinished.size:
+            self._pace = self._arrival = None
+            if arrival is not None:
+                arrival.cancel()
+            return
+        now = loop.time()
+        if self._pace is None or self._is_paused:
+            self._pace = Pace(now, ARRIVAL_TIMEOUT)
+        due = self._pace.after(self._unfinished.size, now)
+        if due <= now:
+            self._stop_reading()
+            self.close(CloseCode.TOO_SLOW)
+        elif arrival is None:
+            self._arrival = loop.call_at(due, self._on_due)
+
+    def _on_due(self) -> None:
+        self._arrival = None
+        self._check_pace()

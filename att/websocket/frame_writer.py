@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import socket
+from collections import deque
 
+from att.core.memory import MemoryBudget
 from att.protocol.frames import CloseCode, close_frame
 
 _CLOSE_TIMEOUT = 5.0  # seconds for a peer to take pending data and the close frame
 KERNEL_BUFFER = 64 * 1024  # bytes that the kernel may buffer for one socket; its default is megabytes
+PART = 64 * 1024  # bytes that a transport gets at a time while the peer is slow
 DRAIN_TIMEOUT = 30.0  # seconds for a peer to take a page while it catches up
 DRAIN_PAUSE = 0.01  # seconds between checks of the pending data
 
@@ -22,12 +25,12 @@ class SharedSocket(socket.socket):
 
 
 class FrameWriter(asyncio.Protocol):
-    """The writing half: a protocol and a ``ListenerConnection``.
+    """The writing half: a protocol, a ``ListenerConnection`` and a ``MemoryHolder``.
 
     While the transport has nothing to write, frames bypass it, which costs half: they are sent by ``_active_socket``.
-    It is set while the connection is open, except while data waits, and over TLS. Frames that come while the transport
-    is full are kept here, where all connections share one object; in the transport each copy would cost memory and a
-    system call.
+    It is set while the connection is open, except while data waits, and over TLS. What the kernel does not take waits
+    here, where all connections share one object, of whatever size; the transport gets it in parts of ``PART`` bytes,
+    since it may copy them.
     """
 
     # Python sorts slots by name, a base class's first, so a fan-out finds ``_active_socket`` beside the type.
@@ -35,24 +38,36 @@ class FrameWriter(asyncio.Protocol):
         "_active_socket",
         "_close_code",
         "_deadline",
+        "_is_full",
         "_limit",
+        "_memory",
+        "_offset",
+        "_passed",
         "_reason",
         "_spare_socket",
         "_transport",
         "_waiting",
         "_waiting_size",
+        "held",
+        "held_since",
     )
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, memory: MemoryBudget) -> None:
         self._active_socket: SharedSocket | None = None
         self._limit = limit
+        self._memory = memory
         self._spare_socket: SharedSocket | None = None
         self._transport: asyncio.Transport | None = None
         self._close_code: int | None = None
         self._reason = b""
         self._deadline: asyncio.TimerHandle | None = None
-        self._waiting: list[bytes] | None = None  # while the transport is full
-        self._waiting_size = 0  # bytes
+        self._is_full = False  # the transport has bytes that the kernel has not taken
+        self._waiting: deque[bytes] | None = None  # while frames wait, or the transport is full
+        self._waiting_size = 0  # bytes that the transport has not got yet
+        self._offset = 0  # bytes of the first waiting frame that it has got
+        self._passed: tuple[bytes, ...] = ()  # frames that it has got to their end, while it is full
+        self.held = 0
+        self.held_since = 0.0
 
     def send(self, frame: bytes) -> bool:
         if self._active_socket is None:
@@ -62,7 +77,7 @@ class FrameWriter(asyncio.Protocol):
         except OSError:
             sent = 0  # the transport gets the same error, and handles it
         if sent < len(frame):
-            self._write(frame[sent:])
+            self._wait(frame, sent)
         return True
 
     def _send_behind(self, frame: bytes) -> bool:
@@ -73,12 +88,12 @@ class FrameWriter(asyncio.Protocol):
         if self._pending > self._limit:
             self.close(CloseCode.TOO_SLOW)
             return False
-        self._write(frame)
+        self._wait(frame)
         return True
 
     def replay(self, frame: bytes) -> None:
         if self._is_open:
-            self._write(frame)
+            self._wait(frame)
 
     def close(self, code: CloseCode, reason: bytes = b"") -> None:
         self._begin_close(code, reason or code.reason.encode())
@@ -102,22 +117,38 @@ class FrameWriter(asyncio.Protocol):
         except TimeoutError:
             self.close(CloseCode.TOO_SLOW)
 
+    # MemoryHolder
+
+    def give_up(self) -> str:
+        """Drop what waits, and close: the budget is full."""
+        is_amid = bool(self._offset or self._passed)
+        self._drop_waiting()
+        if is_amid:
+            self.abort()  # no frame can follow a part of one
+        else:
+            self.close(CloseCode.TOO_SLOW)
+        return "outbox"
+
     # Callbacks of the transport
 
     def pause_writing(self) -> None:
-        self._active_socket, self._waiting = None, []
+        if self._waiting is None:
+            self._waiting = deque()
+        if not self._is_full and self._spare_socket is None:  # over TLS what the transport has is a copy
+            self._memory.charge(self, PART)
+        self._active_socket, self._is_full = None, True
 
     def resume_writing(self) -> None:
-        self._flush()
-        if self._waiting is None:  # else the transport is full again
-            self._active_socket = self._spare_socket if self._is_open else None
+        self._free_transport()
+        self._pass_on()
 
     def eof_received(self) -> None:
         self._active_socket = None  # the transport closes itself now
 
     def connection_lost(self, _error: Exception | None) -> None:
+        self._drop_waiting()
+        self._free_transport()
         self._transport = self._active_socket = self._spare_socket = self._waiting = None
-        self._waiting_size = 0
         if self._deadline is not None:
             self._deadline.cancel()
 
@@ -133,8 +164,10 @@ class FrameWriter(asyncio.Protocol):
                 self._spare_socket = SharedSocket(raw.family, raw.type, raw.proto, raw.fileno())
         # Calls ``pause_writing`` as soon as a byte waits: over TLS at the limit, else above it.
         transport.set_write_buffer_limits(high=int(is_tls), low=0)
-        if not self._pending:
-            self.resume_writing()
+        if transport.get_write_buffer_size():
+            self.pause_writing()
+        else:
+            self._pass_on()
 
     def _begin_close(self, code: int, reason: bytes = b"") -> None:
         """Close once. A connection that is not open yet is closed by ``_send_close``."""
@@ -143,11 +176,10 @@ class FrameWriter(asyncio.Protocol):
             self._send_close()
 
     def _send_close(self) -> None:
-        """Send the close frame if there is one."""
+        """Send the close frame if there is one, behind what waits."""
         transport = self._transport
         if transport is not None and self._close_code is not None and not transport.is_closing():
-            self._flush()
-            transport.write(close_frame(self._close_code, self._reason))
+            self._wait(close_frame(self._close_code, self._reason))
             # A peer that has not taken the close frame by then never will; its pending data must not stay.
             self._deadline = asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT, transport.abort)
 
@@ -159,18 +191,68 @@ class FrameWriter(asyncio.Protocol):
     def _pending(self) -> int:
         return 0 if self._transport is None else self._transport.get_write_buffer_size() + self._waiting_size
 
-    def _write(self, frame: bytes) -> None:
-        if self._waiting is not None:
-            self._waiting.append(frame)
-            self._waiting_size += len(frame)
-        elif self._transport is not None:
-            self._transport.write(frame)
+    def _wait(self, frame: bytes, sent: int = 0) -> None:
+        """Let a frame wait, of which some bytes were sent if nothing else waits. Pass on what the transport takes."""
+        if self._transport is None:
+            return
+        if self._waiting is None:
+            if self._spare_socket is None and len(frame) <= PART:  # over TLS frames never bypass the transport
+                self._transport.write(frame)
+                return
+            self._active_socket, self._waiting, self._offset = None, deque(), sent
+        self._waiting.append(frame)
+        self._waiting_size += len(frame) - sent
+        self._memory.charge_frame(self, frame)
+        if not self._is_full:
+            self._pass_on()
 
-    def _flush(self) -> None:
-        """Pass the waiting frames to the transport."""
-        waiting, self._waiting, self._waiting_size = self._waiting, None, 0
-        if waiting and self._transport is not None:
-            self._transport.writelines(waiting)
+    def _pass_on(self) -> None:
+        """Give the transport parts of what waits, until it is full."""
+        while self._transport is not None and not self._is_full:
+            for frame in self._passed:
+                self._memory.release_frame(self, frame)
+            self._passed = ()
+            if not self._waiting:
+                self._waiting = None
+                self._active_socket = self._spare_socket if self._is_open else None
+                return
+            # A transport that is closing ends as soon as it has sent what it has got.
+            self._pass(self._waiting_size if self._transport.is_closing() else PART)
+
+    def _pass_all(self) -> None:
+        """Give the transport all that waits, before it closes."""
+        self._pass(self._waiting_size)
+
+    def _pass(self, room: int) -> None:
+        """Give the transport so many bytes of the waiting frames, without a copy."""
+        part: list[memoryview] = []
+        passed: list[bytes] = []
+        while self._waiting and room:
+            frame = self._waiting[0]
+            piece = memoryview(frame)[self._offset : self._offset + room]
+            part.append(piece)
+            room -= len(piece)
+            self._waiting_size -= len(piece)
+            self._offset += len(piece)
+            if self._offset == len(frame):
+                self._offset = 0
+                passed.append(self._waiting.popleft())
+        self._passed = (*self._passed, *passed)
+        if part and self._transport is not None:
+            self._transport.writelines(part)
+
+    def _free_transport(self) -> None:
+        if self._is_full and self._spare_socket is None:
+            self._memory.release(self, PART)
+        self._is_full = False
+
+    def _drop_waiting(self) -> None:
+        for frame in (*self._passed, *(self._waiting or ())):
+            self._memory.release_frame(self, frame)
+        self._passed = ()
+        if self._waiting is not None:
+            self._waiting.clear()
+        self._waiting_size = self._offset = 0
 
 
 def _limit_kernel(raw: socket.socket) -> None:

@@ -16,8 +16,8 @@ from people import PASSWORD
 from att.api.accounts import make_login_response
 from att.api.keys import EVENT_LOG
 from att.app import create_app
+from att.http.bodies import BODY_LIMIT
 from att.http.credentials import COOKIE
-from att.http.requests import BODY_LIMIT
 from att.protocol.frames import CloseCode
 from att.sessions.store import Session, SignIn
 

@@ -10,10 +10,12 @@ import sys
 from ipaddress import ip_network
 
 import pytest
-from small_server import DEADLINE, REQUEST, read_response, read_to_end, small_server
+from small_server import DEADLINE, LARGE, REQUEST, read_response, read_to_end, small_server
 from waiting import eventually
 
 from att.config.settings import ListenAddress
+from att.core import pace
+from att.core.memory import MemoryBudget
 from att.http import connections
 from att.http.connections import ConnectionLimiter
 
@@ -307,3 +309,48 @@ async def test_on_a_unix_socket(tmp_path):
         for _, writer in pairs:
             writer.close()
         await server.has(open=0)
+
+
+# Responses
+
+
+async def test_a_response_that_waits_counts(connect):
+    """Until its client has taken it."""
+    memory = MemoryBudget(10**9)
+    async with small_server(memory=memory) as server:
+        reader, _ = await connect(server, data=REQUEST.replace(b" / ", b" /large "))
+
+        async def is_counted():
+            return memory.used
+
+        assert await eventually(is_counted, DEADLINE) == 2 * len(LARGE)  # the transport has a copy
+        assert (await read_response(reader))[2] == LARGE
+        assert memory.used == 0
+
+
+async def test_a_response_must_be_taken_at_a_minimum_pace(connect, monkeypatch):
+    """A client that does not read is cut off."""
+    monkeypatch.setattr(pace, "PACE_TIME", 0.05)
+    memory = MemoryBudget(10**9)
+    async with small_server(memory=memory) as server:
+        await connect(server, data=REQUEST.replace(b" / ", b" /large "))
+        await server.has(busy=1)
+        await server.has(open=0)
+        assert memory.used == 0
+
+
+async def test_a_full_budget_drops_a_response(connect):
+    """That of a client that has waited for long; the one that reads gets its own."""
+    memory = MemoryBudget(10**9)
+    async with small_server(memory=memory) as server:
+        for number in (1, 2):
+            await connect(server, data=REQUEST.replace(b" / ", b" /large "))
+
+            async def is_counted(number=number):
+                return len(memory._holders) == number
+
+            await eventually(is_counted, DEADLINE)
+        memory.limit = memory.used
+        reader, _ = await connect(server, data=REQUEST.replace(b" / ", b" /large "))
+        assert (await read_response(reader))[2] == LARGE
+        assert 1 <= memory.given_up.labels("response")._value.get() <= 2

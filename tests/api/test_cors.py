@@ -13,8 +13,8 @@ from route_requests import fill, served
 
 from att.api.keys import ACCOUNT_SERVICE
 from att.app import create_app
+from att.http.bodies import BODY_LIMIT
 from att.http.cors import ANSWER_HEADERS, REQUEST_HEADERS
-from att.http.requests import BODY_LIMIT
 
 ALLOWED = "https://app.example"
 ALSO = "http://localhost:3000"

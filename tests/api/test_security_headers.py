@@ -17,7 +17,7 @@ from att.api.keys import ACCOUNT_SERVICE
 from att.api.routes import ROUTES
 from att.app import create_app
 from att.core.permissions import Who
-from att.http.requests import BODY_LIMIT
+from att.http.bodies import BODY_LIMIT
 from att.http.security_headers import add_security_headers
 
 EXPECTED = {

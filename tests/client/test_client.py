@@ -193,7 +193,7 @@ async def test_resume_limit(script, someone, monkeypatch):
 # When the connection ends
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 1009, 1011, 1012, 4000, 4001, 4499, 5000, None])
+@pytest.mark.parametrize("code", [1000, 1001, 1009, 1011, 1012, 1013, 4000, 4001, 4499, 5000, None])
 async def test_connects_again(script, someone, pauses, code):
     """Whatever does not say otherwise, and a connection that breaks, is made again after a moment."""
 

@@ -6,6 +6,7 @@ from metric_samples import samples
 
 from att import __version__
 from att.accounts.passwords import Passwords
+from att.core.memory import MemoryBudget
 from att.core.readiness import Readiness
 from att.http.access_log import RequestLog
 from att.protocol.frames import CloseCode
@@ -36,6 +37,7 @@ def registry(db, db_url, request_log):
         db=db,
         passwords=Passwords(),
         readiness=Readiness(),
+        memory=MemoryBudget(1_000),
     )
     return registry
 

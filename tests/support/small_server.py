@@ -13,13 +13,14 @@ from att.http.connections import ConnectionLimiter
 
 DEADLINE = 10  # seconds
 ANYWHERE = ListenAddress("127.0.0.1", 0)
+LARGE = b"x" * 8 * 1024**2  # more than any kernel keeps for a socket
 REQUEST = b"GET / HTTP/1.1\r\nHost: att\r\n\r\n"
 
 
 class SmallServer:
     """Serves ``/`` at once, ``/wait`` when ``go_on`` is set, and ``/refuse`` without reading the body.
 
-    ``/detach`` leaves the connection to another protocol.
+    ``/large`` gives ``LARGE``, ``/detach`` leaves the connection to another protocol.
     """
 
     def __init__(self, acceptor, limiter):
@@ -47,7 +48,7 @@ class SmallServer:
 
 @contextlib.asynccontextmanager
 async def small_server(
-    total=1_000, per_address=1_000, trusted=(), certificate=None, address=ANYWHERE, request_log=None
+    total=1_000, per_address=1_000, trusted=(), certificate=None, address=ANYWHERE, request_log=None, memory=None
 ) -> AsyncIterator[SmallServer]:
     """Serve until the block ends."""
 
@@ -57,6 +58,9 @@ async def small_server(
     async def wait(request):
         await server.go_on.wait()
         return web.Response(text="done")
+
+    async def large(request):
+        return web.Response(body=LARGE)
 
     async def refuse(request):
         return web.Response(status=403)
@@ -75,10 +79,11 @@ async def small_server(
     app.router.add_get("/detach", detach)
     app.router.add_get("/", greet)
     app.router.add_get("/wait", wait)
+    app.router.add_get("/large", large)
     app.router.add_post("/refuse", refuse)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    limiter = ConnectionLimiter(runner.server, total, per_address, trusted, request_log)
+    limiter = ConnectionLimiter(runner.server, total, per_address, trusted, request_log, memory)
     acceptor = Acceptor(limiter, certificate)
     await acceptor.open(address)
     server = SmallServer(acceptor, limiter)

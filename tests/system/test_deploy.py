@@ -27,9 +27,10 @@ from site_parts import DEPLOY, ROOT, Redis, started
 
 from att.cli.main import command
 from att.config.options import PREFIX, overriding_options, settings_from_environment
-from att.config.parsers import parse_duration
+from att.config.parsers import parse_duration, parse_size
 from att.config.settings import ADDRESS_CONNECTIONS, DRAIN_TIME, Settings
-from att.http.requests import BODY_LIMIT, BODY_TIMEOUT
+from att.core.pace import PACE_TIME
+from att.http.bodies import BODY_LIMIT
 from att.server.drain import IDLE_SHARE, REQUEST_TIME
 from att.websocket.connection import HEARTBEAT
 
@@ -90,6 +91,8 @@ def test_confined(name):
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["logging"]["options"]["max-size"]
+    assert parse_size(fill(service["mem_limit"], {}).upper() + "iB") >= 512 * 1024**2
+    assert 0 < service["pids_limit"] <= 1_000
     assert service["restart"] == ("no" if name == "migrate" else "unless-stopped")
     assert "privileged" not in service
     assert re.search(r":\d", service["image"]) or service["image"] == SERVICES["migrate"]["image"]
@@ -149,7 +152,7 @@ def test_options(monkeypatch):
         monkeypatch.setenv(name, EXAMPLE[name] or PASSWORD)
     shown, defaults = settings_from_environment(), Settings()
     differing = {name for name in fields if getattr(shown, name) != getattr(defaults, name)}
-    assert differing == {"admin_login", "admin_password", "allow_origin", "log_format", "access_log"}
+    assert differing == {"memory_budget", "admin_login", "admin_password", "allow_origin", "log_format", "access_log"}
 
 
 def test_secrets_are_asked_for():
@@ -267,14 +270,20 @@ def test_times():
     keepalives = re.findall(r"^\s*keepalive_timeout (\d+s);", read("deploy/nginx.conf"), re.MULTILINE)
     assert min(map(seconds, keepalives)) < drain / IDLE_SHARE  # those of connections to the servers
     assert seconds(directive("proxy_read_timeout")) > HEARTBEAT * 1.5  # a ping, and the time to answer it
-    assert seconds(directive("client_body_timeout")) <= BODY_TIMEOUT
+    assert seconds(directive("client_body_timeout")) <= PACE_TIME
 
 
 def test_sizes():
     """The proxy refuses what the servers would refuse, and takes what they would take."""
     sizes = {"k": 1024, "m": 1024**2}
-    for name in ("client_max_body_size", "client_body_buffer_size"):
-        assert int(directive(name)[:-1]) * sizes[directive(name)[-1]] == BODY_LIMIT
+    largest, held = (
+        int(directive(name)[:-1]) * sizes[directive(name)[-1]]
+        for name in ("client_max_body_size", "client_body_buffer_size")
+    )
+    assert largest == BODY_LIMIT
+    # What the nodes count and time, nginx must not store.
+    assert directive("proxy_request_buffering") == "off"
+    assert held <= BODY_LIMIT // 64
     assert directive("limit_conn connections") == str(ADDRESS_CONNECTIONS)
 
 

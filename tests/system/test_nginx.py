@@ -20,7 +20,7 @@ from site_parts import DEPLOY, ROOT, Echo, Nginx, Node, Redis, needs_nginx, open
 from waiting import eventually
 
 from att.db.migrate import bring_up_to_date
-from att.http.requests import BODY_LIMIT
+from att.http.bodies import BODY_LIMIT
 
 pytestmark = needs_nginx
 DATABASE = "nginx"

@@ -17,6 +17,7 @@ CLOSE_REASON_BYTES = 123  # RFC 6455, section 5.5: 125 for a control frame, less
 EXPECTED = {
     CloseCode.GOING_AWAY: (1001, "server is stopping", True),
     CloseCode.RESTART: (1012, "server is restarting", True),
+    CloseCode.OVERLOADED: (1013, "server is overloaded", True),
     CloseCode.TOO_SLOW: (4000, "too slow", True),
     CloseCode.RESYNC: (4001, "connect again", True),
     CloseCode.SESSION_ENDED: (4500, "session ended", False),
@@ -91,7 +92,7 @@ def test_close_code(code, value, reason, is_to_reconnect):
     assert (code, code.value, code.reason) == (value, value, reason)
     assert CloseCode(value) is code
     assert struct.pack("!H", code) == value.to_bytes(2, "big")
-    assert (code in (1001, 1012) or 4000 <= code <= 4499) is is_to_reconnect
+    assert (code in (1001, 1012, 1013) or 4000 <= code <= 4499) is is_to_reconnect
     assert (4500 <= code <= 4999) is not is_to_reconnect
     assert 1 <= len(reason.encode()) <= CLOSE_REASON_BYTES
 
@@ -99,7 +100,7 @@ def test_close_code(code, value, reason, is_to_reconnect):
 def test_ranges_are_documented():
     """The docstring of the codes gives their ranges."""
     [reconnect, terminal] = re.findall(r"(\d{4} to \d{4}[^:]*): ([^;.]*)", CloseCode.__doc__)
-    assert reconnect == ("4000 to 4499, 1001 and 1012", "reconnect")
+    assert reconnect == ("4000 to 4499, 1001, 1012 and 1013", "reconnect")
     assert terminal == ("4500 to 4999", "do not")
 
 

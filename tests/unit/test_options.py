@@ -25,6 +25,7 @@ def test_settings_from_the_environment(monkeypatch):
     monkeypatch.setenv("ATT_REDIS_URL", "redis://localhost:6379/0")
     monkeypatch.setenv("ATT_ALLOW_ORIGIN", "https://a.example https://b.example")
     monkeypatch.setenv("ATT_DRAIN_TIME", "0s")
+    monkeypatch.setenv("ATT_MEMORY_BUDGET", "128MiB")
     monkeypatch.setenv("ATT_ADMIN_LISTEN", "127.0.0.1:9100")
     monkeypatch.setenv("ATT_LOG_FORMAT", "JSON")
     monkeypatch.setenv("ATT_ACCESS_LOG", "true")
@@ -33,6 +34,7 @@ def test_settings_from_the_environment(monkeypatch):
         redis_url="redis://localhost:6379/0",
         allow_origin=frozenset({"https://a.example", "https://b.example"}),
         drain_time=timedelta(0),
+        memory_budget=128 * 1024**2,
         admin_listen=ListenAddress("127.0.0.1", 9100),
         log_format=LogFormat.JSON,
         access_log=True,
@@ -51,6 +53,7 @@ def test_another_program_has_its_own_address(monkeypatch):
         ("ATT_LISTEN", "nowhere", "has no port"),
         ("ATT_DRAIN_TIME", "2h", "an hour at most"),
         ("ATT_ADDRESS_CONNECTIONS", "0", "0"),
+        ("ATT_MEMORY_BUDGET", "1MiB", "16MiB at least"),
         ("ATT_TLS_CERT", "/x/cert.pem", "--tls-cert and --tls-key go together"),
         ("ATT_ADMIN_LOGIN", "root", "--admin-login and --admin-password go together"),
         ("ATT_REDIS_URL", "http://user:secret@host", "the URL is not understood"),

@@ -1,7 +1,9 @@
-"""Limits of the process: open files and garbage collection."""
+"""Limits of the process: open files, memory and garbage collection."""
 
 import gc
 import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -53,3 +55,22 @@ def test_garbage():
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
+
+
+HOLD = """
+import os
+from att.core.process import return_large_blocks
+return_large_blocks()
+for _ in range(3):
+    blocks = [b"x" * size for size in range(100_000, 1_000_000, 4_000)]
+    kept = [b"x" * 500 for _ in range(100)]
+    del blocks
+print(int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_large_blocks_are_returned():
+    """A process that has freed 120 MB does not keep them."""
+    used = int(subprocess.run([sys.executable, "-c", HOLD], check=True, capture_output=True).stdout)
+    assert used < 60_000_000

@@ -123,10 +123,10 @@ def test_any_json_is_read_or_explained(value):
     assert explained != []
 
 
-def test_very_many_faults_are_counted():
+def test_very_many_faults_are_cut():
     """The response is not larger than the request."""
     with pytest.raises(ValidationError) as caught:
         schemas.NewGroupIn.model_validate({"name": "tea"} | {str(number): 0 for number in range(1_000)})
     fields = explain(caught.value).fields
     assert len(fields) == FAULTS_SHOWN + 1
-    assert fields[-1] == ("body", "has 900 more faults")
+    assert fields[-1] == ("body", "has more faults")

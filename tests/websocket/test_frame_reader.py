@@ -7,9 +7,13 @@ import socket
 import pytest
 from aiohttp import WSMsgType
 from aiohttp.http import WebSocketError
+from hypothesis import given, strategies as st
 
+from att.core import pace
+from att.core.memory import MemoryBudget
+from att.protocol.frames import CloseCode
 from att.websocket import frame_reader
-from att.websocket.frame_reader import FrameReader
+from att.websocket.frame_reader import FrameReader, UnfinishedMessage
 
 DEADLINE = 5
 PING = b"\x89\x80\0\0\0\0"
@@ -24,8 +28,8 @@ def text(payload):
 class RecordingReader(FrameReader):
     """A reader that records messages, and pauses after so many."""
 
-    def __init__(self):
-        super().__init__(2**20)
+    def __init__(self, memory=None):
+        super().__init__(2**20, memory or MemoryBudget(10**9))
         self.said = []
         self.error = None
         self.hold_after = None
@@ -172,3 +176,90 @@ async def test_a_message_of_the_limit(connected):
     assert heard.said[0].type is WSMsgType.TEXT
     assert heard.error is None
     assert other.error is not None
+
+
+# Unfinished messages
+
+
+def frame(size, *, is_final=True, kind=1):
+    """A client's frame of this kind."""
+    if size < 126:
+        length = bytes([0x80 | size])
+    else:
+        length = bytes([0x80 | 126]) + size.to_bytes(2) if size < 2**16 else bytes([0x80 | 127]) + size.to_bytes(8)
+    return bytes([0x80 * is_final | kind]) + length + b"\0\0\0\0" + b"x" * size
+
+
+FRAMES = st.tuples(st.sampled_from(["ping", "part", "end"]), st.sampled_from([0, 1, 125, 126, 300, 70_000]))
+
+
+@given(st.lists(FRAMES, min_size=1, max_size=8), st.lists(st.sampled_from([1, 2, 5, 100, 69_999]), min_size=1))
+def test_bytes_since_a_message_began(frames, cuts):
+    """They are counted however the stream is cut; control frames, also between fragments, end no message."""
+    stream, began, is_open, expected = b"", 0, False, [0]
+    for kind, size in frames:
+        data = (
+            frame(min(size, 125), kind=9) if kind == "ping" else frame(size, is_final=kind == "end", kind=not is_open)
+        )
+        expected += range(len(stream) + 1 - began, len(stream) + len(data) + 1 - began)
+        stream += data
+        if kind != "ping":
+            is_open = kind == "part"
+        if not is_open:
+            expected[-1], began = 0, len(stream)
+    unfinished, at = UnfinishedMessage(), 0
+    for cut in itertools.cycle(cuts):
+        unfinished.feed(stream[at : at + cut])
+        at = min(at + cut, len(stream))
+        assert unfinished.size == expected[at]
+        if at == len(stream):
+            break
+
+
+async def test_an_unfinished_message_counts(connected):
+    """With the bytes that are not read yet, until it has ended."""
+    heard, _ = connected
+    memory = heard._memory
+    message = frame(900)
+    heard.data_received(message[:500])
+    assert memory.used == heard.held == 500
+    heard.data_received(message[500:])
+    assert memory.used == 0
+    assert heard._arrival is None
+    heard.pause()
+    heard.data_received(message)
+    assert memory.used == len(message)
+    heard.resume()
+    await heard.until(lambda: len(heard.said) == 2)
+    assert memory.used == 0
+
+
+async def test_a_message_must_come_at_a_minimum_pace(connected, monkeypatch):
+    """A peer that stalls in the middle is closed; one that is between messages, or must wait for us, is not."""
+    monkeypatch.setattr(pace, "PACE_TIME", 0.05)
+    heard, _ = connected
+    heard.data_received(frame(5) + PING)
+    assert heard._arrival is None
+    heard.data_received(frame(900)[:500])
+    heard.pause()
+    heard._check_pace()
+    assert heard._close_code is None
+    heard.resume()
+    await _until(lambda: heard._close_code == CloseCode.TOO_SLOW)
+    assert heard._memory.used == 0
+
+
+async def test_giving_up_an_unfinished_message(connected):
+    """The peer is told that the server is overloaded, and nothing more is read."""
+    heard, _ = connected
+    heard.data_received(frame(900)[:500])
+    assert heard.give_up() == "message"
+    assert (heard._close_code, heard._memory.used) == (CloseCode.OVERLOADED, 0)
+    heard.data_received(frame(5))
+    assert not heard.said
+
+
+async def _until(probe):
+    async with asyncio.timeout(DEADLINE):
+        while not probe():  # noqa: ASYNC110 - the connection announces it to its peer alone
+            await asyncio.sleep(0.001)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from att.core.memory import OVERHEAD, MemoryBudget
 from att.protocol.frames import CloseCode, close_frame
 from att.websocket import frame_writer
 from att.websocket.frame_writer import FrameWriter, SharedSocket
@@ -23,8 +24,8 @@ WAYS = ["tcp", "unix", "tls"]
 class Out(FrameWriter):
     """Opens with its connection."""
 
-    def __init__(self, limit):
-        super().__init__(limit)
+    def __init__(self, limit, memory):
+        super().__init__(limit, memory)
         self.opened, self.lost = asyncio.Event(), asyncio.Event()
 
     def connection_made(self, transport):
@@ -69,10 +70,10 @@ class Peer(asyncio.Protocol):
 
 
 @contextlib.asynccontextmanager
-async def pair(way, limit=LIMIT):
+async def pair(way, limit=LIMIT, memory=None):
     """An outbox that is open, and its peer, which does not read yet."""
     loop = asyncio.get_running_loop()
-    out, here, there = Out(limit), {}, {}
+    out, here, there = Out(limit, memory or MemoryBudget(10**9)), {}, {}
     if way == "tls":
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         server.load_cert_chain(CERTIFICATES / "one.pem", CERTIFICATES / "one.key")
@@ -168,11 +169,59 @@ async def test_what_waits(way):
         assert out._transport.get_write_buffer_size() == held
         assert out._pending == before + sum(map(len, frames))
         out.close(CloseCode.RESYNC, b"why")
-        assert out._waiting is None
         peer.transport.resume_reading()
         end = b"".join(frames) + close_frame(CloseCode.RESYNC, b"why")
         await _until(lambda: peer.heard.endswith(end))
         assert len(peer.heard) == peer.heard.count(b"L") + len(end)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_frame_of_any_size_waits_once(way):
+    """All outboxes share it: a transport, which may copy what it gets, has a small part of it at a time."""
+    memory = MemoryBudget(10**9)
+    copies = frame_writer.PART if way == "tls" else 0
+    async with pair(way, memory=memory) as (one, peer), pair(way, memory=memory) as (other, _):
+        for out in (one, other):
+            assert out.send(LARGE)
+            await _until(lambda out=out: out._is_full)
+            assert 0 < out._transport.get_write_buffer_size() <= 2 * frame_writer.PART
+            assert [*out._waiting] == [LARGE]
+            assert out._waiting[0] is LARGE
+        assert memory.used == len(LARGE) + OVERHEAD + 2 * copies
+        peer.transport.resume_reading()
+        assert await peer.has_read(len(LARGE)) == LARGE
+        await _until(lambda: not one.held)
+        assert memory.used == len(LARGE) + OVERHEAD + copies
+    assert memory.used == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_giving_up_what_waits(way):
+    """In the middle of a frame the connection is cut; behind a whole one it is closed as too slow."""
+    memory = MemoryBudget(10**9)
+    async with pair(way, memory=memory) as (out, peer):
+        out.send(LARGE)
+        await _until(lambda: out._is_full)
+        assert out.give_up() == "outbox"
+        await asyncio.wait_for(out.lost.wait(), DEADLINE)
+        assert memory.used == 0
+    async with pair(way, memory=memory) as (out, peer):
+        assert out.give_up() == "outbox"
+        peer.transport.resume_reading()
+        expected = close_frame(CloseCode.TOO_SLOW, b"too slow")
+        assert await peer.has_read(len(expected)) == expected
+
+
+async def test_a_full_budget_closes_the_slowest():
+    """The peer that has not read for longest loses what waits for it, and the frame is sent to the others."""
+    memory = MemoryBudget(len(LARGE) * 3 // 2)
+    async with pair("tcp", memory=memory) as (slow, _), pair("tcp", memory=memory) as (fast, peer):
+        assert slow.send(LARGE)
+        peer.transport.resume_reading()
+        assert fast.send(other := LARGE[:-1] + b"!")
+        await asyncio.wait_for(slow.lost.wait(), DEADLINE)
+        assert await peer.has_read(len(other)) == other
+        assert memory.given_up.labels("outbox")._value.get() == 1
 
 
 @pytest.mark.parametrize("way", ["tcp", "unix"])
@@ -197,7 +246,7 @@ async def test_not_before_data_of_the_transport():
     _, peer = await loop.create_connection(Peer, sock=theirs)
     peer.transport.pause_reading()
     transport.write(LARGE)
-    out = Out(10**9)
+    out = Out(10**9, MemoryBudget(10**9))
     transport.set_protocol(out)
     out._open(transport)
     assert not out.is_direct
@@ -315,7 +364,7 @@ def test_a_shared_socket_closes_nothing():
 
 async def test_before_it_is_open():
     """Frames are refused; a close is sent when the connection opens."""
-    out = FrameWriter(LIMIT)
+    out = FrameWriter(LIMIT, MemoryBudget(10**9))
     assert not out.send(b"early")
     out.replay(b"early")
     out.abort()

@@ -12,8 +12,9 @@ from att.api.route import PATH_PARAMETERS, Route
 from att.api.schemas import SignedInOut, UserOut
 from att.core.names import KEY_PATTERN
 from att.core.permissions import Who
+from att.http.bodies import BODY_LIMIT
 from att.http.credentials import COOKIE
-from att.http.requests import BODY_LIMIT, IDEMPOTENCY_KEY
+from att.http.requests import IDEMPOTENCY_KEY
 from att.http.status_codes import phrase_of
 
 ABOUT = f"""\

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from att import errors
 from att.api.route import PATH_PARAMETERS, Route
 from att.core.permissions import Who
+from att.http.bodies import BODY_LIMIT
 from att.http.credentials import SAFE_METHODS
-from att.http.requests import BODY_LIMIT
 from att.http.status_codes import status_of
 
 Kinds = tuple[type[errors.AttError], ...]
