@@ -23,10 +23,10 @@ async def group_events(request: web.Request) -> web.Response:
     """
     query, user_id = read_query(request, EventsQuery), request[SESSION].user_id
     log = request.app[EVENT_LOG]
+    may_read_all = await is_permitted(request, Permission.GROUPS_READ)  # before the page, which must not wait in memory
     replay = await log.read_from(request[GROUP].id, user_id, query.after, query.limit)
     epoch = log.epoch  # of what was just returned
     events, head = replay.slice
-    may_read_all = await is_permitted(request, Permission.GROUPS_READ)
     follows = events[-1].seq if events and events[-1].seq < head else None
     response = _page(events if may_read_all else [*replay.visible_to(user_id)], follows, epoch)
     if follows is not None:

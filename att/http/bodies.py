@@ -30,7 +30,7 @@ class RequestBody:
     It is counted from the start, since aiohttp reads a little ahead before the handler asks for it.
     """
 
-    __slots__ = ("_data", "_deadline", "_is_refused", "_memory", "_request", "held", "held_since")
+    __slots__ = ("_data", "_deadline", "_is_refused", "_memory", "_parts", "_request", "held", "held_since")
 
     def __init__(self, request: web.Request, memory: MemoryBudget) -> None:
         self.held = 0
@@ -38,6 +38,7 @@ class RequestBody:
         self._request = request
         self._memory = memory
         self._data: bytes | None = None
+        self._parts: list[bytes] = []
         self._deadline: asyncio.Timeout | None = None
         self._is_refused = False
         self._count()
@@ -65,6 +66,7 @@ class RequestBody:
     def give_up(self) -> str:
         """Refuse the request: the budget is full."""
         self._is_refused = True
+        self._parts.clear()  # now: the reader wakes only after others have read more
         self.close()
         if self._deadline is not None:
             self._deadline.reschedule(0.0)  # wakes the reader
@@ -81,11 +83,10 @@ class RequestBody:
             if len(data) > limit:
                 raise BodyTooLarge(limit)
             return data
-        parts: list[bytes] = []
         pace, size = Pace(loop.time(), ARRIVAL_TIMEOUT), 0
         async with asyncio.timeout_at(pace.due) as self._deadline:
             while part := await content.readany():
-                parts.append(part)
+                self._parts.append(part)
                 size += len(part)
                 if size > limit:
                     raise BodyTooLarge(limit)
@@ -95,7 +96,7 @@ class RequestBody:
                 if not content.is_eof():
                     self._deadline.reschedule(pace.after(content.total_raw_bytes, loop.time()))
         self._deadline = None
-        return b"".join(parts)
+        return b"".join(self._parts)
 
     def _count(self) -> None:
         """Charge what has arrived, unpacked, since the last time."""
