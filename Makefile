@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
-QUESTIONS := fanout publishing latency growth memory slow_readers nodes sessions endings upkeep scaling users attacks
+QUESTIONS := fanout publishing latency growth memory slow_readers nodes sessions endings upkeep scaling users attacks deletion
 
 DOCKER ?= docker
 TEST_DB := att-test-db

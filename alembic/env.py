@@ -2,20 +2,25 @@
 
 import os
 import sys
+import time
 from logging.config import fileConfig
 
 from alembic import context
 from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from att.db.dsn import check_dsn, connect_blocking
 from att.db.schema import metadata
 from att.errors import DatabaseUnavailable
 
+LOCK_NOT_AVAILABLE = "55P03"
 DEFAULT_DB_URL = "postgresql://att_user:att_pass@localhost/att_db"
 MIGRATION_LOCK = 0x617474  # "att"; lets one process migrate at a time
-LOCK_TIMEOUT = "30s"
+PATIENCE = 30  # seconds to wait for another process that migrates, and for locks on tables
+LOCK_TIMEOUT = (
+    1  # seconds; a lock that is waited for keeps everyone else from the table, so it is tried again and again
+)
 
 
 def db_url() -> str:
@@ -30,11 +35,27 @@ def db_url() -> str:
 
 
 def run(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=metadata)
-    with context.begin_transaction():
-        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
-        context.run_migrations()
+    """Run each migration in a transaction of its own, so that none holds its locks while the next one works."""
+    connection.execute(text(f"SET lock_timeout = '{PATIENCE}s'"))
+    connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": MIGRATION_LOCK})
+    connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}s'"))
+    connection.commit()
+    context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=True)
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while True:
+            try:
+                with context.begin_transaction():
+                    context.run_migrations()
+                return
+            except OperationalError as error:
+                if getattr(error.orig, "pgcode", None) != LOCK_NOT_AVAILABLE or time.monotonic() > deadline:
+                    raise
+                time.sleep(LOCK_TIMEOUT)  # those who have waited for us have their turn
+    finally:
+        connection.rollback()
+        connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": MIGRATION_LOCK})
+        connection.commit()
 
 
 def run_on_own_connection() -> None:

@@ -47,6 +47,7 @@ from att.core.tasks import every
 from att.db.engine import Engine
 from att.db.skeletons import reserve_old_names
 from att.errors import CannotStart
+from att.groups.removal import RemovalTask
 from att.groups.service import Groups
 from att.http.access_log import REQUEST_LOG, RequestLog
 from att.http.bodies import BODY_LIMIT
@@ -98,6 +99,7 @@ METRICS = web.AppKey("metrics", CollectorRegistry)
 EXPIRY_INTERVAL = 300.0  # seconds between removals of expired sessions
 TRIM_INTERVAL = 30.0  # seconds between trimmings of the log
 SKELETON_INTERVAL = 3_600.0  # seconds between searches for names that other programs have stored
+REMOVAL_INTERVAL = 5.0  # seconds between removals of the members of large groups that were deleted
 
 
 def create_app(settings: Settings | None = None) -> web.Application:
@@ -274,12 +276,16 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _cleanup(app: web.Application) -> AsyncIterator[None]:
-    """Give RETENTION. Remove expired sessions and events, and add missing skeletons. Needs ENGINE, SESSIONS."""
+    """Give RETENTION. Remove expired sessions and events, and what deletions have left, and add missing skeletons.
+
+    Needs ENGINE, SESSIONS.
+    """
     app[RETENTION] = RetentionTask(app[ENGINE], app[SETTINGS].retention_age)
     async with (
         every("removal of expired sessions", app[SESSIONS].sweep, EXPIRY_INTERVAL),
         every("trimming of the log", app[RETENTION].trim, TRIM_INTERVAL),
         every("skeletons of names", partial(reserve_old_names, app[ENGINE]), SKELETON_INTERVAL),
+        every("removal of members", RemovalTask(app[ENGINE]).remove, REMOVAL_INTERVAL),
     ):
         yield
 

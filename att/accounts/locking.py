@@ -19,12 +19,15 @@ READ_USERS = prepare(select(*USER, users.c.password_hash, roles.c.permissions).j
 # Ordered by id, so that two transactions do not deadlock. Without the roles: PostgreSQL does not repeat the join for a
 # row that changed while the statement waited.
 _LOCK_USERS = prepare(select(users.c.id).where(THESE_USERS).order_by(users.c.id).with_for_update())
-# A deletion also changes the user's groups. Every change of a group locks the group first.
+# A deletion also changes the user's groups. Every change of a group locks the group first. Users with more memberships
+# leave their groups later, in batches.
 LOCK_GROUPS_OF_USERS = prepare(
     select(groups.c.id)
     .where(
         groups.c.id.in_(
-            select(members.c.group_id).where(members.c.user_id == any_(bindparam("user_ids", type_=ARRAY(Uuid))))
+            select(members.c.group_id)
+            .where(members.c.user_id == any_(bindparam("user_ids", type_=ARRAY(Uuid))))
+            .limit(1_000)
         )
     )
     .order_by(groups.c.id)

@@ -9,6 +9,7 @@ from att.core.pagination import Order, Page, Window
 from att.db.engine import Engine, Statement, prepare
 
 MAX_SCANNED_ROWS = 20_000  # scanned for a page before a filter's index is used
+_WALKED_ROWS = 2_000  # likewise, before the queries of a merged list
 
 Keys = Sequence[ColumnElement[Any]]
 
@@ -66,15 +67,26 @@ class Listing(Pages):
 class MergedListing(Pages):
     """Disjoint queries of the same columns, read as one list, each with its own keys.
 
-    Each query reads at most one page, by its own index.
+    Each query reads at most one page, by its own index. Where one of them sorts very many rows for that, a page is
+    first read from the next rows of ``walked``: all rows, their keys, and the filter that finds those of the list.
     """
 
-    def __init__(self, order: Order, *parts: tuple[Select[Any], Keys]) -> None:
+    def __init__(
+        self,
+        order: Order,
+        *parts: tuple[Select[Any], Keys],
+        walked: tuple[Select[Any], Keys, ColumnElement[bool]] | None = None,
+    ) -> None:
         first = [_name_keys(_sort(query, order, keys), keys).limit(_limit) for query, keys in parts]
         rest = [
             _name_keys(_sort(_follow(query, order, keys), order, keys), keys).limit(_limit) for query, keys in parts
         ]
-        super().__init__(order, [prepare(_merge(first, order))], [prepare(_merge(rest, order))])
+        steps = [_merge(first, order)], [_merge(rest, order)]
+        if walked is not None:
+            query, keys, condition = walked
+            for part, start in zip(steps, (query, _follow(query, order, keys)), strict=True):
+                part.insert(0, _walk(start, order, keys, condition))
+        super().__init__(order, *(list(map(prepare, part)) for part in steps))
 
 
 def _sort(query: Select[Any], order: Order, keys: Keys) -> Select[Any]:
@@ -99,6 +111,13 @@ def _steps(ordered: Select[Any], keys: Keys, indexed_filter: IndexedFilter | Non
         yield query.where(tuple_(*keys).in_(found)).limit(_limit)
         query = query.where(indexed_filter.condition, indexed_filter.indexed)
     yield query.limit(_limit)
+
+
+def _walk(query: Select[Any], order: Order, keys: Keys, condition: ColumnElement[bool]) -> Select[Any]:
+    walked = _name_keys(_sort(query, order, keys).add_columns(condition.label("matches")), keys)
+    near = walked.limit(_WALKED_ROWS).subquery("near")
+    found = select(*(column for column in near.c if column.name != "matches")).where(near.c.matches)
+    return _sort(found, order, list(near.c)[-len(keys) :]).limit(_limit)
 
 
 def _merge(parts: Sequence[Select[Any]], order: Order) -> Select[Any]:

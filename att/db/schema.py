@@ -90,12 +90,14 @@ groups = sa.Table(
     sa.Index("ix_groups_open", "created_at", "id", postgresql_where=sa.text("\"join\" = 'open'")),
 )
 
-# The two indexes serve two lists: the members of a group, and the groups of a user.
+# The two indexes serve two lists: the members of a group, and the groups of a user. Triggers do the work of foreign
+# keys, except that the rows of a large group, or of a user in many groups, outlive it for a while: see removals. So a
+# query of this table alone also finds members of deleted groups, and deleted users.
 members = sa.Table(
     "members",
     metadata,
-    sa.Column("group_id", sa.ForeignKey("groups.id", ondelete="CASCADE"), nullable=False),
-    sa.Column("user_id", sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("group_id", sa.Uuid, nullable=False),
+    sa.Column("user_id", sa.Uuid, nullable=False),
     sa.Column("role", sa.Text, nullable=False),
     sa.Column("joined_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
     sa.PrimaryKeyConstraint("group_id", "user_id"),
@@ -118,9 +120,25 @@ skeletons = sa.Table(
     sa.Index(None, "owner_id"),
 )
 
+# Deleted groups and users that still have rows in members, which att_remove_members deletes. seq is the last one of the
+# group's log, last_id the last member who was removed. The rest says who has deleted it, for the history.
+removals = sa.Table(
+    "removals",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.text("clock_timestamp()")),
+    sa.Column("seq", sa.BigInteger),
+    sa.Column("last_id", sa.Uuid, nullable=False, server_default=sa.text(f"'{'0' * 32}'")),
+    sa.Column("actor_id", sa.Uuid),
+    sa.Column("session_id", sa.Uuid),
+    sa.Column("request_id", sa.Text),
+    sa.CheckConstraint("kind IN ('group', 'user')", name="kind"),
+)
+
 # The log: messages to each group, joins and leaves, in one order. Only functions of the database write it. It outlives
-# groups and users, so it has no foreign keys. actor_id is the user who has sent, joined or left. The body is json,
-# since jsonb does not keep the exact bytes.
+# groups and users, so it has no foreign keys. actor_id is the user who has sent, joined or left; or the group's own id,
+# which leaves when a large group is deleted. The body is json, since jsonb does not keep the exact bytes.
 events = sa.Table(
     "events",
     metadata,

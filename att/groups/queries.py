@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import and_, bindparam, select
+from sqlalchemy import and_, bindparam, func, or_, select, true
 
 from att.core.names import fold, parse_uuid
 from att.core.pagination import Order, Page, Window
@@ -41,6 +41,7 @@ class MemberView(NamedTuple):
 
 GROUP_COLUMNS = tuple(groups.c[name] for name in GroupView._fields if name != "role")
 MEMBER_COLUMNS = (members.c.user_id, users.c.login, members.c.role, members.c.joined_at)
+IS_USER = users.c.id == members.c.user_id
 
 _own = and_(members.c.group_id == groups.c.id, members.c.user_id == bindparam("user_id"))
 _seen = select(*GROUP_COLUMNS, members.c.role).outerjoin(members, _own)
@@ -52,21 +53,31 @@ _FIND_USER = prepare(select(users.c.id).where(users.c.id == bindparam("user_id")
 
 GROUPS_OF_USER = Listing(_joined, Order("groups of user", (datetime, UUID)), members.c.joined_at, members.c.group_id)
 MEMBERS_OF_GROUP = Listing(
-    select(*MEMBER_COLUMNS).join(users).where(members.c.group_id == bindparam("group_id")),
+    select(*MEMBER_COLUMNS).join(users, IS_USER).where(members.c.group_id == bindparam("group_id")),
     Order("members", (datetime, UUID)),
     members.c.joined_at,
     members.c.user_id,
 )
 
 # Materialised: otherwise the planner scans all groups by age until it has found enough of the user's, possibly a
-# million. So a page costs no more than the user's memberships.
+# million. So a page costs no more than the user's memberships. With many of these, groups by age are scanned first.
 _closed = _joined.where(groups.c.join != "open").cte("closed").prefix_with("MATERIALIZED")
 _age = Order("groups", (datetime, UUID))
+# Lateral: so that all memberships are not read first, for a join with all groups.
+_probe = select(members.c.role).where(_own).limit(1).correlate(groups).lateral("probe")
+_probed = select(*GROUP_COLUMNS, _probe.c.role).outerjoin(_probe, true())
 ALL_GROUPS = Listing(_seen, _age, groups.c.created_at, groups.c.id)
 VISIBLE_GROUPS = MergedListing(
     _age,
     (select(_closed), (_closed.c.created_at, _closed.c.id)),
     (_seen.where(groups.c.join == "open"), (groups.c.created_at, groups.c.id)),
+    walked=(_probed, (groups.c.created_at, groups.c.id), or_(groups.c.join == "open", _probe.c.role.is_not(None))),
+)
+_FEW_GROUPS = 1_000  # of a user, which are sorted faster than others are scanned
+_COUNT_GROUPS = prepare(
+    select(func.count()).select_from(
+        select(members.c.group_id).where(members.c.user_id == bindparam("user_id")).limit(_FEW_GROUPS + 1).subquery()
+    )
 )
 
 
@@ -90,7 +101,8 @@ class GroupQueries:
 
     async def visible_to(self, user_id: UUID, window: Window) -> Page[GroupView]:
         """Return the open groups and the groups of the user, oldest first."""
-        page = await VISIBLE_GROUPS.read(self._db, window, user_id=user_id)
+        (joined,) = await self._db.fetch_one(_COUNT_GROUPS, user_id=user_id)
+        page = await VISIBLE_GROUPS.read(self._db, window, is_rare=joined <= _FEW_GROUPS, user_id=user_id)
         return page.map(lambda row: GroupView(*row))
 
     async def all(self, user_id: UUID, window: Window) -> Page[GroupView]:

@@ -14,7 +14,7 @@ from att.db.engine import Engine, Transaction, prepare
 from att.db.schema import groups, members, roles, users
 from att.db.skeletons import OwnedName, take_names
 from att.errors import Forbidden, LastOwner, NoSuchGroup, NoSuchMember, NoSuchUser, at_index
-from att.groups.queries import GROUP_COLUMNS, MEMBER_COLUMNS, GroupQueries, GroupView, MemberView
+from att.groups.queries import GROUP_COLUMNS, IS_USER, MEMBER_COLUMNS, GroupQueries, GroupView, MemberView
 
 
 class GroupListener(Protocol):
@@ -45,7 +45,7 @@ RULES = Rules(join="invite", post="members", retention=1_000)
 
 _member = (members.c.group_id == bindparam("group_id"), members.c.user_id == bindparam("user_id"))
 _user_ids = bindparam("user_ids", type_=ARRAY(Uuid))
-_members = select(*MEMBER_COLUMNS).join(users)
+_members = select(*MEMBER_COLUMNS).join(users, IS_USER)
 _own_role = (
     select(members.c.role)
     .where(members.c.group_id == groups.c.id, members.c.user_id == bindparam("user_id"))
@@ -53,6 +53,8 @@ _own_role = (
 )
 _other_owner = (
     select(1)
+    .select_from(members)
+    .join(users, IS_USER)
     .where(
         members.c.group_id == bindparam("group_id"),
         members.c.user_id != bindparam("user_id"),

@@ -10,6 +10,7 @@ database for the epoch, so what a method returns is of the epoch that ``EventLog
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -36,6 +37,9 @@ Kind = Literal["message", "joined", "left"]
 _SLICE = 200  # events of one group in one read
 SLICE_BYTES = 1024**2  # of their bodies; the last one may exceed it
 READ_BYTES = 8 * 1024**2  # of all groups in one read
+POSITIONS_READ = 1_000  # positions of a user in one read
+_LONG_READS = 2  # users with more than these whose positions are read at the same time
+_LOWEST, _HIGHEST = UUID(int=0), UUID(int=2**128 - 1)
 KEY_LENGTH = 200
 READ_ATTEMPTS = 3  # at a read that another server of the database than the present one has answered
 UNACCEPTABLE = ("22", "54")  # SQLSTATEs of JSON that is invalid, or nested too deeply
@@ -44,7 +48,10 @@ log = logging.getLogger("att")
 
 
 class LogEvent(NamedTuple):
-    """An event. ``user_id`` sent the message (None: by SQL), joined or left; ``body`` is the message."""
+    """An event. ``user_id`` sent the message (None: by SQL), joined or left; ``body`` is the message.
+
+    The leaving of the group's own id is the end of a large group: it was deleted, and all its members have left.
+    """
 
     group_id: UUID
     name: str
@@ -53,6 +60,15 @@ class LogEvent(NamedTuple):
     user_id: UUID | None
     at: datetime
     body: bytes
+
+    @property
+    def is_end(self) -> bool:
+        """Return True if all members have left by this event."""
+        return self.kind == "left" and self.user_id == self.group_id
+
+    def seen_by(self, user_id: UUID) -> "LogEvent":
+        """Return the event as a member gets it: the end of the group is their own leaving."""
+        return self._replace(user_id=user_id) if self.is_end else self
 
 
 class Publish(NamedTuple):
@@ -100,7 +116,7 @@ class Replay(NamedTuple):
         leaving.
         """
         is_in = self.was_member
-        for event in self.slice.events:
+        for event in (event.seen_by(user_id) for event in self.slice.events):
             is_own = event.kind != "message" and event.user_id == user_id
             if is_own:
                 is_in = event.kind == "joined"
@@ -134,20 +150,33 @@ LOCK_HOLDERS = _reading(f"""
     SELECT g.id, g.name_key, CAST(g.xmax AS text) FROM groups AS g WHERE {_NAMED} AND g.id NOT IN (SELECT id FROM free)
 """)  # noqa: S608 - of constants
 
-_HEAD = "coalesce(g.seq, (SELECT max(e.seq) FROM events AS e WHERE e.group_id = w.group_id), 0)"
+# The log of a deleted group is read up to its end, if it has one. Whoever was a member then leaves by events behind it,
+# in batches: these tell who was a member.
+_HEAD = """coalesce(
+    g.seq,
+    (
+        SELECT e.seq FROM events AS e
+        WHERE e.actor_id = w.group_id AND e.group_id = w.group_id AND e.kind <> 'message' LIMIT 1
+    ),
+    (SELECT max(e.seq) FROM events AS e WHERE e.group_id = w.group_id),
+    0
+)"""
 _EPOCH = "(SELECT att_epoch())"
 # Bodies are stored uncompressed, so their size is known without reading them.
 _SLICES = f"""
-    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, %s, f.seq, f.kind, f.actor_id, f.at, f.body, {_EPOCH}
+    SELECT w.group_id, coalesce(g.name, ''), h.seq, %s, f.seq, f.kind, f.actor_id, f.at, f.body, {_EPOCH}
     FROM unnest(CAST(:group_ids AS uuid[]), CAST(:afters AS bigint[])) AS w (group_id, after)
     LEFT JOIN groups AS g ON g.id = w.group_id
+    CROSS JOIN LATERAL (SELECT {_HEAD} AS seq OFFSET 0) AS h
     LEFT JOIN LATERAL (
         SELECT s.seq, s.kind, s.actor_id, s.at, CAST(s.body AS text) AS body
         FROM (
             SELECT n.*, sum(n.size) OVER (ORDER BY n.seq) - n.size AS size_before
             FROM (
                 SELECT e.*, coalesce(pg_column_size(e.body), 0) AS size
-                FROM events AS e WHERE e.group_id = w.group_id AND e.seq > w.after ORDER BY e.seq LIMIT :limit
+                FROM events AS e
+                WHERE e.group_id = w.group_id AND e.seq > w.after AND e.seq <= h.seq
+                ORDER BY e.seq LIMIT :limit
             ) AS n
         ) AS s
         WHERE s.size_before < :size
@@ -163,18 +192,30 @@ _WAS_MEMBER = f"""coalesce(
 READ = _reading(_SLICES % "NULL")
 READ_FROM = _reading(_SLICES % _WAS_MEMBER)
 
+# One page of them. Both parts are read in the order of an index. joined_at is NULL for the groups of the second part,
+# and is_member in a last row, which has the end of that part if there may be more of it.
 POSITIONS = _reading(f"""
-    SELECT m.group_id, g.name, g.seq, true, {_EPOCH}
-    FROM members AS m JOIN groups AS g ON g.id = m.group_id WHERE m.user_id = :user_id
+    WITH here AS MATERIALIZED (
+        SELECT m.group_id, m.joined_at FROM members AS m
+        WHERE m.user_id = :user_id
+            AND (m.joined_at, m.group_id) > (CAST(:joined_at AS timestamp with time zone), CAST(:joined_id AS uuid))
+        ORDER BY m.joined_at, m.group_id LIMIT :limit
+    ), logged AS MATERIALIZED (
+        SELECT DISTINCT e.group_id FROM events AS e
+        WHERE e.actor_id = :user_id AND e.kind <> 'message' AND e.group_id > CAST(:logged_id AS uuid)
+        ORDER BY e.group_id LIMIT :limit
+    )
+    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, g.id IS NOT NULL, w.joined_at, {_EPOCH}
+    FROM here AS w LEFT JOIN groups AS g ON g.id = w.group_id
     UNION ALL
-    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, false, {_EPOCH}
-    FROM (
-        SELECT DISTINCT e.group_id FROM events AS e WHERE e.actor_id = :user_id AND e.kind <> 'message'
-    ) AS w
-    LEFT JOIN groups AS g ON g.id = w.group_id
+    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, false, NULL, {_EPOCH}
+    FROM logged AS w LEFT JOIN groups AS g ON g.id = w.group_id
     WHERE NOT EXISTS (SELECT FROM members AS m WHERE m.group_id = w.group_id AND m.user_id = :user_id)
     UNION ALL
-    SELECT NULL, NULL, NULL, NULL, {_EPOCH}
+    SELECT CASE
+        WHEN (SELECT count(*) FROM logged) = :limit
+            THEN (SELECT l.group_id FROM logged AS l ORDER BY l.group_id DESC LIMIT 1)
+    END, '', 0, NULL, NULL, {_EPOCH}
 """)  # noqa: S608 - of constants
 CURRENT_EPOCH = prepare(text("SELECT c.id FROM att_current_epoch() AS c"))
 _HELD = _reading(f"""
@@ -186,7 +227,8 @@ _HEADS = _reading(f"""
 """)  # noqa: S608 - of constants
 JOININGS = _reading(f"""
     SELECT j.user_id, j.group_id, array_remove(array_agg(j.seq ORDER BY j.seq), NULL), {_EPOCH} FROM (
-        SELECT m.user_id, m.group_id, NULL AS seq FROM members AS m WHERE m.user_id = ANY (CAST(:user_ids AS uuid[]))
+        SELECT m.user_id, m.group_id, NULL AS seq FROM members AS m JOIN groups AS g ON g.id = m.group_id
+        WHERE m.user_id = ANY (CAST(:user_ids AS uuid[]))
         UNION ALL
         SELECT e.actor_id, e.group_id, e.seq FROM events AS e
         WHERE e.actor_id = ANY (CAST(:user_ids AS uuid[])) AND e.kind <> 'message' AND e.kind = 'joined'
@@ -202,6 +244,15 @@ async def _keep_nothing(_epoch: str, _read_held: ReadHeld) -> None:
     pass
 
 
+@dataclass
+class _PositionsPage:
+    """The keys after which the next page of positions begins."""
+
+    joined_at: datetime | str = "-infinity"
+    joined_id: UUID = _LOWEST
+    logged_id: UUID = _LOWEST
+
+
 class EventLog:
     """The logs in the database. ``epoch`` is that of the last answer, and empty before the first.
 
@@ -214,6 +265,7 @@ class EventLog:
         self.on_new_epoch: EpochHandler = _keep_nothing
         self._db = db
         self._changing = asyncio.Lock()
+        self._long_reads = asyncio.Semaphore(_LONG_READS)
 
     async def append(self, publishes: Sequence[Publish]) -> list[PublishResult | AttError]:
         """Append in this order, in one transaction. Return a result or the reason of the refusal for each.
@@ -259,11 +311,20 @@ class EventLog:
         return Replay(Slice([event for row in rows for event in _events(row)], head), was_member, name)
 
     async def positions(self, user_id: UUID) -> list[Position]:
-        """Return the positions, at one moment, of the user's groups and of those whose log has their joining or
-        leaving.
+        """Return the positions of the user's groups, and of those whose log has their joining or leaving.
+
+        They are those of one moment, unless there are more than ``POSITIONS_READ``.
         """
-        rows = await self._read(POSITIONS, user_id=user_id)
-        return [Position(*row[:-1]) for row in rows if row[0] is not None]
+        while True:
+            page = _PositionsPage()
+            found: dict[UUID, Position] = {}
+            is_more, epoch = await self._read_positions(user_id, page, found), self.epoch
+            if is_more:
+                async with self._long_reads:
+                    while await self._read_positions(user_id, page, found):
+                        pass
+            if epoch == self.epoch:
+                return [*found.values()]
 
     async def heads(self, group_ids: Collection[UUID]) -> dict[UUID, int]:
         """Return the last seq of each log, 0 when it is empty."""
@@ -314,6 +375,18 @@ class EventLog:
             log.warning("the log has a new epoch, %s", present)
             await self.on_new_epoch(present, read_held)
         self.epoch = present
+
+    async def _read_positions(self, user_id: UUID, page: "_PositionsPage", found: dict[UUID, Position]) -> bool:
+        """Read a page of positions. Return True if there may be more."""
+        rows = await self._read(POSITIONS, user_id=user_id, limit=POSITIONS_READ, **vars(page))
+        for row in rows:
+            if row[3] is not None:
+                found.setdefault(row[0], Position(*row[:4]))
+        here = [(row[4], row[0]) for row in rows if row[4] is not None]
+        rest = [row[0] for row in rows if row[3] is None and row[0] is not None]
+        page.joined_at, page.joined_id = max(here) if len(here) == POSITIONS_READ else ("infinity", _HIGHEST)
+        page.logged_id = rest[0] if rest else _HIGHEST
+        return page != _PositionsPage("infinity", _HIGHEST, _HIGHEST)
 
     async def _append(self, publishes: Sequence[Publish]) -> list[Any]:
         rows = await self._send(publishes)

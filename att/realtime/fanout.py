@@ -90,7 +90,7 @@ def encode(event: LogEvent, dialect: Dialect) -> bytes | None:
 def replay(listener: Listener, position: StreamPosition, events: Iterable[LogEvent]) -> StreamPosition:
     """Send a listener the events during its user's membership. Return the listener's new position."""
     seq, is_member = position
-    for event in events:
+    for event in (event.seen_by(listener.user_id) for event in events):
         if is_member and event.seq > seq + 1:
             send_gap(listener, event.group_id, event.name, seq + 1, event.seq - 1)
         is_own = event.kind != "message" and event.user_id == listener.user_id

@@ -256,11 +256,13 @@ class GroupStream:
         self._enter(listener)
         return True
 
-    def dismiss(self, listener: Listener) -> None:
-        """Remove a listener whose user left by the current event, unless it waits or catches up."""
-        if listener in self._audience[listener.dialect]:
-            self.remove(listener)
-            listener.left[self.group_id] = self.seq
+    def dismiss(self, listener: Listener) -> bool:
+        """Remove a listener whose user left by the current event. Return False if it waits or catches up."""
+        if listener not in self._audience[listener.dialect]:
+            return False
+        self.remove(listener)
+        listener.left[self.group_id] = self.seq
+        return True
 
     def promote(self) -> None:
         """Move the waiting listeners whose seq is reached to the audience."""

@@ -16,7 +16,7 @@ from att.realtime.fanout import Counts, Delivered, encode, replay, send_gap
 from att.realtime.group_streams import GroupStream, LastKnownSeqs, ReadQueue, StreamPosition
 from att.realtime.registry import Dialect, Listener, ListenerConnection, Registry, Span
 
-_SLICE = 500  # frames written before other streams have their turn
+SLICE = 500  # frames written, or groups of a listener begun or left, before other streams have their turn
 READS = 100  # groups in one read
 
 
@@ -61,15 +61,26 @@ class Hub:
 
         Events missed since the seqs of ``resume`` come from the log: see ``missing``.
         """
+        for _ in self.starting(listener, positions, resume):
+            pass
+
+    def starting(self, listener: Listener, positions: Iterable[Position], resume: Mapping[UUID, int]) -> Iterator[None]:
+        """Do the work of ``start`` step by step, so that very many groups keep nobody waiting."""
+        for number, position in enumerate(positions):
+            if number and number % SLICE == 0:
+                yield
+            if listener not in self.registry:
+                return
+            group_id = position.group_id
+            joined = listener.joined.pop(group_id, None)
+            self._start_group(listener, position, resume.get(group_id, position.seq), joined)
         if listener not in self.registry:
             return
-        joined, listener.joined, listener.is_started = listener.joined, {}, True
-        for position in positions:
-            group_id = position.group_id
-            self._start_group(listener, position, resume.get(group_id, position.seq), joined.pop(group_id, None))
-        for group_id, span in joined.items():
-            before = Position(group_id, "", span.first - 1, is_member=False)
-            self._start_group(listener, before, before.seq, span)
+        spans, listener.joined, listener.is_started = listener.joined, {}, True
+        for group_id, span in spans.items():
+            if listener.is_new_to(group_id, span.last):  # by no position, and not since
+                seq = max(span.first - 1, listener.left.get(group_id, 0))
+                self._start_group(listener, Position(group_id, "", seq, is_member=False), seq, span)
 
     def missing(self, listener: Listener) -> list[UUID]:
         """Return the groups in which the listener has to catch up."""
@@ -96,11 +107,12 @@ class Hub:
         self._schedule(stream)
 
     def detach(self, listener: Listener) -> None:
-        """Remove a listener."""
+        """Remove a listener, from very many groups step by step."""
         self.registry.detach(listener)
-        for stream in [self._streams[group_id] for group_id in listener.groups]:
-            stream.remove(listener)
-            self._schedule(stream)
+        leaving = self._leave(listener, [*listener.groups])
+        if next(leaving, self) is not self:
+            self._running.append(leaving)
+            self._wake()
 
     def stop_admitting(self) -> tuple[Listener, ...]:
         """Refuse new listeners. Return those that are here, to be disconnected step by step."""
@@ -193,10 +205,11 @@ class Hub:
         self._last_known.clear()
         self.counts.clear()
         for listener in self.registry.everyone():
-            if not listener.is_started:
-                listener.joined.clear()  # its positions will be read anew
-            elif any(seq > held[group_id] for group_id, seq in listener.left.items()):
+            is_starting = not listener.is_started and bool(listener.groups or listener.left)  # in very many groups
+            if is_starting or any(seq > held[group_id] for group_id, seq in listener.left.items()):
                 self._close([listener], CloseCode.RESYNC)
+            elif not listener.is_started:
+                listener.joined.clear()  # its positions will be read anew
         for group_id, stream in [*self._streams.items()]:
             self._close(stream.ahead_of(held[group_id]), CloseCode.RESYNC)
             stream.rewind(held[group_id])
@@ -237,6 +250,14 @@ class Hub:
             stream.observe(self._last_known.take(group_id))
             self._subscribe(group_id)
         return stream
+
+    def _leave(self, listener: Listener, group_ids: Iterable[UUID]) -> Iterator[None]:
+        for number, group_id in enumerate(group_ids, 1):
+            if (stream := self._streams.get(group_id)) is not None:
+                stream.remove(listener)
+                self._schedule(stream)
+            if number % SLICE == 0:
+                yield
 
     def _start_group(self, listener: Listener, position: Position, resumed: int, joined: Span | None) -> None:
         """Start a listener in one group. Later joinings decide whether its user is a member."""
@@ -281,6 +302,9 @@ class Hub:
         self._schedule(stream)
 
     def _apply(self, stream: GroupStream, event: LogEvent) -> Iterator[None]:
+        if event.is_end:
+            yield from self._end(stream, event)
+            return
         audiences = self._audiences(stream, event)
         delivered = total = 0
         for dialect, connections in audiences:
@@ -288,16 +312,31 @@ class Hub:
             if frame is None:
                 continue
             total += len(connections)
-            for start in range(0, len(connections), _SLICE):
-                part = connections[start : start + _SLICE]
+            for start in range(0, len(connections), SLICE):
+                part = connections[start : start + SLICE]
                 delivered += sum([connection.send(frame) for connection in part])
                 self._written += len(part)
-                if self._written >= _SLICE:
+                if self._written >= SLICE:
                     yield
                     if stream.seq != event.seq:  # the log has lost it
                         return
         self._written += 1
         self.counts.add(event, Delivered(delivered, total - delivered))
+
+    def _end(self, stream: GroupStream, event: LogEvent) -> Iterator[None]:
+        """Dismiss everyone, as their group is deleted. Each gets their own leaving."""
+        for listener in stream.everyone():
+            if not stream.dismiss(listener):
+                continue
+            frame = encode(event.seen_by(listener.user_id), listener.dialect)
+            if frame is not None:
+                listener.connection.send(frame)
+            self._written += 1
+            if self._written >= SLICE:
+                yield
+                if stream.seq != event.seq:  # the log has lost it
+                    return
+        self.counts.skip(event)
 
     def _audiences(self, stream: GroupStream, event: LogEvent) -> list[tuple[Dialect, tuple[ListenerConnection, ...]]]:
         """Return the receivers of the current event, including a user who joins or leaves by it."""
@@ -329,5 +368,7 @@ class Hub:
 
     def _close(self, listeners: Iterable[Listener], code: CloseCode, reason: bytes = b"") -> None:
         for listener in listeners:
+            if listener not in self.registry:  # it is leaving its groups step by step
+                continue
             self.detach(listener)
             listener.connection.close(code, reason)

@@ -13,7 +13,7 @@ from att.errors import AttError, ProtocolError
 from att.protocol import messages
 from att.protocol.frames import CloseCode, text_frame
 from att.realtime.event_log import Position, Publish
-from att.realtime.hub import Hub
+from att.realtime.hub import SLICE, Hub
 from att.realtime.log_reader import LogReader
 from att.realtime.publish_queue import Outcome
 from att.realtime.publisher import Publisher
@@ -55,6 +55,9 @@ class PlainProtocol:
         self._hub.detach(self._listener)
 
     def _start(self, positions: Sequence[Position], resume: Mapping[UUID, int]) -> None:
+        if len(positions) > SLICE:
+            self._run(self._start_in_steps(positions, resume))
+            return
         self._hub.start(self._listener, positions, resume)
         if self._hub.missing(self._listener):
             self._run(self._catch_up())
@@ -91,13 +94,17 @@ class PlainProtocol:
                 break
         if self._listener.dialect is Dialect.V1 and (epoch != present or hello_epoch != present):
             connection.replay(text_frame(messages.epoch(present)))
-        self._hub.start(self._listener, positions, start | held)
-        await self._catch_up()
+        await self._start_in_steps(positions, start | held)
 
     async def _hold(self, epoch: str, seqs: Mapping[UUID, int], found: Mapping[UUID, Position]) -> dict[UUID, int]:
         """Return up to which seq these hold, and not beyond the positions found: the log may have grown since."""
         held = await self._log_reader.held(epoch, seqs)
         return {group_id: min(seq, found[group_id].seq) if group_id in found else seq for group_id, seq in held.items()}
+
+    async def _start_in_steps(self, positions: Sequence[Position], resume: Mapping[UUID, int]) -> None:
+        for _ in self._hub.starting(self._listener, positions, resume):
+            await asyncio.sleep(0)
+        await self._catch_up()
 
     async def _catch_up(self) -> None:
         await self._log_reader.catch_up(self._listener, self._connection.drained, self._connection.page_size)

@@ -417,6 +417,21 @@ async def test_positions(log, sql, tea, ann, bob, join, leave, add_group):
     assert sorted(await log.positions(bob)) == sorted(expected)
 
 
+@pytest.mark.parametrize(("joined", "left"), [(0, 5), (5, 0), (3, 2), (2, 4), (4, 4)])
+async def test_positions_in_pages(log, sql, bob, monkeypatch, joined, left):
+    """Those of very many groups are read page by page: each once, whatever the pages end with."""
+    monkeypatch.setattr(module, "POSITIONS_READ", 2)
+    add = "INSERT INTO groups (name, name_key) SELECT n, n FROM generate_series(1, %s) AS n RETURNING id"
+    ids = [row[0] for row in sql(add, joined + left)]
+    sql("INSERT INTO members SELECT unnest(%s::uuid[]), %s, 'member'", ids, bob)
+    sql("DELETE FROM members WHERE group_id = ANY (%s)", gone := sorted(ids)[joined:])
+    found = await log.positions(bob)
+    assert {position.group_id: (position.seq, position.is_member) for position in found} == {
+        group_id: (2, False) if group_id in gone else (1, True) for group_id in ids
+    }
+    assert len(found) == joined + left
+
+
 async def test_positions_of_what_is_forgotten(log, tea, bob, join, leave, forget):
     """A group whose log no longer mentions Bob is not one of his."""
     join(tea, bob)

@@ -18,7 +18,7 @@ from att.realtime.registry import Listener
 
 async def test_slices(running_reader, spy_log, hub, listen, tea, ann_id, monkeypatch):
     """A message to very many is written to all of them, one slice at a time."""
-    monkeypatch.setattr(hub_module, "_SLICE", 2)
+    monkeypatch.setattr(hub_module, "SLICE", 2)
     listeners = [await listen() for _ in range(7)]
     outcomes = await spy_log.append([Publish(tea, ann_id, body) for body in bodies(1, 2)])
     for outcome in outcomes:

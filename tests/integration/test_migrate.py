@@ -8,6 +8,9 @@ from pathlib import Path
 import alembic.command
 import psycopg
 import pytest
+from alembic import op
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
@@ -202,6 +205,86 @@ def test_an_owner_who_is_no_superuser_can_migrate(empty_db_url, empty_postgresql
         empty_postgresql.execute("DROP OWNED BY plain")
         empty_postgresql.execute("DROP ROLE plain")
         empty_postgresql.commit()
+
+
+def test_a_migration_that_waits_holds_up_nobody(empty_db_url, empty_postgresql, on_empty):
+    """While a migration waits for a table that a long transaction uses, others use it; then the migration goes on."""
+    on_empty(alembic.command.upgrade, REVISIONS[0])  # the next but one adds columns to the same table
+    empty_postgresql.execute("SELECT FROM users")  # holds a lock until the end of the transaction
+    with subprocess.Popen(
+        [sys.executable, "-m", "alembic", "upgrade", "head"], cwd=ROOT, env=os.environ | {"ATT_DB_URL": empty_db_url}
+    ) as process:
+        try:
+            with psycopg.connect(empty_db_url, autocommit=True) as connection:
+                waits = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'users'::regclass"
+                while not connection.execute(waits).fetchall():
+                    assert process.poll() is None
+                connection.execute("SET statement_timeout = '4s'")  # that of a server
+                connection.execute("SELECT FROM users")
+            empty_postgresql.rollback()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    assert tables(empty_postgresql) == {*metadata.tables, "alembic_version"}
+
+
+LARGE = ("users", "sessions", "groups", "members", "events", "history")
+# Locks on large tables, in modes in which somebody waits for them who reads or writes, by a transaction that has also
+# read or written the table's rows.
+LONG_LOCKS = """
+SELECT c.relname, array_agg(DISTINCT l.mode) FROM pg_locks AS l
+JOIN pg_class AS c ON c.oid = l.relation
+JOIN pg_stat_xact_user_tables AS s ON s.relid = c.oid
+WHERE l.pid = pg_backend_pid() AND l.granted AND c.relname = ANY (%s)
+    AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    AND (s.seq_tup_read > 0 OR s.n_tup_ins + s.n_tup_upd + s.n_tup_del > 0)
+GROUP BY c.relname
+"""
+FILL = """
+INSERT INTO users (login, login_key, search_text, role_id)
+    SELECT 'u' || n, 'u' || n, 'u' || n, (SELECT id FROM roles WHERE name = 'User') FROM generate_series(1, 9) AS n;
+INSERT INTO sessions (token_hash, user_id, expires_at) SELECT uuid_send(id), id, 'infinity' FROM users;
+INSERT INTO groups (name, name_key) VALUES ('tea', 'tea');
+INSERT INTO members (group_id, user_id, role) SELECT groups.id, users.id, 'member' FROM groups, users;
+"""
+LAST_RELEASE = "e5a0c94d7b12"  # the newest migration of 0.2.0
+
+
+def long_locks(connection, upgrade):
+    """Run a migration in a transaction. Return the large tables whose rows it works on while others must wait."""
+    with Operations.context(MigrationContext.configure(connection)):
+        upgrade()
+    return connection.exec_driver_sql(LONG_LOCKS, ([*LARGE],)).fetchall()
+
+
+def test_no_migration_locks_a_large_table_for_long(on_empty, empty_db_url, empty_postgresql):
+    """No migration after the last release reads or writes the rows of a large table that it has locked for others."""
+    on_empty(alembic.command.upgrade, LAST_RELEASE)
+    empty_postgresql.execute(FILL)
+    empty_postgresql.commit()
+    engine = create_engine("postgresql+psycopg2://", creator=lambda: connect_blocking(empty_db_url), poolclass=NullPool)
+    scripts = ScriptDirectory.from_config(config())
+    for revision in REVISIONS[REVISIONS.index(LAST_RELEASE) + 1 :]:
+        with engine.connect() as connection, connection.begin() as transaction:
+            assert long_locks(connection, scripts.get_revision(revision).module.upgrade) == [], revision
+            transaction.rollback()
+        on_empty(alembic.command.upgrade, revision)
+
+
+def test_long_locks_are_found(on_empty, empty_db_url, empty_postgresql):
+    """The check of the test above can fail: by an index made with a lock, a rewrite, an update with a lock."""
+    on_empty(alembic.command.upgrade, LAST_RELEASE)
+    empty_postgresql.execute(FILL)
+    empty_postgresql.commit()
+    engine = create_engine("postgresql+psycopg2://", creator=lambda: connect_blocking(empty_db_url), poolclass=NullPool)
+    for statement in (
+        "CREATE INDEX slow ON events (at, seq)",
+        "ALTER TABLE events ALTER COLUMN seq TYPE numeric",
+        "ALTER TABLE users ADD COLUMN nick text; UPDATE users SET nick = login",
+    ):
+        with engine.connect() as connection, connection.begin() as transaction:
+            assert long_locks(connection, lambda statement=statement: op.execute(statement)), statement
+            transaction.rollback()
 
 
 def test_nothing_is_migrated_unasked(empty_db_url, empty_postgresql):

@@ -198,6 +198,7 @@ class Visit:
         self.connection = CheckedConnection(world, user_id, dialect)
         self.listener = Listener(user_id, SESSIONS[user_id.int % len(SESSIONS)], self.connection, dialect)
         self.positions = self.stands = None
+        self.starting = None  # the steps by which it starts
         self.todo = []  # groups in which it catches up
         self.page = None  # what it is about to be served: group, after, what was found
 
@@ -381,8 +382,16 @@ class World:
                 visit.connection.heard[group_id], visit.connection.begins[group_id] = 0, stand.head
         for group_id in known.keys() & resume.keys():
             visit.connection.heard[group_id] = min(resume[group_id], visit.stands[group_id].head)
-        self.hub.start(visit.listener, visit.positions, resume)
-        visit.todo = self.hub.missing(visit.listener)
+        visit.starting = self.hub.starting(visit.listener, visit.positions, resume)
+        self._go_on_starting(visit)
+
+    def go_on_starting(self, number):
+        if visit := self._among(number, lambda visit: visit.starting is not None):
+            self._go_on_starting(visit)
+
+    def _go_on_starting(self, visit):
+        if next(visit.starting, self) is self:
+            visit.starting, visit.todo = None, self.hub.missing(visit.listener)
 
     def want_page(self, number):
         if visit := self._among(number, lambda visit: visit.todo and visit.page is None):
@@ -441,7 +450,7 @@ class World:
         if len(self.visits) < LISTENERS:
             actions[self.attach] = 6
         if self.visits:
-            actions |= {self.read_positions: 6, self.start: 6, self.want_page: 5, self.serve: 5}
+            actions |= {self.read_positions: 6, self.start: 6, self.go_on_starting: 6, self.want_page: 5, self.serve: 5}
             actions |= {self.detach: 2, self.refuse: 1, self.delete: 1}
         if self.reads:
             actions |= {self.answer: 6, self.look: 3, self.fail: 2}
@@ -461,6 +470,8 @@ class World:
                 self._read_positions(visit)
             if visit.connection.heard is None:
                 self._start(visit, 0)
+            while visit.starting is not None:
+                self._go_on_starting(visit)
         for _ in range(4):
             self._come_to_rest()
             self.sweep_on(0)
@@ -503,7 +514,7 @@ class World:
 
 def make_narrow(monkeypatch):
     """Bounds so small that all of them are met."""
-    monkeypatch.setattr(hub, "_SLICE", 2)
+    monkeypatch.setattr(hub, "SLICE", 2)
     monkeypatch.setattr(hub, "READS", 2)
     monkeypatch.setattr(group_streams, "QUEUE_EVENTS", 4)
     monkeypatch.setattr(group_streams, "RECENT", 2)

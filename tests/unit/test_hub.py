@@ -228,7 +228,7 @@ def test_leaving_during_a_message(hub, registry, listen, leavers):
 
 def test_slices(hub, listen, calls, monkeypatch):
     """A long fan-out goes on a slice at a time; groups take turns, and each keeps its order."""
-    monkeypatch.setattr(hub_module, "_SLICE", 2)
+    monkeypatch.setattr(hub_module, "SLICE", 2)
     tea, pie = ([listen(ANN, at(0, group_id)) for _ in range(5)] for group_id in (TEA, PIE))
     for group_id in (TEA, PIE):
         hub.offer(message(1, group_id))
@@ -246,7 +246,7 @@ def test_slices(hub, listen, calls, monkeypatch):
 
 def test_leaving_between_slices(hub, listen, monkeypatch):
     """A user removed during the fan-out of a message gets it, and nothing after their leaving."""
-    monkeypatch.setattr(hub_module, "_SLICE", 1)
+    monkeypatch.setattr(hub_module, "SLICE", 1)
     listeners = [listen(user_id, at(0)) for user_id in (ANN, ANN, BEN, BEN)]
     for event in (message(1), left(2), message(3)):
         hub.offer(event)
@@ -454,7 +454,7 @@ def test_seqs_of_an_epoch(hub, listen):
 
 def test_an_event_that_is_lost_while_it_is_written(hub, listen, monkeypatch):
     """Who has not been sent it yet never is, and another with its seq is sent to who comes then."""
-    monkeypatch.setattr(hub_module, "_SLICE", 1)
+    monkeypatch.setattr(hub_module, "SLICE", 1)
     before = [listen(ANN, at(0)) for _ in range(3)]
     hub.offer(message(1))
     begin_epoch(hub, tea=0)
@@ -545,6 +545,50 @@ def test_a_deleted_group(hub, registry, listen):
         hub.offer(event)
     assert not hub._streams
     assert hub.registry.memberships() == {ANN: set(), BEN: set()}
+
+
+def end(seq):
+    """The event by which all members leave a deleted group."""
+    return left(seq, TEA)
+
+
+def test_the_end_of_a_group(hub, registry, listen, calls, monkeypatch):
+    """Everyone hears their own leaving, a few at a time, and nothing is left behind; also of an old joining."""
+    monkeypatch.setattr(hub_module, "SLICE", 2)
+    people = [UUID(int=number) for number in range(100, 105)]
+    listeners = [listen(person, at(4)) for person in people]
+    plain = listen(ANN, at(4), dialect=Dialect.PLAIN)
+    hub.offer(end(5))
+    assert 0 < count([*listeners]) < len(listeners)
+    while hub.step():
+        pass
+    frames = [json.loads(frame[2 if frame[1] < 126 else 4 :]) for one in listeners for frame in one.connection.frames]
+    assert [(frame["type"], frame["seq"], frame["user"]) for frame in frames] == [
+        ("left", 5, str(person)) for person in people
+    ]
+    assert plain.connection.frames == []
+    hub.joined(TEA, 4, ANN)
+    hub.joined(TEA, 3, people[0])
+    assert count(listeners) == len(listeners)
+    assert is_open(plain, *listeners)
+    assert not hub._streams
+    assert calls[-1] == ("unsubscribe", TEA)
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_resume_to_the_end_of_a_group(hub, listen, is_here):
+    """Whoever was a member hears what they have missed, and their own leaving; others hear nothing."""
+    if is_here:
+        listen(UUID(int=3), at(4))
+    ann, ben = (listen(who, at(6, is_member=False), resume={TEA: 4}) for who in (ANN, BEN))
+    hub.serve(ann, TEA, page([message(5), end(6)], 6))
+    hub.serve(ben, TEA, page([message(5), end(6)], 6, was_member=False))
+    hub.read(TEA, 4, Slice([message(5), end(6)], 6))
+    while hub.step():
+        pass
+    assert received(ann, ben) == [[5, 6], []]
+    assert hub.registry.memberships()[ANN] == set()
+    assert not hub._streams
 
 
 def test_memberships(hub, listen, attach):

@@ -343,8 +343,8 @@ async def test_drained(monkeypatch):
         assert out._pending <= LIMIT // 4
         peer.transport.pause_reading()
         monkeypatch.setattr(frame_writer, "DRAIN_TIMEOUT", 0.05)
-        await peer.has_read(1)
-        out.send(LARGE)
+        while out._pending <= LIMIT // 4:  # what the buffers of the system take differs
+            assert out.send(LARGE)
         await asyncio.wait_for(out.drained(), DEADLINE)
         assert not out.send(b"after")
 

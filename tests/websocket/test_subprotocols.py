@@ -10,9 +10,11 @@ from people import PASSWORD, Person
 from waiting import eventually
 
 from att.api.keys import EVENT_LOG, HUB
-from att.app import create_app
+from att.app import ENGINE, create_app
 from att.errors import Unavailable
+from att.groups.removal import RemovalTask
 from att.protocol.frames import CloseCode
+from att.realtime import hub
 from att.websocket import subprotocols
 
 DEADLINE = 5.0
@@ -476,3 +478,64 @@ async def test_nothing_is_left(client, ann, ben, tea, talk):
 async def _sign_up(node, login):
     response = await node.post("/signup", json={"login": login, "password": PASSWORD})
     return Person(node, login, await response.json())
+
+
+CROWD = """
+WITH crowd AS (
+    INSERT INTO users (login, login_key, search_text, role_id)
+    SELECT 'u' || n, 'u' || n, '', (SELECT id FROM roles WHERE name = 'User') FROM generate_series(1, 1000) AS n
+    RETURNING id
+)
+INSERT INTO members (group_id, user_id, role) SELECT %s, id, 'member' FROM crowd
+"""
+
+
+async def test_the_end_of_a_large_group(talk, client, ann, ben, tea, sql):
+    """Each listener hears their own leaving at once, and no one else's. Who was away hears what they have missed, too,
+    before the members' rows are removed and after.
+    """
+    sql(CROWD, tea)
+    said = [await talk(ann, {}), await talk(ann, {}), await talk(ben, {})]
+    seq = (await (await ann.request("POST", f"/broadcast/{tea}", json={"n": 1})).json())["seq"]
+    assert (await ann.request("DELETE", f"/groups/{tea}")).status == 204
+    own = [{"type": "left", "group": tea, "name": "", "seq": seq + 1, "user": str(who.id)} for who in (ann, ann, ben)]
+    for each, leaving in zip(said, own, strict=True):
+        *_, message, heard = await each.receive_until("left")
+        assert (message["type"], message["seq"]) == ("message", seq)
+        assert heard.pop("at")
+        assert heard == leaving
+    for _ in range(2):
+        away = await talk(ben, {tea: seq - 1})
+        assert away.hello["groups"] == []
+        assert [(heard["type"], heard["seq"]) for heard in await away.receive_until("left")] == [
+            ("message", seq),
+            ("left", seq + 1),
+        ]
+        knows = await talk(ben, {tea: seq + 1})
+        for each in (*said, away, knows):
+            await each.send(type="ping")
+            assert (await each.receive())["type"] == "pong"
+        await RemovalTask(client.app[ENGINE]).remove()
+    assert sql("SELECT count(*) FROM members") == [(0,)]
+
+
+async def test_very_many_groups(talk, client, ann, monkeypatch):
+    """A listener that is started in steps misses nothing of any group, and leaves nothing behind."""
+    for module in (hub, subprotocols):
+        monkeypatch.setattr(module, "SLICE", 2)
+    groups = [(await ann.make_group(f"group {number}"))["id"] for number in range(5)]
+    for group in groups:
+        await ann.broadcast(group, {"n": 1})
+    said = await talk(ann, dict.fromkeys(groups, 1))
+    missed = [await said.receive() for _ in groups]
+    for group in groups:
+        await ann.broadcast(group, {"n": 2})
+    live = [await said.receive() for _ in groups]
+    for frames, seq in ((missed, 2), (live, 3)):
+        assert sorted(parts(frames, "type", "group", "seq")) == sorted(("message", group, seq) for group in groups)
+    await said.ws.close()
+
+    async def is_empty():
+        return not client.app[HUB]._streams
+
+    await eventually(is_empty)

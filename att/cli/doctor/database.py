@@ -27,9 +27,17 @@ CONNECTIONS = POOL_SIZE + 2  # of one process: its pool, the broker, and one tha
 RIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     dict.fromkeys(metadata.tables.keys() - {"epochs", "forks"}, ("SELECT", "INSERT", "UPDATE", "DELETE"))
     | {"events": ("SELECT", "DELETE"), "skeletons": ("SELECT", "INSERT")}
-    | {"history": ("SELECT",), "alembic_version": ("SELECT",)}
+    | {"history": ("SELECT",), "removals": ("SELECT",), "alembic_version": ("SELECT",)}
 )
-FUNCTIONS = ("att_append", "att_current_epoch", "att_epoch", "att_grams", "att_held", "att_trim_epochs")
+FUNCTIONS = (
+    "att_append",
+    "att_current_epoch",
+    "att_epoch",
+    "att_grams",
+    "att_held",
+    "att_remove_members",
+    "att_trim_epochs",
+)
 
 
 def _reading(sql: str) -> Statement:

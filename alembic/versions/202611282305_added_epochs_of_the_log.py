@@ -1,8 +1,8 @@
 """Added epochs of the log
 
 Revision ID: b81f4e6a2d93
-Revises: 7be41d02c9a6
-Create Date: 2026-11-28 22:50:17.402618
+Revises: 7c1e5d90ab34
+Create Date: 2026-11-28 23:05:17.402618
 
 Servers of 0.2.0 run on this: they append by the functions that were there, and the new triggers record the forks.
 """
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "b81f4e6a2d93"
-down_revision = "7be41d02c9a6"
+down_revision = "7c1e5d90ab34"
 branch_labels = None
 depends_on = None
 
