@@ -24,6 +24,7 @@ class Hello(_Frame, tag="hello"):
     user_id: UUID
     session_id: UUID
     heartbeat: float
+    epoch: str
     groups: list[_Group]
 
 
@@ -63,6 +64,20 @@ class Gap(_Frame, tag="gap"):
     to: int
 
 
+class Rewind(_Frame, tag="rewind"):
+    """The log has lost what is above ``to``."""
+
+    group: UUID
+    name: str
+    to: int
+
+
+class Epoch(_Frame, tag="epoch"):
+    """Positions are of another epoch from here on."""
+
+    epoch: str
+
+
 class Ack(_Frame, tag="ack"):
     """A broadcast is in the log."""
 
@@ -70,6 +85,7 @@ class Ack(_Frame, tag="ack"):
     group: UUID
     seq: int
     at: str
+    epoch: str
 
 
 class Error(_Frame, tag="error"):
@@ -80,7 +96,7 @@ class Error(_Frame, tag="error"):
     detail: str
 
 
-ServerFrame = Hello | Message | Joined | Left | Gap | Ack | Error
+ServerFrame = Hello | Message | Joined | Left | Gap | Rewind | Epoch | Ack | Error
 DECODER: msgspec.json.Decoder[ServerFrame] = msgspec.json.Decoder(ServerFrame)
 
 

@@ -14,7 +14,7 @@ from aiohttp import WSMsgType
 
 from chaos import frames
 from chaos.evidence import ListenerRecord, PlainRecord
-from chaos.frames import Ack, Error, Hello
+from chaos.frames import Ack, Epoch, Error, Hello, Rewind
 from chaos.plan import Mishap
 
 CONNECT_TIMEOUT = 5.0  # seconds
@@ -176,6 +176,7 @@ class ListenerV1(Listener):
         super().__init__(name, person, connect, seed)
         self.record = ListenerRecord(name, person.id)
         self.positions: dict[UUID, int] = dict.fromkeys(groups, 0)
+        self._epoch = ""
         self._is_new = not from_start
         self._waiting: dict[int, asyncio.Future[Ack | Error | None]] = {}
 
@@ -207,7 +208,8 @@ class ListenerV1(Listener):
             return
         self._greet(hello)
         groups = {str(group_id): seq for group_id, seq in self.positions.items()}
-        resume = {"type": "resume"} if self._is_new else {"type": "resume", "groups": groups}
+        self._epoch = self._epoch or hello.epoch
+        resume = {"type": "resume"} if self._is_new else {"type": "resume", "epoch": self._epoch, "groups": groups}
         await socket.send_json(resume)
         self._is_new = False
         self.is_connected.set()
@@ -235,6 +237,10 @@ class ListenerV1(Listener):
         if event is not None:
             self.record.frames.append(event)
             self.positions[event.group_id] = event.seq
+        elif isinstance(frame, Epoch):
+            self._epoch = frame.epoch
+        elif isinstance(frame, Rewind):  # the database is killed, but nothing that it has confirmed is lost
+            self.faults.append(f"{self.name}: told to forget {frame.group} above {frame.to}")
         elif isinstance(frame, Ack | Error):
             answered = self._waiting.get(frame.id or 0)
             if answered is not None and not answered.done():
