@@ -8,7 +8,7 @@ from aiohttp import web
 
 from att import errors
 from att.core.memory import MemoryBudget
-from att.core.pace import ARRIVAL_TIMEOUT, Pace
+from att.core.pace import ARRIVAL_TIMEOUT, PACE_TIME, Pace
 from att.http.context import MEMORY, SESSION
 
 BODY_LIMIT = 1024 * 1024  # bytes of one request body: a broadcast, or a thousand users with all fields
@@ -83,7 +83,7 @@ class RequestBody:
             if len(data) > limit:
                 raise BodyTooLarge(limit)
             return data
-        pace, size = Pace(loop.time(), ARRIVAL_TIMEOUT), 0
+        pace, size = Pace(loop.time(), ARRIVAL_TIMEOUT, PACE_TIME), 0
         async with asyncio.timeout_at(pace.due) as self._deadline:
             while part := await content.readany():
                 self._parts.append(part)

@@ -24,6 +24,7 @@ from att.http.problems import problem_of_http
 
 IDLE_TIMEOUT = 3_630.0  # seconds for which a connection is kept alive: longer than any proxy does
 _RESPONSE_TIMEOUT = 600.0  # seconds for a client to take a response
+_STALL_TIME = 30.0  # seconds for it to take the next bytes
 READ_AHEAD = 32 * 1024  # bytes of a body that are read before the handler asks for it; at most twice as many
 _SWEEP_INTERVAL = 1.0  # seconds between checks for late heads
 WARNING_INTERVAL = 60.0  # seconds between log lines about refused connections
@@ -114,7 +115,7 @@ class HttpConnection(web.RequestHandler):
         super().pause_writing()
         if self.transport is not None:
             self._waiting = self.transport.get_write_buffer_size()
-            self._pace = Pace(self._loop.time(), _RESPONSE_TIMEOUT)
+            self._pace = Pace(self._loop.time(), _RESPONSE_TIMEOUT, _STALL_TIME)
             self._stall = self._loop.call_at(self._pace.due, self._check_pace)
             self._limiter.memory.charge(self, max(self._waiting, 2 * self._whole))
 

@@ -8,7 +8,7 @@ from aiohttp._websocket.reader import WebSocketDataQueue  # the reader requires 
 from aiohttp.http import WebSocketReader
 
 from att.core.memory import MemoryBudget
-from att.core.pace import ARRIVAL_TIMEOUT, Pace
+from att.core.pace import ARRIVAL_TIMEOUT, PACE_TIME, Pace
 from att.protocol.frames import CloseCode
 from att.websocket.frame_writer import FrameWriter
 
@@ -200,7 +200,7 @@ class FrameReader(FrameWriter):
             return
         now = loop.time()
         if self._pace is None or self._is_paused:
-            self._pace = Pace(now, ARRIVAL_TIMEOUT)
+            self._pace = Pace(now, ARRIVAL_TIMEOUT, PACE_TIME)
         due = self._pace.after(self._unfinished.size, now)
         if due <= now:
             self._stop_reading()

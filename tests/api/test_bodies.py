@@ -12,7 +12,7 @@ from waiting import eventually
 
 from att.api import schemas
 from att.core import pace
-from att.http import requests
+from att.http import bodies, requests
 from att.http.bodies import ANONYMOUS_BODY_LIMIT, BODY_LIMIT
 from att.http.context import MEMORY
 from att.http.validation import FAULTS_SHOWN
@@ -112,14 +112,14 @@ async def test_a_session_that_ends_while_its_body_arrives(client, ann, begin, me
 
 async def test_a_body_must_come_at_a_minimum_pace(ann, begin, monkeypatch):
     """One that begins fast and then stalls is refused."""
-    monkeypatch.setattr(pace, "PACE_TIME", 0.05)
+    monkeypatch.setattr(bodies, "PACE_TIME", 0.05)
     reader, _ = await begin("/groups", BODY_LIMIT, bearer(ann), body=b" " * 300_000)
     assert (await answer(reader))[::2] == (408, "request timeout")
 
 
 def test_pace():
     """So many bytes in so many seconds, again and again, and all of them until the end."""
-    one = pace.Pace(100.0, 30.0)
+    one = pace.Pace(100.0, 30.0, 10.0)
     assert one.due == one.after(pace.PACE_BYTES - 1, 105.0) == 110.0
     assert one.after(pace.PACE_BYTES, 109.0) == 119.0
     assert one.after(2 * pace.PACE_BYTES - 1, 118.0) == 119.0

@@ -14,7 +14,6 @@ from small_server import DEADLINE, LARGE, REQUEST, read_response, read_to_end, s
 from waiting import eventually
 
 from att.config.settings import ListenAddress
-from att.core import pace
 from att.core.memory import MemoryBudget
 from att.http import connections
 from att.http.connections import ConnectionLimiter
@@ -330,7 +329,7 @@ async def test_a_response_that_waits_counts(connect):
 
 async def test_a_response_must_be_taken_at_a_minimum_pace(connect, monkeypatch):
     """A client that does not read is cut off."""
-    monkeypatch.setattr(pace, "PACE_TIME", 0.05)
+    monkeypatch.setattr(connections, "_STALL_TIME", 0.05)
     memory = MemoryBudget(10**9)
     async with small_server(memory=memory) as server:
         await connect(server, data=REQUEST.replace(b" / ", b" /large "))

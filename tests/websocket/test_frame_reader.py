@@ -9,7 +9,6 @@ from aiohttp import WSMsgType
 from aiohttp.http import WebSocketError
 from hypothesis import given, strategies as st
 
-from att.core import pace
 from att.core.memory import MemoryBudget
 from att.protocol.frames import CloseCode
 from att.websocket import frame_reader
@@ -236,7 +235,7 @@ async def test_an_unfinished_message_counts(connected):
 
 async def test_a_message_must_come_at_a_minimum_pace(connected, monkeypatch):
     """A peer that stalls in the middle is closed; one that is between messages, or must wait for us, is not."""
-    monkeypatch.setattr(pace, "PACE_TIME", 0.05)
+    monkeypatch.setattr(frame_reader, "PACE_TIME", 0.05)
     heard, _ = connected
     heard.data_received(frame(5) + PING)
     assert heard._arrival is None
