@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from att import __version__
 from att.accounts.administrators import AdministratorCredentials, Administrators
+from att.accounts.devices import Devices
 from att.accounts.history import History
 from att.accounts.passwords import Passwords
 from att.accounts.rate_limits import RateLimits
@@ -22,6 +23,7 @@ from att.accounts.service import Accounts
 from att.accounts.user_search import UserSearch
 from att.api.keys import (
     ACCOUNT_SERVICE,
+    DEVICES,
     DOCUMENT,
     EVENT_LOG,
     GROUP_SERVICE,
@@ -236,6 +238,7 @@ async def _accounts(app: web.Application) -> AsyncIterator[None]:
     sessions = SessionCache(app[BACKENDS].make_sessions(db), hub)
     app[SESSION_CACHE] = app[SESSIONS] = app[SESSION_LISTENER] = sessions
     app[ACCOUNT_SERVICE] = Accounts(db, app[PASSWORDS], sessions, sessions)
+    app[DEVICES] = await Devices.load(db)
     app[USER_SEARCH] = UserSearch(db)
     app[ROLE_SERVICE] = Roles(db)
     app[GROUP_SERVICE] = Groups(db, hub)

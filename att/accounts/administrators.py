@@ -10,14 +10,13 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, Text, any_, bindparam, func, literal, select, update
+from sqlalchemy import ARRAY, Text, any_, bindparam, func, select, update
 
 from att.accounts.passwords import Passwords
 from att.accounts.roles import ADMIN, ANY_ADMINISTRATOR, ensure_built_in, lock_administrators
 from att.accounts.service import SET_PASSWORD, add_user
 from att.accounts.users import NewUser
 from att.core.names import fold
-from att.core.permissions import Permission
 from att.core.precis import check_login, login_keys
 from att.db.engine import DriverError, Engine, Transaction, prepare
 from att.db.schema import roles, users
@@ -29,16 +28,9 @@ GENERATED_LOGIN = "admin"
 GENERATED_BYTES = 15  # of a generated password: 20 characters
 
 _admin_role = select(roles.c.id).where(roles.c.name_key == fold(ADMIN)).scalar_subquery()
-_is_administrator = (
-    users.c.active
-    & users.c.password_hash.is_not(None)
-    & (literal(Permission.EVERYTHING.value) == any_(roles.c.permissions))
-)
-
 _login_keys = bindparam("login_keys", type_=ARRAY(Text))
 _FIND_USER = prepare(
-    select(users.c.id, users.c.login, _is_administrator)
-    .join(roles)
+    select(users.c.id, users.c.login)
     .where(users.c.login_key == any_(_login_keys))
     .order_by(func.array_position(_login_keys, users.c.login_key))
     .limit(1)
@@ -65,19 +57,20 @@ class Administrators:
         self._sessions = sessions
 
     async def ensure(self, wanted: AdministratorCredentials | None = None) -> AdministratorCredentials | None:
-        """Create the built-in roles and an administrator if they are missing: ``wanted`` or a generated one.
+        """Create the built-in roles if they are missing, and an administrator: ``wanted`` or a generated one.
 
+        While there is an active administrator, none is created: one who was renamed or deleted does not come back.
         Return the generated credentials, if any. Raise CannotStart when the login is taken.
         """
         async with self._change() as transaction:
             await ensure_built_in(transaction)
-            if wanted is not None:
-                await self._ensure_one(transaction, wanted)
-                return None
             if await transaction.fetch_one(ANY_ADMINISTRATOR):
                 return None
+            if wanted is not None:
+                await self._add_one(transaction, wanted)
+                return None
             generated = AdministratorCredentials(GENERATED_LOGIN, secrets.token_urlsafe(GENERATED_BYTES))
-            await self._ensure_one(transaction, generated)
+            await self._add_one(transaction, generated)
             return generated
 
     async def create(self, wanted: AdministratorCredentials) -> bool:
@@ -106,17 +99,15 @@ class Administrators:
         await transaction.execute(SET_PASSWORD, user_id=user_id, password_hash=password_hash)
         await self._sessions.end_all(user_id, transaction=transaction)
 
-    async def _ensure_one(self, transaction: Transaction, wanted: AdministratorCredentials) -> None:
+    async def _add_one(self, transaction: Transaction, wanted: AdministratorCredentials) -> None:
         found = await transaction.fetch_one(_FIND_USER, login_keys=login_keys(wanted.login))
-        if found is None:
-            await _add(transaction, wanted.login, await self._passwords.hash(wanted.password))
-            return
-        _user_id, login, is_administrator = found
-        if not is_administrator:
+        if found is not None:
+            _user_id, login = found
             raise CannotStart(
-                f"the user {login!r} is not an active administrator; choose another login with --admin-login,"
-                f" or make this user one: att-server create-admin {shlex.quote(login)}"
+                f"the user {login!r} is not an active administrator, and there is no other; choose another login with"
+                f" --admin-login, or make this user one: att-server create-admin {shlex.quote(login)}"
             )
+        await _add(transaction, wanted.login, await self._passwords.hash(wanted.password))
 
     @contextlib.asynccontextmanager
     async def _change(self) -> AsyncIterator[Transaction]:

@@ -1,4 +1,4 @@
-"""Password hashing with argon2id, in a bounded pool of threads."""
+"""Password hashing with argon2id, in a bounded pool of threads. Addresses take turns."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,8 @@ from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
 
 from att.config.settings import OWASP, HashingCost
+from att.core.client_address import site_of
+from att.core.fair_queue import FairQueue
 from att.errors import Busy
 
 WORKERS = os.cpu_count() or 1
@@ -30,41 +32,45 @@ class QueueUse(NamedTuple):
 class Passwords:
     """Hashes and verifies passwords. Each call costs one hash, whatever its outcome.
 
-    Raises Busy when the queue is full. Threads suffice, since argon2 releases the GIL.
+    The addresses of clients take turns, so that one cannot keep the others waiting; a /48 of IPv6 is one address.
+    Raises Busy when the queue is full, or an address has half of it. Threads suffice, since argon2 releases the GIL.
     """
 
     def __init__(self, cost: HashingCost = OWASP, *, workers: int = WORKERS, queue: int = _QUEUE) -> None:
         self._hasher = PasswordHasher(cost.time_cost, cost.memory_kib, cost.parallelism)
         self._workers = workers
+        self._running = 0
+        self._turns: FairQueue[asyncio.Future[bool]] = FairQueue(queue, share=-(-queue // 2))
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="hash")
-        self._free = self._size = workers + queue
         self._decoy = self._hasher.hash(secrets.token_hex())
 
     @property
     def use(self) -> QueueUse:
         """Return the use of the queue."""
-        used = self._size - self._free
-        return QueueUse(min(used, self._workers), max(used - self._workers, 0))
+        return QueueUse(self._running, len(self._turns))
 
     def close(self) -> None:
         """Cancel waiting hashes. Running ones end by themselves."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        while (turn := self._turns.pop()) is not None:
+            turn.cancel()
+        self._executor.shutdown(wait=False)
 
-    async def hash(self, password: str) -> str:
+    async def hash(self, password: str, address: str | None = None) -> str:
         """Return the encoded argon2id hash."""
-        return await self._run(lambda: self._hasher.hash(password))
+        return await self._run(lambda: self._hasher.hash(password), address)
 
-    async def hash_all(self, passwords: Iterable[str]) -> list[str]:
+    async def hash_all(self, passwords: Iterable[str], address: str | None = None) -> list[str]:
         """Return the hashes in order. Uses at most one place per worker at a time, to leave room for other callers."""
         hashes: list[str] = []
         waiting = list(passwords)
         for start in range(0, len(waiting), self._workers):
-            hashes += await asyncio.gather(*map(self.hash, waiting[start : start + self._workers]))
+            batch = waiting[start : start + self._workers]
+            hashes += await asyncio.gather(*(self.hash(password, address) for password in batch))
         return hashes
 
-    async def verify(self, password: str, encoded: str | None) -> bool:
+    async def verify(self, password: str, encoded: str | None, address: str | None = None) -> bool:
         """Return True if the hash is of this password. None costs as much time, and returns False."""
-        matches = await self._run(lambda: self._matches(password, encoded or self._decoy))
+        matches = await self._run(lambda: self._matches(password, encoded or self._decoy), address)
         return matches and encoded is not None
 
     def is_outdated(self, encoded: str) -> bool:
@@ -77,19 +83,42 @@ class Passwords:
         except (VerificationError, ValueError):  # ValueError: the stored text is not a hash
             return False
 
-    async def _run(self, work: Callable[[], _T]) -> _T:
-        if self._free <= 0:
-            raise Busy
+    async def _run(self, work: Callable[[], _T], address: str | None = None) -> _T:
+        await self._wait_for_worker(site_of(address))
         future = self._executor.submit(work)
-        self._free -= 1
         loop = asyncio.get_running_loop()
-        # Release the place when the work ends, even if its caller was cancelled.
+        # Release the worker when the work ends, even if its caller was cancelled.
         future.add_done_callback(lambda _done: self._release_from_thread(loop))
         return await asyncio.wrap_future(future)
+
+    async def _wait_for_worker(self, source: str) -> None:
+        if self._running < self._workers:
+            self._running += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        displaced = self._turns.push(source, turn)
+        if displaced is turn:
+            raise Busy
+        if displaced is not None and not displaced.done():
+            displaced.set_result(False)
+        try:
+            has_worker = await turn
+        except asyncio.CancelledError:
+            self._turns.discard(source, turn)
+            if not turn.cancelled() and turn.result():
+                self._release()
+            raise
+        if not has_worker:
+            raise Busy
 
     def _release_from_thread(self, loop: asyncio.AbstractEventLoop) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(self._release)
 
     def _release(self) -> None:
-        self._free += 1
+        """Give the worker to the next in the queue."""
+        while (turn := self._turns.pop()) is not None:
+            if not turn.done():
+                turn.set_result(True)
+                return
+        self._running -= 1

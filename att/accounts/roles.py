@@ -10,13 +10,22 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from att.core.names import fold
 from att.core.pagination import Order, Page, Window
-from att.core.permissions import Actor, Permission, Permissions, check_covers, check_permits
+from att.core.permissions import Actor, Permission, Permissions, check_covers, check_permits, permits
 from att.core.precis import check_name, check_rename
 from att.db.engine import Engine, Transaction, prepare
 from att.db.keyset import Listing
 from att.db.schema import roles, users
 from att.db.skeletons import OwnedName, take_names
-from att.errors import BuiltInRole, FieldError, InvalidInput, LastAdministrator, NoSuchRole, RoleInUse, at_index
+from att.errors import (
+    BuiltInRole,
+    FieldError,
+    InvalidInput,
+    LastAdministrator,
+    NoSuchRole,
+    NotPermitted,
+    RoleInUse,
+    at_index,
+)
 
 ADMIN = "Admin"
 _USER = "User"
@@ -64,6 +73,9 @@ FIND_TO_DELETE = prepare(_find.with_for_update())
 ADD_ROLE = prepare(insert(roles).values(**_values).returning(*_role))
 CHANGE_ROLE = prepare(update(roles).where(roles.c.id == bindparam("role_id")).values(**_values).returning(*_role))
 DELETE_ROLE = prepare(delete(roles).where(roles.c.id == bindparam("role_id")))
+OTHER_HOLDER = prepare(
+    select(users.c.id).where(users.c.role_id == bindparam("role_id"), users.c.id != bindparam("actor_id")).limit(1)
+)
 COUNT_USERS = prepare(select(func.count()).select_from(users).where(users.c.role_id == bindparam("role_id")))
 
 LOCK_ADMINISTRATORS = prepare(select(func.pg_advisory_xact_lock(_LOCK)))
@@ -112,7 +124,8 @@ class Roles:
     """Roles in the database.
 
     A change needs ``roles.write`` and every permission that the role has before or after, so that actors cannot gain
-    permissions. A batch succeeds or fails as a whole; its error has the index of the failed item.
+    permissions. New permissions of other users need ``users.write``, too, and those of the role User ``*``.
+    A batch succeeds or fails as a whole; its error has the index of the failed item.
     """
 
     def __init__(self, db: Engine) -> None:
@@ -166,7 +179,7 @@ class Roles:
                 if change.id in changed:
                     raise InvalidInput([FieldError(f"{index}.id", "is given twice")])
                 with at_index(index):
-                    before, after = await _change(transaction, own, change)
+                    before, after = await _change(transaction, own, change, actor)
                 changed[change.id] = after
                 if after.name != before.name:
                     renamed.append(OwnedName(index, after.id, after.name))
@@ -206,7 +219,7 @@ class Roles:
             yield transaction, own
 
 
-async def _change(transaction: Transaction, own: Permissions, change: RoleChange) -> tuple[Role, Role]:
+async def _change(transaction: Transaction, own: Permissions, change: RoleChange, actor: Actor) -> tuple[Role, Role]:
     """Change a role; return it before and after."""
     before = _found(await transaction.fetch_one(FIND_TO_CHANGE, role_id=change.id))
     name = before.name if change.name is None else change.name
@@ -214,12 +227,23 @@ async def _change(transaction: Transaction, own: Permissions, change: RoleChange
     check_covers(own, {*before.permissions, *permissions})
     if name != before.name:
         check_rename(check_name, name)  # one from an earlier release may stay as it is
+    if set(permissions) != set(before.permissions):
+        await _check_holders(transaction, own, before, actor)
     if fold(before.name) in BUILT_IN and name != before.name:
         raise BuiltInRole
     if fold(before.name) == fold(ADMIN) and set(permissions) != set(before.permissions):
         raise BuiltInRole("The permissions of the role Admin cannot change: it permits everything ('*').")
     row = await transaction.fetch_one(CHANGE_ROLE, role_id=change.id, **_columns(name, permissions))
     return before, _make(row)
+
+
+async def _check_holders(transaction: Transaction, own: Permissions, role: Role, actor: Actor) -> None:
+    """Raise NotPermitted when the actor may not change what users with this role may do."""
+    if fold(role.name) == fold(_USER):
+        if not permits(own, Permission.EVERYTHING):
+            raise NotPermitted("Everybody who signs up has the role User: to change its permissions takes '*'.")
+    elif await transaction.fetch_one(OTHER_HOLDER, role_id=role.id, actor_id=actor.user_id):
+        check_permits(own, Permission.USERS_WRITE)
 
 
 async def _delete(transaction: Transaction, own: Permissions, role_id: UUID) -> None:

@@ -31,7 +31,9 @@ from att.accounts.users import (
     check_role_assignment,
     row_of,
 )
+from att.core.client_address import network_of
 from att.core.names import fold
+from att.core.pagination import PAGE_LIMIT, Window
 from att.core.permissions import Actor, Permission, Permissions, check_permits
 from att.core.precis import login_keys
 from att.db.engine import Engine, Transaction, prepare
@@ -83,7 +85,7 @@ FIND_PASSWORD = prepare(
     .limit(1)
 )
 PASSWORD_OF = prepare(select(users.c.password_hash).where(users.c.id == bindparam("user_id")))
-# Keeps the history from recording a change of password.
+# Has the history say that the password is the same.
 IS_REHASH = prepare(select(func.set_config("att.rehash", "on", True)))
 REHASH = prepare(
     update(users)
@@ -120,37 +122,45 @@ class Accounts:
         self._sessions = sessions
         self._listener = listener
 
-    async def sign_up(self, login: str, password: str, request_id: str) -> Verified:
+    async def sign_up(self, login: str, password: str, request_id: str, address: str | None = None) -> Verified:
         """Create a user as the actor of their own creation. Raise LoginTaken."""
-        password_hash = await self._passwords.hash(password)
+        password_hash = await self._passwords.hash(password, address)
         user_id = uuid4()
         async with self._db.transaction(Actor(user_id, None, request_id)) as transaction:
             await add_user(transaction, user_id, NewUser(login), password_hash)
             await take_names(transaction, "users", [OwnedName(None, user_id, login)])
         return Verified(user_id, password_hash)
 
-    async def authenticate(self, login: str, password: str) -> Verified:
-        """Return the user with this login and password.
+    async def authenticate(self, login: str, password: str, address: str | None = None) -> Verified:
+        """Return the user with this login and password. Those who ask at an address wait for each other.
 
         Raise AuthFailed for an unknown login, a wrong password, and a user who is not active or has no password, each
         after the same work.
         """
         row = await self._db.fetch_one(FIND_PASSWORD, login_keys=login_keys(login))
-        if not await self._passwords.verify(password, row and row[1]):
+        if not await self._passwords.verify(password, row and row[1], address):
             raise AuthFailed
         user_id: UUID
         stored: str
         user_id, stored = row
         if self._passwords.is_outdated(stored):
-            new_hash = await self._passwords.hash(password)
+            new_hash = await self._passwords.hash(password, address)
             async with self._db.transaction() as transaction:
                 await transaction.fetch_one(IS_REHASH)
                 was_changed = await transaction.execute(REHASH, user_id=user_id, old_hash=stored, new_hash=new_hash)
             if not was_changed:
                 # Another log-in has rehashed the password, or the password has changed.
-                return await self.authenticate(login, password)
+                return await self.authenticate(login, password, address)
             stored = new_hash
         return Verified(user_id, stored)
+
+    async def is_signed_in_at(self, login: str, address: str | None) -> bool:
+        """Return True if the user has a session that began at this address."""
+        row = await self._db.fetch_one(FIND_PASSWORD, login_keys=login_keys(login))
+        page = await self._sessions.of_user(
+            row[0] if row else uuid4(), Window(PAGE_LIMIT)
+        )  # unknown logins take as long
+        return any(network_of(info.address) == network_of(address) for info in page.items)
 
     async def create(self, new: NewUser, actor: Actor) -> User:
         """Create a user. Raise LoginTaken, NoSuchRole, NotPermitted."""
@@ -188,7 +198,8 @@ class Accounts:
         return await self._delete([(index, user_id) for user_id, index in first_indexes.items()], actor)
 
     async def _create(self, news: Sequence[tuple[int | None, NewUser]], actor: Actor) -> list[User]:
-        hashes = await self._hash({position: new.password for position, (_, new) in enumerate(news) if new.password})
+        passwords = {position: new.password for position, (_, new) in enumerate(news) if new.password}
+        hashes = await self._hash(passwords, actor)
         ids = [uuid4() for _ in news]
         async with self._db.transaction(actor) as transaction:
             if any(fold(new.role) != "user" for _, new in news):
@@ -264,13 +275,14 @@ class Accounts:
                 row = await self._db.fetch_one(PASSWORD_OF, user_id=user_id)
                 verified = row and row[0]
                 with at_index(index):
-                    if not await self._passwords.verify(values["current_password"], verified):
+                    if not await self._passwords.verify(values["current_password"], verified, actor.address):
                         raise WrongPassword
         new = {user_id: values["password"] for _, (user_id, values) in changes if "password" in values}
-        return _NewPasswords(await self._hash(new), verified)
+        return _NewPasswords(await self._hash(new, actor), verified)
 
-    async def _hash(self, passwords: Mapping[BatchKey, str]) -> dict[BatchKey, str]:
-        return dict(zip(passwords, await self._passwords.hash_all(passwords.values()), strict=True))
+    async def _hash(self, passwords: Mapping[BatchKey, str], actor: Actor) -> dict[BatchKey, str]:
+        hashes = await self._passwords.hash_all(passwords.values(), actor.address)
+        return dict(zip(passwords, hashes, strict=True))
 
     async def _end_sessions(
         self, transaction: Transaction, change: UserChange, actor: Actor, ended: _EndedSessions

@@ -1,17 +1,18 @@
 """Sign-up, log-in and log-out of accounts."""
 
+from functools import partial
 from uuid import UUID
 
 from aiohttp import web
 
 from att import errors
 from att.api import schemas
-from att.api.keys import ACCOUNT_SERVICE, RATE_LIMITS, SESSION_LISTENER, SESSIONS
+from att.api.keys import ACCOUNT_SERVICE, DEVICES, RATE_LIMITS, SESSION_LISTENER, SESSIONS
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Who
 from att.http.client_info import client_of
 from att.http.context import REQUEST_ID, SESSION
-from att.http.credentials import COOKIE, set_session_cookie
+from att.http.credentials import COOKIE, DEVICE_COOKIE, set_device_cookie, set_session_cookie
 from att.http.problems import problem_of
 from att.http.requests import read
 from att.sessions.store import SignIn, Verified
@@ -33,10 +34,13 @@ def make_login_response(user_id: UUID | str | None, session: SignIn | None = Non
 async def signup(request: web.Request) -> web.Response:
     """Create an account, and start a session."""
     account = await read(request, schemas.NewAccountIn)
-    async with request.app[RATE_LIMITS].sign_up(client_of(request).address):
-        verified = await request.app[ACCOUNT_SERVICE].sign_up(account.login, account.password, request[REQUEST_ID])
+    address = client_of(request).address
+    async with request.app[RATE_LIMITS].sign_up(address):
+        verified = await request.app[ACCOUNT_SERVICE].sign_up(
+            account.login, account.password, request[REQUEST_ID], address
+        )
     with errors.with_detail("The account was created, but cannot be signed in now. Log in in a moment."):
-        response = await _sign_in(request, verified)
+        response = await _sign_in(request, account.login, verified)
     response.set_status(201)
     return response
 
@@ -44,9 +48,12 @@ async def signup(request: web.Request) -> web.Response:
 async def login(request: web.Request) -> web.Response:
     """Start a session."""
     credentials = await read(request, schemas.CredentialsIn)
-    async with request.app[RATE_LIMITS].login_attempt(credentials.login, client_of(request).address):
-        verified = await request.app[ACCOUNT_SERVICE].authenticate(credentials.login, credentials.password)
-        return await _sign_in(request, verified)
+    accounts, login, address = request.app[ACCOUNT_SERVICE], credentials.login, client_of(request).address
+    device = request.app[DEVICES].find(login, request.cookies.get(DEVICE_COOKIE, ""))
+    is_known = partial(accounts.is_signed_in_at, login, address)
+    async with request.app[RATE_LIMITS].login_attempt(login, address, device, is_known):
+        verified = await accounts.authenticate(login, credentials.password, address)
+        return await _sign_in(request, login, verified)
 
 
 async def logout(request: web.Request) -> web.Response:
@@ -62,10 +69,11 @@ async def logout(request: web.Request) -> web.Response:
     return response
 
 
-async def _sign_in(request: web.Request, verified: Verified) -> web.Response:
+async def _sign_in(request: web.Request, login: str, verified: Verified) -> web.Response:
     signed_in = await request.app[SESSIONS].create(verified, client_of(request))
     response = make_login_response(verified.user_id, signed_in)
     set_session_cookie(request, response, signed_in.token)
+    set_device_cookie(request, response, request.app[DEVICES].add(login, request.cookies.get(DEVICE_COOKIE, "")))
     return response
 
 

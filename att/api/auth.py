@@ -8,7 +8,8 @@ from att import errors
 from att.api.keys import PERMISSIONS, ROLE_SERVICE, SESSIONS
 from att.api.route import PATH_PARAMETERS
 from att.core.names import parse_uuid
-from att.core.permissions import Actor, Permission, Permissions, permits
+from att.core.permissions import Actor, Permission, Permissions, check_covers, permits
+from att.http.client_info import client_of
 from att.http.context import REQUEST_ID, SESSION
 from att.http.credentials import COOKIE, SAFE_METHODS, bearer_token, check_origin
 from att.sessions.store import Session
@@ -28,11 +29,23 @@ async def identify(request: web.Request) -> Session:
 
 
 async def is_permitted(request: web.Request, wanted: Permission) -> bool:
-    """Return True if the user's role permits this. The role is read once a request."""
+    """Return True if the user's role permits this."""
+    return permits(await _own_permissions(request), wanted)
+
+
+async def _own_permissions(request: web.Request) -> Permissions:
+    """Return the permissions of the one who asks. The role is read once a request."""
     if PERMISSIONS not in request:
         request[PERMISSIONS] = await request.app[ROLE_SERVICE].permissions_of(request[SESSION].user_id)
     granted: Permissions = request[PERMISSIONS]
-    return permits(granted, wanted)
+    return granted
+
+
+async def check_may_act_upon(request: web.Request, user_id: UUID) -> None:
+    """Raise NotPermitted unless the one who asks is this user, or has all permissions of theirs."""
+    if user_id != request[SESSION].user_id:
+        theirs = await request.app[ROLE_SERVICE].permissions_of(user_id)
+        check_covers(await _own_permissions(request), theirs)
 
 
 def path_id(request: web.Request, name: str) -> UUID:
@@ -60,4 +73,4 @@ def path_group(request: web.Request) -> UUID | str:
 def actor_of(request: web.Request) -> Actor:
     """Return the actor in whose name this request makes changes."""
     session = request[SESSION]
-    return Actor(session.user_id, session.id, request[REQUEST_ID])
+    return Actor(session.user_id, session.id, request[REQUEST_ID], client_of(request).address)

@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from att.accounts.devices import Devices
 from att.accounts.history import History
 from att.accounts.rate_limits import RateLimits
 from att.accounts.roles import Roles
@@ -29,6 +30,7 @@ PRESENCE = web.AppKey("presence", Presence)
 EVENT_LOG = web.AppKey("event_log", EventLog)
 PUBLISHER = web.AppKey("publisher", Publisher)
 LISTEN_ENDPOINT = web.AppKey("listen_endpoint", ListenEndpoint)
+DEVICES = web.AppKey("devices", Devices)
 RATE_LIMITS = web.AppKey("rate_limits", RateLimits)
 DOCUMENT = web.AppKey("document", bytes)
 

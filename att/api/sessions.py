@@ -6,7 +6,7 @@ from aiohttp import web
 
 from att import errors
 from att.api import schemas
-from att.api.auth import path_id, path_user
+from att.api.auth import check_may_act_upon, path_id, path_user
 from att.api.keys import HUB, SESSION_LISTENER, SESSIONS
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Permission, Who
@@ -34,6 +34,7 @@ async def list_sessions(request: web.Request) -> web.Response:
 async def end_sessions(request: web.Request) -> web.Response:
     """End a user's sessions except the current one, and close their sockets."""
     user_id = _owner_of_sessions(request)
+    await check_may_act_upon(request, user_id)
     try:
         ended = await request.app[SESSIONS].end_all(user_id, keep=request[SESSION].id)
     except errors.DatabaseUnavailable:
@@ -48,6 +49,7 @@ async def end_session(request: web.Request) -> web.Response:
     """End a user's session, and close its sockets."""
     user_id = _owner_of_sessions(request)
     session_id = path_id(request, "session_id")
+    await check_may_act_upon(request, user_id)
     try:
         await request.app[SESSIONS].end_one(user_id, session_id)
     except errors.DatabaseUnavailable:
@@ -88,6 +90,7 @@ SESSION_ROUTES = (
         Who.ONESELF,
         Permission.SESSIONS_WRITE,
         responses={200: schemas.DeletedOut},
+        errors=(errors.NotPermitted,),
     ),
     Route(
         "DELETE /users/{user_id}/sessions/{session_id}",
@@ -95,7 +98,7 @@ SESSION_ROUTES = (
         Who.ONESELF,
         Permission.SESSIONS_WRITE,
         responses={204: None},
-        errors=(errors.NoSuchSession,),
+        errors=(errors.NoSuchSession, errors.NotPermitted),
     ),
 )
 

@@ -80,11 +80,11 @@ async def delete_users(request: web.Request) -> web.Response:
 @contextlib.asynccontextmanager
 async def _limited(request: web.Request, change: schemas.UserChangeIn, user_id: UUID) -> AsyncIterator[None]:
     """Apply the rate limits of log-in and sign-up to changes of one's own password and login."""
-    rate_limits, address, own = request.app[RATE_LIMITS], client_of(request).address, request[SESSION].user_id
+    rate_limits, address, session = request.app[RATE_LIMITS], client_of(request).address, request[SESSION]
     async with contextlib.AsyncExitStack() as stack:
         if "current_password" in change.model_fields_set:
-            await stack.enter_async_context(rate_limits.login_attempt(str(own), address))
-        if "login" in change.model_fields_set and user_id == own:
+            await stack.enter_async_context(rate_limits.current_password(session.id, address))
+        if "login" in change.model_fields_set and user_id == session.user_id:
             await stack.enter_async_context(rate_limits.rename(address))
         yield
 

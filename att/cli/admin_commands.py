@@ -1,5 +1,6 @@
 """The sub-commands ``create-admin``, ``reset-password`` and ``migrate``."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -18,6 +19,7 @@ from att.config.options import Parsed
 from att.config.settings import Settings
 from att.core.names import check_name
 from att.db.engine import Engine
+from att.db.migrate import grant_rights
 
 _T = TypeVar("_T")
 
@@ -62,18 +64,23 @@ def reset_password(context: click.Context, /, login: str, **where: object) -> No
 
 
 @click.command("migrate")
+@click.option("--grant-to", metavar="ROLE", help="Then give this database role the rights that servers need.")
 @database_options
 @click.pass_context
-def migrate(context: click.Context, /, **where: object) -> None:
+def migrate(context: click.Context, /, grant_to: str | None, **where: object) -> None:
     """Bring the schema of the database up to date, and list the migrations."""
-    database = run(_open_and_close(replace(settings_of(context, **where), migrate=True)))
+    database = run(_migrate(replace(settings_of(context, **where), migrate=True), grant_to))
     for name in database.migrated:
         say(f"done: {name}")
     say(f"the schema in {database.place} {'is now' if database.migrated else 'was already'} up to date")
+    if grant_to is not None:
+        say(f"the role {grant_to} has the rights that servers need")
 
 
-async def _open_and_close(settings: Settings) -> Database:
+async def _migrate(settings: Settings, grant_to: str | None) -> Database:
     async with open_database(settings) as database:
+        if grant_to is not None:
+            await asyncio.to_thread(grant_rights, database.dsn, grant_to)
         return database
 
 

@@ -132,19 +132,21 @@ _OPTIONS = (
         "--login-failures",
         type=Parsed("rate", parse_rate),
         default="5/5m",
-        help="Limit of wrong passwords for one login, and in which time. Then the login is refused for that time.",
+        help="Limit of wrong passwords for one login from one address (of IPv6: one /48) or device, and in which time."
+        " Then the login is refused there for that time. From all addresses: 20 times as many in 12 times the time.",
     ),
     click.option(
         "--address-failures",
         type=Parsed("rate", parse_rate),
         default="50/5m",
-        help="Limit of wrong passwords from one address (of IPv6: one /64), and in which time.",
+        help="Limit of wrong passwords from one address (of IPv6: one /64; 10 times as many from one /48), and in which"
+        " time.",
     ),
     click.option(
         "--signups",
         type=Parsed("rate", parse_rate),
         default="30/1h",
-        help="Limit of sign-ups from one address, and in which time.",
+        help="Limit of sign-ups from one address (of IPv6: one /64; 10 times as many from one /48), and in which time.",
     ),
     click.option(
         "--trust-proxy",
@@ -156,8 +158,8 @@ _OPTIONS = (
     click.option(
         "--admin-login",
         type=Parsed("login", check_name),
-        help="Login of an administrator to create at start if missing. Without it, if there is no administrator, one is"
-        " created and its password printed once.",
+        help="Login of the administrator to create at start if there is no active one. Without it the login is admin,"
+        " and its password is printed once.",
     ),
     click.option(
         "--admin-password",

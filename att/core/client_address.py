@@ -11,7 +11,8 @@ from typing import Literal
 IPAddress = IPv4Address | IPv6Address
 Proxy = IPv4Network | IPv6Network | Literal["unix"]  # "unix" is a proxy on the unix socket
 
-NETWORK_BITS = 64  # of an IPv6 address: usually one customer's network
+NETWORK_BITS = 64  # of an IPv6 address: the network of one customer, or a part of it
+SITE_BITS = 48  # the most that one customer gets; of some providers it has many customers
 _WITH_PORT = re.compile(r"\[([^]]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+")
 
 
@@ -56,7 +57,16 @@ def is_trusted(address: IPAddress | None, trusted: Collection[Proxy]) -> bool:
 
 def network_of(address: str | None) -> str:
     """Return the key of an address: an IPv4 address, a /64 of IPv6, or one key for all clients of a unix socket."""
+    return _prefix_of(address, NETWORK_BITS)
+
+
+def site_of(address: str | None) -> str:
+    """Return the key of all networks that may be one customer's: as ``network_of``, but a /48 of IPv6."""
+    return _prefix_of(address, SITE_BITS)
+
+
+def _prefix_of(address: str | None, bits: int) -> str:
     parsed = parse_address(address or "")
     if isinstance(parsed, IPv6Address):
-        return str(IPv6Network((int(parsed), NETWORK_BITS), strict=False))
+        return str(IPv6Network((int(parsed), bits), strict=False))
     return str(parsed)

@@ -48,11 +48,12 @@ class Who(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """The author of a change; the database records it with the change."""
+    """The author of a change; the database records it with the change, except for the address."""
 
     user_id: UUID
     session_id: UUID | None
     request_id: str
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import psycopg2
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - a class, despite its name
 
 from att.db.dsn import connect_blocking, describe
+from att.db.rights import grants
 from att.errors import CannotStart
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ FIND_REVISIONS = """
     SELECT EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = c.relnamespace AND starts_with(p.proname, 'att_'))
     FROM pg_class AS c WHERE c.oid = to_regclass('alembic_version')
 """
+_LOCK = "SELECT pg_advisory_xact_lock(6386804)"  # that of alembic/env.py
 
 # A wheel carries the migrations inside the package; a checkout has them beside it, where alembic.ini expects them.
 _PACKAGED = Path(__file__).with_name("migrations")
@@ -70,6 +72,22 @@ def bring_up_to_date(dsn: str, *, migrate: bool) -> list[str]:
     if missing:
         _upgrade(dsn)
     return missing
+
+
+def grant_rights(dsn: str, role: str) -> None:
+    """Let a database role run servers. Blocks. Raise CannotStart, DatabaseUnavailable."""
+    connection = connect_blocking(dsn)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(_LOCK)  # two that grant the same right at once would disturb each other
+            cursor.execute("SELECT quote_ident(current_schema()), quote_ident(%s)", (role,))
+            ((schema, quoted_role),) = cursor.fetchall()
+            for statement in grants(schema, quoted_role):
+                cursor.execute(statement)
+    except psycopg2.Error as error:
+        raise _refused(dsn, error) from error
+    finally:
+        connection.close()
 
 
 def _upgrade(dsn: str) -> None:

@@ -205,6 +205,19 @@ history = sa.Table(
     sa.Index(None, "table_name", "operation", "at", "id"),
 )
 
+# Keys with which servers sign what they give to clients. The database makes them up, so they are in no statement.
+signing_keys = sa.Table(
+    "signing_keys",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column(
+        "key",
+        sa.LargeBinary,
+        nullable=False,
+        server_default=sa.text("(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))"),
+    ),
+)
+
 # The running servers, and the users connected to each: the opening time of their earliest open socket, and the number
 # of sockets. The rows of a server are deleted with it. Unlogged, since the rows are worthless after a crash, and
 # PostgreSQL then empties the tables. No foreign key to users: the rows of a deleted user go when their sockets close.

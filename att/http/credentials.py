@@ -9,6 +9,8 @@ from att.http.context import SETTINGS
 from att.protocol.messages import BEARER_PREFIX
 
 COOKIE = "att_session"
+DEVICE_COOKIE = "att_device"
+_DEVICE_AGE = 365 * 24 * 60 * 60  # seconds
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -57,9 +59,17 @@ def _authority(origin: str | None) -> str | None:
 
 def set_session_cookie(request: web.Request, response: web.StreamResponse, token: str) -> None:
     """Store the token in the browser, out of reach of scripts and other sites."""
-    max_age = int(request.app[SETTINGS].session_ttl.total_seconds())
+    _set_cookie(request, response, COOKIE, token, int(request.app[SETTINGS].session_ttl.total_seconds()))
+
+
+def set_device_cookie(request: web.Request, response: web.StreamResponse, value: str) -> None:
+    """Store which logins have signed in on this device; it outlives the session."""
+    _set_cookie(request, response, DEVICE_COOKIE, value, _DEVICE_AGE)
+
+
+def _set_cookie(request: web.Request, response: web.StreamResponse, name: str, value: str, max_age: int) -> None:
     secure = _is_https(request)
-    response.set_cookie(COOKIE, token, max_age=max_age, httponly=True, samesite="Lax", secure=secure)
+    response.set_cookie(name, value, max_age=max_age, httponly=True, samesite="Lax", secure=secure)
 
 
 def _is_https(request: web.Request) -> bool:

@@ -20,7 +20,7 @@ from att.api.keys import ACCOUNT_SERVICE
 from att.app import create_app
 from att.config.settings import Settings
 from att.http.bodies import BODY_LIMIT
-from att.http.credentials import COOKIE
+from att.http.credentials import COOKIE, DEVICE_COOKIE
 from att.http.status_codes import phrase_of
 
 ALLOWED = "https://app.example"
@@ -386,15 +386,16 @@ async def test_not_json(client):
 
 @pytest.mark.parametrize("path", ["/signup", "/login"])
 async def test_cookie(client, ann, settings, path):
-    """The token is out of reach of scripts and other sites, is sent to every path, and lives as long as the session."""
+    """Cookies are out of reach of scripts and other sites, and sent to every path; one lives as long as the session."""
     response = await client.post(path, json=ACCOUNT if path == "/login" else ACCOUNT | {"login": "bob"})
-    assert len(response.headers.getall("Set-Cookie")) == 1
-    cookie = response.cookies[COOKIE]
-    assert cookie.value == (await response.json())["token"]
-    assert cookie["httponly"] is True
-    assert (cookie["samesite"], cookie["path"], cookie["domain"]) == ("Lax", "/", "")
-    assert cookie["max-age"] == str(30 * 24 * 60 * 60)
-    assert not cookie["secure"]
+    assert response.cookies[COOKIE].value == (await response.json())["token"]
+    for name, days in [(COOKIE, 30), (DEVICE_COOKIE, 365)]:
+        cookie = response.cookies[name]
+        assert cookie["httponly"] is True
+        assert (cookie["samesite"], cookie["path"], cookie["domain"]) == ("Lax", "/", "")
+        assert cookie["max-age"] == str(days * 24 * 60 * 60)
+        assert not cookie["secure"]
+    assert len(response.headers.getall("Set-Cookie")) == 2
 
 
 async def test_cookie_under_https(settings, aiohttp_client, tmp_path: Path):
@@ -407,17 +408,17 @@ async def test_cookie_under_https(settings, aiohttp_client, tmp_path: Path):
     client = await aiohttp_client(server, connector=TCPConnector(ssl=False))
     response = await client.post("/signup", json=ACCOUNT)
     assert response.status == 201
-    assert response.cookies[COOKIE]["secure"] is True
+    assert all(cookie["secure"] is True for cookie in response.cookies.values())
 
 
 async def test_browser(settings, aiohttp_client):
-    """The cookie signs a browser in until it logs out."""
+    """The cookie signs a browser in until it logs out; the device stays known."""
     client = await aiohttp_client(create_app(settings))
     own = {"Origin": str(client.make_url("")).rstrip("/")}
     user_id = (await (await client.post("/signup", json=ACCOUNT, headers=own)).json())["user_id"]
     assert (await client.get(f"/users/{user_id}/groups")).status == 200
     assert (await client.post("/logout", headers=own)).status == 204
-    assert not list(client.session.cookie_jar)
+    assert [cookie.key for cookie in client.session.cookie_jar] == [DEVICE_COOKIE]
     assert (await client.get(f"/users/{user_id}/groups")).status == 401
 
 

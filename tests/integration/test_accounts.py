@@ -194,7 +194,8 @@ async def test_rehash(open_accounts, accounts, dearer, sql):
     assert bobs_after == bobs
     assert (await later.authenticate("ann", PASSWORD)).user_id == user_id
     assert sql(HASHES)[0] == (after,)
-    assert sql("SELECT 1 FROM history WHERE operation = 'UPDATE'") == []  # nobody has changed their password
+    recorded = sql("SELECT user_id, new FROM history WHERE operation = 'UPDATE'")
+    assert recorded == [(user_id, {"password": "rehashed"})]  # nobody has changed their password
 
 
 async def test_no_rehash_of_wrong_password(open_accounts, accounts, dearer, sql):
@@ -514,9 +515,9 @@ async def test_password_changed_meanwhile(open_accounts, people, sql):
     """A verified password that has changed meanwhile does not allow a new one."""
 
     class Slow(Passwords):
-        async def hash_all(self, passwords):
+        async def hash_all(self, passwords, address):
             sql("UPDATE users SET password_hash = 'another'")
-            return await super().hash_all(passwords)
+            return await super().hash_all(passwords, address)
 
     passwords = Slow(CHEAPEST)
     accounts = open_accounts(passwords)

@@ -14,7 +14,8 @@ import pytest
 from att.app import RETENTION, create_app
 from att.cli.doctor import database as module
 from att.cli.doctor.checks import Level
-from att.cli.doctor.database import FUNCTIONS, RIGHTS, check_database, judge_server
+from att.cli.doctor.database import check_database, judge_server
+from att.db.rights import FUNCTIONS, RIGHTS
 
 NAMES = [
     "database",

@@ -44,7 +44,7 @@ def add_user(sql):
     """Add a user with the password hash "hash"; return their id."""
     query = (
         "INSERT INTO users (login, login_key, search_text, password_hash, role_id)"
-        " SELECT %s, 'key of ' || %s, 'search for ' || %s, 'hash', id FROM roles WHERE name = 'User' RETURNING id"
+        " SELECT %s, lower(%s), 'search for ' || %s, 'hash', id FROM roles WHERE name = 'User' RETURNING id"
     )
     return lambda login: sql(query, login, login, login)[0][0]
 
@@ -52,7 +52,7 @@ def add_user(sql):
 @pytest.fixture
 def add_group(sql):
     """Add a group; return its id."""
-    query = "INSERT INTO groups (name, name_key) VALUES (%s, 'key of ' || %s) RETURNING id"
+    query = "INSERT INTO groups (name, name_key) VALUES (%s, lower(%s)) RETURNING id"
     return lambda name: sql(query, name, name)[0][0]
 
 
@@ -95,14 +95,14 @@ def test_a_user(sql, add_user, news):
     assert news() == [("users", "UPDATE", str(ann), ann, *change)]
     sql("UPDATE users SET birth_date = NULL")
     assert news()[0][4:] == ({"birth_date": "1990-02-03"}, {"birth_date": None})
-    sql("UPDATE users SET last_name = last_name, search_text = 'x', login_key = 'x', last_name_key = 'x'")
+    sql("UPDATE users SET last_name = last_name, search_text = 'x', last_name_key = 'x'")
     assert news() == []
     sql("DELETE FROM users")
     assert news() == [("users", "DELETE", str(ann), ann, {**new, "last_name": "Lee"}, None)]
 
 
 def test_passwords(sql, add_user, news):
-    """A password is recorded as changed, with its presence before and after; a rehash is not recorded."""
+    """A password is recorded as changed, or as rehashed if whoever changes it says so; no hash ever appears."""
     ann = add_user("ann")
     news()
     for value in ("'other'", "NULL", "'hash'"):
@@ -114,9 +114,12 @@ def test_passwords(sql, add_user, news):
     assert news() == []
     sql("SELECT set_config('att.rehash', 'on', false)")
     sql("UPDATE users SET password_hash = 'again'")
-    assert news() == []
+    assert news()[0][4:] == ({}, {"password": "rehashed"})
     sql("UPDATE users SET password_hash = 'and again', first_name = ''")
-    assert news()[0][4:] == ({"first_name": "Ann"}, {"first_name": ""})
+    assert news()[0][4:] == ({"first_name": "Ann"}, {"first_name": "", "password": "rehashed"})
+    for value in ("NULL", "'other'"):
+        sql(f"UPDATE users SET password_hash = {value}")
+        assert news()[0][4:] == ({}, {"password": "changed"})
     sql("SELECT set_config('att.rehash', '', false)")
     sql("UPDATE users SET password_hash = 'hash'")
     assert len(news()) == 1
@@ -124,20 +127,57 @@ def test_passwords(sql, add_user, news):
     ((_, _, _, _, old, _),) = news()
     assert "password" not in old
     everything = str(sql("SELECT history::text FROM history"))
-    assert "hash" not in everything
-    assert "key of" not in everything
+    assert "hash" not in everything.replace("rehashed", "")
     assert "search for" not in everything
+
+
+def test_keys(sql, add_user, add_group, news):
+    """A key, by which a row is found, is recorded unless it is, and was, its name in lower case."""
+    ann, tea = add_user("Ann"), add_group("Tea")
+    clerk = sql("INSERT INTO roles (name, name_key) VALUES ('Clerk', 'clerk') RETURNING id")[0][0]
+    assert not any("_key" in str(record) for record in news())
+    for table, row, column in [("users", ann, "login"), ("groups", tea, "name"), ("roles", clerk, "name")]:
+        change = f"UPDATE {table} SET {column}_key = %s WHERE id = %s"
+        [(name, key)] = sql(f"SELECT {column}, {column}_key FROM {table} WHERE id = %s", row)
+        sql(change, "x", row)
+        assert news()[0][4:] == ({f"{column}_key": key}, {f"{column}_key": "x"})
+        sql(change, key, row)
+        assert news()[0][4:] == ({f"{column}_key": "x"}, {f"{column}_key": key})
+        sql(f"UPDATE {table} SET {column} = 'Cup', {column}_key = 'cup' WHERE id = %s", row)
+        assert news()[0][4:] == ({column: name}, {column: "Cup"})
+    add_user("Äpfel")
+    sql("INSERT INTO groups (name, name_key) VALUES ('Kaffee', 'tee')")
+    assert [record[5].get("login_key", record[5].get("name_key")) for record in news()] == ["äpfel", "tee"]
+
+
+def test_nobody_else_is_blamed(sql, add_user, news, db_url):
+    """The actor is believed only of roles that may make sessions: these could sign in as anybody anyway."""
+    ann = add_user("ann")
+    sql("CREATE ROLE clerk LOGIN; CREATE ROLE server; GRANT INSERT ON sessions TO server")
+    sql("GRANT SELECT, UPDATE ON users TO clerk, server; GRANT server TO clerk WITH INHERIT FALSE")
+    forge = "SELECT set_config('att.actor_id', %s, true), set_config('att.session_id', %s, true),"
+    forge += " set_config('att.request_id', 'forged', true), set_config('role', %s, true)"
+    try:
+        with psycopg.connect(db_url.replace("postgres@", "clerk@"), autocommit=True) as connection:
+            for number, role in enumerate(["none", "server"]):
+                with connection.transaction():
+                    connection.execute(forge, (str(ann), str(ann), role))
+                    connection.execute("UPDATE users SET first_name = %s", (str(number),))
+        claims = sql("SELECT database_role, actor_id, session_id, request_id FROM history ORDER BY id DESC LIMIT 2")
+        assert claims == [("clerk", ann, ann, "forged"), ("clerk", None, None, None)]
+    finally:
+        sql("DROP OWNED BY clerk, server; DROP ROLE clerk, server")
 
 
 def test_other_tables(sql, add_user, add_group, news):
     """Roles, groups and members are recorded too, also those deleted with a group or a user."""
-    add_role = "INSERT INTO roles (name, name_key, permissions) VALUES ('Aid', 'key of aid', '{a,b}') RETURNING id"
+    add_role = "INSERT INTO roles (name, name_key, permissions) VALUES ('Aid', 'aid', '{a,b}') RETURNING id"
     ((role,),) = sql(add_role)
     assert news()[-1] == (
         *("roles", "INSERT", str(role), None, None),
         {"id": str(role), "name": "Aid", "permissions": ["a", "b"]},
     )
-    sql("UPDATE roles SET permissions = '{a}', name_key = 'x' WHERE id = %s", role)
+    sql("UPDATE roles SET permissions = '{a}' WHERE id = %s", role)
     change = ({"permissions": ["a", "b"]}, {"permissions": ["a"]})
     assert news() == [("roles", "UPDATE", str(role), None, *change)]
     ann, tea, coffee = add_user("ann"), add_group("tea"), add_group("coffee")
@@ -231,8 +271,8 @@ def test_times_in_utc(sql, add_user, news):
 
 
 def test_a_role_without_ownership(sql, add_user, news, app_role):
-    """Changes have the name of the database role, which can neither change nor add records."""
-    ann = add_user("ann")
+    """Changes have the name of the database role, which can neither change nor add records, nor leave one out."""
+    add_user("ann")
     news()
     with psycopg.connect(app_role, autocommit=True) as connection:
         connection.execute("UPDATE users SET first_name = 'Ann'")
@@ -252,8 +292,18 @@ def test_a_role_without_ownership(sql, add_user, news, app_role):
         ):
             with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported)):
                 connection.execute(statement)
-    assert news() == [("users", "UPDATE", str(ann), ann, {"first_name": ""}, {"first_name": "Ann"})]
-    assert sql("SELECT database_role FROM history ORDER BY id DESC LIMIT 1") == [("att_app",)]
+        connection.execute("SELECT set_config('att.rehash', 'on', false)")
+        connection.execute("UPDATE users SET password_hash = 'known'")
+        connection.execute("UPDATE users SET login_key = 'somebody'")
+        connection.execute("SELECT set_config('att.rehash', 'off', false)")
+        connection.execute("UPDATE users SET password_hash = 'hash'")
+    assert [record[4:] for record in news()] == [
+        ({"first_name": ""}, {"first_name": "Ann"}),
+        ({}, {"password": "rehashed"}),
+        ({"login_key": "ann"}, {"login_key": "somebody"}),
+        ({}, {"password": "changed"}),
+    ]
+    assert sql("SELECT DISTINCT database_role FROM history WHERE operation = 'UPDATE'") == [("att_app",)]
 
 
 def test_the_trigger_is_not_for_borrowing(sql, app_role):

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from doubles import Clock
@@ -16,7 +17,7 @@ from att.accounts import rate_limits as module
 from att.accounts.rate_limits import RateLimits, WindowCounts
 from att.accounts.redis_rate_limits import RedisCounts
 from att.config.settings import Rate
-from att.core.client_address import network_of
+from att.core.client_address import network_of, site_of
 from att.errors import AuthFailed, Busy, LoginTaken, TooManyAttempts, WrongPassword
 from att.redis.client import RedisClient
 
@@ -125,14 +126,126 @@ async def until(probe):
 
 
 async def test_login(attempt, clock):
-    """After too many failures a login is refused from any address, even with the right password; others are not."""
-    for error in (AuthFailed, WrongPassword, AuthFailed):
-        await attempt(error=error)
+    """After too many failures a login is refused at that address alone, even with the right password."""
+    for _ in range(3):
+        await attempt()
         clock.now += 10
-    for login, address, error in [("ann", HOME, None), ("ANN", AWAY, None), ("ann", AWAY, AuthFailed)]:
+    for login, error in [("ann", None), ("ANN", None), ("ann", AuthFailed)]:
         async with refused(270):
-            await attempt(login, address, error)
+            await attempt(login, HOME, error)
+    await attempt("ann", AWAY, None)
     await attempt("bob", HOME, None)
+
+
+async def test_login_at_a_site(attempt):
+    """A /48 of IPv6 has as many failures of one login as a single address."""
+    for network in range(3):
+        await attempt(address=f"2001:db8:0:{network}::1")
+    async with refused(300):
+        await attempt(address="2001:db8:0:9::1", error=None)
+    await attempt(address="2001:db8:1::1", error=None)
+
+
+async def test_refused_attempts_count_against_their_address(attempt):
+    """An address that goes on with a refused login is refused for all; its /48 is not, since others are in it."""
+    mine, neighbour = "2001:db8:0:1::1", "2001:db8:0:2::1"
+    for _ in range(3):
+        await attempt(address=mine)
+    for _ in range(100):
+        async with refused(300):
+            await attempt(address=mine)
+    async with refused(300):
+        await attempt("bob", mine, None)
+    await attempt("bob", neighbour, None)
+
+
+async def test_guesses_from_many_addresses(rate_limits, attempt, clock):
+    """A login that fails at many addresses is refused at new ones, for longer, but not where its user is known."""
+    for number in range(20):
+        for _ in range(3):
+            await attempt(address=f"203.0.113.{number}")
+
+    async def is_known():
+        return True
+
+    async def is_unknown():
+        return False
+
+    for known in (None, is_unknown):
+        async with refused(3600), rate_limits.login_attempt("ann", HOME, None, known):
+            pytest.fail("was let in")
+    async with rate_limits.login_attempt("ann", HOME, None, is_known), rate_limits.login_attempt("ann", HOME, "device"):
+        pass
+    await attempt("bob", AWAY, None)
+    clock.now += 3600
+    await attempt(error=None)
+
+
+async def test_one_address_is_not_many(attempt, clock):
+    """One address, however long it guesses, does not have the login refused elsewhere; nor does a /48."""
+    for window in range(12):
+        for number in range(3):
+            await attempt(address=f"2001:db8:0:{window}{number}::1")
+        async with refused(300):
+            await attempt(address="2001:db8:0:ffff::1")
+        await attempt(error=None)
+        clock.now += 300
+
+
+async def test_device(rate_limits, attempt):
+    """A device counts by itself, whoever guesses elsewhere or at its address, and its failures count there, too."""
+
+    async def on_device(error=None, device="phone"):
+        with suppress(*ours(error)):
+            async with rate_limits.login_attempt("ann", HOME, device):
+                if error:
+                    raise error
+
+    for _ in range(3):
+        await attempt()
+    for number in range(4):
+        await attempt(f"user {number}")
+    for _ in range(2):
+        await on_device(AuthFailed)
+        await on_device(AuthFailed)
+        await on_device()
+    for _ in range(3):
+        await on_device(AuthFailed)
+    async with refused(300):
+        await on_device()
+    await on_device(device="laptop")
+    for _ in range(3):
+        async with rate_limits.login_attempt("ann", AWAY, f"device {_}"):
+            pass
+    for number in range(7):
+        with suppress(AuthFailed):
+            async with rate_limits.login_attempt("ann", AWAY, f"device {number}"):
+                raise AuthFailed
+    async with refused(300):
+        await attempt("bob", AWAY, None)
+
+
+async def test_current_password(rate_limits, attempt):
+    """A session's guesses at the current password count by themselves: no log-in fills or clears their count."""
+    mine, stolen = uuid4(), uuid4()
+
+    async def change(session, error=None):
+        with suppress(*ours(error)):
+            async with rate_limits.current_password(session, HOME):
+                if error:
+                    raise error
+
+    for name in (str(mine), str(stolen)):
+        for _ in range(3):
+            await attempt(name)
+    await change(mine)
+    for _ in range(3):
+        await change(stolen, WrongPassword)
+    await change(mine)
+    await attempt(str(stolen), AWAY, None)
+    async with refused(300):
+        await change(stolen)
+    await change(mine)
 
 
 async def test_window_is_not_prolonged(attempt, clock):
@@ -163,11 +276,11 @@ async def test_window_begins_with_the_first_failure(attempt, clock, where):
 
 
 async def test_success_wipes_out_the_login(attempt):
-    """A success clears the failures of the login."""
-    for _ in range(5):
-        await attempt(address=AWAY)
-        await attempt(address=HOME)
-        await attempt(address=f"{HOME}0", error=None)
+    """A success clears the failures of the login at that address."""
+    for _ in range(3):
+        await attempt()
+        await attempt()
+        await attempt(error=None)
 
 
 async def test_other_errors_do_not_count(attempt):
@@ -194,6 +307,16 @@ async def test_address(attempt, clock):
     await attempt("mine", AWAY, None)
     clock.now += 293
     await attempt("mine", error=None)
+
+
+async def test_site(attempt):
+    """The networks of a /48 together have ten times the failures of one; another /48 has its own."""
+    for network in range(10):
+        for number in range(7):
+            await attempt(f"user {network} {number}", f"2001:db8:0:{network}::1")
+    async with refused(300):
+        await attempt("mine", "2001:db8:0:ffff::1", None)
+    await attempt("mine", "2001:db8:1::1", None)
 
 
 async def test_refusals_by_address_leave_the_login_alone(attempt):
@@ -290,6 +413,16 @@ async def test_sign_up(sign_up, clock):
     await sign_up()
 
 
+async def test_sign_up_at_a_site(sign_up):
+    """The networks of a /48 together have ten times the sign-ups of one."""
+    for network in range(10):
+        for _ in range(2):
+            await sign_up(f"2001:db8:0:{network}::1")
+    async with refused(3600):
+        await sign_up("2001:db8:0:ffff::1")
+    await sign_up("2001:db8:1::1")
+
+
 async def test_sign_ups_at_once(rate_limits):
     """Concurrent sign-ups do not exceed the limit."""
     gate = asyncio.Event()
@@ -319,6 +452,22 @@ async def test_sign_ups_at_once(rate_limits):
 def test_network(one, other, are_one):
     """IPv4 addresses count separately, IPv6 addresses by their /64, and our unix socket as one address."""
     assert (network_of(one) == network_of(other)) is are_one
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_one"),
+    [
+        (HOME, HOME, True),
+        (HOME, AWAY, False),
+        ("2001:db8::1", "2001:db8:0:ffff::2", True),
+        ("2001:db8::1", "2001:db8:1::1", False),
+        (None, None, True),
+        (None, HOME, False),
+    ],
+)
+def test_site_of(one, other, are_one):
+    """The networks of a /48 are one site; an IPv4 address is its own."""
+    assert (site_of(one) == site_of(other)) is are_one
 
 
 # The counts in memory

@@ -288,6 +288,25 @@ async def test_nobody_raises_themselves(root, sign_up, give, ids):
     assert await outcome(ann, "PATCH", f"/roles/{own}", json=body) == NOT_PERMITTED
 
 
+async def test_nobody_raises_others(root, sign_up, give, ids):
+    """New permissions of others' role take users.write, as giving them a role does; those of the role User take '*'."""
+    clerk, aid = await make(root, "Clerk", "roles.write", "users.read"), await make(root, "Aid")
+    user, mine = f"/roles/{ids['User']}", {"permissions": ["roles.write"]}
+    ann, bob = await sign_up("ann"), await sign_up("bob")
+    give(ann, "Clerk")
+    assert await outcome(ann, "PATCH", user, json=mine) == NOT_PERMITTED
+    assert await outcome(ann, "PATCH", "/roles", json=[{"id": aid}, {"id": ids["User"], **mine}]) == (*NOT_PERMITTED, 1)
+    assert (await ask(ann, "PATCH", f"/roles/{aid}", json=mine))[0] == 200
+    give(bob, "Aid")
+    for permissions in ([], ["roles.write", "users.read"]):
+        assert await outcome(ann, "PATCH", f"/roles/{aid}", json={"permissions": permissions}) == NOT_PERMITTED
+    assert (await ask(ann, "PATCH", f"/roles/{aid}", json={"name": "Help", **mine}))[0] == 200
+    assert (await ask(root, "PATCH", f"/roles/{clerk}", json={"permissions": ["roles.write", "users.write"]}))[0] == 200
+    assert (await ask(ann, "PATCH", f"/roles/{aid}", json={"permissions": []}))[0] == 200
+    assert await outcome(ann, "PATCH", user, json=mine) == NOT_PERMITTED
+    assert (await ask(root, "PATCH", user, json={"permissions": ["users.read"]}))[0] == 200
+
+
 async def test_the_last_administrator_stays(root, sign_up, give, postgresql):
     """The role of the last active administrator cannot lose '*', also not in a batch."""
     chiefs, others = await make(root, "Chiefs", "*"), await make(root, "Others", "*")

@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from att.db.dsn import describe
 from att.db.engine import Engine, prepare
+from att.db.rights import RIGHTS
 from att.db.schema import users
 from att.redis.client import RedisClient
 from att.sessions.redis_keys import SessionKeys
@@ -184,6 +185,28 @@ def test_migrate(run_here, empty_db_url, empty_postgresql):
     again = run_here("--db-url", empty_db_url, "migrate")
     assert again.stdout.endswith("was already up to date\n")
     assert again.stdout.count("\n") == 1
+
+
+def test_grant(run_here, db_url, postgresql):
+    """A role gets the rights that `check` looks for, again and again; one that is not there is one line."""
+    postgresql.execute('CREATE ROLE "odd ""clerk" LOGIN')
+    postgresql.commit()
+    try:
+        for _ in range(2):
+            result = run_here("--db-url", db_url, "migrate", "--grant-to", 'odd "clerk')
+            assert (result.returncode, result.stderr) == (0, "")
+            assert result.stdout.endswith('the role odd "clerk has the rights that servers need\n')
+        lacking = "SELECT name FROM unnest(%s::text[], %s::text[]) AS w (name, wanted)"
+        lacking += """ WHERE NOT has_table_privilege('odd "clerk', name, wanted)"""
+        pairs = [(name, right) for name, rights in RIGHTS.items() for right in rights]
+        assert postgresql.execute(lacking, [list(column) for column in zip(*pairs, strict=True)]).fetchall() == []
+        result = run_here("--db-url", db_url, "migrate", "--grant-to", "nobody")
+        assert result.returncode == 1
+        assert 'role "nobody" does not exist' in result.stderr
+        assert result.stderr.count("\n") == 1
+    finally:
+        postgresql.execute('DROP OWNED BY "odd ""clerk"; DROP ROLE "odd ""clerk"')
+        postgresql.commit()
 
 
 def test_the_embedded_postgres(run_here, tmp_path):

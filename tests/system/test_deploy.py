@@ -98,6 +98,19 @@ def test_confined(name):
     assert re.search(r":\d", service["image"]) or service["image"] == SERVICES["migrate"]["image"]
 
 
+def test_least_role():
+    """Servers have neither the password nor the role of the database's owner, who migrates and lets them serve."""
+    owner = SERVICES["migrate"]["environment"]
+    assert (owner["ATT_DB_URL"], SERVICES["migrate"]["command"]) == (
+        "postgresql://att@postgres/att",
+        ["migrate", "--grant-to", "att_app"],
+    )
+    assert "ATT_OWNER_PASSWORD" in owner["PGPASSWORD"]
+    for name in NODES:
+        assert fill(SERVICES[name]["environment"]["ATT_DB_URL"], {}) == "postgresql://att_app@postgres/att"
+        assert "OWNER" not in str(SERVICES[name])
+
+
 def test_order():
     """The schema is there before a server starts, and a server that is ready before nginx does."""
     assert SERVICES["migrate"]["depends_on"]["postgres"]["condition"] == "service_healthy"
@@ -158,7 +171,7 @@ def test_options(monkeypatch):
 def test_secrets_are_asked_for():
     """Without a password nothing starts, and it is said what to do."""
     secrets = re.findall(r"^([A-Z_]+)=$", read(".env.example"), re.MULTILINE)
-    assert len(secrets) == 4
+    assert len(secrets) == 5
     assert all("PASSWORD" in name for name in secrets)
     text = read("compose.yaml")
     fill(text, dict.fromkeys(secrets, "x"))
@@ -193,7 +206,7 @@ def test_env(tmp_path):
     assert make(tmp_path, ".env", f"PYTHON={sys.executable}").returncode == 0
     made = tmp_path / ".env"
     values = dict(re.findall(r"^([A-Z_]+)=(.*)$", made.read_text(), re.MULTILINE))
-    assert len(set(values.values())) == 4
+    assert len(set(values.values())) == 5
     assert all(re.fullmatch("[0-9a-f]{48}", value) for value in values.values())
     assert stat.S_IMODE(made.stat().st_mode) == 0o600
     made.write_text("kept")
@@ -390,23 +403,35 @@ def is_secret_of(secret, password):
 
 
 def test_database_is_made(psql):
-    """postgres-init.sh makes a user who is no superuser, whatever the password, and a database that they migrate."""
+    """postgres-init.sh makes a database, an owner who migrates it, and a role that serves; neither is a superuser."""
     script = DEPLOY / "postgres-init.sh"
     host = psql["PGHOST"]
-    subprocess.run(["sh", str(script)], env=psql | {"ATT_DB_PASSWORD": PASSWORD}, check=True)
+    given = {"att": "ATT_OWNER_PASSWORD", "att_app": "ATT_DB_PASSWORD"}
+    subprocess.run(["sh", str(script)], env=psql | {name: f"{name} {PASSWORD}" for name in given.values()}, check=True)
+    att = [sys.executable, "-m", "att"]
     try:
-        with psycopg.connect(f"host={host} user=att dbname=att") as connection:
-            row = connection.execute("SELECT rolsuper, rolcreaterole FROM pg_roles WHERE rolname = user").fetchone()
-            assert row == (False, False)
         with psycopg.connect(f"host={host} user=postgres dbname=postgres") as connection:
-            [(secret,)] = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolname = 'att'").fetchall()
-            assert is_secret_of(secret, PASSWORD)
-        migrate = [sys.executable, "-m", "att", "migrate", "--db-url", f"host={host} user=att dbname=att"]
-        subprocess.run(migrate, check=True)
+            for role, name in given.items():
+                query = "SELECT rolsuper OR rolcreaterole, rolpassword FROM pg_authid WHERE rolname = %s"
+                is_mighty, secret = connection.execute(query, (role,)).fetchone()
+                assert not is_mighty
+                assert is_secret_of(secret, f"{name} {PASSWORD}")
+        command = SERVICES["migrate"]["command"]
+        subprocess.run([*att, *command, "--db-url", f"host={host} user=att dbname=att"], check=True)
+        checked = subprocess.run(
+            [*att, "check", "--json", "--listen", "127.0.0.1:0", "--db-url", f"host={host} user=att_app dbname=att"],
+            check=True,
+            capture_output=True,
+        )
+        assert b"att_app may do what a server does" in checked.stdout
+        with psycopg.connect(f"host={host} user=att_app dbname=att") as connection:
+            assert connection.execute("SELECT count(*) FROM pg_tables WHERE tableowner = user").fetchone() == (0,)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("DELETE FROM history")
     finally:
         with psycopg.connect(f"host={host} user=postgres dbname=postgres", autocommit=True) as connection:
             connection.execute("DROP DATABASE att WITH (FORCE)")
-            connection.execute("DROP ROLE att")
+            connection.execute("DROP ROLE att, att_app")
 
 
 def test_redis_is_started(tmp_path):

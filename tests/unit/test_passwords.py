@@ -169,7 +169,9 @@ async def test_queue_is_bounded(workers, queue):
     with bounded(workers, queue) as passwords, Gate() as gate:
         encoded = await passwords.hash(PASSWORD)
         async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as tasks:
-            taken = [tasks.create_task(passwords._run(gate.work)) for _ in range(workers + queue)]
+            taken = [
+                tasks.create_task(passwords._run(gate.work, f"192.0.2.{number}")) for number in range(workers + queue)
+            ]
             await gate.reached_by(workers)
             for refused in (passwords.hash(PASSWORD), passwords.verify(PASSWORD, encoded), passwords.verify("x", None)):
                 with pytest.raises(Busy):
@@ -181,7 +183,67 @@ async def test_queue_is_bounded(workers, queue):
 
 
 async def has_room(passwords):
-    return passwords._free > 0
+    return passwords.use.running == 0
+
+
+async def test_addresses_take_turns():
+    """Whoever comes last waits for one hash of each other address, however many of them wait."""
+    with bounded(workers=1, queue=20) as passwords, Gate() as gate:
+        order = []
+
+        async def ask(address):
+            await passwords.hash(PASSWORD, address)
+            order.append(address)
+
+        async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as tasks:
+            tasks.create_task(passwords._run(gate.work))
+            await gate.reached_by(1)
+            for number in range(8):
+                tasks.create_task(ask(f"2001:db8:0:{number}::1"))
+            for _ in range(2):
+                tasks.create_task(ask("192.0.2.1"))
+            tasks.create_task(ask(None))
+            await asyncio.sleep(0)
+            assert passwords.use == (1, 11)
+            gate.open.set()
+    assert order[1:3] == ["192.0.2.1", None]
+    assert order[4] == "192.0.2.1"
+
+
+async def test_one_address_has_half_of_the_queue():
+    """More of one address are refused; in a full queue those of the most frequent address give way."""
+    with bounded(workers=1, queue=4) as passwords, Gate() as gate:
+        async with asyncio.timeout(DEADLINE):
+            holding = asyncio.create_task(passwords._run(gate.work))
+            await gate.reached_by(1)
+            one, other, third = (
+                [asyncio.create_task(passwords.hash(PASSWORD, f"192.0.2.{number}")) for _ in range(2)]
+                for number in (1, 2, 3)
+            )
+            await asyncio.sleep(0)
+            with pytest.raises(Busy):
+                await passwords.hash(PASSWORD, "192.0.2.2")
+            gate.open.set()
+            await holding
+            outcomes = await asyncio.gather(*one, *other, *third, return_exceptions=True)
+    assert [isinstance(outcome, Busy) for outcome in outcomes] == [False, True, False, False, False, True]
+
+
+async def test_a_turn_that_nobody_takes_goes_to_the_next():
+    """A caller cancelled in the moment in which it gets a worker gives it back."""
+    with bounded(workers=1, queue=3) as passwords:
+        async with asyncio.timeout(DEADLINE):
+            passwords._running = 1
+            first, second = (asyncio.create_task(passwords.hash(PASSWORD)) for _ in range(2))
+            await asyncio.sleep(0)
+            with pytest.raises(Busy):
+                await passwords.hash(PASSWORD)
+            passwords._release()
+            first.cancel()
+            assert await second
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            await eventually(lambda: has_room(passwords))
 
 
 async def test_work_for_somebody_who_has_gone_keeps_its_place():
@@ -206,7 +268,7 @@ async def test_a_loop_that_ended_first():
         loop = asyncio.new_event_loop()
         loop.close()
         passwords._release_from_thread(loop)
-        assert passwords._free == 1
+        assert passwords.use == (0, 0)
 
 
 async def test_failed_work_makes_room():

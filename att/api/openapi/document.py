@@ -13,7 +13,7 @@ from att.api.schemas import SignedInOut, UserOut
 from att.core.names import KEY_PATTERN
 from att.core.permissions import Who
 from att.http.bodies import BODY_LIMIT
-from att.http.credentials import COOKIE
+from att.http.credentials import COOKIE, DEVICE_COOKIE
 from att.http.requests import IDEMPOTENCY_KEY
 from att.http.status_codes import phrase_of
 
@@ -57,7 +57,10 @@ _HEADERS: dict[str, Json] = {
     "X-Request-ID": {"required": True, "description": "The id of the request.", "schema": _WORD},
     "Link": {"description": 'The following page (RFC 8288): `<…>; rel="next"`.', "schema": _WORD},
     "ETag": {"description": "This version, for `If-Match`.", "schema": _WORD},
-    "Set-Cookie": {"description": f"The cookie `{COOKIE}`.", "schema": _WORD},
+    "Set-Cookie": {
+        "description": f"The cookie `{COOKIE}`, and after sign-up and log-in `{DEVICE_COOKIE}`.",
+        "schema": _WORD,
+    },
     "Retry-After": {"required": True, "description": "In seconds.", "schema": {"type": "integer", "minimum": 1}},
     "WWW-Authenticate": {"required": True, "description": "How to sign in.", "schema": _WORD},
     "Upgrade": {"required": True, "description": "The protocol to upgrade to.", "schema": {"const": "websocket"}},

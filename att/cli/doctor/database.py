@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from functools import partial
-from types import MappingProxyType
 from uuid import uuid4
 
 from sqlalchemy import bindparam, func, select, text
@@ -15,29 +14,13 @@ from att.db.dsn import describe
 from att.db.engine import POOL_SIZE, DriverError, Engine, Statement, prepare
 from att.db.migrate import FIND_REVISIONS, FOREIGN, OLDEST_POSTGRES, OWN_SCHEMA, lacking
 from att.db.notifications import NotificationChannel
-from att.db.schema import metadata
+from att.db.rights import FUNCTIONS, RIGHTS
 from att.errors import Busy
 
 _CHANNEL = "attcheck"  # one of our own, to which no server listens
 _UNREACHABLE = "start it, or correct --db-url; a standby does not do"
 _ARRIVAL = 3.0  # seconds until an announcement must have come back
 CONNECTIONS = POOL_SIZE + 2  # of one process: its pool, the broker, and one that finds out where the database is
-
-# Rights on tables that our statements need. Triggers and functions have those of their owner.
-RIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    dict.fromkeys(metadata.tables.keys() - {"epochs", "forks"}, ("SELECT", "INSERT", "UPDATE", "DELETE"))
-    | {"events": ("SELECT", "DELETE"), "skeletons": ("SELECT", "INSERT")}
-    | {"history": ("SELECT",), "removals": ("SELECT",), "alembic_version": ("SELECT",)}
-)
-FUNCTIONS = (
-    "att_append",
-    "att_current_epoch",
-    "att_epoch",
-    "att_grams",
-    "att_held",
-    "att_remove_members",
-    "att_trim_epochs",
-)
 
 
 def _reading(sql: str) -> Statement:
