@@ -150,11 +150,21 @@ def test_keys(sql, add_user, add_group, news):
     assert [record[5].get("login_key", record[5].get("name_key")) for record in news()] == ["äpfel", "tee"]
 
 
-def test_nobody_else_is_blamed(sql, add_user, news, db_url):
+MANY = """
+WITH one AS (SELECT id FROM roles WHERE name = 'User'), many AS (
+    INSERT INTO users (login, login_key, search_text, role_id)
+    SELECT 'u' || n, 'u' || n, '', one.id FROM generate_series(1, 1001) AS n, one RETURNING id
+)
+INSERT INTO members (group_id, user_id, role) SELECT %s, many.id, 'member' FROM many
+"""
+
+
+def test_nobody_else_is_blamed(sql, add_user, add_group, db_url):
     """The actor is believed only of roles that may make sessions: these could sign in as anybody anyway."""
     ann = add_user("ann")
     sql("CREATE ROLE clerk LOGIN; CREATE ROLE server; GRANT INSERT ON sessions TO server")
     sql("GRANT SELECT, UPDATE ON users TO clerk, server; GRANT server TO clerk WITH INHERIT FALSE")
+    sql("GRANT SELECT, DELETE ON groups TO clerk")
     forge = "SELECT set_config('att.actor_id', %s, true), set_config('att.session_id', %s, true),"
     forge += " set_config('att.request_id', 'forged', true), set_config('role', %s, true)"
     try:
@@ -163,8 +173,16 @@ def test_nobody_else_is_blamed(sql, add_user, news, db_url):
                 with connection.transaction():
                     connection.execute(forge, (str(ann), str(ann), role))
                     connection.execute("UPDATE users SET first_name = %s", (str(number),))
-        claims = sql("SELECT database_role, actor_id, session_id, request_id FROM history ORDER BY id DESC LIMIT 2")
-        assert claims == [("clerk", ann, ann, "forged"), ("clerk", None, None, None)]
+            # Its many members are removed by a server, later.
+            sql(MANY, add_group("tea"))
+            with connection.transaction():
+                connection.execute(forge, (str(ann), str(ann), "none"))
+                connection.execute("DELETE FROM groups")
+        assert sql("SELECT actor_id, session_id, request_id FROM removals") == [(None, None, None)]
+        claims = sql(
+            "SELECT database_role, actor_id, session_id, request_id FROM history WHERE operation = 'UPDATE' ORDER BY id"
+        )
+        assert claims == [("clerk", None, None, None), ("clerk", ann, ann, "forged")]
     finally:
         sql("DROP OWNED BY clerk, server; DROP ROLE clerk, server")
 
