@@ -67,7 +67,8 @@ BEGIN
     moment = clock_timestamp();
     number = coalesce(number, 0) + 1;
     id = left(encode(sha256(convert_to(concat_ws(
-        ' ', id, newest.found_by, newest.present_oid, extract(epoch FROM pg_postmaster_start_time()),
+        ' ', id, newest.found_by, newest.present_oid,
+        CAST(extract(epoch FROM pg_postmaster_start_time()) * 1000000 AS bigint),  -- the same text in any session
         CASE WHEN is_new THEN gen_random_uuid() END
     ), 'UTF8')), 'hex'), 32);
     INSERT INTO @schema.epochs AS e (number, began_at, id, started_at, database_oid, written_by) VALUES (
