@@ -125,6 +125,14 @@ async def until(probe):
     await eventually(look)
 
 
+async def test_full_width(attempt):
+    """A login in characters of full width is the same user, so it has no count of its own."""
+    for login in ("ann", "\uff41nn", "a\uff2en"):
+        await attempt(login)
+    with pytest.raises(TooManyAttempts):
+        await attempt("\uff41\uff4e\uff4e")
+
+
 async def test_login(attempt, clock):
     """After too many failures a login is refused at that address alone, even with the right password."""
     for _ in range(3):
