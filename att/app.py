@@ -18,6 +18,7 @@ from att.accounts.devices import Devices
 from att.accounts.history import History
 from att.accounts.passwords import Passwords
 from att.accounts.rate_limits import RateLimits
+from att.accounts.rate_quotas import RateQuotas
 from att.accounts.roles import Roles
 from att.accounts.service import Accounts
 from att.accounts.user_search import UserSearch
@@ -33,6 +34,7 @@ from att.api.keys import (
     PRESENCE,
     PUBLISHER,
     RATE_LIMITS,
+    RATE_QUOTAS,
     ROLE_SERVICE,
     SESSION_LISTENER,
     SESSIONS,
@@ -44,6 +46,7 @@ from att.api.routing import add_routes
 from att.config.database import Database, open_database
 from att.config.settings import Settings
 from att.core.memory import MemoryBudget
+from att.core.quotas import Quota, Quotas
 from att.core.readiness import Probe, Readiness
 from att.core.tasks import every
 from att.db.engine import Engine
@@ -91,6 +94,7 @@ DATABASE = web.AppKey("database", Database)
 BACKENDS = web.AppKey("backends", Backends)
 ENGINE = web.AppKey("engine", Engine)
 PASSWORDS = web.AppKey("passwords", Passwords)
+QUOTAS = web.AppKey("quotas", Quotas)
 HUB_WOKEN = web.AppKey("hub_woken", asyncio.Event)
 SESSION_CACHE = web.AppKey("session_cache", SessionCache)
 BROKERS: web.AppKey[Sequence[Broker]] = web.AppKey("brokers", list)  # att receives from all, and sends by the last
@@ -122,6 +126,7 @@ def create_app(settings: Settings | None = None) -> web.Application:
     app[READINESS] = Readiness()
     app[MEMORY] = MemoryBudget(settings.memory_budget)
     app[KEEPALIVE] = KeepaliveTimer()
+    app[QUOTAS] = _quotas(settings)
     app[DOCUMENT] = _document()
     app.on_response_prepare.append(add_headers)
     contexts: list[gunicorn.Context] = [
@@ -147,6 +152,18 @@ def create_app(settings: Settings | None = None) -> web.Application:
     return app
 
 
+def _quotas(settings: Settings) -> Quotas:
+    return Quotas(
+        {
+            Quota.GROUPS_OWNED: settings.quota_groups_owned,
+            Quota.GROUPS_JOINED: settings.quota_groups_joined,
+            Quota.MEMBERS: settings.quota_members,
+            Quota.RETENTION: settings.quota_retention,
+            Quota.SOCKETS: settings.quota_sockets,
+        }
+    )
+
+
 @cache
 def _document() -> bytes:
     return json.dumps(document(ROUTES, __version__)).encode()
@@ -155,9 +172,10 @@ def _document() -> bytes:
 @contextlib.asynccontextmanager
 async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
     """Connect to Redis, if it is configured. Raises CannotStart."""
-    rates, ttl = (settings.login_failures, settings.address_failures, settings.signups), settings.session_ttl
+    rates = (settings.login_failures, settings.address_failures, settings.signups)
+    ttl, quota = settings.session_ttl, settings.quota_sessions
     if settings.redis_url is None:
-        yield Backends(lambda db: PostgresSessions(db, ttl), RateLimits(*rates))
+        yield Backends(lambda db: PostgresSessions(db, ttl, quota), RateLimits(*rates))
         return
     try:
         from att.accounts.redis_rate_limits import RedisCounts
@@ -170,7 +188,7 @@ async def open_backends(settings: Settings) -> AsyncIterator[Backends]:
     link = await RedisClient.connect(settings.redis_url, TRIAL, TRIAL_KEYS)
     try:
         rate_limits = RateLimits(*rates, clock=time.time, make_counts=partial(RedisCounts, link))
-        yield Backends(lambda db: RedisSessions(link, db, ttl), rate_limits, RedisBroker(link), link.ping)
+        yield Backends(lambda db: RedisSessions(link, db, ttl, quota), rate_limits, RedisBroker(link), link.ping)
     finally:
         await link.close()
 
@@ -240,8 +258,10 @@ async def _accounts(app: web.Application) -> AsyncIterator[None]:
     app[ACCOUNT_SERVICE] = Accounts(db, app[PASSWORDS], sessions, sessions)
     app[DEVICES] = await Devices.load(db)
     app[USER_SEARCH] = UserSearch(db)
-    app[ROLE_SERVICE] = Roles(db)
-    app[GROUP_SERVICE] = Groups(db, hub)
+    app[ROLE_SERVICE] = roles = Roles(db)
+    rates = {Quota.REQUESTS: app[SETTINGS].quota_requests, Quota.BROADCASTS: app[SETTINGS].quota_broadcasts}
+    app[RATE_QUOTAS] = RateQuotas(app[QUOTAS], rates, roles.permissions_of)
+    app[GROUP_SERVICE] = Groups(db, hub, app[QUOTAS])
     app[HISTORY] = History(db)
     yield
 
@@ -264,6 +284,7 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
         reader=reader,
         publisher=publisher,
         keepalive=keepalive,
+        quotas=app[RATE_QUOTAS],
         outbox_limit=app[SETTINGS].outbox_limit,
         memory=app[MEMORY],
     )
@@ -317,6 +338,7 @@ async def _monitoring(app: web.Application) -> AsyncIterator[None]:
     register(
         app[METRICS],
         request_log=app[REQUEST_LOG],
+        quotas=app[QUOTAS],
         hub=app[HUB],
         publisher=app[PUBLISHER],
         brokers=app[BROKERS],

@@ -18,7 +18,8 @@ AttError
 │   ├── NotAMember
 │   ├── NotAnOwner
 │   ├── WrongPassword
-│   └── OriginNotAllowed
+│   ├── OriginNotAllowed
+│   └── QuotaExceeded
 ├── NotFound
 │   ├── NoSuchUser
 │   ├── NoSuchRole
@@ -38,6 +39,7 @@ AttError
 │   └── NotAnObject
 ├── PreconditionFailed
 ├── TooManyAttempts
+│   └── QuotaExhausted
 ├── UpgradeRequired
 ├── Unavailable
 │   ├── DatabaseUnavailable
@@ -138,6 +140,14 @@ class OriginNotAllowed(Forbidden, code="origin not allowed"):
     """
 
 
+class QuotaExceeded(Forbidden, code="quota exceeded"):
+    """This would exceed a quota, and waiting does not help. ``quota`` is its name."""
+
+    def __init__(self, quota: str, detail: str) -> None:
+        self.quota = quota
+        super().__init__(detail)
+
+
 class NotFound(AttError, code="not found"):
     """There is nothing at this address."""
 
@@ -224,9 +234,17 @@ class PreconditionFailed(AttError, code="precondition failed"):
 class TooManyAttempts(AttError, code="too many attempts"):
     """Too many attempts. ``retry_after`` is in seconds."""
 
-    def __init__(self, retry_after: int) -> None:
+    def __init__(self, retry_after: int, detail: str = "Too many attempts.") -> None:
         self.retry_after = retry_after
-        super().__init__(f"Too many attempts. Try again in {retry_after} seconds.")
+        super().__init__(f"{detail} Try again in {retry_after} seconds.")
+
+
+class QuotaExhausted(TooManyAttempts, code="quota exhausted"):
+    """A quota is used up for now. ``quota`` is its name, ``retry_after`` is in seconds."""
+
+    def __init__(self, quota: str, detail: str, retry_after: int) -> None:
+        super().__init__(retry_after, detail)
+        self.quota = quota
 
 
 class UpgradeRequired(AttError, code="websocket required"):

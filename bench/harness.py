@@ -207,8 +207,10 @@ def att(db: Database, redis_url: str | None = None) -> Server:
     """Start an ``att-server`` on the database, and on a Redis if one is given."""
     url = f"postgresql://postgres@/postgres?host={db.directory}"
     program = str(Path(sys.executable).parent / "att-server")
-    # The load comes from one address.
+    # The load comes from one address, and often from one user.
     options = ["--listen", "127.0.0.1:PORT", "--db-url", url, "--address-connections", "1000000", "--drain-time", "0s"]
+    options += ["--quota-sockets", "unlimited"]
+    options += ["--quota-broadcasts", "999999999/1s", "--quota-requests", "999999999/1s"]
     redis = ["--redis-url", redis_url] if redis_url else []
     return Server("att", [program, *options, *redis])
 

@@ -26,6 +26,7 @@ from valkey_servers import Valkey, ValkeyCluster
 from att.app import create_app
 from att.config.settings import Rate, Settings
 from att.core.permissions import Actor
+from att.core.quotas import Quota
 from att.db.embedded import EmbeddedPostgres
 from att.db.engine import Engine
 
@@ -34,6 +35,7 @@ hypothesis_settings.register_profile("att", deadline=None, suppress_health_check
 hypothesis_settings.load_profile("att")
 
 UNBOUNDED = Rate(10**9, timedelta(seconds=1))  # tests sign up and fail to log in as often as they like
+UNLIMITED = dict.fromkeys(f"quota_{quota.replace('-', '_')}" for quota in Quota)  # settings without quotas
 SYSTEM = Path(__file__).with_name("system")
 ROOM = 2 * 1024**3  # bytes; a test's database takes some 10 MiB, the log up to 1 GiB
 
@@ -181,13 +183,14 @@ def cluster_url(valkey_cluster: ValkeyCluster) -> str:
 
 @pytest.fixture
 def settings(db_url: str) -> Settings:
-    """Settings for the test's database, with hashing that costs nothing, nobody who is braked, and an end at once."""
+    """Settings for the test's database, with hashing that costs nothing, nobody who is limited, and an end at once."""
     return Settings(
         db_url=db_url,
         hashing=CHEAPEST,
         login_failures=UNBOUNDED,
         address_failures=UNBOUNDED,
         signups=UNBOUNDED,
+        **UNLIMITED,
         drain_time=timedelta(0),
     )
 

@@ -25,7 +25,7 @@ async def user_groups(request: web.Request) -> web.Response:
 async def create_group(request: web.Request) -> web.Response:
     """Create a group."""
     new = await read(request, schemas.NewGroupIn)
-    group = await request.app[GROUP_SERVICE].create(actor=actor_of(request), **new.model_dump())
+    group = await request.app[GROUP_SERVICE].create(actor=actor_of(request), **new.model_dump(exclude_unset=True))
     return respond(schemas.GroupOut.model_validate(group), status=201)
 
 
@@ -107,7 +107,7 @@ GROUP_ROUTES = (
         Who.SIGNED_IN,
         body=schemas.NewGroupIn,
         responses={201: schemas.GroupOut},
-        errors=(errors.GroupNameTaken,),
+        errors=(errors.GroupNameTaken, errors.QuotaExceeded),
     ),
     Route("GET /groups/{group}", get_group, Who.VISITOR, Permission.GROUPS_READ, responses={200: schemas.GroupOut}),
     Route(
@@ -117,7 +117,7 @@ GROUP_ROUTES = (
         Permission.GROUPS_WRITE,
         body=schemas.GroupChangeIn,
         responses={200: schemas.GroupOut},
-        errors=(errors.GroupNameTaken,),
+        errors=(errors.GroupNameTaken, errors.QuotaExceeded),
     ),
     Route("DELETE /groups/{group}", delete_group, Who.OWNER, Permission.GROUPS_WRITE, responses={204: None}),
     Route(
@@ -135,7 +135,7 @@ GROUP_ROUTES = (
         Permission.GROUPS_WRITE,
         body=schemas.NewMembersIn,
         responses={201: schemas.ItemsOut[schemas.MemberOut]},
-        errors=(errors.NoSuchUser,),
+        errors=(errors.NoSuchUser, errors.QuotaExceeded),
     ),
     Route(
         "PUT /groups/{group}/members/{user_id}",
@@ -145,7 +145,7 @@ GROUP_ROUTES = (
         body=schemas.MemberChangeIn,
         is_body_required=False,
         responses={200: schemas.MemberOut, 201: schemas.MemberOut},
-        errors=(errors.NoSuchUser, errors.LastOwner),
+        errors=(errors.NoSuchUser, errors.LastOwner, errors.QuotaExceeded),
     ),
     Route(
         "DELETE /groups/{group}/members/{user_id}",

@@ -5,6 +5,7 @@ from aiohttp import web
 from att.accounts.devices import Devices
 from att.accounts.history import History
 from att.accounts.rate_limits import RateLimits
+from att.accounts.rate_quotas import RateQuotas
 from att.accounts.roles import Roles
 from att.accounts.service import Accounts
 from att.accounts.user_search import UserSearch
@@ -31,6 +32,7 @@ EVENT_LOG = web.AppKey("event_log", EventLog)
 PUBLISHER = web.AppKey("publisher", Publisher)
 LISTEN_ENDPOINT = web.AppKey("listen_endpoint", ListenEndpoint)
 DEVICES = web.AppKey("devices", Devices)
+RATE_QUOTAS = web.AppKey("rate_quotas", RateQuotas)
 RATE_LIMITS = web.AppKey("rate_limits", RateLimits)
 DOCUMENT = web.AppKey("document", bytes)
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from att.api.auth import identify, is_permitted, path_user
-from att.api.keys import GROUP, GROUP_SERVICE, SESSIONS
+from att.api.keys import GROUP, GROUP_SERVICE, RATE_QUOTAS, SESSIONS
 from att.api.route import Route
 from att.core import permissions
 from att.core.permissions import NO_GROUP, Standing, Who
+from att.core.quotas import Quota
 from att.errors import Forbidden, NotSignedIn
 from att.http.bodies import counted_body, load_body
 from att.http.context import SESSION
@@ -47,6 +48,7 @@ def guarded(route: Route) -> Handler:
 async def _admit(request: web.Request, route: Route) -> None:
     """Find out who asks, read the body, and check who may call the route."""
     session = request[SESSION] = await identify(request)
+    await request.app[RATE_QUOTAS].take(Quota.REQUESTS, session.user_id)
     is_complete = request.content.is_eof()
     # Before the checks, since their results must still be true when the handler runs.
     await load_body(request)

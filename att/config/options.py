@@ -18,6 +18,7 @@ from att.config.parsers import (
     parse_redis_url,
     parse_retention_age,
     parse_size,
+    parse_unlimited,
     read_secret,
 )
 from att.config.settings import LogFormat, Settings, default_data_dir, default_memory_budget
@@ -59,6 +60,13 @@ def _from_file(secret: str, parse: Callable[[str], Any]) -> Callable[..., Any]:
         callback=fill,
         expose_value=False,
         help=f"A file with the value of {secret}. A line break at its end does not count.",
+    )
+
+
+def _quota(name: str, parse: Callable[[str], Any], default: str, text: str) -> Callable[..., Any]:
+    """Return the option of a quota."""
+    return click.option(
+        f"--quota-{name}", type=Parsed("quota", parse_unlimited(parse)), default=default, help=f"{text}; or unlimited."
     )
 
 
@@ -192,6 +200,19 @@ _OPTIONS = (
         default=1_000,
         help="Limit of open connections from one address (of IPv6: one /64), unless it is a --trust-proxy.",
     ),
+    _quota("groups-owned", parse_count, "100", "Quota: groups that a user owns"),
+    _quota("groups-joined", parse_count, "1000", "Quota: groups that a user is in"),
+    _quota("members", parse_count, "10000", "Quota: members of a group"),
+    _quota("retention", parse_count, "10000", "Quota: events that a group is set to keep"),
+    _quota("sockets", parse_count, "50", "Quota: open WebSockets of a user on this server"),
+    _quota("sessions", parse_count, "100", "Quota: sessions of a user; another one ends the oldest"),
+    _quota(
+        "broadcasts",
+        parse_rate,
+        "200/10s",
+        "Quota: broadcasts of a user at once, and the time in which as many are allowed again, on this server",
+    ),
+    _quota("requests", parse_rate, "500/10s", "Quota: requests of a user, likewise"),
     click.option(
         "--tls-cert",
         type=Parsed("path", parse_path),

@@ -1,9 +1,11 @@
 """Parse the values of options. Each parser raises ValueError with a message for people."""
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from att.config.settings import ListenAddress, Rate
@@ -34,6 +36,7 @@ REDIS_QUERY = {  # parameters of a Redis URL with the form of their values; ssl_
     "ssl_keyfile": _TEXT,
     "ssl_password": _TEXT,
 }
+Value = TypeVar("Value")
 MAX_DURATION = timedelta(days=3650)
 MAX_DRAIN_TIME = timedelta(hours=1)
 MIN_MEMORY_BUDGET = 16 * 1024**2  # some of the largest bodies
@@ -149,6 +152,20 @@ def parse_memory_budget(text: str) -> int:
     if size < MIN_MEMORY_BUDGET:
         raise ValueError(f"{text!r} is too small; 16MiB at least, as in 128MiB or 1GiB")
     return size
+
+
+def parse_unlimited(parse: Callable[[str], Value]) -> Callable[[str], Value | None]:
+    """Return a parser that also reads the word ``unlimited``, as None."""
+
+    def parse_quota(text: str) -> Value | None:
+        if text.lower() == "unlimited":
+            return None
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or the word unlimited") from error
+
+    return parse_quota
 
 
 def parse_path(text: str) -> Path:

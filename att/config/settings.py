@@ -62,6 +62,8 @@ SIGNUPS = Rate(30, timedelta(hours=1))
 DRAIN_TIME = timedelta(seconds=20)
 ADDRESS_CONNECTIONS = 1_000
 MEMORY_SHARE = 8  # an eighth is the default budget: objects take more than their bytes, and others need memory, too
+BROADCASTS = Rate(200, timedelta(seconds=10))
+REQUESTS = Rate(500, timedelta(seconds=10))
 
 
 class LogFormat(StrEnum):
@@ -89,7 +91,7 @@ def default_memory_budget() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings of an application. Sizes are in bytes."""
+    """Settings of an application. Sizes are in bytes. A quota of None is unlimited."""
 
     listen: ListenAddress = DEFAULT_LISTEN
     db_url: str | None = field(default=None, repr=False)
@@ -113,5 +115,13 @@ class Settings:
     log_format: LogFormat = LogFormat.AUTO
     access_log: bool = False
     address_connections: int = ADDRESS_CONNECTIONS
+    quota_groups_owned: int | None = 100
+    quota_groups_joined: int | None = 1_000
+    quota_members: int | None = 10_000
+    quota_retention: int | None = 10_000
+    quota_sockets: int | None = 50
+    quota_sessions: int | None = 100
+    quota_broadcasts: Rate | None = BROADCASTS
+    quota_requests: Rate | None = REQUESTS
     tls_cert: Path | None = None
     tls_key: Path | None = None

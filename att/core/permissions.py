@@ -26,6 +26,7 @@ class Permission(StrEnum):
     GROUPS_WRITE = "groups.write"
     BROADCAST_ANY = "broadcast.any"
     SESSIONS_WRITE = "sessions.write"
+    QUOTAS_EXEMPT = "quotas.exempt"
 
 
 Permissions = frozenset[str]

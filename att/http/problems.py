@@ -27,6 +27,8 @@ def problem_of(error: errors.AttError) -> web.Response:
     members: dict[str, Any] = {}
     if fields:
         members["errors"] = [{"field": field, "detail": message} for field, message in fields]
+    if isinstance(error, errors.QuotaExceeded | errors.QuotaExhausted):
+        members["quota"] = error.quota
     if error.index is not None:
         members["index"] = error.index
     response = problem(status, error.code, error.detail, **members)

@@ -13,7 +13,7 @@ from msgspec.json import Decoder, encode
 
 from att.core import json_text
 from att.core.names import check_key, check_printable, parse_uuid
-from att.errors import AttError, ProtocolError
+from att.errors import AttError, ProtocolError, QuotaExceeded, QuotaExhausted
 
 SUBPROTOCOL = "att.v1"
 BEARER_PREFIX = "att.bearer."  # prefix of the subprotocol that carries a token
@@ -95,7 +95,12 @@ def ack(id: FrameId, group_id: UUID, seq: int, at: datetime, epoch: str) -> byte
 
 def error(id: FrameId | None, error: AttError) -> bytes:  # noqa: A002 - the frame calls it so
     """Return the frame that refuses a broadcast."""
-    return encode({"type": "error", "id": id, "error": error.code, "detail": error.detail})
+    frame: dict[str, object] = {"type": "error", "id": id, "error": error.code, "detail": error.detail}
+    if isinstance(error, QuotaExceeded | QuotaExhausted):
+        frame["quota"] = error.quota
+    if isinstance(error, QuotaExhausted):
+        frame["retry_after"] = error.retry_after
+    return encode(frame)
 
 
 def timestamp(at: datetime) -> str:

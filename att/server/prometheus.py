@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from att import __version__
 from att.accounts.passwords import Passwords
 from att.core.memory import MemoryBudget
+from att.core.quotas import Quotas
 from att.core.readiness import Readiness
 from att.core.tasks import failing
 from att.db.engine import Engine
@@ -54,6 +55,7 @@ def register(  # noqa: PLR0913 - parts of the server that have metrics
     registry: CollectorRegistry,
     *,
     request_log: RequestLog,
+    quotas: Quotas,
     hub: Hub,
     publisher: Publisher,
     brokers: Sequence[Broker],
@@ -68,6 +70,7 @@ def register(  # noqa: PLR0913 - parts of the server that have metrics
         Gauge(name, text, registry=registry).set_function(read)
 
     for collector in (
+        quotas.refusals,
         *(request_log.requests, request_log.durations, request_log.refusals, request_log.closes),
         *(hub.counts.delivered, hub.counts.dropped),
         *(publisher.appended, publisher.repeated, publisher.batch_sizes, publisher.waits),

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from att.errors import RedisUnavailable
 from att.redis.client import RedisClient
-from att.sessions.redis_scripts import CREATE, END, END_ALL, FIND, LIST
+from att.sessions.redis_scripts import CREATE, END, END_ALL, FIND, LIST, MAX_SESSIONS
 
 USERS = "att:{*}:sessions"  # matches one key of each user with sessions
 SWEEP_KEY, SWEEP_PAUSE = "att:sweep", timedelta(minutes=1)  # held by the node that sweeps, and for how long
@@ -62,11 +62,20 @@ class SessionKeys:
             await pipeline.execute()
 
     async def create(
-        self, digest: str, user_id: UUID, session_id: UUID, details: tuple[str | None, str | None]
-    ) -> datetime:
-        """Create a session that has pointers; return its expiry. ``details`` are address and user agent."""
-        args = (str(session_id), _prefix(user_id), self._ttl // _MICROSECOND, digest, json.dumps(details))
-        return parse_time(await self._redis.run(CREATE, _keys(user_id, session_id), args))
+        self,
+        digest: str,
+        user_id: UUID,
+        session_id: UUID,
+        details: tuple[str | None, str | None],
+        limit: int = MAX_SESSIONS,
+    ) -> tuple[datetime, list[UUID]]:
+        """Create a session that has pointers. End the oldest ones of a user with so many sessions.
+
+        Return the expiry, and the ended sessions. ``details`` are address and user agent.
+        """
+        args = (str(session_id), _prefix(user_id), self._ttl // _MICROSECOND, digest, json.dumps(details), limit)
+        expires, *reply = await self._redis.run(CREATE, _keys(user_id, session_id), args)
+        return parse_time(expires), await self._ended(reply)
 
     async def find(self, digest: str) -> Found | None:
         """Return the session with this token, and prolong it."""
@@ -105,10 +114,7 @@ class SessionKeys:
     async def end_all(self, user_id: UUID, keep: UUID | None) -> list[UUID]:
         """End the sessions of a user except ``keep``. Return their ids."""
         args = [_prefix(user_id), *([str(keep)] if keep else [])]
-        reply: list[bytes] = await self._redis.run(END_ALL, _keys(user_id), args)
-        ended = {UUID(session_id.decode()): digest.decode() for session_id, digest in _pairs(reply)}
-        await self._delete_pointers(ended.items())
-        return [*ended]
+        return await self._ended(await self._redis.run(END_ALL, _keys(user_id), args))
 
     async def newest(self, user_id: UUID, limit: int, after: tuple[datetime, UUID] | None) -> list[tuple[UUID, Record]]:
         """Return at most ``limit`` sessions of a user, newest first, after the one with this creation time and id."""
@@ -125,6 +131,13 @@ class SessionKeys:
         """Return True if no node has started a sweep within the last minute."""
         async with self._redis.guarded():
             return bool(await self._redis.client.set(SWEEP_KEY, b"", nx=True, px=SWEEP_PAUSE))
+
+    async def _ended(self, reply: list[bytes]) -> list[UUID]:
+        """Return the sessions that a script has ended, after deleting the pointers to them."""
+        ended = {UUID(session_id.decode()): digest.decode() for session_id, digest in _pairs(reply)}
+        if ended:
+            await self._delete_pointers(ended.items())
+        return [*ended]
 
     async def _delete_pointers(self, ended: Iterable[tuple[UUID, str]]) -> None:
         """Delete the pointers to ended sessions. If that fails, they expire."""

@@ -13,7 +13,7 @@ the two sets, and the session if there is one; ``prefix`` is that of all keys of
 from att.redis.client import Script
 
 ENDED_CHANNEL = "att:sessions"  # announces the ids of ended sessions, as a JSON list
-MAX_SESSIONS = 10_000  # of one user; another one ends the session that expires first
+MAX_SESSIONS = 10_000  # of one user, also without a quota
 IDS_PER_MESSAGE = 500
 
 _COMMON = f"""
@@ -66,25 +66,32 @@ local function announce(ids)
 end
 """
 
-# Arguments: id, prefix, time to live, the token's SHA-256, details. Returns the expiry.
+# Arguments: id, prefix, time to live, the token's SHA-256, details, and the most sessions that the user may have.
+# Returns the expiry, and the ids of ended sessions and their tokens' SHA-256, alternating.
 CREATE = Script(
     _COMMON
-    + f"""
-local id, prefix, ttl, token, details = unpack(ARGV)
+    + """
+local id, prefix, ttl, token, details, limit = unpack(ARGV)
 drop_expired(prefix)
-local surplus = redis.call('ZCARD', KEYS[2]) - {MAX_SESSIONS}
+local surplus = redis.call('ZCARD', KEYS[1]) - limit
+local reply = {''}
 if surplus >= 0 then
-    local ended = redis.call('ZRANGE', KEYS[2], 0, surplus)
+    local ended = redis.call('ZRANGE', KEYS[1], 0, surplus)
     for _, other in ipairs(ended) do
-        drop(other, prefix .. other)
+        local digest = drop(other, prefix .. other)
+        if digest then
+            reply[#reply + 1] = other
+            reply[#reply + 1] = digest
+        end
     end
     announce(ended)
 end
 local now = clock()
 local expires = now + ttl
 redis.call('ZADD', KEYS[1], text(now), id)
-keep(id, KEYS[3], table.concat({{text(now), text(now), text(expires), token, details}}, ' '), now, expires)
-return text(expires)
+keep(id, KEYS[3], table.concat({text(now), text(now), text(expires), token, details}, ' '), now, expires)
+reply[1] = text(expires)
+return reply
 """
 )
 

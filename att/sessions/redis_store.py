@@ -17,7 +17,9 @@ from att.db.schema import users
 from att.errors import AuthFailed, NoSuchSession, Unavailable
 from att.redis.client import RedisClient
 from att.sessions.redis_keys import SessionKeys
+from att.sessions.redis_scripts import MAX_SESSIONS
 from att.sessions.store import (
+    LOCK_USER,
     SESSIONS_OF_USER,
     TOKEN_BYTES,
     ClientInfo,
@@ -35,12 +37,6 @@ _IDS_PER_PAYLOAD = 150  # NOTIFY takes less than 8,000 bytes
 ACTIVE_USERS = prepare(
     select(users.c.id).where(users.c.id == any_(bindparam("user_ids", type_=ARRAY(Uuid))), users.c.active)
 )
-# For a sign-in: waits for a running change of the user, and blocks the next one.
-LOCK_USER = prepare(
-    select(users.c.id)
-    .where(users.c.id == bindparam("user_id"), users.c.active, users.c.password_hash == bindparam("password_hash"))
-    .with_for_update(read=True)
-)
 
 log = logging.getLogger("att")
 
@@ -49,12 +45,13 @@ class RedisSessions:
     """A ``SessionStore`` in Redis. The users are in the database ``db``.
 
     The database announces ended sessions too, for nodes that have lost Redis. Each method except ``living`` raises
-    RedisUnavailable without Redis.
+    RedisUnavailable without Redis. ``limit`` is of sessions of one user.
     """
 
-    def __init__(self, redis: RedisClient, db: Engine, ttl: timedelta) -> None:
+    def __init__(self, redis: RedisClient, db: Engine, ttl: timedelta, limit: int | None = None) -> None:
         self._keys = SessionKeys(redis, ttl, slack_of(ttl))
         self._db = db
+        self._limit = limit
 
     async def create(self, verified: Verified, client: ClientInfo) -> SignIn:
         token, session_id, user_id = secrets.token_urlsafe(TOKEN_BYTES), uuid4(), verified.user_id
@@ -62,9 +59,12 @@ class RedisSessions:
         # Before the transaction, so that no connection to the database waits for Redis.
         await self._keys.add_pointers(digest, user_id, session_id)
         async with self._db.transaction() as transaction:
-            if await transaction.fetch_one(LOCK_USER, **verified._asdict()) is None:
+            user = await transaction.fetch_one(LOCK_USER, **verified._asdict())
+            if user is None:
                 raise AuthFailed
-            expires_at = await self._keys.create(digest, user_id, session_id, client)
+            limit = MAX_SESSIONS if user[0] or self._limit is None else min(self._limit, MAX_SESSIONS)
+            expires_at, ended = await self._keys.create(digest, user_id, session_id, client, limit)
+        await announce_ended_sessions(self._db, ended)
         return SignIn(token, Session(session_id, user_id, expires_at))
 
     async def find(self, token: str) -> Session | None:

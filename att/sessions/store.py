@@ -8,12 +8,13 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Interval, Uuid, bindparam, delete, func, insert, select, update
+from sqlalchemy import ARRAY, Interval, Text, Uuid, bindparam, cast, delete, func, insert, literal, select, update
 
 from att.core.pagination import Order, Page, Window
+from att.core.quotas import EXEMPTING
 from att.db.engine import Engine, Transaction, prepare
 from att.db.keyset import Listing
-from att.db.schema import sessions, users
+from att.db.schema import roles, sessions, users
 from att.errors import AuthFailed, NoSuchSession
 
 TOKEN_BYTES = 32
@@ -86,7 +87,10 @@ class SessionStore(Protocol):
     """Store of sessions, independent of how a token travels."""
 
     async def create(self, verified: Verified, client: ClientInfo) -> SignIn:
-        """Create a session. Raise AuthFailed if the user is no longer active or the password has changed."""
+        """Create a session, and end the oldest ones of a user who has too many.
+
+        Raise AuthFailed if the user is no longer active or the password has changed.
+        """
 
     async def find(self, token: str) -> Session | None:
         """Return the live session with this token, or None. Prolong it."""
@@ -124,22 +128,39 @@ class SessionStore(Protocol):
 _expiry = func.now() + bindparam("ttl", type_=Interval)
 _live = sessions.c.expires_at > func.now()
 
-# The lock waits for a running change of the user, and blocks the next one.
+# For a sign-in: waits for a running change of the user and for other sign-ins, and blocks the next ones. Tells whether
+# the user is exempt from quotas.
+LOCK_USER = prepare(
+    select(
+        select(roles.c.permissions.op("&&")(cast(literal(EXEMPTING, Text), ARRAY(Text))))
+        .where(roles.c.id == users.c.role_id)
+        .scalar_subquery()
+    )
+    .where(users.c.id == bindparam("user_id"), users.c.active, users.c.password_hash == bindparam("password_hash"))
+    .with_for_update(key_share=True)
+)
 _CREATE = prepare(
     insert(sessions)
-    .from_select(
-        ["token_hash", "user_id", "expires_at", "address", "user_agent"],
-        select(
-            bindparam("token_hash", type_=sessions.c.token_hash.type),
-            users.c.id,
-            _expiry,
-            bindparam("address", type_=sessions.c.address.type),
-            bindparam("user_agent", type_=sessions.c.user_agent.type),
-        )
-        .where(users.c.id == bindparam("user_id"), users.c.active, users.c.password_hash == bindparam("password_hash"))
-        .with_for_update(read=True),
+    .values(
+        token_hash=bindparam("token_hash"),
+        user_id=bindparam("user_id"),
+        expires_at=_expiry,
+        address=bindparam("address"),
+        user_agent=bindparam("user_agent"),
     )
     .returning(sessions.c.id, sessions.c.user_id, sessions.c.expires_at)
+)
+# All but the new session and so many others, the newest ones. Times are those of the begin of a transaction, so another
+# one may seem to be newer than the new one.
+END_OLDEST = prepare(
+    delete(sessions).where(
+        sessions.c.id.in_(
+            select(sessions.c.id)
+            .where(sessions.c.user_id == bindparam("user_id"), sessions.c.id != bindparam("new_id"), _live)
+            .order_by(sessions.c.created_at.desc(), sessions.c.id.desc())
+            .offset(bindparam("others"))
+        )
+    )
 )
 _FIND = prepare(
     select(
@@ -193,19 +214,27 @@ _SWEEP = prepare(
 
 
 class PostgresSessions:
-    """A ``SessionStore`` in the table ``sessions``. Times are the database's."""
+    """A ``SessionStore`` in the table ``sessions``. Times are the database's. ``limit`` is of sessions of one user."""
 
-    def __init__(self, db: Engine, ttl: timedelta) -> None:
+    def __init__(self, db: Engine, ttl: timedelta, limit: int | None = None) -> None:
         self._db = db
         self._ttl = ttl
+        self._limit = limit
 
     async def create(self, verified: Verified, client: ClientInfo) -> SignIn:
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        details = verified._asdict() | client._asdict()
-        row = await self._db.fetch_one(_CREATE, token_hash=hash_token(token), ttl=self._ttl, **details)
-        if row is None:
-            raise AuthFailed
-        return SignIn(token, Session(*row))
+        user_id, digest = verified.user_id, hash_token(token)
+        async with self._db.transaction() as transaction:
+            user = await transaction.fetch_one(LOCK_USER, **verified._asdict())
+            if user is None:
+                raise AuthFailed
+            row = await transaction.fetch_one(
+                _CREATE, token_hash=digest, user_id=user_id, ttl=self._ttl, **client._asdict()
+            )
+            session = Session(*row)
+            if self._limit is not None and not user[0]:
+                await transaction.execute(END_OLDEST, user_id=user_id, new_id=session.id, others=self._limit - 1)
+        return SignIn(token, session)
 
     async def find(self, token: str) -> Session | None:
         if not is_token(token):

@@ -5,16 +5,19 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from att.accounts.rate_quotas import RateQuotas
 from att.core.memory import MemoryBudget
+from att.core.quotas import Quota
 from att.errors import NotSignedIn
 from att.http.context import SESSION
-from att.realtime.event_log import EventLog
+from att.realtime.event_log import EventLog, Publish
 from att.realtime.hub import Hub
 from att.realtime.log_reader import LogReader
+from att.realtime.publish_queue import PublishCallback
 from att.realtime.publisher import Publisher
 from att.realtime.registry import Dialect, Listener
 from att.sessions.store import SessionStore
-from att.websocket.connection import WebSocketConnection
+from att.websocket.connection import HEARTBEAT, WebSocketConnection
 from att.websocket.keepalive import KeepaliveTimer
 from att.websocket.subprotocols import AttV1Protocol, PlainProtocol
 from att.websocket.upgrade import accept, detach_transport, dialect_of
@@ -30,12 +33,21 @@ class ListenEndpoint:
     reader: LogReader
     publisher: Publisher
     keepalive: KeepaliveTimer
+    quotas: RateQuotas
     outbox_limit: int
     memory: MemoryBudget
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Upgrade a signed-in request. Raises UpgradeRequired, NotSignedIn, DatabaseUnavailable, ConnectionError."""
+        """Upgrade a signed-in request. Raises UpgradeRequired, NotSignedIn, QuotaExhausted, DatabaseUnavailable, and
+        ConnectionError.
+        """
         session, dialect = request[SESSION], dialect_of(request)
+        user_id = session.user_id
+        if dialect is Dialect.V1:
+            await self.quotas.prepare(user_id)
+        # A peer that is lost without a word keeps its socket until the second heartbeat. Nothing is awaited between
+        # this and the attachment of a listener within the quota.
+        await self.quotas.check_sockets(user_id, len(self.hub.registry.of_user(user_id)), HEARTBEAT * 1.5)
         connection = WebSocketConnection(self.keepalive, self.sessions, self.outbox_limit, self.memory)
         listener = Listener(session.user_id, session.id, connection, dialect)
         protocol = self._protocol_for(listener, connection)
@@ -55,7 +67,11 @@ class ListenEndpoint:
             undo.pop_all()
         return response
 
+    def _submit(self, publish: Publish, callback: PublishCallback) -> None:
+        self.quotas.take_now(Quota.BROADCASTS, publish.actor_id)
+        self.publisher.submit(publish, callback)
+
     def _protocol_for(self, listener: Listener, connection: WebSocketConnection) -> PlainProtocol:
         if listener.dialect is Dialect.V1:
-            return AttV1Protocol(listener, connection, self.hub, self.reader, self.publisher)
+            return AttV1Protocol(listener, connection, self.hub, self.reader, self._submit)
         return PlainProtocol(listener, connection, self.hub, self.reader)

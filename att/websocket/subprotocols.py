@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from uuid import UUID
@@ -15,12 +15,12 @@ from att.protocol.frames import CloseCode, text_frame
 from att.realtime.event_log import Position, Publish
 from att.realtime.hub import SLICE, Hub
 from att.realtime.log_reader import LogReader
-from att.realtime.publish_queue import Outcome
-from att.realtime.publisher import Publisher
+from att.realtime.publish_queue import Outcome, PublishCallback
 from att.realtime.registry import Dialect, Listener
 from att.websocket.connection import HEARTBEAT, WebSocketConnection
 
 RESUME_TIMEOUT = 10.0  # seconds for the resume frame
+Submit = Callable[[Publish, PublishCallback], None]
 IN_FLIGHT = 1_000  # unanswered broadcasts of one socket, at which reading is paused
 
 log = logging.getLogger("att")
@@ -118,15 +118,15 @@ class PlainProtocol:
 
 
 class AttV1Protocol(PlainProtocol):
-    """Subprotocol att.v1."""
+    """Subprotocol att.v1. ``submit`` takes a broadcast and calls back, or raises why it does not."""
 
-    __slots__ = ("_epoch", "_in_flight", "_positions", "_publisher", "_resume_timer")
+    __slots__ = ("_epoch", "_in_flight", "_positions", "_resume_timer", "_submit")
 
     def __init__(
-        self, listener: Listener, connection: WebSocketConnection, hub: Hub, log_reader: LogReader, publisher: Publisher
+        self, listener: Listener, connection: WebSocketConnection, hub: Hub, log_reader: LogReader, submit: Submit
     ) -> None:
         super().__init__(listener, connection, hub, log_reader)
-        self._publisher = publisher
+        self._submit = submit
         self._epoch = ""
         self._positions: Sequence[Position] | None = None
         self._resume_timer: asyncio.TimerHandle | None = None
@@ -184,7 +184,7 @@ class AttV1Protocol(PlainProtocol):
             self._connection.pause()
         reply = partial(self._reply, frame.id)
         try:
-            self._publisher.submit(Publish(frame.group, self._listener.user_id, frame.data, frame.key), reply)
+            self._submit(Publish(frame.group, self._listener.user_id, frame.data, frame.key), reply)
         except AttError as error:
             reply(error)
 

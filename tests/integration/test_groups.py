@@ -1,6 +1,7 @@
 """Groups and their members, and calls of the listener."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from waiting import eventually
 
 from att.core.pagination import Window
 from att.core.permissions import Actor
+from att.core.quotas import Quota, Quotas
 from att.errors import (
     GroupNameTaken,
     LastOwner,
@@ -21,6 +23,7 @@ from att.errors import (
     NoSuchUser,
     NotAMember,
     NotAnOwner,
+    QuotaExceeded,
 )
 from att.groups.service import Groups
 
@@ -362,6 +365,147 @@ async def test_two_owners_go_on_two_nodes(*, groups, db, postgresql, ann, bob, a
     outcomes = await asyncio.gather(*leaving, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes].count(LastOwner) == 1
     assert postgresql.execute("SELECT count(*) FROM members WHERE role = 'owner'").fetchone() == (1,)
+
+
+# Quotas
+
+
+@pytest.fixture
+def exempt(sql):
+    """Give a user a role with this permission."""
+
+    def go(user_id, permission="quotas.exempt"):
+        sql("INSERT INTO roles (name, name_key, permissions) VALUES ('Big', 'big', %s)", [permission])
+        sql("UPDATE users SET role_id = (SELECT id FROM roles WHERE name = 'Big') WHERE id = %s", user_id)
+
+    return go
+
+
+@pytest.fixture
+def limited(db, listener):
+    """Make groups with these quotas, on a node of their own."""
+    return lambda **limits: Groups(db, listener, Quotas({Quota[name.upper()]: limit for name, limit in limits.items()}))
+
+
+@contextlib.contextmanager
+def exceeding(quota, index=None):
+    """Expect that the block exceeds this quota."""
+    with pytest.raises(QuotaExceeded) as caught:
+        yield
+    assert (caught.value.quota, caught.value.index) == (quota, index)
+
+
+async def test_groups_owned(limited, sql, exempt, ann, bob):
+    """A user owns so many groups, created or given; leaving one makes room, and what is above the quota stays."""
+    groups = limited(groups_owned=2)
+    tea, coffee = [await groups.create(name, ann) for name in ("tea", "coffee")]
+    with exceeding("groups-owned"):
+        await groups.create("milk", ann)
+    milk = await groups.create("milk", bob)
+    await groups.add_member(milk.id, ann.user_id, bob)  # as a plain member
+    with exceeding("groups-owned"):
+        await groups.add_member(milk.id, ann.user_id, bob, "owner")
+    await groups.add_member(tea.id, ann.user_id, ann, "owner")  # as before
+    await groups.delete(coffee.id, ann)
+    await groups.add_member(milk.id, ann.user_id, bob, "owner")
+    await limited(groups_owned=1).change(tea.id, ann, name="green tea")
+    exempt(ann.user_id)
+    await groups.create("coffee", ann)
+    assert sql("SELECT count(*) FROM members WHERE user_id = %s", ann.user_id) == [(3,)]
+
+
+async def test_groups_joined(limited, groups, add_user, exempt, ann, bob):
+    """A user is in so many groups; the one of many whom the quota refuses is told, and none of them is added."""
+    strict = limited(groups_joined=1)
+    await strict.create("tea", ann)
+    with exceeding("groups-joined"):
+        await strict.create("coffee", ann)
+    coffee = await strict.create("coffee", bob)
+    with exceeding("groups-joined"):
+        await strict.add_member(coffee.id, ann.user_id, bob)
+    free = add_user("free").user_id
+    with exceeding("groups-joined", 2):
+        await strict.add_members(coffee.id, [free, bob.user_id, ann.user_id], bob)
+    assert [member.user_id for member in (await groups.members(coffee.id, Window())).items] == [bob.user_id]
+    await strict.add_members(coffee.id, [free, bob.user_id], bob)
+    exempt(ann.user_id)  # whoever adds a user, the user's role counts
+    await strict.add_members(coffee.id, [ann.user_id], bob)
+
+
+async def test_who_exempts(limited, exempt, ann, bob):
+    """An actor who is exempt may add users who are not."""
+    strict = limited(groups_joined=1, members=1)
+    await strict.create("tea", bob)
+    coffee = await strict.create("coffee", ann)
+    exempt(ann.user_id)
+    await strict.add_members(coffee.id, [bob.user_id], ann)
+    await strict.remove_member(coffee.id, bob.user_id, ann)
+    await strict.add_member(coffee.id, bob.user_id, ann)
+
+
+async def test_members(limited, add_user, ann, bob):
+    """A group has so many members; those who are in it already do not count twice."""
+    strict = limited(members=3)
+    tea = await strict.create("tea", ann)
+    guests = [add_user(f"guest {number}").user_id for number in range(3)]
+    with exceeding("members"):
+        await strict.add_members(tea.id, guests, ann)
+    await strict.add_members(tea.id, [*guests[:2], guests[0], ann.user_id], ann)
+    await strict.add_members(tea.id, guests[:2], ann)
+    await strict.add_member(tea.id, guests[0], ann, "owner")
+    with exceeding("members"):
+        await strict.add_member(tea.id, bob.user_id, ann)
+    await strict.remove_member(tea.id, guests[1], ann)
+    await strict.add_member(tea.id, bob.user_id, ann)
+
+
+@pytest.mark.parametrize("permission", ["groups.write", "quotas.exempt"])
+async def test_retention(limited, exempt, ann, bob, permission):
+    """Who may change every group sets a longer retention, which others may keep or lower."""
+    strict = limited(retention=100)
+    tea = await strict.create("tea", ann)
+    assert tea.retention == 100  # the default, or the quota if that is less
+    assert (await limited().create("coffee", ann)).retention == 1_000
+    for change in (strict.create("milk", ann, retention=101), strict.change(tea.id, ann, retention=101)):
+        with exceeding("retention"):
+            await change
+    exempt(bob.user_id, permission)
+    await strict.create("milk", bob, retention=101)
+    await strict.add_member(tea.id, bob.user_id, ann, "owner")
+    await strict.change(tea.id, bob, retention=2_000)
+    await strict.change(tea.id, ann, retention=2_000, name="green tea")
+    assert (await strict.change(tea.id, ann, retention=1_500)).retention == 1_500
+    with exceeding("retention"):
+        await strict.change(tea.id, ann, retention=1_501)
+
+
+@pytest.mark.parametrize("quota", ["groups_owned", "groups_joined"])
+async def test_groups_at_once(limited, sql, ann, quota):
+    """The quota of groups holds when a user creates many at once, on two nodes."""
+    nodes = [limited(**{quota: 3}) for _ in range(2)]
+    outcomes = await asyncio.gather(
+        *(nodes[number % 2].create(f"tea {number}", ann) for number in range(8)), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes].count(QuotaExceeded) == 5
+    assert sql("SELECT count(*) FROM groups") == [(3,)]
+
+
+async def test_joining_at_once(limited, sql, add_user, ann, bob):
+    """The quotas of members, and of groups joined, hold when many are added at once, on two nodes."""
+    nodes = [limited(members=3, groups_joined=2) for _ in range(2)]
+    made = [await nodes[0].create(f"tea {number}", add_user(f"owner {number}"), join="open") for number in range(4)]
+    guests = [add_user(f"guest {number}") for number in range(4)]
+    outcomes = await asyncio.gather(
+        *(
+            nodes[number % 2].add_member(group.id, guest.user_id, guest)
+            for number, guest in enumerate(guests)
+            for group in made
+        ),
+        return_exceptions=True,
+    )
+    assert {type(outcome) for outcome in outcomes} == {tuple, QuotaExceeded}
+    assert max(sql("SELECT count(*) FROM members GROUP BY group_id"))[0] == 3
+    assert max(sql("SELECT count(*) FROM members GROUP BY user_id"))[0] == 2
 
 
 # Many at once

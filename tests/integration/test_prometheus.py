@@ -7,6 +7,7 @@ from metric_samples import samples
 from att import __version__
 from att.accounts.passwords import Passwords
 from att.core.memory import MemoryBudget
+from att.core.quotas import Quotas
 from att.core.readiness import Readiness
 from att.http.access_log import RequestLog
 from att.protocol.frames import CloseCode
@@ -31,6 +32,7 @@ def registry(db, db_url, request_log):
     register(
         registry,
         request_log=request_log,
+        quotas=Quotas(),
         hub=hub,
         publisher=Publisher(EventLog(db), hub, broker),
         brokers=[broker],

@@ -14,10 +14,9 @@ from waiting import eventually
 from att.core.pagination import Window
 from att.errors import Busy, DatabaseUnavailable, NoSuchSession, RedisUnavailable
 from att.redis import client
-from att.redis.client import Script
-from att.sessions import redis_keys as module
+from att.sessions import redis_store
 from att.sessions.redis_keys import SWEEP_KEY
-from att.sessions.redis_scripts import ENDED_CHANNEL, IDS_PER_MESSAGE, MAX_SESSIONS
+from att.sessions.redis_scripts import ENDED_CHANNEL, IDS_PER_MESSAGE
 from att.sessions.redis_store import ACTIVE_USERS
 from att.sessions.store import ClientInfo, Verified
 
@@ -161,15 +160,14 @@ async def test_what_points_at_nothing(store, sessions, sign_in):
 
 
 async def test_most_sessions(store, sessions, sign_in, ann, announced, monkeypatch):
-    """Above the limit of one user, a new session ends, and announces, the one that expires first."""
-    limit = f"- {MAX_SESSIONS}\n"
-    assert limit in module.CREATE.source
-    monkeypatch.setattr(module, "CREATE", Script(module.CREATE.source.replace(limit, "- 3\n")))
+    """Above the limit of one user, a new session ends, and announces, the oldest one, also without a quota."""
+    monkeypatch.setattr(redis_store, "MAX_SESSIONS", 3)
     made = [await sign_in() for _ in range(3)]
     store.age(timedelta(days=1), TTL, made[1].session.id)
     made.append(await sign_in())
-    assert [await sessions.find(one.token) is not None for one in made] == [True, False, True, True]
-    assert announced.until(made[1].session.id) == [made[1].session.id]
+    assert [await sessions.find(one.token) is not None for one in made] == [False, True, True, True]
+    assert announced.until(made[0].session.id) == [made[0].session.id]
+    assert made[0].session.id.hex not in store.everything().replace("-", "")  # nor a pointer to it
 
 
 # What is announced

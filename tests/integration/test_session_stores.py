@@ -115,6 +115,34 @@ def age(store):
     return lambda left, *session_ids, ttl=TTL: store.age(left, ttl, *session_ids)
 
 
+# The limit of sessions of one user
+
+
+async def test_oldest_goes(store, ann_verified, sign_in, add_user, sql):
+    """Above the limit a sign-in ends the oldest sessions of the user, also if they were used last, and no others."""
+    bobs = await store.sessions.create(add_user("bob"), LAPTOP)
+    many = [await sign_in() for _ in range(4)]
+    limited = store.living_for(TTL, 3)
+    made = [*many, await limited.create(ann_verified, LAPTOP)]
+    assert [await limited.find(one.token) is not None for one in made] == [False, False, True, True, True]
+    made.append(await limited.create(ann_verified, LAPTOP))
+    assert [await limited.find(one.token) is not None for one in made[2:]] == [False, True, True, True]
+    assert await limited.find(bobs.token)
+    sql("UPDATE roles SET permissions = '{quotas.exempt}' WHERE name = 'User'")
+    made.append(await limited.create(ann_verified, LAPTOP))
+    assert [await limited.find(one.token) is not None for one in made[3:]] == [True] * 4
+
+
+async def test_limit_of_sessions_at_once(store, ann_verified):
+    """The limit holds when a user signs in many times at once, and the last to do so is signed in."""
+    nodes = [store.living_for(TTL, 2) for _ in range(2)]
+    made = await asyncio.gather(*(nodes[number % 2].create(ann_verified, LAPTOP) for number in range(10)))
+    alive = [one for one in made if await nodes[0].find(one.token)]
+    assert len(alive) == len((await nodes[0].of_user(ann_verified.user_id, Window())).items) == 2
+    last = await nodes[1].create(ann_verified, LAPTOP)
+    assert await nodes[0].find(last.token)
+
+
 # Tokens
 
 

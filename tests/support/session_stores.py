@@ -22,9 +22,9 @@ class InPostgres:
         self._db = db
         self._sql = sql
 
-    def living_for(self, ttl):
-        """Return the same store with another time to live."""
-        return PostgresSessions(self._db, ttl)
+    def living_for(self, ttl, limit=None):
+        """Return the same store with another time to live, and a limit of sessions of one user."""
+        return PostgresSessions(self._db, ttl, limit)
 
     def rows(self):
         """Return the stored sessions: id, user, times of creation, last use and expiry, address and user agent."""
@@ -64,8 +64,8 @@ class InRedis:
         self._redis = redis_client
         self._db = db
 
-    def living_for(self, ttl):
-        return RedisSessions(self._redis, self._db, ttl)
+    def living_for(self, ttl, limit=None):
+        return RedisSessions(self._redis, self._db, ttl, limit)
 
     def rows(self):
         return [

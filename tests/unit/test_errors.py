@@ -5,7 +5,16 @@ import re
 import pytest
 
 from att import errors
-from att.errors import AttError, FieldError, InvalidInput, NoSuchUser, TooManyAttempts, at_index
+from att.errors import (
+    AttError,
+    FieldError,
+    InvalidInput,
+    NoSuchUser,
+    QuotaExceeded,
+    QuotaExhausted,
+    TooManyAttempts,
+    at_index,
+)
 
 BRANCH = re.compile(r"^((?:│   |    )*(?:├── |└── )?)(\w+)$")
 
@@ -42,6 +51,8 @@ CODES = {
     "NotSignedIn": "not signed in",
     "NotYou": "not you",
     "OriginNotAllowed": "origin not allowed",
+    "QuotaExceeded": "quota exceeded",
+    "QuotaExhausted": "quota exhausted",
     "PreconditionFailed": "precondition failed",
     "ProtocolError": "protocol error",
     "RoleInUse": "role in use",
@@ -56,6 +67,9 @@ CODES = {
     "WrongMediaType": "unsupported media type",
     "WrongPassword": "wrong password",
 }
+
+
+WITH_DETAILS_OF_THEIR_OWN = (InvalidInput, TooManyAttempts, QuotaExceeded, QuotaExhausted)
 
 
 def drawn(text):
@@ -107,7 +121,7 @@ def test_code(kind):
     assert re.fullmatch(r"[a-z]+([ -][a-z]+)*", kind.code)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TREE if kind not in (InvalidInput, TooManyAttempts)])
+@pytest.mark.parametrize("kind", [kind for kind in TREE if kind not in WITH_DETAILS_OF_THEIR_OWN])
 def test_detail(kind):
     """The detail is one line: the given text, or the class's docstring."""
     assert kind.__dict__["__doc__"]
@@ -146,6 +160,15 @@ def test_too_many_attempts():
     """The detail says how long to wait."""
     error = TooManyAttempts(90)
     assert (error.retry_after, error.detail) == (90, "Too many attempts. Try again in 90 seconds.")
+
+
+def test_quotas():
+    """The error names the quota, and says how long to wait if that helps."""
+    error = QuotaExceeded("members", "Too many.")
+    assert (error.quota, error.detail, str(error)) == ("members", "Too many.", "Too many.")
+    error = QuotaExhausted("requests", "Too many.", 9)
+    assert (error.quota, error.retry_after) == ("requests", 9)
+    assert error.detail == str(error) == error.why == "Too many. Try again in 9 seconds."
 
 
 def test_at_index():

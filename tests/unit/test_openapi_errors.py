@@ -14,6 +14,7 @@ GUARDED = {
     401: ["not signed in"],
     408: ["request timeout"],
     413: ["body too large"],
+    429: ["quota exhausted"],
     **ALWAYS,
 }
 

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from att.config.options import _OPTIONS, override, overriding_options, settings_from_environment
-from att.config.settings import ListenAddress, LogFormat, Settings
+from att.config.settings import ListenAddress, LogFormat, Rate, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +29,8 @@ def test_settings_from_the_environment(monkeypatch):
     monkeypatch.setenv("ATT_ADMIN_LISTEN", "127.0.0.1:9100")
     monkeypatch.setenv("ATT_LOG_FORMAT", "JSON")
     monkeypatch.setenv("ATT_ACCESS_LOG", "true")
+    monkeypatch.setenv("ATT_QUOTA_MEMBERS", "unlimited")
+    monkeypatch.setenv("ATT_QUOTA_BROADCASTS", "10/1s")
     assert settings_from_environment() == Settings(
         db_url="postgresql://me@localhost/mine",
         redis_url="redis://localhost:6379/0",
@@ -38,6 +40,8 @@ def test_settings_from_the_environment(monkeypatch):
         admin_listen=ListenAddress("127.0.0.1", 9100),
         log_format=LogFormat.JSON,
         access_log=True,
+        quota_members=None,
+        quota_broadcasts=Rate(10, timedelta(seconds=1)),
     )
 
 
@@ -54,6 +58,7 @@ def test_another_program_has_its_own_address(monkeypatch):
         ("ATT_DRAIN_TIME", "2h", "an hour at most"),
         ("ATT_ADDRESS_CONNECTIONS", "0", "0"),
         ("ATT_MEMORY_BUDGET", "1MiB", "16MiB at least"),
+        ("ATT_QUOTA_MEMBERS", "0", "or the word unlimited"),
         ("ATT_TLS_CERT", "/x/cert.pem", "--tls-cert and --tls-key go together"),
         ("ATT_ADMIN_LOGIN", "root", "--admin-login and --admin-password go together"),
         ("ATT_REDIS_URL", "http://user:secret@host", "the URL is not understood"),

@@ -20,6 +20,7 @@ from att.config.parsers import (
     parse_redis_url,
     parse_retention_age,
     parse_size,
+    parse_unlimited,
 )
 from att.config.settings import OWASP, HashingCost, ListenAddress, Rate, Settings, default_data_dir
 
@@ -419,3 +420,12 @@ def test_data_dir_of_others(monkeypatch):
     assert default_data_dir() == Path("/home/ann/.local/share/att")
     assert default_data_dir().name == "att"
     assert Settings().data_dir == default_data_dir()
+
+
+def test_unlimited():
+    """A quota is what its parser reads, or none."""
+    parse = parse_unlimited(parse_count)
+    assert (parse("7"), parse("unlimited"), parse("Unlimited")) == (7, None, None)
+    for text in ("0", "-1", "none", ""):
+        with pytest.raises(ValueError, match="no number from 1 to 999999999, or the word unlimited"):
+            parse(text)

@@ -12,6 +12,7 @@ from att.api.route import PATH_PARAMETERS, Route
 from att.api.schemas import SignedInOut, UserOut
 from att.core.names import KEY_PATTERN
 from att.core.permissions import Who
+from att.core.quotas import Quota
 from att.http.bodies import BODY_LIMIT
 from att.http.credentials import COOKIE, DEVICE_COOKIE
 from att.http.requests import IDEMPOTENCY_KEY
@@ -49,6 +50,7 @@ _PROBLEM: Json = {
         "detail": {"type": "string", "description": "For people."},
         "error": {"type": "string", "description": "For programs: it is stable."},
         "errors": {"type": "array", "items": _FAULT, "description": "All faults of invalid input."},
+        "quota": {"enum": [*Quota], "description": "The quota at fault."},
         "index": {"type": "integer", "minimum": 0, "description": "Position of the item at fault."},
     },
     "required": ["type", "title", "status", "detail", "error"],

@@ -61,7 +61,7 @@ def _kinds(route: Route) -> Iterator[type[errors.AttError]]:
     yield from (PATH_PARAMETERS[name].not_found for name in route.parameters)
     yield from FORBIDDEN[route.who]
     if route.who is not Who.ANYONE:
-        yield errors.NotSignedIn
+        yield from (errors.NotSignedIn, errors.QuotaExhausted)
         if route.method not in SAFE_METHODS or route.upgrades:
             yield errors.OriginNotAllowed
     yield from _of_input(route)
