@@ -48,7 +48,20 @@ async def test_each_figure_is_shown_and_each_shown_one_is_there(families):
 
 def test_the_labels_that_are_asked_for_are_there():
     """Of those by which figures are told apart."""
-    known = {"instance", "le", "route", "method", "status", "dialect", "code", "bus", "kind", "version", "python"}
+    known = {
+        "instance",
+        "le",
+        "route",
+        "method",
+        "status",
+        "dialect",
+        "code",
+        "bus",
+        "kind",
+        "quota",
+        "version",
+        "python",
+    }
     for expression in EXPRESSIONS:
         asked = re.findall(r"(\w+)=~?\"", expression)
         asked += [name for group in re.findall(r"by \(([^)]*)\)", expression) for name in re.split(r",\s*", group)]
