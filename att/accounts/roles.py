@@ -12,6 +12,7 @@ from att.core.names import fold
 from att.core.pagination import Order, Page, Window
 from att.core.permissions import Actor, Permission, Permissions, check_covers, check_permits, permits
 from att.core.precis import check_name, check_rename
+from att.core.preconditions import Preconditions, version_of
 from att.db.engine import Engine, Transaction, prepare
 from att.db.keyset import Listing
 from att.db.schema import roles, users
@@ -41,6 +42,11 @@ class Role(NamedTuple):
     id: UUID
     name: str
     permissions: tuple[Permission, ...]
+
+    @property
+    def version(self) -> str:
+        """Return a hash of all fields."""
+        return version_of(self)
 
 
 class NewRole(NamedTuple):
@@ -163,14 +169,22 @@ class Roles:
             await take_names(transaction, "roles", owned)
         return created
 
-    async def change(self, change: RoleChange, actor: Actor) -> Role:
-        """Return the changed role. Raise NoSuchRole, BuiltInRole, RoleNameTaken, LastAdministrator, NotPermitted."""
+    async def change(self, change: RoleChange, actor: Actor, preconditions: Preconditions | None = None) -> Role:
+        """Return the changed role.
+
+        Raise NoSuchRole, BuiltInRole, RoleNameTaken, LastAdministrator, NotPermitted and PreconditionFailed.
+        """
         with at_index(None):
-            [role] = await self.change_many([change], actor)
+            [role] = await self._change_all([change], actor, preconditions)
         return role
 
     async def change_many(self, changes: Iterable[RoleChange], actor: Actor) -> list[Role]:
         """Return the changed roles in order. Raise as ``change``, and InvalidInput for a repeated role."""
+        return await self._change_all(changes, actor, None)
+
+    async def _change_all(
+        self, changes: Iterable[RoleChange], actor: Actor, preconditions: Preconditions | None
+    ) -> list[Role]:
         changed: dict[UUID, Role] = {}
         renamed = []
         weakened = None
@@ -179,7 +193,7 @@ class Roles:
                 if change.id in changed:
                     raise InvalidInput([FieldError(f"{index}.id", "is given twice")])
                 with at_index(index):
-                    before, after = await _change(transaction, own, change, actor)
+                    before, after = await _change(transaction, own, change, actor, preconditions)
                 changed[change.id] = after
                 if after.name != before.name:
                     renamed.append(OwnedName(index, after.id, after.name))
@@ -192,19 +206,22 @@ class Roles:
                     await check_administrator_left(transaction)
         return list(changed.values())
 
-    async def delete(self, role_id: UUID, actor: Actor) -> None:
-        """Delete the role. Raise NoSuchRole, BuiltInRole, RoleInUse, NotPermitted."""
+    async def delete(self, role_id: UUID, actor: Actor, preconditions: Preconditions | None = None) -> None:
+        """Delete the role. Raise NoSuchRole, BuiltInRole, RoleInUse, NotPermitted and PreconditionFailed."""
         with at_index(None):
-            await self.delete_many([role_id], actor)
+            await self._delete_all([role_id], actor, preconditions)
 
     async def delete_many(self, role_ids: Iterable[UUID], actor: Actor) -> int:
         """Delete roles, and return their number without repetitions. Raise as ``delete``."""
+        return await self._delete_all(role_ids, actor, None)
+
+    async def _delete_all(self, role_ids: Iterable[UUID], actor: Actor, preconditions: Preconditions | None) -> int:
         deleted: set[UUID] = set()
         async with self._change(actor) as (transaction, own):
             for index, role_id in enumerate(role_ids):
                 if role_id not in deleted:
                     with at_index(index):
-                        await _delete(transaction, own, role_id)
+                        await _delete(transaction, own, role_id, preconditions)
                     deleted.add(role_id)
         return len(deleted)
 
@@ -219,7 +236,9 @@ class Roles:
             yield transaction, own
 
 
-async def _change(transaction: Transaction, own: Permissions, change: RoleChange, actor: Actor) -> tuple[Role, Role]:
+async def _change(
+    transaction: Transaction, own: Permissions, change: RoleChange, actor: Actor, preconditions: Preconditions | None
+) -> tuple[Role, Role]:
     """Change a role; return it before and after."""
     before = _found(await transaction.fetch_one(FIND_TO_CHANGE, role_id=change.id))
     name = before.name if change.name is None else change.name
@@ -233,6 +252,8 @@ async def _change(transaction: Transaction, own: Permissions, change: RoleChange
         raise BuiltInRole
     if fold(before.name) == fold(ADMIN) and set(permissions) != set(before.permissions):
         raise BuiltInRole("The permissions of the role Admin cannot change: it permits everything ('*').")
+    if preconditions is not None:
+        preconditions.check(before.version)
     row = await transaction.fetch_one(CHANGE_ROLE, role_id=change.id, **_columns(name, permissions))
     return before, _make(row)
 
@@ -246,7 +267,9 @@ async def _check_holders(transaction: Transaction, own: Permissions, role: Role,
         check_permits(own, Permission.USERS_WRITE)
 
 
-async def _delete(transaction: Transaction, own: Permissions, role_id: UUID) -> None:
+async def _delete(
+    transaction: Transaction, own: Permissions, role_id: UUID, preconditions: Preconditions | None
+) -> None:
     role = _found(await transaction.fetch_one(FIND_TO_DELETE, role_id=role_id))
     check_covers(own, role.permissions)
     if fold(role.name) in BUILT_IN:
@@ -254,6 +277,8 @@ async def _delete(transaction: Transaction, own: Permissions, role_id: UUID) -> 
     [count] = await transaction.fetch_one(COUNT_USERS, role_id=role_id)
     if count:
         raise RoleInUse(f"{count} {'user has' if count == 1 else 'users have'} this role. Give them another first.")
+    if preconditions is not None:
+        preconditions.check(role.version)
     await transaction.execute(DELETE_ROLE, role_id=role_id)
 
 

@@ -1,7 +1,7 @@
 """Accounts: sign-up, authentication by password, and creation, change and deletion of users."""
 
 import contextlib
-from collections.abc import AsyncIterator, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
@@ -36,10 +36,11 @@ from att.core.names import fold
 from att.core.pagination import PAGE_LIMIT, Window
 from att.core.permissions import Actor, Permission, Permissions, check_permits
 from att.core.precis import login_keys
+from att.core.preconditions import Preconditions
 from att.db.engine import Engine, Transaction, prepare
 from att.db.schema import roles, users
 from att.db.skeletons import OwnedName, take_names
-from att.errors import AuthFailed, Busy, DatabaseUnavailable, LoginTaken, PreconditionFailed, WrongPassword, at_index
+from att.errors import AuthFailed, Busy, DatabaseUnavailable, LoginTaken, WrongPassword, at_index
 from att.sessions.store import SessionListener, SessionStore, Verified
 
 BatchKey = TypeVar("BatchKey", bound=Hashable)
@@ -172,30 +173,33 @@ class Accounts:
         return await self._create(list(enumerate(news)), actor)
 
     async def change(
-        self, user_id: UUID, values: dict[str, Any], actor: Actor, versions: Collection[str] | None = None
+        self, user_id: UUID, values: dict[str, Any], actor: Actor, preconditions: Preconditions | None = None
     ) -> User:
-        """Change a user, who must have one of the ``versions`` if given. Return the changed user.
+        """Change a user. Return the changed user.
 
         Raise InvalidInput, NoSuchUser, NoSuchRole, NotPermitted, WrongPassword, LoginTaken, LastAdministrator and
         PreconditionFailed.
         """
-        (user,) = await self._change([(None, UserChange(user_id, values))], actor, versions)
+        (user,) = await self._change([(None, UserChange(user_id, values))], actor, preconditions)
         return user
 
     async def change_many(self, changes: Sequence[UserChange], actor: Actor) -> list[User]:
         """Change users and return them in order. Raise as ``change``, and InvalidInput for a repeated user."""
         return await self._change(list(enumerate(changes)), actor, None)
 
-    async def delete(self, user_id: UUID, actor: Actor) -> None:
-        """Delete the user, with their sessions and memberships. Raise NoSuchUser, NotPermitted, LastAdministrator."""
-        await self._delete([(None, user_id)], actor)
+    async def delete(self, user_id: UUID, actor: Actor, preconditions: Preconditions | None = None) -> None:
+        """Delete the user, with their sessions and memberships.
+
+        Raise NoSuchUser, NotPermitted, LastAdministrator and PreconditionFailed.
+        """
+        await self._delete([(None, user_id)], actor, preconditions)
 
     async def delete_many(self, user_ids: Iterable[UUID], actor: Actor) -> int:
         """Delete users, and return their number without repetitions. Raise as ``delete``."""
         first_indexes: dict[UUID, int | None] = {}
         for index, user_id in enumerate(user_ids):
             first_indexes.setdefault(user_id, index)
-        return await self._delete([(index, user_id) for user_id, index in first_indexes.items()], actor)
+        return await self._delete([(index, user_id) for user_id, index in first_indexes.items()], actor, None)
 
     async def _create(self, news: Sequence[tuple[int | None, NewUser]], actor: Actor) -> list[User]:
         passwords = {position: new.password for position, (_, new) in enumerate(news) if new.password}
@@ -221,7 +225,9 @@ class Accounts:
             created = await read_accounts(transaction, ids)
         return [created[user_id].user for user_id in ids]
 
-    async def _change(self, changes: Sequence[Numbered], actor: Actor, versions: Collection[str] | None) -> list[User]:
+    async def _change(
+        self, changes: Sequence[Numbered], actor: Actor, preconditions: Preconditions | None
+    ) -> list[User]:
         check_named_once(changes)
         check_passwords(changes, actor.user_id)
         passwords = await self._new_passwords(changes, actor)
@@ -231,12 +237,12 @@ class Accounts:
             if reduces:
                 await lock_administrators(transaction)
             before = await lock_accounts(transaction, [(index, change.user_id) for index, change in changes])
-            if versions is not None and before[ids[0]].user.version not in versions:
-                raise PreconditionFailed
             own = await _permissions_of(transaction, actor)
             if reduces:
                 await check_other_administrator(transaction, own, ids)
             await _check(transaction, changes, before, actor, own)
+            if preconditions is not None:
+                preconditions.check(before[ids[0]].user.version)
             if actor.user_id in passwords.hashes and before[actor.user_id].password_hash != passwords.verified:
                 raise Busy  # the password has changed since it was verified
             changes = check_new_names(changes, {user_id: account.user for user_id, account in before.items()})
@@ -251,7 +257,9 @@ class Accounts:
             after = await read_accounts(transaction, ids)
         return [after[user_id].user for user_id in ids]
 
-    async def _delete(self, numbered: Sequence[tuple[int | None, UUID]], actor: Actor) -> int:
+    async def _delete(
+        self, numbered: Sequence[tuple[int | None, UUID]], actor: Actor, preconditions: Preconditions | None
+    ) -> int:
         async with self._ending_sessions(actor) as (transaction, ended):
             await lock_administrators(transaction)
             accounts = await lock_accounts(transaction, numbered, with_groups=True)
@@ -261,6 +269,8 @@ class Accounts:
                 with at_index(index):
                     is_own, user_permissions = user_id == actor.user_id, accounts[user_id].permissions
                     check_change(own, {}, is_own=is_own, user_permissions=user_permissions)
+                if preconditions is not None:
+                    preconditions.check(accounts[user_id].user.version)
                 await self._sessions.end_all(user_id, keep=None, transaction=transaction)
                 ended.users.add(user_id)
             deleted = await transaction.execute(DELETE_USERS, user_ids=list(accounts))

@@ -1,7 +1,5 @@
 """Users, new users and changes of users, and the rules of who may make them. No I/O."""
 
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Mapping
 from datetime import date, datetime
 from typing import Any, NamedTuple
@@ -12,6 +10,7 @@ from sqlalchemy import select
 from att.core.names import fold
 from att.core.permissions import Permission, check_covers, check_permits, permits
 from att.core.precis import check_login, check_person_name
+from att.core.preconditions import version_of
 from att.db.schema import roles, users
 from att.errors import FieldError, InvalidInput, NotPermitted
 
@@ -31,7 +30,7 @@ class User(NamedTuple):
     @property
     def version(self) -> str:
         """Return a hash of all fields."""
-        return hashlib.sha256(json.dumps(self, default=str).encode()).hexdigest()[:32]
+        return version_of(self)
 
 
 # The columns of a User. The role's name is a subquery: a join would also be done for skipped rows.

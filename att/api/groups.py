@@ -8,9 +8,9 @@ from att.api.auth import actor_of, is_permitted, path_user
 from att.api.keys import GROUP, GROUP_SERVICE
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, OTHER_EXAMPLE_ID, Examples, Route
 from att.core.permissions import Permission, Who
-from att.groups.queries import GROUPS_OF_USER, MEMBERS_OF_GROUP, VISIBLE_GROUPS
+from att.groups.queries import GROUPS_OF_USER, MEMBERS_OF_GROUP, VISIBLE_GROUPS, GroupView
 from att.http.context import SESSION
-from att.http.requests import read, read_body, read_query, read_window
+from att.http.requests import read, read_body, read_preconditions, read_query, read_window
 from att.http.responses import respond, respond_page
 from att.http.schemas import PageOut, PageQuery
 
@@ -26,7 +26,7 @@ async def create_group(request: web.Request) -> web.Response:
     """Create a group."""
     new = await read(request, schemas.NewGroupIn)
     group = await request.app[GROUP_SERVICE].create(actor=actor_of(request), **new.model_dump(exclude_unset=True))
-    return respond(schemas.GroupOut.model_validate(group), status=201)
+    return _respond_group(group, status=201)
 
 
 async def list_groups(request: web.Request) -> web.Response:
@@ -40,20 +40,20 @@ async def list_groups(request: web.Request) -> web.Response:
 
 async def get_group(request: web.Request) -> web.Response:
     """Return a group."""
-    return respond(schemas.GroupOut.model_validate(request[GROUP]))
+    return _respond_group(request[GROUP])
 
 
 async def change_group(request: web.Request) -> web.Response:
     """Change a group's name or rules."""
     change = await read(request, schemas.GroupChangeIn)
-    given = change.model_dump(exclude_unset=True)
-    group = await request.app[GROUP_SERVICE].change(request[GROUP].id, actor_of(request), **given)
-    return respond(schemas.GroupOut.model_validate(group))
+    given, preconditions = change.model_dump(exclude_unset=True), read_preconditions(request)
+    group = await request.app[GROUP_SERVICE].change(request[GROUP].id, actor_of(request), preconditions, **given)
+    return _respond_group(group)
 
 
 async def delete_group(request: web.Request) -> web.Response:
     """Delete a group."""
-    await request.app[GROUP_SERVICE].delete(request[GROUP].id, actor_of(request))
+    await request.app[GROUP_SERVICE].delete(request[GROUP].id, actor_of(request), read_preconditions(request))
     return web.Response(status=204)
 
 
@@ -74,7 +74,8 @@ async def put_member(request: web.Request) -> web.Response:
     group, user_id = request[GROUP], path_user(request)
     if role == "owner" and group.role != "owner" and not await is_permitted(request, Permission.GROUPS_WRITE):
         raise errors.NotAnOwner
-    member, is_new = await request.app[GROUP_SERVICE].add_member(group.id, user_id, actor_of(request), role)
+    actor, preconditions = actor_of(request), read_preconditions(request)
+    member, is_new = await request.app[GROUP_SERVICE].add_member(group.id, user_id, actor, role, preconditions)
     return respond(schemas.MemberOut.model_validate(member), status=201 if is_new else 200)
 
 
@@ -89,6 +90,10 @@ async def delete_member(request: web.Request) -> web.Response:
     """Remove a member, or leave the group."""
     await request.app[GROUP_SERVICE].remove_member(request[GROUP].id, path_user(request), actor_of(request))
     return web.Response(status=204)
+
+
+def _respond_group(group: GroupView, *, status: int = 200) -> web.Response:
+    return respond(schemas.GroupOut.model_validate(group), status=status, version=group.version)
 
 
 GROUP_ROUTES = (
@@ -118,8 +123,16 @@ GROUP_ROUTES = (
         body=schemas.GroupChangeIn,
         responses={200: schemas.GroupOut},
         errors=(errors.GroupNameTaken, errors.QuotaExceeded),
+        conditional=True,
     ),
-    Route("DELETE /groups/{group}", delete_group, Who.OWNER, Permission.GROUPS_WRITE, responses={204: None}),
+    Route(
+        "DELETE /groups/{group}",
+        delete_group,
+        Who.OWNER,
+        Permission.GROUPS_WRITE,
+        responses={204: None},
+        conditional=True,
+    ),
     Route(
         "GET /groups/{group}/members",
         group_members,
@@ -146,6 +159,7 @@ GROUP_ROUTES = (
         is_body_required=False,
         responses={200: schemas.MemberOut, 201: schemas.MemberOut},
         errors=(errors.NoSuchUser, errors.LastOwner, errors.QuotaExceeded),
+        conditional=True,
     ),
     Route(
         "DELETE /groups/{group}/members/{user_id}",

@@ -12,7 +12,7 @@ from att.api.keys import ROLE_SERVICE
 from att.api.query_schemas import IdsQuery
 from att.api.route import EXAMPLE_ID, Examples, Route
 from att.core.permissions import Permission, Who
-from att.http.requests import read, read_one_or_many, read_query, read_window
+from att.http.requests import read, read_one_or_many, read_preconditions, read_query, read_window
 from att.http.responses import respond, respond_page
 from att.http.schemas import PageOut, PageQuery
 
@@ -30,7 +30,7 @@ async def create_roles(request: web.Request) -> web.Response:
         new = [roles.NewRole(role.name, role.permissions) for role in body]
         return _respond_roles(await request.app[ROLE_SERVICE].create_many(new, actor), status=201)
     role = await request.app[ROLE_SERVICE].create(roles.NewRole(body.name, body.permissions), actor)
-    return respond(schemas.RoleOut.model_validate(role), status=201)
+    return _respond_role(role, status=201)
 
 
 async def change_roles(request: web.Request) -> web.Response:
@@ -49,18 +49,20 @@ async def delete_roles(request: web.Request) -> web.Response:
 
 async def get_role(request: web.Request) -> web.Response:
     """Return a role."""
-    return respond(schemas.RoleOut.model_validate(await request.app[ROLE_SERVICE].find(path_id(request, "role_id"))))
+    return _respond_role(await request.app[ROLE_SERVICE].find(path_id(request, "role_id")))
 
 
 async def change_role(request: web.Request) -> web.Response:
     """Change a role."""
     change = _role_change(path_id(request, "role_id"), await read(request, schemas.RoleChangeIn))
-    return respond(schemas.RoleOut.model_validate(await request.app[ROLE_SERVICE].change(change, actor_of(request))))
+    preconditions = read_preconditions(request)
+    return _respond_role(await request.app[ROLE_SERVICE].change(change, actor_of(request), preconditions))
 
 
 async def delete_role(request: web.Request) -> web.Response:
     """Delete a role that nobody has."""
-    await request.app[ROLE_SERVICE].delete(path_id(request, "role_id"), actor_of(request))
+    role_id, preconditions = path_id(request, "role_id"), read_preconditions(request)
+    await request.app[ROLE_SERVICE].delete(role_id, actor_of(request), preconditions)
     return web.Response(status=204)
 
 
@@ -69,6 +71,10 @@ def _role_change(role_id: UUID, body: schemas.RoleChangeIn) -> roles.RoleChange:
     return roles.RoleChange(
         role_id, body.name if "name" in given else None, body.permissions if "permissions" in given else None
     )
+
+
+def _respond_role(role: roles.Role, *, status: int = 200) -> web.Response:
+    return respond(schemas.RoleOut.model_validate(role), status=status, version=role.version)
 
 
 def _respond_roles(found: list[roles.Role], *, status: int = 200) -> web.Response:
@@ -129,6 +135,7 @@ ROLE_ROUTES = (
         body=schemas.RoleChangeIn,
         responses={200: schemas.RoleOut},
         errors=_ROLE_ERRORS,
+        conditional=True,
     ),
     Route(
         "DELETE /roles/{role_id}",
@@ -137,6 +144,7 @@ ROLE_ROUTES = (
         Permission.ROLES_WRITE,
         responses={204: None},
         errors=(errors.NoSuchRole, errors.BuiltInRole, errors.RoleInUse),
+        conditional=True,
     ),
 )
 

@@ -55,6 +55,7 @@ class Route:
     those that follow from the rest of the row. With ``takes_key`` a request can be repeated safely, by an idempotency
     key. ``section`` is that of the documentation, by default the last fixed part of the path. A GET route answers HEAD,
     too, unless it ``upgrades`` to a WebSocket. If ``checked_by_log``, the transaction that appends checks who may post.
+    If ``conditional``, the transaction that changes checks the preconditions; what other routes change has no version.
     """
 
     endpoint: str
@@ -71,6 +72,7 @@ class Route:
     section: str = ""
     upgrades: bool = False
     checked_by_log: bool = False
+    conditional: bool = False
 
     @property
     def method(self) -> str:

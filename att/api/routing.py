@@ -16,7 +16,11 @@ from att.errors import Forbidden, NotSignedIn
 from att.http.bodies import counted_body, load_body
 from att.http.context import SESSION
 from att.http.cors import preflight
+from att.http.credentials import SAFE_METHODS
 from att.http.middleware import Handler
+from att.http.requests import read_preconditions, read_query
+from att.http.responses import respond_if_wanted
+from att.http.schemas import QueryModel
 
 
 def add_routes(router: web.UrlDispatcher, routes: Iterable[Route]) -> None:
@@ -40,7 +44,7 @@ def guarded(route: Route) -> Handler:
         with counted_body(request):
             if route.who is not Who.ANYONE:
                 await _admit(request, route)
-            return await route.handler(request)
+            return await _call(route, request)
 
     return handle
 
@@ -66,6 +70,23 @@ async def _admit(request: web.Request, route: Route) -> None:
     except Forbidden:
         if route.permission is None or not await is_permitted(request, route.permission):
             raise
+
+
+async def _call(route: Route, request: web.Request) -> web.StreamResponse:
+    """Call the handler, if the query and the preconditions (RFC 9110, section 13) allow it.
+
+    Raise InvalidInput for unknown parameters, and PreconditionFailed.
+    """
+    if route.query is None:
+        read_query(request, QueryModel)
+    preconditions = read_preconditions(request)
+    if preconditions is None:
+        return await route.handler(request)
+    if request.method in SAFE_METHODS:
+        return respond_if_wanted(await route.handler(request), preconditions)
+    if not route.conditional:
+        preconditions.check(None)
+    return await route.handler(request)
 
 
 def _options(methods: set[str]) -> Handler:

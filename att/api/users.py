@@ -17,7 +17,7 @@ from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Permission, Who
 from att.http.client_info import client_of
 from att.http.context import SESSION
-from att.http.requests import read, read_one_or_many, read_query, read_window
+from att.http.requests import read, read_one_or_many, read_preconditions, read_query, read_window
 from att.http.responses import respond, respond_page
 from att.http.schemas import PageOut
 
@@ -48,9 +48,9 @@ async def change_user(request: web.Request) -> web.Response:
     """Change a user."""
     change = await read(request, schemas.UserChangeIn)
     values = change.model_dump(exclude_unset=True)
-    versions = _versions_wanted(request)
-    async with _limited(request, change, path_user(request)):
-        user = await request.app[ACCOUNT_SERVICE].change(path_user(request), values, actor_of(request), versions)
+    user_id, actor, preconditions = path_user(request), actor_of(request), read_preconditions(request)
+    async with _limited(request, change, user_id):
+        user = await request.app[ACCOUNT_SERVICE].change(user_id, values, actor, preconditions)
     return _respond_user(user)
 
 
@@ -66,7 +66,8 @@ async def change_users(request: web.Request) -> web.Response:
 
 async def delete_user(request: web.Request) -> web.Response:
     """Delete a user."""
-    await request.app[ACCOUNT_SERVICE].delete(path_user(request), actor_of(request))
+    preconditions = read_preconditions(request)
+    await request.app[ACCOUNT_SERVICE].delete(path_user(request), actor_of(request), preconditions)
     return web.Response(status=204)
 
 
@@ -94,17 +95,7 @@ def _new_user(new: schemas.NewUserIn) -> NewUser:
 
 
 def _respond_user(user: User, *, status: int = 200) -> web.Response:
-    response = respond(schemas.UserOut.model_validate(user), status=status)
-    response.etag = user.version
-    return response
-
-
-def _versions_wanted(request: web.Request) -> set[str] | None:
-    """Return the versions in If-Match (RFC 9110), one of which must be current; None if any will do."""
-    tags = request.if_match
-    if tags is None or request.headers["If-Match"].strip() == "*":
-        return None
-    return {tag.value for tag in tags if not tag.is_weak}
+    return respond(schemas.UserOut.model_validate(user), status=status, version=user.version)
 
 
 _USER = {200: schemas.UserOut}
@@ -168,7 +159,8 @@ USER_ROUTES = (
         Permission.USERS_WRITE,
         body=schemas.UserChangeIn,
         responses=_USER,
-        errors=(*_CHANGED, errors.PreconditionFailed),
+        errors=_CHANGED,
+        conditional=True,
     ),
     Route(
         "DELETE /users/{user_id}",
@@ -177,6 +169,7 @@ USER_ROUTES = (
         Permission.USERS_WRITE,
         responses={204: None},
         errors=(errors.NoSuchUser, errors.NotPermitted, errors.LastAdministrator),
+        conditional=True,
     ),
 )
 

@@ -9,6 +9,7 @@ from sqlalchemy import and_, bindparam, func, or_, select, true
 from att.core.names import fold, parse_uuid
 from att.core.pagination import Order, Page, Window
 from att.core.permissions import Join, MemberRole, Post
+from att.core.preconditions import version_of
 from att.db.engine import Engine, prepare
 from att.db.keyset import Listing, MergedListing
 from att.db.schema import groups, members, users
@@ -28,6 +29,11 @@ class GroupView(NamedTuple):
     retention: int
     created_at: datetime
     role: MemberRole | None
+
+    @property
+    def version(self) -> str:
+        """Return a hash of all fields, so a version is that of one user's view."""
+        return version_of(self)
 
 
 class MemberView(NamedTuple):

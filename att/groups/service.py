@@ -10,12 +10,21 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from att.core.names import fold
 from att.core.permissions import Actor, Join, MemberRole, Permission, Permissions, Post, Standing, Who, check, permits
 from att.core.precis import check_group_name, check_rename
+from att.core.preconditions import Preconditions
 from att.core.quotas import EXEMPTING, Quota, Quotas
 from att.db.engine import Engine, Transaction, prepare
 from att.db.schema import groups, members, roles, users
 from att.db.skeletons import OwnedName, take_names
 from att.errors import Forbidden, LastOwner, NoSuchGroup, NoSuchMember, NoSuchUser, at_index
-from att.groups.queries import GROUP_COLUMNS, IS_USER, MEMBER_COLUMNS, GroupQueries, GroupView, MemberView
+from att.groups.queries import (
+    FIND_BY_ID,
+    GROUP_COLUMNS,
+    IS_USER,
+    MEMBER_COLUMNS,
+    GroupQueries,
+    GroupView,
+    MemberView,
+)
 
 
 class GroupListener(Protocol):
@@ -190,14 +199,18 @@ class Groups(GroupQueries):
         self._listener.joined(group_id, 1, actor.user_id)
         return GroupView._make((*row, "owner"))
 
-    async def change(self, group_id: UUID, actor: Actor, **values: Unpack[Values]) -> GroupView:
-        """Change the given values. Return the group as the actor sees it. Raise NoSuchGroup, GroupNameTaken, and
-        QuotaExceeded.
+    async def change(
+        self, group_id: UUID, actor: Actor, preconditions: Preconditions | None = None, **values: Unpack[Values]
+    ) -> GroupView:
+        """Change the given values. Return the group as the actor sees it.
+
+        Raise NoSuchGroup, GroupNameTaken, PreconditionFailed and QuotaExceeded.
         """
         new = {f"new_{name}": values.get(name) for name in ("name", *RULES)}
         new["new_name_key"] = fold(values["name"]) if "name" in values else None
         async with self._db.transaction(actor) as transaction:
             locked = await _lock(transaction, group_id, actor, Who.OWNER)
+            await _check_version(transaction, group_id, actor, preconditions)
             if self._is_too_long(values.get("retention", 0), locked.retention):
                 self._check_retention(locked.permissions)
             is_renamed = "name" in values and await _is_other_name(transaction, group_id, values["name"])
@@ -208,29 +221,38 @@ class Groups(GroupQueries):
             raise NoSuchGroup
         return GroupView(*row)
 
-    async def delete(self, group_id: UUID, actor: Actor) -> None:
-        """Delete the group with its members. Raise NoSuchGroup."""
+    async def delete(self, group_id: UUID, actor: Actor, preconditions: Preconditions | None = None) -> None:
+        """Delete the group with its members. Raise NoSuchGroup and PreconditionFailed."""
         async with self._db.transaction(actor) as transaction:
             await transaction.fetch_one(LOCK_TO_DELETE, group_id=group_id)
             locked = await _lock(transaction, group_id, actor, Who.OWNER)
+            await _check_version(transaction, group_id, actor, preconditions)
             was_deleted = await transaction.execute(DELETE_GROUP, group_id=group_id)
         if not was_deleted:
             raise NoSuchGroup
         self._listener.observe_head(group_id, locked.head + 1)
 
     async def add_member(
-        self, group_id: UUID, user_id: UUID, actor: Actor, role: MemberRole | None = None
+        self,
+        group_id: UUID,
+        user_id: UUID,
+        actor: Actor,
+        role: MemberRole | None = None,
+        preconditions: Preconditions | None = None,
     ) -> tuple[MemberView, bool]:
         """Add a member or set their role. Return the member, and True if they are new.
 
         Without a role, a new member becomes a plain member, and others keep their role. Raise NoSuchUser, NoSuchGroup,
-        QuotaExceeded, and LastOwner if no owner would be left.
+        PreconditionFailed, QuotaExceeded, and LastOwner if no owner would be left.
         """
         async with self._db.transaction(actor) as transaction:
             ids = {"group_id": group_id, "user_id": user_id}
             locked = await _lock(
                 transaction, group_id, actor, Who.OWNER_OR_JOINER if role != "owner" else Who.OWNER, user_id
             )
+            if preconditions is not None:
+                is_member = await transaction.fetch_one(FIND_MEMBER, **ids) is not None
+                preconditions.check(None, exists=is_member)
             await transaction.fetch_all(_LOCK_USERS, user_ids=[user_id])
             await self._check_joining(transaction, group_id, [user_id], locked.permissions)
             if role == "owner" and not permits(locked.permissions, Permission.QUOTAS_EXEMPT):
@@ -360,6 +382,17 @@ async def _is_other_name(transaction: Transaction, group_id: UUID, name: str) ->
         return False
     check_rename(check_group_name, name)
     return True
+
+
+async def _check_version(
+    transaction: Transaction, group_id: UUID, actor: Actor, preconditions: Preconditions | None
+) -> None:
+    """Raise PreconditionFailed unless the locked group, as the actor sees it, has the version that is wanted."""
+    if preconditions is None:
+        return
+    row = await transaction.fetch_one(FIND_BY_ID, group_id=group_id, user_id=actor.user_id)
+    if row is not None:
+        preconditions.check(GroupView(*row).version)
 
 
 def _check_known(user_ids: Sequence[UUID], known: AbstractSet[UUID]) -> None:

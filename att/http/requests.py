@@ -5,13 +5,14 @@ import re
 from itertools import islice
 from typing import Any, TypeVar, get_args
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import BaseModel, RootModel, ValidationError
 
 from att import errors
 from att.core import json_text
 from att.core.names import check_key
 from att.core.pagination import Order, Window
+from att.core.preconditions import ANY, Preconditions
 from att.http.bodies import load_body
 from att.http.schemas import PageQuery, QueryModel
 from att.http.validation import FAULTS_SHOWN, MORE_FAULTS, explain
@@ -19,6 +20,8 @@ from att.http.validation import FAULTS_SHOWN, MORE_FAULTS, explain
 IDEMPOTENCY_KEY = "Idempotency-Key"
 VALUES = 25_000  # in one body that is built: a thousand users or roles with all fields have fewer
 _TURN = 50  # items that are checked before other requests have their turn
+# An entity tag; the mark of a weak one stands before it (RFC 9110, section 8.8.3).
+_ENTITY_TAG = re.compile(r'(W/)?("[^"]*")')
 _JSON_TYPE = re.compile(r"application/(json|[a-z0-9.!#$&^_-]+\+json)")
 Shape = TypeVar("Shape", bound=BaseModel)
 QueryShape = TypeVar("QueryShape", bound=QueryModel)
@@ -124,6 +127,21 @@ def read_idempotency_key(request: web.Request) -> str | None:
         return check_key(keys[0]) if keys else None
     except ValueError as error:
         raise errors.InvalidInput([errors.FieldError(IDEMPOTENCY_KEY, str(error))]) from error
+
+
+def read_preconditions(request: web.Request) -> Preconditions | None:
+    """Return the preconditions of the request, None without any."""
+    if hdrs.IF_MATCH not in request.headers and hdrs.IF_NONE_MATCH not in request.headers:
+        return None
+    return Preconditions(_entity_tags(request, hdrs.IF_MATCH, weak=False), _entity_tags(request, hdrs.IF_NONE_MATCH))
+
+
+def _entity_tags(request: web.Request, header: str, *, weak: bool = True) -> frozenset[str] | None:
+    lines = request.headers.getall(header, None)
+    if lines is None:
+        return None
+    text = ",".join(lines).strip()
+    return frozenset({ANY} if text == ANY else (tag for mark, tag in _ENTITY_TAG.findall(text) if weak or not mark))
 
 
 def read_window(query: PageQuery, order: Order) -> Window:

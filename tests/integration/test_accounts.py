@@ -17,6 +17,7 @@ from att.accounts.users import NewUser, UserChange
 from att.app import create_app
 from att.config.settings import HashingCost, Settings
 from att.core.permissions import Actor
+from att.core.preconditions import Preconditions
 from att.db.engine import Transaction
 from att.errors import AuthFailed, LastAdministrator, LoginTaken, NotPermitted
 from att.sessions.store import PostgresSessions
@@ -380,11 +381,12 @@ async def test_change_on_condition(accounts, boss, people):
     """With versions, only a user with one of them changes. Of two readers of one version the second is too late."""
     ann = people("ann").user_id
     old = await accounts.change(ann, {}, boss)
-    changes = [accounts.change(ann, {"first_name": name}, boss, {"x", old.version}) for name in ("A", "B")]
+    wanted = Preconditions(if_match=frozenset({'"x"', f'"{old.version}"'}))
+    changes = [accounts.change(ann, {"first_name": name}, boss, wanted) for name in ("A", "B")]
     outcomes = await asyncio.gather(*changes, return_exceptions=True)
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["PreconditionFailed", "User"]
     with pytest.raises(errors.PreconditionFailed):
-        await accounts.change(ann, {"first_name": "C"}, boss, set())
+        await accounts.change(ann, {"first_name": "C"}, boss, Preconditions(if_match=frozenset()))
 
 
 async def test_change_many(accounts, boss, people, sql):

@@ -3,12 +3,16 @@
 import pytest
 
 from att import errors
-from att.api import query_schemas, schemas
+from att.api import schemas
 from att.api.openapi.errors import error_responses
 from att.api.route import Route
 from att.core.permissions import Permission, Standing, Who, check
 
-ALWAYS = {500: ["internal error"], 503: ["busy", "database unavailable", "redis unavailable", "shutting down"]}
+ALWAYS = {
+    422: ["invalid input"],
+    500: ["internal error"],
+    503: ["busy", "database unavailable", "redis unavailable", "shutting down"],
+}
 GUARDED = {
     400: ["malformed"],
     401: ["not signed in"],
@@ -30,7 +34,7 @@ def codes(method, path, who, **shapes):
 
 
 def test_open_to_anyone():
-    """A route for anyone that reads nothing has only the errors of every route."""
+    """A route for anyone that reads nothing has only the errors of every route; its query may be wrong."""
     assert codes("GET", "/x", Who.ANYONE) == ALWAYS
 
 
@@ -58,24 +62,12 @@ def test_body():
         408: ["request timeout"],
         413: ["body too large"],
         415: ["unsupported media type"],
-        422: ["invalid input"],
     }
 
 
-def test_any_object():
-    """A body that may be any object has no members that could be wrong."""
-    found = codes("POST", "/x", Who.ANYONE, body=schemas.MessageIn, errors=(errors.NotAnObject,))
-    assert found[422] == ["not an object"]
-
-
-def test_key():
-    """A request that takes an idempotency key can have an invalid one."""
-    assert codes("POST", "/x", Who.ANYONE, takes_key=True)[422] == ["invalid input"]
-
-
-def test_query():
-    """A query can have the wrong shape."""
-    assert codes("GET", "/x", Who.ANYONE, query=query_schemas.PageQuery) == ALWAYS | {422: ["invalid input"]}
+def test_conditional():
+    """The precondition of a change of something with a version can fail."""
+    assert codes("PUT", "/x", Who.ANYONE, conditional=True) == ALWAYS | {412: ["precondition failed"]}
 
 
 def test_path():
@@ -86,12 +78,12 @@ def test_path():
 
 def test_own_errors():
     """The route's own errors are added, in order and once."""
-    own = (errors.LoginTaken, errors.LastAdministrator, errors.PreconditionFailed, errors.NoSuchUser)
+    own = (errors.LoginTaken, errors.LastAdministrator, errors.WrongPassword, errors.NoSuchUser)
     found = codes("PATCH", "/{user_id}", Who.SIGNED_IN, errors=own)
-    assert (found[404], found[409], found[412]) == (
+    assert (found[403], found[404], found[409]) == (
+        ["origin not allowed", "wrong password"],
         ["no such user"],
         ["last administrator", "login taken"],
-        ["precondition failed"],
     )
     assert list(found) == sorted(found)
 

@@ -9,7 +9,7 @@ from att import errors
 from att.api.openapi.errors import ErrorResponse, error_responses
 from att.api.openapi.json_schema import Json, Schemas, each_of, markdown
 from att.api.route import PATH_PARAMETERS, Route
-from att.api.schemas import SignedInOut, UserOut
+from att.api.schemas import GroupOut, RoleOut, SignedInOut, UserOut
 from att.core.names import KEY_PATTERN
 from att.core.permissions import Who
 from att.core.quotas import Quota
@@ -58,7 +58,7 @@ _PROBLEM: Json = {
 _HEADERS: dict[str, Json] = {
     "X-Request-ID": {"required": True, "description": "The id of the request.", "schema": _WORD},
     "Link": {"description": 'The following page (RFC 8288): `<…>; rel="next"`.', "schema": _WORD},
-    "ETag": {"description": "This version, for `If-Match`.", "schema": _WORD},
+    "ETag": {"description": "This version, for `If-Match` and `If-None-Match`.", "schema": _WORD},
     "Set-Cookie": {
         "description": f"The cookie `{COOKIE}`, and after sign-up and log-in `{DEVICE_COOKIE}`.",
         "schema": _WORD,
@@ -77,9 +77,17 @@ _KEY = {
 _IF_MATCH = {
     "name": "If-Match",
     "in": "header",
-    "description": "The `ETag` that was read: nothing is changed if it is no longer current.",
+    "description": "The `ETag` that was read: nothing is changed if it is no longer current. `*`: if it exists.",
     "schema": {"type": "string"},
 }
+_IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "The `ETag` that was read: nothing is sent if it is still current. With PUT, `*`: if it is new.",
+    "schema": {"type": "string"},
+}
+_NOT_MODIFIED = 304
+_VERSIONED = (UserOut, RoleOut, GroupOut)  # shapes of responses with an ETag
 
 
 def document(routes: Iterable[Route], version: str) -> Json:
@@ -119,15 +127,19 @@ def _operation(route: Route, schemas: Schemas) -> Json:
         "security": [] if route.who is Who.ANYONE else [{name: []} for name in SECURITY],
         "parameters": [*_path_parameters(route), *_query_parameters(route, schemas)],
     }
-    if errors.PreconditionFailed in route.errors:
+    if route.conditional:
         operation["parameters"].append(_IF_MATCH)
+    is_cached = route.method == "GET" and _has_version(route.responses.get(200))
+    if is_cached or (route.conditional and route.method == "PUT"):
+        operation["parameters"].append(_IF_NONE_MATCH)
     if route.takes_key:
         operation["parameters"].append(_KEY)
     if route.body is not None:
         content = schemas.content(route.body, "validation")
         operation["requestBody"] = {"required": route.is_body_required, "content": content}
     operation["responses"] = {
-        str(status): _response(status, response, schemas) for status, response in route.responses.items()
+        str(status): _response(status, response, schemas)
+        for status, response in {**route.responses, **({_NOT_MODIFIED: None} if is_cached else {})}.items()
     } | {
         str(status): {"$ref": f"#/components/responses/{_name(found)}"}
         for status, found in error_responses(route).items()
@@ -189,7 +201,7 @@ def _response(status: int, shape: Any, schemas: Schemas) -> Json:
     headers = ["X-Request-ID"]
     if any("next" in one.model_fields for one in each):
         headers.append("Link")
-    if UserOut in each:
+    if _has_version(shape):
         headers.append("ETag")
     if SignedInOut in each:
         headers.append("Set-Cookie")
@@ -198,6 +210,10 @@ def _response(status: int, shape: Any, schemas: Schemas) -> Json:
     if shape is not None:
         response["content"] = schemas.content(shape, "serialization")
     return response
+
+
+def _has_version(shape: Any) -> bool:
+    return not set(_VERSIONED).isdisjoint(each_of(shape))
 
 
 def _refer(headers: Iterable[str]) -> Json:

@@ -72,10 +72,9 @@ def _of_input(route: Route) -> Iterator[type[errors.AttError]]:
         yield from (errors.Malformed, errors.BodyTimeout)
     if route.body is not None:
         yield from (errors.NotJson, errors.WrongMediaType)
-    # A body that may be any object has no members that could be wrong.
-    has_members = route.body is not None and errors.NotAnObject not in route.errors
-    if route.query is not None or route.takes_key or has_members:
-        yield errors.InvalidInput
+    yield errors.InvalidInput  # at least for an unknown query parameter
+    if route.conditional:
+        yield errors.PreconditionFailed
 
 
 def _awaits_body(route: Route) -> bool:
