@@ -32,7 +32,7 @@ setup(
     package_dir={"att.db.migrations": "alembic", "att.db.migrations.versions": "alembic/versions"},
     package_data={"att": ["py.typed", "swagger_ui/*"], "att.db.migrations": ["script.py.mako"]},
     install_requires=[
-        "aiohttp>=3.14,<3.15",  # whose reader of frames att/websocket/frame_reader.py feeds
+        "aiohttp>=3.14.2,<3.15",  # whose reader of frames att/websocket/frame_reader.py feeds
         "aiopg>=1.4,<2",
         "alembic>=1.20,<2",
         "argon2-cffi>=25.1",

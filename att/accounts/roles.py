@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import BindParameter, any_, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import ARRAY, BindParameter, Text, Uuid, any_, bindparam, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from att.core.names import fold
@@ -78,6 +78,16 @@ FIND_TO_CHANGE = prepare(_find.with_for_update(key_share=True))
 FIND_TO_DELETE = prepare(_find.with_for_update())
 ADD_ROLE = prepare(insert(roles).values(**_values).returning(*_role))
 CHANGE_ROLE = prepare(update(roles).where(roles.c.id == bindparam("role_id")).values(**_values).returning(*_role))
+# Before a change of many roles: names that pass from one of them to another, whose uniqueness is checked at once.
+# No name begins with a space.
+FREE_NAMES = prepare(
+    update(roles)
+    .where(
+        roles.c.id == any_(bindparam("role_ids", type_=ARRAY(Uuid))),
+        roles.c.name_key == any_(bindparam("name_keys", type_=ARRAY(Text))),
+    )
+    .values(name_key=func.concat(" ", roles.c.id))
+)
 DELETE_ROLE = prepare(delete(roles).where(roles.c.id == bindparam("role_id")))
 OTHER_HOLDER = prepare(
     select(users.c.id).where(users.c.role_id == bindparam("role_id"), users.c.id != bindparam("actor_id")).limit(1)
@@ -178,17 +188,20 @@ class Roles:
             [role] = await self._change_all([change], actor, preconditions)
         return role
 
-    async def change_many(self, changes: Iterable[RoleChange], actor: Actor) -> list[Role]:
+    async def change_many(self, changes: Sequence[RoleChange], actor: Actor) -> list[Role]:
         """Return the changed roles in order. Raise as ``change``, and InvalidInput for a repeated role."""
         return await self._change_all(changes, actor, None)
 
     async def _change_all(
-        self, changes: Iterable[RoleChange], actor: Actor, preconditions: Preconditions | None
+        self, changes: Sequence[RoleChange], actor: Actor, preconditions: Preconditions | None
     ) -> list[Role]:
         changed: dict[UUID, Role] = {}
         renamed = []
         weakened = None
         async with self._change(actor) as (transaction, own):
+            renamed = {change.id: fold(change.name) for change in changes if change.name is not None}
+            if len(renamed) > 1:
+                await transaction.execute(FREE_NAMES, role_ids=[*renamed], name_keys=[*renamed.values()])
             for index, change in enumerate(changes):
                 if change.id in changed:
                     raise InvalidInput([FieldError(f"{index}.id", "is given twice")])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, Text, bindparam, delete, exists, func, select, update
+from sqlalchemy import ARRAY, Text, any_, bindparam, delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from att.accounts.locking import (
@@ -63,6 +63,13 @@ ADD_USER = prepare(
     upsert(users)
     .from_select([*_new], select(*_new.values()).where(_role_named).with_for_update(read=True, key_share=True))
     .on_conflict_do_nothing()
+)
+# Before a change of many users: logins that pass from one of them to another, whose uniqueness is checked at once.
+# No login begins with a space.
+FREE_LOGINS = prepare(
+    update(users)
+    .where(THESE_USERS, users.c.login_key == any_(bindparam("login_keys", type_=ARRAY(Text))))
+    .values(login_key=func.concat(" ", users.c.id))
 )
 # Changes no row if another user has the login. NULL keeps the current role, even if it was renamed meanwhile.
 _other = users.alias("other")
@@ -246,6 +253,7 @@ class Accounts:
             if actor.user_id in passwords.hashes and before[actor.user_id].password_hash != passwords.verified:
                 raise Busy  # the password has changed since it was verified
             changes = check_new_names(changes, {user_id: account.user for user_id, account in before.items()})
+            await _free_logins(transaction, changes, before)
             # Ordered by login key, as in _create.
             for index, change in sorted(changes, key=lambda numbered: fold(numbered[1].values.get("login", ""))):
                 with at_index(index):
@@ -364,6 +372,13 @@ async def _take_logins(transaction: Transaction, changes: Sequence[Numbered], be
     ]
     if renamed:
         await take_names(transaction, "users", renamed)
+
+
+async def _free_logins(transaction: Transaction, changes: Sequence[Numbered], before: Mapping[UUID, Account]) -> None:
+    keys = {change.user_id: fold(change.values["login"]) for _, change in changes if "login" in change.values}
+    renamed = [user_id for user_id, key in keys.items() if key != fold(before[user_id].user.login)]
+    if len(renamed) > 1:
+        await transaction.execute(FREE_LOGINS, user_ids=renamed, login_keys=[keys[user_id] for user_id in renamed])
 
 
 async def _write(transaction: Transaction, change: UserChange, account: Account, passwords: _NewPasswords) -> None:

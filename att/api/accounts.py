@@ -12,7 +12,7 @@ from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Who
 from att.http.client_info import client_of
 from att.http.context import REQUEST_ID, SESSION
-from att.http.credentials import COOKIE, DEVICE_COOKIE, set_device_cookie, set_session_cookie
+from att.http.credentials import delete_session_cookies, device_cookie, set_device_cookie, set_session_cookie
 from att.http.problems import problem_of
 from att.http.requests import read
 from att.sessions.store import SignIn, Verified
@@ -49,7 +49,7 @@ async def login(request: web.Request) -> web.Response:
     """Start a session."""
     credentials = await read(request, schemas.CredentialsIn)
     accounts, login, address = request.app[ACCOUNT_SERVICE], credentials.login, client_of(request).address
-    device = request.app[DEVICES].find(login, request.cookies.get(DEVICE_COOKIE, ""))
+    device = request.app[DEVICES].find(login, device_cookie(request))
     is_known = partial(accounts.is_signed_in_at, login, address)
     async with request.app[RATE_LIMITS].login_attempt(login, address, device, is_known):
         verified = await accounts.authenticate(login, credentials.password, address)
@@ -65,7 +65,7 @@ async def logout(request: web.Request) -> web.Response:
         # Even if the session may still exist: a user who logs out wants its sockets closed.
         request.app[SESSION_LISTENER].session_ended(session.id)
     response = web.Response(status=204)
-    response.del_cookie(COOKIE)
+    delete_session_cookies(request, response)
     return response
 
 
@@ -73,7 +73,7 @@ async def _sign_in(request: web.Request, login: str, verified: Verified) -> web.
     signed_in = await request.app[SESSIONS].create(verified, client_of(request))
     response = make_login_response(verified.user_id, signed_in)
     set_session_cookie(request, response, signed_in.token)
-    set_device_cookie(request, response, request.app[DEVICES].add(login, request.cookies.get(DEVICE_COOKIE, "")))
+    set_device_cookie(request, response, request.app[DEVICES].add(login, device_cookie(request)))
     return response
 
 

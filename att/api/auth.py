@@ -11,20 +11,23 @@ from att.core.names import parse_uuid
 from att.core.permissions import Actor, Permission, Permissions, check_covers, permits
 from att.http.client_info import client_of
 from att.http.context import REQUEST_ID, SESSION
-from att.http.credentials import COOKIE, SAFE_METHODS, bearer_token, check_origin
+from att.http.credentials import SAFE_METHODS, bearer_token, check_origin, session_cookies
 from att.sessions.store import Session
 
 
-async def identify(request: web.Request) -> Session:
-    """Return the session of the bearer token or the cookie. Raises NotSignedIn, or OriginNotAllowed for the cookie."""
+async def identify(request: web.Request, *, upgrades: bool = False) -> Session:
+    """Return the session of the bearer token or the cookie. Raises NotSignedIn, or OriginNotAllowed for the cookie.
+
+    ``upgrades`` is True for a WebSocket. Any other offer to upgrade, such as h2c, is ignored (RFC 9110, section 7.8).
+    """
     token = bearer_token(request)
     if token is None:
-        token = request.cookies.get(COOKIE)
-        if token and (request.method not in SAFE_METHODS or "Upgrade" in request.headers):
+        token = next(iter(session_cookies(request).values()), None)
+        if token and (request.method not in SAFE_METHODS or (upgrades and "Upgrade" in request.headers)):
             check_origin(request)
     session = await request.app[SESSIONS].find(token) if token else None
     if session is None:
-        raise errors.NotSignedIn
+        raise errors.NotSignedIn("The token is wrong, or its session has ended. Sign in at /login." if token else None)
     return session
 
 

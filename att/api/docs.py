@@ -10,6 +10,7 @@ from att.api.keys import DOCUMENT
 from att.api.route import File, Route
 from att.core.permissions import Who
 from att.errors import NotFound
+from att.http.client_info import path_prefix
 
 _PAGE = "index.html"
 MEDIA_TYPES = {
@@ -26,7 +27,10 @@ _CONTENT_SECURITY_POLICY = (
 
 async def openapi(request: web.Request) -> web.Response:
     """Return the OpenAPI document (OpenAPI 3.1)."""
-    return web.Response(body=request.app[DOCUMENT], content_type="application/json")
+    body, prefix = request.app[DOCUMENT], path_prefix(request)
+    if prefix:
+        body = b'{"servers": [{"url": "%b"}], %b' % (prefix.encode(), body[1:])
+    return web.Response(body=body, content_type="application/json")
 
 
 async def docs(_request: web.Request) -> web.Response:

@@ -12,6 +12,7 @@ from att.api.route import EXAMPLE_EPOCH, EXAMPLE_ID, EXAMPLE_TIME, Examples, Rou
 from att.core.permissions import Permission, Who
 from att.http.context import SESSION
 from att.http.requests import read_query
+from att.http.responses import link_to_next
 from att.protocol.messages import timestamp
 from att.realtime.event_log import LogEvent
 
@@ -30,7 +31,7 @@ async def group_events(request: web.Request) -> web.Response:
     follows = events[-1].seq if events and events[-1].seq < head else None
     response = _page(events if may_read_all else [*replay.visible_to(user_id)], follows, epoch)
     if follows is not None:
-        response.headers["Link"] = f'<{request.rel_url.update_query(after=follows)}>; rel="next"'
+        response.headers["Link"] = link_to_next(request, follows)
     return response
 
 

@@ -51,7 +51,7 @@ def guarded(route: Route) -> Handler:
 
 async def _admit(request: web.Request, route: Route) -> None:
     """Find out who asks, read the body, and check who may call the route."""
-    session = request[SESSION] = await identify(request)
+    session = request[SESSION] = await identify(request, upgrades=route.upgrades)
     await request.app[RATE_QUOTAS].take(Quota.REQUESTS, session.user_id)
     is_complete = request.content.is_eof()
     # Before the checks, since their results must still be true when the handler runs.

@@ -11,7 +11,7 @@ from att.api.keys import HUB, SESSION_LISTENER, SESSIONS
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Permission, Who
 from att.http.context import SESSION
-from att.http.credentials import COOKIE
+from att.http.credentials import delete_session_cookies
 from att.http.requests import read_query, read_window
 from att.http.responses import respond, respond_page
 from att.http.schemas import PageOut, PageQuery
@@ -58,7 +58,7 @@ async def end_session(request: web.Request) -> web.Response:
     request.app[SESSION_LISTENER].session_ended(session_id)
     response = web.Response(status=204)
     if session_id == request[SESSION].id:
-        response.del_cookie(COOKIE)
+        delete_session_cookies(request, response)
     return response
 
 

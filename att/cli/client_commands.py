@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -211,4 +212,4 @@ def _read_all() -> bytes:
         raise click.UsageError(f"there are more than {STDIN_LIMIT} bytes on the standard input")
     if not body.strip():
         raise click.UsageError(NO_INPUT)
-    return body
+    return body.removeprefix(BOM_UTF8)

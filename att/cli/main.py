@@ -86,11 +86,18 @@ def main() -> None:
     try:
         command.main(standalone_mode=False)
     except click.ClickException as error:
-        _fail(" ".join(error.format_message().split()), error.exit_code)
+        _fail(" ".join(error.format_message().split()) + _hint(error), error.exit_code)
     except AttError as error:
         _fail(error.why, 1)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", 130)
+
+
+def _hint(error: click.ClickException) -> str:
+    """Return where to read which options and commands there are, if one was used that does not exist."""
+    if not isinstance(error, click.UsageError) or isinstance(error, click.BadParameter) or error.ctx is None:
+        return ""
+    return f"{'' if error.message[-1] in '.?' else '.'} See '{error.ctx.command_path} --help'."
 
 
 def _fill_standard_streams() -> None:

@@ -13,6 +13,7 @@ from att.config.parsers import (
     parse_memory_budget,
     parse_origin,
     parse_path,
+    parse_path_prefix,
     parse_proxy,
     parse_rate,
     parse_redis_url,
@@ -39,7 +40,7 @@ class Parsed(click.ParamType[Any]):
         if not isinstance(value, str):
             return value
         try:
-            return self._parse(value)
+            return self._parse(value.rstrip("\r\n"))  # what comes from a file often ends with a newline
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -162,6 +163,13 @@ _OPTIONS = (
         multiple=True,
         help="A reverse proxy that sets X-Forwarded-For: its address or network, as in 10.0.0.0/8, or unix for one on"
         " our unix socket. May be given more than once; in ATT_TRUST_PROXY separated by spaces.",
+    ),
+    click.option(
+        "--path-prefix",
+        type=Parsed("prefix", parse_path_prefix),
+        default="/",
+        help="Path below which a reverse proxy serves the API, as in /api. The proxy removes it from what it passes on."
+        " X-Forwarded-Prefix of a --trust-proxy comes first.",
     ),
     click.option(
         "--admin-login",

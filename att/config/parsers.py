@@ -15,6 +15,7 @@ DURATION_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 SIZE_UNITS = {"b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 MAX_PORT = 65_535
+_ORIGIN_SCHEMES = "https?|capacitor|ionic|tauri"  # of browsers, and of the web views of apps
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 _COUNT, _SECONDS, _TEXT, _FLAG = r"[0-9]{1,5}", r"[0-9]{1,3}(?:\.[0-9]{1,3})?", r".+", "(?i:yes|no|true|false|1|0)"
 REDIS_QUERY = {  # parameters of a Redis URL with the form of their values; ssl_… only with rediss://
@@ -178,13 +179,22 @@ def parse_path(text: str) -> Path:
         raise ValueError(f"{text!r} is not a usable path: {error}") from error
 
 
+def parse_path_prefix(text: str) -> str:
+    """Return a path without a slash at its end, "" for the root. Raise ValueError that says what is wrong."""
+    prefix = text.removesuffix("/")
+    if not text or not re.fullmatch(r"(/[A-Za-z0-9._~%-]+)*", prefix):
+        raise ValueError(f"{text!r} is no path prefix; write it as in a URL, with a slash before it: /api")
+    return prefix
+
+
 def parse_origin(text: str) -> str:
-    """Read a web origin (RFC 6454) as a browser sends it. Raise ValueError that says what is wrong."""
-    match = re.fullmatch(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?", text.lower())
+    """Read an origin (RFC 6454) as a browser or a web view sends it. Raise ValueError that says what is wrong."""
+    form = rf"({_ORIGIN_SCHEMES})://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{{0,4}}))?"
+    match = re.fullmatch(form, text.lower())
     if not match or int(match[3] or 0) > MAX_PORT:
         raise ValueError(f"{text!r} is no origin; write scheme://host or scheme://host:port, as in https://app.example")
     scheme, host, port = match.groups()
-    return f"{scheme}://{host}" if port in (None, DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
+    return f"{scheme}://{host}" if port in (None, DEFAULT_PORTS.get(scheme)) else f"{scheme}://{host}:{port}"
 
 
 def parse_rate(text: str) -> Rate:

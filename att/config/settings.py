@@ -14,7 +14,7 @@ from att.core.process import available_memory
 
 
 class ListenAddress(NamedTuple):
-    """An address to listen on: a unix socket if it has a ``path``, else TCP; ``host`` None is every interface."""
+    """An address to listen on: a unix socket if it has a ``path``, else TCP; ``host`` None or :: is every interface."""
 
     host: str | None = "127.0.0.1"
     port: int = 8000
@@ -26,11 +26,16 @@ class ListenAddress(NamedTuple):
         host = self.host or ""
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
+    @property
+    def is_everywhere(self) -> bool:
+        """Return True for every interface. ``::`` is, since most systems let it accept IPv4, too."""
+        return self.path is None and self.host in (None, "::")
+
     def conflicts_with(self, other: "ListenAddress") -> bool:
         """Return True if the two addresses certainly conflict. Host names are not resolved."""
         if self.path is not None or other.path is not None:
             return self.path == other.path
-        is_one_host = self.host == other.host or None in (self.host, other.host)
+        is_one_host = self.host == other.host or self.is_everywhere or other.is_everywhere
         return is_one_host and self.port == other.port != 0
 
 
@@ -108,6 +113,7 @@ class Settings:
     address_failures: Rate = ADDRESS_FAILURES
     signups: Rate = SIGNUPS
     trust_proxy: frozenset[Proxy] = frozenset()
+    path_prefix: str = ""
     admin_login: str | None = None
     admin_password: str | None = field(default=None, repr=False)
     drain_time: timedelta = DRAIN_TIME

@@ -61,7 +61,8 @@ async def _listeners(address: ListenAddress) -> list[socket.socket]:
 
 async def _tcp_sockets(address: ListenAddress, backlog: int | None = None) -> list[socket.socket]:
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    host = None if address.is_everywhere else address.host
+    found = await loop.getaddrinfo(host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[socket.socket] = []
     absent: OSError | None = None
     try:

@@ -1,15 +1,18 @@
 """Information about the client of a request, from its connection and headers."""
 
+from contextlib import suppress
 from functools import lru_cache
 
 from aiohttp import web
 from multidict import istr
 
+from att.config.parsers import parse_path_prefix
 from att.core.client_address import Proxy, client_address, is_trusted, parse_address
 from att.http.context import SETTINGS
 from att.sessions.store import ClientInfo
 
 FORWARDED_PROTO = istr("X-Forwarded-Proto")
+FORWARDED_PREFIX = istr("X-Forwarded-Prefix")
 _USER_AGENT_LENGTH = 512  # characters of User-Agent that are stored
 
 
@@ -28,6 +31,16 @@ def is_https(request: web.Request) -> bool:
     if scheme is None or not _is_proxy(request.remote, request.app[SETTINGS].trust_proxy):
         return False
     return scheme.partition(",")[0].strip().lower() == "https"
+
+
+def path_prefix(request: web.Request) -> str:
+    """Return the path below which a proxy serves the API: as a trusted one says, else the setting. "" is the root."""
+    settings = request.app[SETTINGS]
+    given = request.headers.get(FORWARDED_PREFIX)
+    if given is not None and _is_proxy(request.remote, settings.trust_proxy):
+        with suppress(ValueError):
+            return parse_path_prefix(given.partition(",")[0].strip())
+    return settings.path_prefix
 
 
 @lru_cache(maxsize=1024)

@@ -9,6 +9,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from att.http.context import SETTINGS
+from att.http.credentials import origin_of
 
 REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-Request-ID"
 ANSWER_HEADERS = "ETag, Link, Location, Retry-After, X-Request-ID"
@@ -21,10 +22,9 @@ def share(request: web.Request, headers: CIMultiDict[str]) -> bool:
     if not allowed:
         return False
     headers.add(hdrs.VARY, hdrs.ORIGIN)
-    origin = request.headers.get(hdrs.ORIGIN)
-    if origin not in allowed:
+    if origin_of(request) not in allowed:
         return False
-    headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+    headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request.headers[hdrs.ORIGIN]
     headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
     headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = ANSWER_HEADERS
     return True
@@ -32,7 +32,7 @@ def share(request: web.Request, headers: CIMultiDict[str]) -> bool:
 
 def preflight(request: web.Request, methods: str) -> Mapping[str, str]:
     """Return the headers of the response to a preflight from an allowed origin, else none."""
-    is_allowed = request.headers.get(hdrs.ORIGIN) in request.app[SETTINGS].allow_origin
+    is_allowed = origin_of(request) in request.app[SETTINGS].allow_origin
     if not is_allowed or hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
         return {}
     return {

@@ -14,7 +14,7 @@ from att.http.access_log import REQUEST_LOG
 from att.http.client_info import is_https
 from att.http.context import READINESS, REQUEST_ID, SESSION
 from att.http.cors import share
-from att.http.credentials import COOKIE, bearer_token, set_session_cookie
+from att.http.credentials import bearer_token, session_cookies, set_session_cookie
 from att.http.problems import problem, problem_of, problem_of_http
 from att.http.security_headers import add_security_headers
 
@@ -59,7 +59,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         response.force_close()
         headers["Connection"] = "close"
     session = request.get(SESSION)
-    if session is not None and session.slid and COOKIE not in response.cookies and bearer_token(request) is None:
+    if session is not None and session.slid and not response.cookies and bearer_token(request) is None:
         # The session was extended, so the cookie must be, too. The response's own cookies are already written.
-        set_session_cookie(request, response, request.cookies[COOKIE])
-        response.headers.add("Set-Cookie", response.cookies[COOKIE].OutputString())
+        name = set_session_cookie(request, response, next(iter(session_cookies(request).values())))
+        response.headers.add("Set-Cookie", response.cookies[name].OutputString())

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from codecs import BOM_UTF8
 from itertools import islice
 from typing import Any, TypeVar, get_args
 
@@ -28,8 +29,11 @@ QueryShape = TypeVar("QueryShape", bound=QueryModel)
 
 
 async def read_body(request: web.Request) -> bytes:
-    """Read a body of type JSON, or an empty one. Raises WrongMediaType, and the errors of ``load_body``."""
-    body = await load_body(request)
+    """Read a body of type JSON, or an empty one, without a byte order mark (RFC 8259, section 8.1).
+
+    Raises WrongMediaType, and the errors of ``load_body``.
+    """
+    body = (await load_body(request)).removeprefix(BOM_UTF8)
     if body and not _JSON_TYPE.fullmatch(request.content_type):
         raise errors.WrongMediaType
     return body

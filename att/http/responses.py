@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from att.core.pagination import Page
 from att.core.preconditions import Preconditions
 from att.errors import PreconditionFailed
+from att.http.client_info import path_prefix
 from att.http.schemas import PageOut, ResponseModel
 
 
@@ -37,5 +38,10 @@ def respond_page(request: web.Request, page: Page[Any], shape: type[ResponseMode
     """Return a page of these shapes, with a Link (RFC 8288) to the following one."""
     response = respond(PageOut[shape].model_validate(page, from_attributes=True))  # type: ignore[valid-type]
     if page.next is not None:
-        response.headers["Link"] = f'<{request.rel_url.update_query(after=page.next)}>; rel="next"'
+        response.headers["Link"] = link_to_next(request, page.next)
     return response
+
+
+def link_to_next(request: web.Request, after: str | int) -> str:
+    """Return the Link to the page of the same list after that position, as the client addresses it."""
+    return f'<{path_prefix(request)}{request.rel_url.update_query(after=after)}>; rel="next"'

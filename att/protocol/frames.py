@@ -7,6 +7,7 @@ from typing import Self
 _FINAL_TEXT = 0x81
 _CLOSE, _PING, _PONG = 0x88, 0x89, 0x8A
 _LENGTH_16, _LENGTH_64 = 126, 127
+_REGISTERED = frozenset({0, *range(1000, 1004), *range(1007, 1015)})
 
 
 class CloseCode(IntEnum):
@@ -39,6 +40,11 @@ def text_frame(payload: bytes) -> bytes:
     else:
         header = struct.pack("!BBQ", _FINAL_TEXT, _LENGTH_64, length)
     return header + payload
+
+
+def is_close_code(code: int) -> bool:
+    """Return True if a close frame may have this code; 0 stands for none (RFC 6455, sections 7.4.1 and 7.4.2)."""
+    return code in _REGISTERED or 3000 <= code < 5000
 
 
 PING_FRAME = bytes((_PING, 0))

@@ -3,6 +3,7 @@
 The bytes of ``data`` are never changed: a broadcast is cut out of the client's frame, and put into the server's frames.
 """
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, NamedTuple, Protocol, TypeVar, cast
@@ -160,7 +161,7 @@ _DECODER: Decoder[_Resume | _Broadcast | Ping] = Decoder(_Resume | _Broadcast | 
 def parse(text: str | bytes) -> Resume | Broadcast | Ping:
     """Parse a frame of the client. Raise ProtocolError if att.v1 has no such frame."""
     try:
-        frame = _DECODER.decode(text)
+        frame = _DECODER.decode(text.removeprefix("\ufeff") if isinstance(text, str) else text.removeprefix(BOM_UTF8))
     except UnicodeError:
         raise ProtocolError("the frame is not UTF-8") from None
     except RecursionError:

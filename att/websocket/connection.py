@@ -14,7 +14,7 @@ from att.errors import Unavailable
 from att.http.access_log import OnClose
 from att.http.bodies import BODY_LIMIT
 from att.http.connections import ClientQuota
-from att.protocol.frames import PING_FRAME, CloseCode, pong_frame
+from att.protocol.frames import PING_FRAME, CloseCode, is_close_code, pong_frame
 from att.realtime.registry import Dialect
 from att.sessions.store import Session, SessionStore
 from att.websocket.frame_reader import FrameReader
@@ -92,7 +92,10 @@ class WebSocketConnection(FrameReader):
 
     def _on_message(self, message: WSMessage) -> None:
         if message.type is WSMsgType.CLOSE:
-            self._on_close_frame(message.data)
+            if is_close_code(message.data):
+                self._on_close_frame(message.data)
+            else:
+                self._on_read_error(WebSocketError(WSCloseCode.PROTOCOL_ERROR, "no such close code"))
         elif self._close_code is not None or self._handler is None:
             return  # messages after the close are ignored
         elif message.type is WSMsgType.PING:

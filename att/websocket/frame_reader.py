@@ -3,14 +3,15 @@
 import asyncio
 from typing import Any
 
-from aiohttp import WSMessage
+from aiohttp import WSCloseCode, WSMessage
 from aiohttp._websocket.reader import WebSocketDataQueue  # the reader requires this class, which is not public
-from aiohttp.http import WebSocketReader
+from aiohttp.http import WebSocketError, WebSocketReader
 
 from att.core.memory import MemoryBudget
 from att.core.pace import ARRIVAL_TIMEOUT, PACE_TIME, Pace
 from att.protocol.frames import CloseCode
 from att.websocket.frame_writer import FrameWriter
+from att.websocket.masks import MaskScanner
 
 _FINAL, _CONTROL, _LENGTH_16, _MASK_SIZE = 0x80, 0x08, 126, 4  # of a frame (RFC 6455, section 5.2)
 TURN = 16 * 1024  # bytes of one peer that are read before other peers have their turn
@@ -85,11 +86,12 @@ class FrameReader(FrameWriter):
     A message must arrive at a minimum pace, and what has come of it counts against the budget of memory.
     """
 
-    __slots__ = ("_arrival", "_is_paused", "_pace", "_reader", "_rest", "_turn", "_unfinished", "_unread")
+    __slots__ = ("_arrival", "_is_paused", "_masks", "_pace", "_reader", "_rest", "_turn", "_unfinished", "_unread")
 
     def __init__(self, limit: int, memory: MemoryBudget) -> None:
         super().__init__(limit, memory)
         self._reader: WebSocketReader | None = None  # None before ``_start_reading`` and after an error
+        self._masks = MaskScanner()
         self._rest = b""
         self._turn: asyncio.Handle | None = None
         self._is_paused = False
@@ -163,11 +165,14 @@ class FrameReader(FrameWriter):
             self._transport.resume_reading()
 
     def _read(self, reader: WebSocketReader, data: bytes) -> None:
-        reader.feed_data(data)
+        unmasked = self._masks.find_unmasked(data)
+        reader.feed_data(data[:unmasked])
         messages, error = _found.take()
         self._unfinished.feed(data)
         for message in messages:
             self._on_message(message)
+        if unmasked is not None:
+            error = error or WebSocketError(WSCloseCode.PROTOCOL_ERROR, "a frame has no mask")
         if error is not None:
             self._stop_reading()
             self._on_read_error(error)

@@ -46,13 +46,16 @@ async def test_tcp(listen, host):
     assert len({listener.getsockname()[0] for listener in listeners}) == len(listeners)
 
 
-async def test_every_interface(listen):
+@pytest.mark.parametrize("host", [None, "::"])
+async def test_every_interface(listen, host):
     """IPv4 and IPv6 have a listener each, at one port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    listeners = await listen(None, port)
+    listeners = await listen(host, port)
     assert {listener.getsockname()[1] for listener in listeners} == {port}
+    with socket.socket() as caller:
+        assert caller.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def test_address_in_use(listen):

@@ -20,7 +20,7 @@ from att.api.keys import ACCOUNT_SERVICE
 from att.app import create_app
 from att.config.settings import Settings
 from att.http.bodies import BODY_LIMIT
-from att.http.credentials import COOKIE, DEVICE_COOKIE
+from att.http.credentials import COOKIE, DEVICE_COOKIE, HOST_COOKIE
 from att.http.status_codes import phrase_of
 
 ALLOWED = "https://app.example"
@@ -345,7 +345,7 @@ NOT_JSON = {
     "UTF-16": json.dumps(ACCOUNT).encode("utf-16"),
     "UTF-16 without a mark": json.dumps(ACCOUNT).encode("utf-16-le"),
     "UTF-32": json.dumps(ACCOUNT).encode("utf-32"),
-    "byte order mark": b"\xef\xbb\xbf" + json.dumps(ACCOUNT).encode(),
+    "two byte order marks": b"\xef\xbb\xbf" * 2 + json.dumps(ACCOUNT).encode(),
     "Latin-1": b'{"login": "zo\xeb"}',
     "overlong UTF-8": b'{"login": "\xc0\xaf"}',
     "surrogate in UTF-8": b'{"login": "\xed\xa0\x80"}',
@@ -408,7 +408,15 @@ async def test_cookie_under_https(settings, aiohttp_client, tmp_path: Path):
     client = await aiohttp_client(server, connector=TCPConnector(ssl=False))
     response = await client.post("/signup", json=ACCOUNT)
     assert response.status == 201
+    cookie = response.cookies[HOST_COOKIE]
+    assert (cookie["secure"], cookie["path"], cookie["domain"]) == (True, "/", "")
+    assert {*response.cookies} == {HOST_COOKIE, f"__Host-{DEVICE_COOKIE}"}
     assert all(cookie["secure"] is True for cookie in response.cookies.values())
+    assert (await client.get("/users/me")).status == 200
+    signed_out = await client.post("/logout", headers={SITE: "same-origin"})
+    assert signed_out.status == 204
+    assert (signed_out.cookies[HOST_COOKIE]["secure"], signed_out.cookies[HOST_COOKIE]["path"]) == (True, "/")
+    assert (await client.get("/users/me")).status == 401
 
 
 async def test_browser(settings, aiohttp_client):
@@ -539,8 +547,6 @@ async def test_other_credentials(client, ann):
         "",
         "Bearer",
         "Bearer ",
-        f"Basic {token}",
-        "Basic YW5uOmNvcnJlY3QgaG9yc2U=",
         f"Token {token}",
         f"Bearer:{token}",
         f"Bearer,{token}",
@@ -565,6 +571,103 @@ async def test_other_credentials(client, ann):
         response = await client.get(f"/users/{ann.id}/groups", headers=headers)
         assert await refusal(response) == (401, "not signed in"), value
         assert await upgrade(client, ann, headers) == 401, value
+
+
+async def test_credentials_for_a_proxy(client, ann):
+    """A proxy's own credentials, which a browser sends by itself, are none of ours; the cookie counts beside them."""
+    for value in ("Basic YW5uOmNvcnJlY3QgaG9yc2U=", "basic x", "Negotiate YII=", 'Digest username="ann"', "NTLM TlRM"):
+        headers = {"Authorization": value}
+        response = await client.get(f"/users/{ann.id}/groups", headers=headers | with_cookie(ann, {}))
+        assert response.status == 200, value
+        assert await upgrade(client, ann, headers | with_cookie(ann, {SITE: "same-origin"})) == 101
+        assert (await client.get(f"/users/{ann.id}/groups", headers=headers)).status == 401
+        foreign = headers | with_cookie(ann, {SITE: "cross-site"})
+        assert await refusal(await client.post("/groups", json={"name": "x"}, headers=foreign)) == (
+            403,
+            "origin not allowed",
+        )
+
+
+async def test_why_not_signed_in(client, ann):
+    """The detail says whether there was no token, or a wrong one."""
+    details = [
+        (await (await client.get("/users/me", headers=headers)).json())["detail"]
+        for headers in ({}, {"Authorization": "Bearer x"}, {"Cookie": f"{COOKIE}=x"})
+    ]
+    assert details[0].startswith("Sign in at /login and send the token")
+    assert details[1] == details[2] == "The token is wrong, or its session has ended. Sign in at /login."
+
+
+async def test_several_cookie_lines(client, ann):
+    """Several lines are one list (RFC 6265bis, section 5.6.3); of one name the first counts, and __Host- before all."""
+    path, own = f"/users/{ann.id}/groups", f"{COOKIE}={ann.token}"
+    for lines, status in (
+        (["theme=dark", own], 200),
+        ([own, "theme=dark"], 200),
+        (["a=1; b=2", f"c=3; {own}; d"], 200),
+        ([own, f"{COOKIE}=x"], 200),
+        ([f"{COOKIE}=x", own], 401),
+        ([f"{COOKIE}=x", f"{HOST_COOKIE}={ann.token}"], 200),
+        ([own, f"{HOST_COOKIE}=x"], 401),
+        ([f'{COOKIE}="{ann.token}"'], 200),
+        ([f"x{own}"], 401),
+    ):
+        response = await client.get(path, headers=[("Cookie", line) for line in lines])
+        assert response.status == status, lines
+
+
+async def test_offer_to_upgrade(client, ann):
+    """Another offer to upgrade is ignored (RFC 9110, section 7.8): by cookie, with a body, and on what follows."""
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQAAP__"}
+    for headers in (offer, offer | {"Upgrade": "websocket"}):
+        response = await client.get(f"/users/{ann.id}/groups", headers=headers | with_cookie(ann, {}))
+        assert response.status == 200
+    head = (
+        f"POST /groups HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ann.token}\r\nConnection: Upgrade\r\n"
+        "Upgrade: h2c\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n"
+    )
+    again = f"GET /users/me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ann.token}\r\nConnection: close\r\n\r\n"
+    reader, writer = await asyncio.open_connection(client.server.host, client.server.port)
+    for request, end in ((head.encode() + b'{"name":"tea"}', b'"owner"}'), (again.encode(), b'"active": true}')):
+        writer.write(request)
+        assert b"HTTP/1.1 2" in await asyncio.wait_for(reader.readuntil(end), 5)
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "may"),
+    [
+        ("ex.com:443", "https://ex.com", True),
+        ("ex.com", "https://ex.com:443", True),
+        ("EX.com:443", "https://ex.com:443", True),
+        ("ex.com:80", "http://ex.com", True),
+        ("[::1]:443", "https://[::1]", True),
+        ("ex.com:443", "http://ex.com", False),
+        ("ex.com:80", "https://ex.com", False),
+        ("ex.com:8443", "https://ex.com", False),
+        ("ex.com", "tauri://ex.com", False),
+        ("x", ALLOWED + ":443", True),
+        ("x", ALLOWED + ":80", False),
+    ],
+)
+async def test_default_port(client, ann, host, origin, may):
+    """An origin with the default port of its scheme is the one without it (RFC 6454, section 4)."""
+    headers = with_cookie(ann, {"Origin": origin}) | {"Host": host}
+    response = await client.post("/groups", json={"name": "tea"}, headers=headers)
+    assert response.status == (201 if may else 403)
+
+
+async def test_byte_order_mark(client, ann):
+    """JSON may begin with a byte order mark (RFC 8259, section 8.1); it is not passed on."""
+    await ann.make_group("tea")
+    socket = await ann.listen()
+    for path, body in (("/groups", b'{"name": "milk"}'), ("/broadcast/tea", b'{"a":  1}')):
+        response = await ann.request("POST", path, data=b"\xef\xbb\xbf" + body, headers=JSON)
+        assert response.status < 300
+    response = await ann.request("PUT", f"/groups/tea/members/{ann.id}", data=b"\xef\xbb\xbf", headers=JSON)
+    assert response.status == 200
+    assert (await socket.receive_str()) == '{"a":  1}'
+    await socket.close()
 
 
 async def test_malformed_cookies(client, ann):
@@ -601,7 +704,7 @@ async def test_secure_cookie(client, headers, is_secure):
     """The cookie is secure when the browser uses https, also through a proxy."""
     response = await client.post("/signup", json={"login": "ben", "password": PASSWORD}, headers=headers)
     assert response.status == 201
-    assert bool(response.cookies[COOKIE]["secure"]) is is_secure
+    assert response.cookies[HOST_COOKIE if is_secure else COOKIE]["secure"] == (is_secure or "")
 
 
 async def test_permission_is_checked_after_the_body(client, sign_up):

@@ -372,6 +372,28 @@ async def test_change_many(ann, boss):
     assert len({change["request_id"] for change in found}) == 1
 
 
+async def test_swap_logins(ann, boss):
+    """One change of many may pass logins on in any order, whatever their alphabet, also round in a circle."""
+    await ask(boss, "POST", body=[{"login": login} for login in ("Ωmega", "b", "c")])
+    users = (await ask(boss, "GET", "/users?sort=login"))[1]["items"]
+    ids = {user["login"]: user["id"] for user in users}
+
+    async def rename(**logins):
+        return await boss.request("PATCH", "/users", json=[{"id": ids[o], "login": n} for o, n in logins.items()])
+
+    for names in ({"ann": "boss", "boss": "ann"}, {"b": "c", "c": "B"}, {"c": "Ωmega", "Ωmega": "ann", "ann": "c"}):
+        response = await rename(**names)
+        assert response.status == 200, await response.text()
+        assert [user["login"] for user in (await response.json())["items"]] == [*names.values()]
+        back = [{"id": ids[name], "login": name} for name in names]
+        assert (await boss.request("PATCH", "/users", json=back)).status == 200
+    # Passed on in a row, from the last to the first and the other way round.
+    assert (await rename(b="c", c="d")).status == 200
+    assert (await rename(c="b", b="a")).status == 200
+    assert (await (await rename(ann="boss", b="x")).json())["error"] == "login taken"
+    assert [change["new"] for change in await recorded(boss) if "login_key" in str(change)] == []
+
+
 async def recorded(boss):
     """Return every change of a user by a signed-in user from the history."""
     changes, path = [], "/history?table=users&operation=UPDATE&limit=200"

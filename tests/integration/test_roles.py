@@ -185,6 +185,17 @@ BAD_INPUT = [
 ]
 
 
+async def test_swap_names(root):
+    """One change of many may pass names on in any order, also round in a circle."""
+    ids = [await make(root, name) for name in ("A", "B", "Ω")]
+    for names in (["B", "A", "Ω"], ["Ω", "B", "A"], ["a", "Ω", "B"], ["B", "a", "Ω"]):
+        body = [{"id": role_id, "name": name} for role_id, name in zip(ids, names, strict=True)]
+        status, changed = await ask(root, "PATCH", "/roles", json=body)
+        assert (status, [role["name"] for role in changed["items"]]) == (200, names)
+    body = [{"id": ids[0], "name": "Admin"}, {"id": ids[1], "name": "B"}]
+    assert await outcome(root, "PATCH", "/roles", json=body) == (409, "role name taken", 0)
+
+
 async def test_bad_input(root, ids):
     """Invalid input is a 422 that names the member."""
     for method, path, body, says in BAD_INPUT:

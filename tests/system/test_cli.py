@@ -77,7 +77,7 @@ def one_line(result, *words):
         ("--data-dir", "", "give the path"),
         ("--data-dir", "~nobody-of-this-name/x", "is not a usable path"),
         ("--db-url", "postgresql://me@\udcff/db", "not understood"),
-        ("--nonsense", "", "No such option"),
+        ("--nonsense", "", "No such option '--nonsense'. See 'att-server --help'."),
         ("--redis-url", "redis://me:hush@host/?nope=hush", "the parameter 'nope' is not known"),
         ("--admin-login", " x", "must not begin or end with a space"),
         ("--admin-password", "hush!", "must have at least 6 characters"),

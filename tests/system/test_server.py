@@ -227,7 +227,7 @@ async def test_tls(start, tmp_path):
     async with server.client() as client, contextlib.AsyncExitStack() as stack:
         async with client.post("/signup", json={"login": "ann", "password": PASSWORD}) as response:
             answer = await response.json()
-            cookie = response.cookies["att_session"]
+            cookie = response.cookies["__Host-att_session"]
             assert cookie["secure"]
             assert cookie["httponly"]
         signed_in = {"Authorization": f"Bearer {answer['token']}"}

@@ -71,3 +71,9 @@ def test_it_migrates(unpacked, empty_db_url, empty_postgresql):
 def test_its_command_is_called_att_server(unpacked):
     [entry_points] = unpacked.glob("*.dist-info/entry_points.txt")
     assert "att-server = att.__main__:main" in entry_points.read_text()
+
+
+def test_it_needs_an_aiohttp_without_known_faults(unpacked):
+    """An older one reads requests in ways that were attacked, and that the tests of this one do not know."""
+    [metadata] = unpacked.glob("*.dist-info/METADATA")
+    assert "Requires-Dist: aiohttp<3.15,>=3.14.2\n" in metadata.read_text()

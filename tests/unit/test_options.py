@@ -45,6 +45,22 @@ def test_settings_from_the_environment(monkeypatch):
     )
 
 
+def test_newline_at_the_end(monkeypatch):
+    """A value that was read from a file may end with a newline; nobody could type one in a password."""
+    monkeypatch.setenv("ATT_DB_URL", "postgresql://me@localhost/mine\n")
+    monkeypatch.setenv("ATT_REDIS_URL", "redis://localhost\r\n")
+    monkeypatch.setenv("ATT_LISTEN", ":80\n")
+    monkeypatch.setenv("ATT_ADMIN_LOGIN", "root\n")
+    monkeypatch.setenv("ATT_ADMIN_PASSWORD", "correct horse\n")
+    assert settings_from_environment() == Settings(
+        db_url="postgresql://me@localhost/mine",
+        redis_url="redis://localhost",
+        listen=ListenAddress(None, 80),
+        admin_login="root",
+        admin_password="correct horse",
+    )
+
+
 def test_another_program_has_its_own_address(monkeypatch):
     """Ours is not listened at there, and may be that of the figures."""
     monkeypatch.setenv("ATT_ADMIN_LISTEN", str(Settings().listen))

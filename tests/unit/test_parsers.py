@@ -15,6 +15,7 @@ from att.config.parsers import (
     parse_duration,
     parse_listen,
     parse_origin,
+    parse_path_prefix,
     parse_proxy,
     parse_rate,
     parse_redis_url,
@@ -189,6 +190,9 @@ def test_no_count(text):
         ("https://app.example:8443", "https://app.example:8443"),
         ("http://[::1]:3000", "http://[::1]:3000"),
         ("https://[::1]:443", "https://[::1]"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("ionic://localhost", "ionic://localhost"),
+        ("tauri://localhost", "tauri://localhost"),
     ],
 )
 def test_origin(text, origin):
@@ -208,6 +212,8 @@ def test_origin(text, origin):
         "https://",
         "https://:443",
         "ftp://app.example",
+        "wss://app.example",
+        "capacitor://",
         "file:///etc/passwd",
         "https://app.example/",
         "https://app.example/path",
@@ -356,11 +362,30 @@ def test_no_query_of_a_redis_url(url, says):
 
 
 @pytest.mark.parametrize(
+    ("text", "prefix"), [("/", ""), ("/api", "/api"), ("/api/", "/api"), ("/a-b/c.d_e~%20", "/a-b/c.d_e~%20")]
+)
+def test_path_prefix(text, prefix):
+    """A prefix has no slash at its end; that of the root is empty."""
+    assert parse_path_prefix(text) == prefix
+
+
+@pytest.mark.parametrize(
+    "text", ["", "api", "//api", "/api//", "/a b", "/api?q", "/api#f", "/api;Path=/", "https://x", "/a\n"]
+)
+def test_no_path_prefix(text):
+    """What is no path, or would be another host's, is refused."""
+    with pytest.raises(ValueError, match="is no path prefix"):
+        parse_path_prefix(text)
+
+
+@pytest.mark.parametrize(
     ("one", "other", "is_so"),
     [
         ("127.0.0.1:8000", "127.0.0.1:8000", True),
         (":8000", "127.0.0.1:8000", True),
         ("[::1]:8000", ":8000", True),
+        ("[::]:8000", "127.0.0.1:8000", True),
+        ("[::]:8000", "unix:/run/t", False),
         ("unix:/run/s", "unix:/run/s", True),
         ("127.0.0.1:8000", "127.0.0.1:8001", False),
         ("127.0.0.1:8000", "127.0.0.2:8000", False),

@@ -194,7 +194,7 @@ REFUSED = [
     ("nonsense", "malformed"),
     ('{"type":"ping"', "truncated"),
     ('{"type":"ping"} {"type":"ping"}', "trailing"),
-    ('\ufeff{"type":"ping"}', "malformed"),
+    ('\ufeff\ufeff{"type":"ping"}', "malformed"),
     ("[]", "Expected `object`"),
     ('"ping"', "Expected `object`"),
     ("[" * DEEP, "Expected `object`"),
@@ -314,6 +314,12 @@ def test_lone_surrogate():
     """Text that has no UTF-8 is refused, not a fault of ours."""
     with pytest.raises(ProtocolError, match="the frame is not UTF-8"):
         parse('{"type":"\ud800"}')
+
+
+def test_byte_order_mark():
+    """A frame may begin with a byte order mark, as JSON may (RFC 8259, section 8.1)."""
+    for text in ('\ufeff{"type":"ping"}', b'\xef\xbb\xbf{"type":"ping"}'):
+        assert parse(text) == parse('{"type":"ping"}')
 
 
 def test_resume_limit():

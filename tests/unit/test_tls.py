@@ -23,11 +23,14 @@ def files(tmp_path):
 
 
 def test_protocols(files):
-    """The context allows TLS 1.2 or later, and HTTP/1.1."""
+    """The context allows TLS 1.2 or later, with forward secrecy and without CBC."""
     context = Certificate(*files).context
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.verify_mode == ssl.CERT_NONE
-    assert not any("RC4" in cipher["name"] or "NULL" in cipher["name"] for cipher in context.get_ciphers())
+    ciphers = context.get_ciphers()
+    assert {cipher["protocol"] for cipher in ciphers} == {"TLSv1.3", "TLSv1.2"}
+    assert all(cipher["aead"] for cipher in ciphers)
+    assert all(cipher["kea"] in ("kx-any", "kx-ecdhe") for cipher in ciphers)
 
 
 @pytest.mark.parametrize(

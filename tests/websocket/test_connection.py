@@ -287,7 +287,20 @@ async def test_the_peer_closes(open_socket):
     assert not peer.socket.send(b"late")
 
 
-@pytest.mark.parametrize(("wrong", "code"), [(b"\xff" * 50, 1002), (b"\x81\xfe\xff\xff" + MASK, 1009)])
+def closing(code):
+    return b"\x88\x82" + MASK + code.to_bytes(2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        (b"\xff" * 50, 1002),
+        (b"\x81\xfe\xff\xff" + MASK, 1009),
+        (b"\x81\x05naked", 1002),
+        (b"\x88\x00", 1002),
+        *[(closing(code), 1002) for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535)],
+    ],
+)
 async def test_malformed_frames(open_socket, wrong, code):
     """The peer gets the close code, also when it goes on sending; the connection is not just cut."""
     peer = await open_socket()
@@ -301,6 +314,15 @@ async def test_malformed_frames(open_socket, wrong, code):
     assert peer.handler.messages == ["before"]
     peer.writer.close()
     await peer.until(lambda: peer.handler.ends)
+
+
+@pytest.mark.parametrize("code", [1000, 1003, 1007, 1014, 3000, 4999])
+async def test_close_codes(open_socket, code):
+    """A code that is registered, or meant for programs, comes back."""
+    peer = await open_socket()
+    peer.writer.write(closing(code))
+    await peer.reads(close_frame(code))
+    await peer.reads_the_end()
 
 
 async def test_malformed_frames_after_the_close(open_socket):

@@ -14,7 +14,7 @@ from att.core.names import KEY_PATTERN
 from att.core.permissions import Who
 from att.core.quotas import Quota
 from att.http.bodies import BODY_LIMIT
-from att.http.credentials import COOKIE, DEVICE_COOKIE
+from att.http.credentials import COOKIE, DEVICE_COOKIE, HOST_COOKIE
 from att.http.requests import IDEMPOTENCY_KEY
 from att.http.status_codes import phrase_of
 
@@ -22,8 +22,8 @@ ABOUT = f"""\
 Accounts, groups and broadcasts.
 
 Sign in at `/login`, here with *Try it out*, and send the token as `Authorization: Bearer <token>`. The cookie
-`{COOKIE}` signs a browser in, too; requests that change something must then come from a page of this server or of an
-origin that it allows.
+`{HOST_COOKIE}` (over http `{COOKIE}`) signs a browser in, too; requests that change something must
+then come from a page of this server or of an origin that it allows.
 
 Bodies are JSON of at most {BODY_LIMIT // 1024} KiB. Errors are problems (RFC 9457): compare `error`, which is stable;
 `detail` is for people. Lists come in pages: send `next` of a page as `after` to get the following one. Every
@@ -31,7 +31,12 @@ response has `X-Request-ID`: your own, if you send one.
 """
 SECURITY = {
     "token": {"type": "http", "scheme": "bearer", "description": "The token from sign-up or log-in."},
-    "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "Set by sign-up and log-in."},
+    "cookie": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": HOST_COOKIE,
+        "description": f"Set by sign-up and log-in. Over http, and below a path prefix, it is `{COOKIE}`.",
+    },
 }
 
 _WORD = {"type": "string", "minLength": 1}
@@ -60,7 +65,7 @@ _HEADERS: dict[str, Json] = {
     "Link": {"description": 'The following page (RFC 8288): `<…>; rel="next"`.', "schema": _WORD},
     "ETag": {"description": "This version, for `If-Match` and `If-None-Match`.", "schema": _WORD},
     "Set-Cookie": {
-        "description": f"The cookie `{COOKIE}`, and after sign-up and log-in `{DEVICE_COOKIE}`.",
+        "description": f"The cookie `{HOST_COOKIE}` or `{COOKIE}`, and after sign-up and log-in `{DEVICE_COOKIE}`.",
         "schema": _WORD,
     },
     "Retry-After": {"required": True, "description": "In seconds.", "schema": {"type": "integer", "minimum": 1}},
