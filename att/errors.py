@@ -36,7 +36,8 @@ AttError
 │   └── LastOwner
 ├── Invalid
 │   ├── InvalidInput
-│   └── NotAnObject
+│   ├── NotAnObject
+│   └── KeyReused
 ├── PreconditionFailed
 ├── TooManyAttempts
 │   └── QuotaExhausted
@@ -225,6 +226,10 @@ class InvalidInput(Invalid, code="invalid input"):
 
 class NotAnObject(Invalid, code="not an object"):
     """The body must be a JSON object: {...}."""
+
+
+class KeyReused(Invalid, code="key reused"):
+    """The idempotency key belongs to another message of the group. Use a new key for each message."""
 
 
 class PreconditionFailed(AttError, code="precondition failed"):

@@ -108,6 +108,7 @@ _REFUSALS: dict[str, type[errors.AttError]] = {
         errors.AuthFailed,
         errors.Forbidden,
         errors.Invalid,
+        errors.KeyReused,
         errors.Malformed,
         errors.NoSuchGroup,
         errors.NotAMember,

@@ -8,6 +8,7 @@ database for the epoch, so what a method returns is of the epoch that ``EventLog
 """
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from att.errors import (
     DatabaseUnavailable,
     FieldError,
     InvalidInput,
+    KeyReused,
     NoSuchGroup,
     NotAMember,
     NotAnOwner,
@@ -72,7 +74,10 @@ class LogEvent(NamedTuple):
 
 
 class Publish(NamedTuple):
-    """A message to the group with this id or name. With a key it is appended once, however often it is tried."""
+    """A message to the group with this id or name. With a key it is appended once, however often it is tried.
+
+    The key belongs to these bytes: with it any other body is refused.
+    """
 
     group: UUID | str
     actor_id: UUID
@@ -143,6 +148,12 @@ APPEND = prepare(
     )
     """)
 )
+
+FIRST_BODIES = _reading("""
+    SELECT e.group_id, e.key, sha256(convert_to(CAST(e.body AS text), 'UTF8'))
+    FROM unnest(CAST(:group_ids AS uuid[]), CAST(:keys AS text[])) AS w (group_id, key)
+    JOIN events AS e ON e.group_id = w.group_id AND e.key = w.key
+""")
 
 _NAMED = "(g.id = ANY (CAST(:group_ids AS uuid[])) OR g.name_key = ANY (CAST(:name_keys AS text[])))"
 LOCK_HOLDERS = _reading(f"""
@@ -279,6 +290,7 @@ class EventLog:
         for row in rows:
             index = indexes[row[0] - 1]
             results[index] = _outcome(publishes[index], row)
+        await self._refuse_reused_keys(publishes, results)
         return results
 
     async def lock_holders(self, groups: Collection[UUID | str]) -> list[tuple[UUID, str, str]]:
@@ -387,6 +399,24 @@ class EventLog:
         page.joined_at, page.joined_id = max(here) if len(here) == POSITIONS_READ else ("infinity", _HIGHEST)
         page.logged_id = rest[0] if rest else _HIGHEST
         return page != _PositionsPage("infinity", _HIGHEST, _HIGHEST)
+
+    async def _refuse_reused_keys(self, publishes: Sequence[Publish], results: list[Any]) -> None:
+        """Replace the result of each repeat whose body is not that of the first message."""
+        repeats = [index for index, result in enumerate(results) if getattr(result, "is_repeat", False)]
+        if not repeats:
+            return
+        groups, keys = [results[index].event.group_id for index in repeats], [publishes[index].key for index in repeats]
+        try:
+            rows = await self._db.fetch_all(FIRST_BODIES, group_ids=_array(groups), keys=keys)
+        except Unavailable as error:  # the other messages are in the log
+            rows = []
+            for index in repeats:
+                results[index] = error
+        digests = {(group_id, key): bytes(digest) for group_id, key, digest in rows}
+        for index, group_id, key in zip(repeats, groups, keys, strict=True):
+            own = hashlib.sha256(publishes[index].body).digest()
+            if digests.get((group_id, key), own) != own:
+                results[index] = KeyReused()
 
     async def _append(self, publishes: Sequence[Publish]) -> list[Any]:
         rows = await self._send(publishes)

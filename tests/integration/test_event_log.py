@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
-from att.db.engine import Engine
-from att.errors import Busy, InvalidInput, NoSuchGroup, NotAMember, NotAnOwner
+from att.db.engine import Engine, prepare
+from att.errors import Busy, ConnectionLost, InvalidInput, KeyReused, NoSuchGroup, NotAMember, NotAnOwner
 from att.realtime import event_log as module
 from att.realtime.event_log import EventLog, LogEvent, Position, Publish, PublishResult, Slice
 
@@ -155,7 +156,7 @@ async def test_keys(log, tea, ann, bob, join, add_group):
     drafts = [
         Publish(tea, ann, b'{"n":1}', "k"),
         Publish(tea, ann, b'{"n":2}'),
-        Publish(tea, bob, b'{"n":3}', "k"),
+        Publish(tea, bob, b'{"n":1}', "k"),
         Publish(tea, ann, b'{"n":4}', "l"),
         Publish(coffee, ann, b'{"n":5}', "k"),
     ]
@@ -168,6 +169,28 @@ async def test_keys(log, tea, ann, bob, join, add_group):
     assert [(one.event.seq, one.is_repeat) for one in again] == [(5, True), (3, True), (6, False)]
     assert again[1].event.at == first[0].event.at
     assert [event.body[5:6] for event in (await log.read({tea: 2}))[tea].events] == [b"1", b"2", b"4", b"6"]
+
+
+async def test_a_key_with_another_body(log, tea, ann, bob, join):
+    """It is refused, in the same call and in a later one; what else is in the call is appended."""
+    join(tea, bob)
+    mine = Publish(tea, ann, b'{"n":1}', "k")
+    others = [Publish(tea, ann, b'{"n": 1}', "k"), Publish(tea, bob, b"{}", "k"), Publish("tea", ann, b"{}", "k")]
+    first, *refused, fine = await log.append([mine, *others, Publish(tea, ann, b"{}", "l")])
+    assert (first.event.seq, [type(one) for one in refused], fine.event.seq) == (3, [KeyReused] * 3, 4)
+    *refused, again = await log.append([*others, mine])
+    assert ([type(one) for one in refused], again.event.seq) == ([KeyReused] * 3, 3)
+    assert await seqs(log, tea, 2) == [3, 4]
+
+
+async def test_a_key_that_cannot_be_compared(log, tea, ann, monkeypatch):
+    """A repeat is told that the database is gone; what was appended with it is not."""
+    first = Publish(tea, ann, b"{}", "k")
+    await log.append([first])
+    end = prepare(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    monkeypatch.setattr(module, "FIRST_BODIES", end)
+    appended, unknown = await log.append([Publish(tea, ann, b"{}"), first])
+    assert (appended.event.seq, type(unknown)) == (3, ConnectionLost)
 
 
 async def test_a_key_of_a_refused_publish_is_free(log, tea, ann, bob):

@@ -294,7 +294,10 @@ def test_att_broadcast(sql, people, add_group, notified):
     assert notified() == [{"groups": {str(tea): 2}}]
     send = "SELECT set_config('att.actor_id', %s, true), att_broadcast(%s, %s, 'k')"
     assert sql(send, str(people[1]), tea, "{}")[0][1] == 3
-    assert sql(send, "", tea, '{"b": 3}')[0][1] == 3
+    assert sql(send, "", tea, "{}")[0][1] == 3
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="key belongs to another message"):
+        sql(send, "", tea, '{"b": 3}')
+    sql("ROLLBACK")
     assert sql("SELECT att_broadcast(group_id => %s, body => '{}', key => NULL)", tea) == [(4,)]
     assert [news["groups"][str(tea)] for news in notified()] == [3, 4]
     assert sql("SELECT seq, kind, actor_id, body::text, key FROM events WHERE seq > 1 ORDER BY seq") == [

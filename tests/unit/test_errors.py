@@ -33,6 +33,7 @@ CODES = {
     "GroupNameTaken": "group name taken",
     "Invalid": "invalid input",
     "InvalidInput": "invalid input",
+    "KeyReused": "key reused",
     "LastAdministrator": "last administrator",
     "LastOwner": "last owner",
     "LoginTaken": "login taken",

@@ -252,7 +252,7 @@ async def test_broadcast(ann, ben, tea, talk):
     """It is acknowledged with its seq; a key makes a repeat safe; a refusal has its reason."""
     said, heard = await talk(ann, {}), await talk(ben, {})
     for number, frame in enumerate(({"group": tea}, {"group": "TEA", "key": "k"}, {"group": "tea", "key": "k"})):
-        await said.send(type="broadcast", id=number, data={"n": number}, **frame)
+        await said.send(type="broadcast", id=number, data={"n": min(number, 1)}, **frame)
     answers = [await said.receive() for _ in range(5)]
     acks = [answer for answer in answers if answer["type"] == "ack"]
     assert parts(acks, "id", "group", "seq") == [(0, tea, 3), (1, tea, 4), (2, tea, 4)]
@@ -267,14 +267,18 @@ async def test_broadcast(ann, ben, tea, talk):
 
 
 async def test_the_same_key_over_http(ann, tea, talk):
-    """A key is the group's, whichever way it comes: the first answer again, and one event in the log."""
-    said = await talk(ann, {})
+    """A key is the group's, whichever way it comes: the first answer again, and one event in the log.
+
+    With another body it is refused both ways.
+    """
+    said, key = await talk(ann, {}), {"Idempotency-Key": "k"}
     await said.send(type="broadcast", id=1, group=tea, data={"n": 1}, key="k")
     ack = (await said.receive_until("ack"))[-1]
-    answers = [
-        await (await ann.request("POST", "/broadcast/tea", json={"n": 2}, headers={"Idempotency-Key": "k"})).json()
-        for _ in range(2)
-    ]
+    answers = [await (await ann.request("POST", "/broadcast/tea", json={"n": 1}, headers=key)).json() for _ in range(2)]
+    refused = await ann.request("POST", "/broadcast/tea", json={"n": 2}, headers=key)
+    assert (refused.status, (await refused.json())["error"]) == (422, "key reused")
+    await said.send(type="broadcast", id=2, group=tea, data={"n": 2}, key="k")
+    assert parts([(await said.receive_until("error"))[-1]], "id", "error") == [(2, "key reused")]
     assert answers[0] == answers[1]
     assert parts(answers, "seq", "at") == [(ack["seq"], ack["at"])] * 2
     for keys in (["é"], ["k", "l"]):

@@ -76,7 +76,7 @@ _ERROR_HEADERS = {401: "WWW-Authenticate", 426: "Upgrade", 429: "Retry-After", 5
 _KEY = {
     "name": IDEMPOTENCY_KEY,
     "in": "header",
-    "description": "A request that is repeated with the same key gets the first response.",
+    "description": "A request that is repeated with the same key gets the first response. Another body is refused.",
     "schema": {"type": "string", "pattern": KEY_PATTERN},
 }
 _IF_MATCH = {
