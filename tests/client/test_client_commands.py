@@ -200,12 +200,12 @@ async def test_enough(script, start):
 
 
 async def test_broadcast(script, run):
-    """The object is an argument, or is read, byte for byte; where it stands in the log is printed."""
+    """The object is an argument, or is read, byte for byte after a byte order mark; its place in the log is printed."""
     script.answers = [accepted(), accepted(), accepted(4)]
     for arguments, typed in [
         (["tea", '{ "n" :1.0}'], b""),
         (["tea", "-", "--key", "k1"], b'{ "n" :1.0}'),
-        (["tea", "--token", "other"], b'{ "n" :1.0}\n'),
+        (["tea", "--token", "other"], b'\xef\xbb\xbf{ "n" :1.0}\n'),
     ]:
         status, out, err = await run("broadcast", *arguments, typed=typed, **TOKEN)
         assert (status, err) == (0, "")

@@ -160,13 +160,14 @@ async def test_headers(nginx):
         Connection="Upgrade, HTTP2-Settings",
         Forwarded="for=1.2.3.4",
         **{"X-Forwarded-For": "1.2.3.4", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example"},
+        **{"X-Forwarded-Prefix": "/evil"},
     )
     headers = {name.lower(): value for name, value in head}
     assert len(headers) == len(head)
     assert headers["host"] == headers["x-forwarded-host"] == "att.example:81"
     assert headers["x-forwarded-for"] == "127.0.0.1"
     assert headers["x-forwarded-proto"] == "http"
-    assert not {"upgrade", "connection", "forwarded"} & headers.keys()
+    assert not {"upgrade", "connection", "forwarded", "x-forwarded-prefix"} & headers.keys()
     assert "/a%20b?c=d" not in nginx.lines()
 
 
