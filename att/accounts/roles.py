@@ -199,9 +199,9 @@ class Roles:
         renamed = []
         weakened = None
         async with self._change(actor) as (transaction, own):
-            renamed = {change.id: fold(change.name) for change in changes if change.name is not None}
-            if len(renamed) > 1:
-                await transaction.execute(FREE_NAMES, role_ids=[*renamed], name_keys=[*renamed.values()])
+            keys = {change.id: fold(change.name) for change in changes if change.name is not None}
+            if len(keys) > 1:
+                await transaction.execute(FREE_NAMES, role_ids=[*keys], name_keys=[*keys.values()])
             for index, change in enumerate(changes):
                 if change.id in changed:
                     raise InvalidInput([FieldError(f"{index}.id", "is given twice")])
