@@ -1,7 +1,7 @@
 """Refused another message with the same key
 
 Revision ID: 94c6d2b7e0a5
-Revises: 7c1e5d90ab34
+Revises: b4c71f0e92d5
 Create Date: 2026-11-28 23:25:41.530276
 
 Servers of 0.2.0 run on this: they do not call the function that changes.
@@ -10,7 +10,7 @@ Servers of 0.2.0 run on this: they do not call the function that changes.
 from alembic import op
 
 revision = "94c6d2b7e0a5"
-down_revision = "e5a0c94d7b12"
+down_revision = "b4c71f0e92d5"
 branch_labels = None
 depends_on = None
 
