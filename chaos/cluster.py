@@ -23,6 +23,7 @@ PORTS = range(20_000, 30_000)  # below the range of outgoing connections
 CONNECTIONS = 10  # of ours to the database
 ADMIN, PASSWORD = "admin", "correct horse"
 OPTIONS = ("--outbox-limit", "16KiB", "--signups", "1000000/1s", "--admin-login", ADMIN, "--admin-password", PASSWORD)
+OPTIONS += tuple(word for name in ("sockets", "broadcasts", "requests") for word in (f"--quota-{name}", "unlimited"))
 
 
 class Database:

@@ -10,7 +10,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from people import PASSWORD
 
 from att.app import create_app
-from att.http.credentials import COOKIE, HOST_COOKIE
+from att.http.credentials import COOKIE, DEVICE_COOKIE, HOST_COOKIE
 
 ACCOUNT = {"login": "ann", "password": PASSWORD}
 LOOPBACK = ip_network("127.0.0.0/8")
@@ -72,7 +72,7 @@ async def test_cookie(start):
     client = await start(path_prefix="/api")
     response = await client.post("/signup", json=ACCOUNT, headers=HTTPS)
     cookie = response.cookies[COOKIE]
-    assert [*response.cookies] == [COOKIE]
+    assert [*response.cookies] == [COOKIE, DEVICE_COOKIE]
     assert (cookie["secure"], cookie["path"]) == (True, "/api")
     headers = {"Cookie": f"{COOKIE}=x; {HOST_COOKIE}={cookie.value}", "Sec-Fetch-Site": "same-origin"}
     response = await client.post("/logout", headers=headers)

@@ -391,7 +391,6 @@ async def test_swap_logins(ann, boss):
     assert (await rename(b="c", c="d")).status == 200
     assert (await rename(c="b", b="a")).status == 200
     assert (await (await rename(ann="boss", b="x")).json())["error"] == "login taken"
-    assert [change["new"] for change in await recorded(boss) if "login_key" in str(change)] == []
 
 
 async def recorded(boss):

@@ -137,7 +137,7 @@ async def test_broadcasts(base, tea):
         stream, first = await begin(client, {group: 2})
         async with asyncio.timeout(PATIENCE):
             assert (await first).seq == 3
-        assert await client.broadcast(group, {"n": 2}, "k1") == by_http
+        assert await client.broadcast(group, {"n": 1}, "k1") == by_http
         later = await client.broadcast("TEA", {"n": 3})
         assert (by_http.seq, later.seq) == (3, 4)
         [event] = await take(stream, 1)

@@ -175,22 +175,6 @@ async def test_what_the_loop_raises_from_a_dead_transport_is_unavailable(db, mon
     assert await db.fetch_one(BACKEND) != row
 
 
-async def test_a_descriptor_that_a_transport_has_by_now(db, tmp_path):
-    """The driver has closed a lost connection, and its descriptor was given out again."""
-    server = await asyncio.start_unix_server(lambda _reader, writer: writer.close(), tmp_path / "socket")
-    _reader, writer = await asyncio.open_unix_connection(tmp_path / "socket")
-    with pytest.raises(errors.ConnectionLost):
-        async with db.transaction() as transaction:
-            await kill(db, (await transaction.fetch_one(BACKEND))[0])
-            own = transaction._connection._fileno
-            transaction._connection._fileno = writer.get_extra_info("socket").fileno()
-            await transaction.fetch_one(COUNT_USERS)
-    assert await db.fetch_one(COUNT_USERS) == (0,)
-    asyncio.get_running_loop().remove_reader(own)
-    writer.close()
-    server.close()
-
-
 class Dead:
     """A loop that watches no descriptor."""
 

@@ -278,7 +278,7 @@ async def test_a_request_is_a_line(serve):
         ann = await visitor.enter("/signup", "ann", "sesame-ann")
         bearer = {"Authorization": f"Bearer {ann['token']}"}
         headers = {**bearer, "X-Request-ID": "r-1", "X-Forwarded-For": "198.51.100.1, 203.0.113.9"}
-        await visitor.ask("GET", f"/users/{ann['user_id']}?q=1", headers=headers)
+        await visitor.ask("GET", f"/users/{ann['user_id']}", headers=headers)
         socket = await visitor.listen(f"/listen/{ann['user_id']}", headers=bearer)
         await visitor.ask("GET", "/no/such/thing")
         assert len(await lines_of(server, 3)) == 3
