@@ -22,8 +22,10 @@ START_TIMEOUT = 60.0  # seconds for a server or the database to come (back)
 PORTS = range(20_000, 30_000)  # below the range of outgoing connections
 CONNECTIONS = 10  # of ours to the database
 ADMIN, PASSWORD = "admin", "correct horse"
-OPTIONS = ("--outbox-limit", "16KiB", "--signups", "1000000/1s", "--admin-login", ADMIN, "--admin-password", PASSWORD)
-OPTIONS += tuple(word for name in ("sockets", "broadcasts", "requests") for word in (f"--quota-{name}", "unlimited"))
+OPTIONS = (
+    *("--outbox-limit", "16KiB", "--signups", "1000000/1s", "--admin-login", ADMIN, "--admin-password", PASSWORD),
+    *("--quota-sockets", "unlimited", "--quota-broadcasts", "unlimited", "--quota-requests", "unlimited"),
+)
 
 
 class Database:
