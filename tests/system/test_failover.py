@@ -112,11 +112,11 @@ def read_logs():
     return read
 
 
-async def broadcast(node, person, group, numbers, key=None):
+async def broadcast(node, person, group, numbers, key=None, primary="first"):
     """Broadcast one after the other, each until it is answered. Return what was confirmed."""
     confirmed = []
     for number in numbers:
-        body = json.dumps({"n": number})
+        body = json.dumps({"n": number, "primary": primary})
 
         async def try_once(body=body, number=number):
             headers = {"Content-Type": "application/json", "Idempotency-Key": f"{key}-{number}"}
@@ -194,7 +194,7 @@ async def test_failover(nodes, primary, standby, people, groups, views, read_log
     epochs = set()
     for group, person, node, count in zip(groups, people, [*nodes[::-1], nodes[0]], NEW, strict=True):
         # With the keys of the lost ones, which the log does not know.
-        answers = await broadcast(node, person, group, range(count), "lost")
+        answers = await broadcast(node, person, group, range(count), "lost", "new")
         assert [seq for seq, _, _ in answers] == [len(kept[group]) + 1 + number for number in range(count)]
         epochs |= {epoch for _, epoch, _ in answers}
     for view in away:
@@ -207,5 +207,5 @@ async def test_failover(nodes, primary, standby, people, groups, views, read_log
     assert [await closed_with(ws) for ws in plain] == [4001, 4001]
     plain = [await node.ws_connect("/listen/me", headers=people[0].headers) for node in nodes]
     await broadcast(nodes[1], people[0], groups[0], [99], "last")
-    assert [await ws.receive_json(timeout=DEADLINE) for ws in plain] == [{"n": 99}] * 2
+    assert [await ws.receive_json(timeout=DEADLINE) for ws in plain] == [{"n": 99, "primary": "first"}] * 2
     await all_have(views, read_logs(standby.server, groups))
