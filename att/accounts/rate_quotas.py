@@ -17,7 +17,7 @@ _MAX_USERS = 100_000  # whose exemption is remembered; the oldest are dropped
 
 
 class _Exemption(NamedTuple):
-    """Whether the user is exempt, and until when that is believed."""
+    """Exemption of a user, or its absence, with the time until which it is believed."""
 
     is_exempt: bool
     until: float

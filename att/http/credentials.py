@@ -32,11 +32,16 @@ def bearer_token(request: web.Request) -> str | None:
 
 
 def session_cookies(request: web.Request) -> dict[str, str]:
-    """Return the session cookies by name, the one that counts first. Several lines are one (RFC 6265bis, 5.6.3)."""
+    """Return the session cookies by name, the one that counts first."""
+    found = _cookies(request)
+    return {name: found[name] for name in _COOKIES if name in found}
+
+
+def _cookies(request: web.Request) -> dict[str, str]:
+    """Return all cookies by name. Several lines are one (RFC 6265bis, 5.6.3)."""
     pairs = [pair.partition("=") for pair in ";".join(request.headers.getall(hdrs.COOKIE, ())).split(";")]
     # Of one name the first counts, which is that of the longest path.
-    found = {name.strip(): value.strip().strip('"') for name, _, value in reversed(pairs)}
-    return {name: found[name] for name in _COOKIES if name in found}
+    return {name.strip(): value.strip().strip('"') for name, _, value in reversed(pairs)}
 
 
 def _subprotocol_token(request: web.Request) -> str | None:
@@ -98,7 +103,8 @@ def set_device_cookie(request: web.Request, response: web.StreamResponse, value:
 
 def device_cookie(request: web.Request) -> str:
     """Return the device cookie, empty if there is none."""
-    return request.cookies.get(f"__Host-{DEVICE_COOKIE}") or request.cookies.get(DEVICE_COOKIE, "")
+    found = _cookies(request)
+    return found.get(f"__Host-{DEVICE_COOKIE}") or found.get(DEVICE_COOKIE, "")
 
 
 def _set_cookie(request: web.Request, response: web.StreamResponse, name: str, value: str, max_age: int) -> str:

@@ -105,6 +105,16 @@ async def test_servers_know_each_others_devices(ann, client, settings, aiohttp_c
         assert response.status == status
 
 
+@pytest.mark.parametrize("name", [DEVICE_COOKIE, f"__Host-{DEVICE_COOKIE}"])
+async def test_a_device_among_other_cookies(ann, client, log_in, name):
+    """The cookie is read by both names, and from any of several lines."""
+    await guess(log_in, AWAY, 3)
+    assert (await log_in(AWAY))[0] == 429
+    headers = [("Cookie", "first=1"), ("Cookie", f"{name}={ann.device}"), ("X-Forwarded-For", AWAY)]
+    response = await client.post("/login", json={"login": "ann", "password": PASSWORD}, headers=headers)
+    assert response.status == 200
+
+
 async def test_a_login_that_is_an_id(ann, log_in):
     """Log-ins with a user's id as login do not keep the user from changing the password."""
     await guess(log_in, HOME, 6, str(ann.id))
