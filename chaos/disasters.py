@@ -52,6 +52,9 @@ class Disasters:
                 await self._cut_redis()
             case Disaster.KILL_DATABASE:
                 await self._kill_database(incident.seconds)
+            case Disaster.PROMOTE_STANDBY:
+                async with self._database:
+                    await self._cluster.database.fail_over(incident.seconds)
             case _:
                 with contextlib.suppress(psycopg.Error):
                     await self._cause_by_sql(incident)

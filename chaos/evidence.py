@@ -1,6 +1,9 @@
-"""The evidence of a run: the log, what each listener received of it, and the answers that the senders got."""
+"""The evidence of a run: the log, what each listener received of it, and the answers that the senders got.
 
-from collections.abc import Mapping, Sequence
+If a standby was promoted, the evidence also has the log of the database that it replaced, to its end.
+"""
+
+from collections.abc import Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
@@ -17,8 +20,18 @@ class Entry(NamedTuple):
     at: float
 
 
+class Position(NamedTuple):
+    """A seq of an epoch."""
+
+    seq: int
+    epoch: str = ""
+
+
 class Frame(NamedTuple):
-    """An event as an att.v1 listener received it. The kind ``gap`` stands for events that are lost."""
+    """An event as an att.v1 listener received it. The kind ``gap`` stands for events that are lost.
+
+    The kind ``rewind`` tells it to forget what is above ``seq``; its ``body`` is the epoch that the listener has named.
+    """
 
     group_id: UUID
     seq: int
@@ -32,14 +45,14 @@ class ListenerRecord:
     """Frames that one att.v1 client received, over all its connections, each of which resumed where the last ended.
 
     ``bases`` are the seqs above which it asked for each group (0 where none is given). ``standings`` are the groups and
-    seqs at which the server said that its user was a member.
+    positions at which the server said that its user was a member.
     """
 
     name: str
     user_id: UUID
     bases: dict[UUID, int] = field(default_factory=dict)
     frames: list[Frame] = field(default_factory=list)
-    standings: list[tuple[UUID, int]] = field(default_factory=list)
+    standings: list[tuple[UUID, Position]] = field(default_factory=list)
 
 
 @dataclass
@@ -57,15 +70,15 @@ class PlainRecord:
 class Sending:
     """A message, with a unique body, and its result.
 
-    ``user_id`` is None for SQL, which needs no membership. ``acks`` are the acknowledged seqs; ``is_refused`` says that
-    it was refused for good, before it could be in the log.
+    ``user_id`` is None for SQL, which needs no membership. ``acks`` are the acknowledged positions; ``is_refused`` says
+    that it was refused for good, before it could be in the log.
     """
 
     group_id: UUID
     user_id: UUID | None
     body: str
     key: str | None
-    acks: list[int] = field(default_factory=list)
+    acks: list[Position] = field(default_factory=list)
     is_refused: bool = False
 
 
@@ -77,13 +90,21 @@ class Change(NamedTuple):
     kind: str
 
 
-@dataclass
-class Evidence:
-    """All evidence. ``heads`` and ``members`` are the tables in the end; ``faults`` should never happen."""
+class Stored(NamedTuple):
+    """The tables of a database in its end. ``epochs`` are those that it knows."""
 
     logs: Mapping[UUID, Sequence[Entry]]
     heads: Mapping[UUID, int]
     members: Mapping[UUID, set[UUID]]
+    epochs: AbstractSet[str] = frozenset()
+
+
+@dataclass
+class Evidence:
+    """All evidence. ``lost`` is the database that a standby replaced; ``faults`` should never happen."""
+
+    stored: Stored
+    lost: Stored | None = None
     records: Sequence[ListenerRecord] = ()
     plain_records: Sequence[PlainRecord] = ()
     sendings: Sequence[Sending] = ()

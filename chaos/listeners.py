@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import WSMsgType
 
 from chaos import frames
-from chaos.evidence import ListenerRecord, PlainRecord
+from chaos.evidence import Frame, ListenerRecord, PlainRecord, Position
 from chaos.frames import Ack, Epoch, Error, Hello, Rewind
 from chaos.plan import Mishap
 
@@ -176,7 +176,7 @@ class ListenerV1(Listener):
         super().__init__(name, person, connect, seed)
         self.record = ListenerRecord(name, person.id)
         self.positions: dict[UUID, int] = dict.fromkeys(groups, 0)
-        self._epoch = ""
+        self.epoch = ""
         self._is_new = not from_start
         self._waiting: dict[int, asyncio.Future[Ack | Error | None]] = {}
 
@@ -208,8 +208,8 @@ class ListenerV1(Listener):
             return
         self._greet(hello)
         groups = {str(group_id): seq for group_id, seq in self.positions.items()}
-        self._epoch = self._epoch or hello.epoch
-        resume = {"type": "resume"} if self._is_new else {"type": "resume", "epoch": self._epoch, "groups": groups}
+        self.epoch = self.epoch or hello.epoch
+        resume = {"type": "resume"} if self._is_new else {"type": "resume", "epoch": self.epoch, "groups": groups}
         await socket.send_json(resume)
         self._is_new = False
         self.is_connected.set()
@@ -221,11 +221,10 @@ class ListenerV1(Listener):
                     answered.set_result(None)
 
     def _greet(self, hello: Hello) -> None:
-        standings = [(group.id, group.seq) for group in hello.groups]
-        self.record.standings += standings
+        self.record.standings += [(group.id, Position(group.seq, hello.epoch)) for group in hello.groups]
         if self._is_new:  # it starts at the positions of hello
-            self.record.bases = dict(standings)
-            self.positions |= standings
+            self.record.bases = {group.id: group.seq for group in hello.groups}
+            self.positions |= self.record.bases
 
     def _hear(self, text: str) -> None:
         try:
@@ -238,9 +237,10 @@ class ListenerV1(Listener):
             self.record.frames.append(event)
             self.positions[event.group_id] = event.seq
         elif isinstance(frame, Epoch):
-            self._epoch = frame.epoch
-        elif isinstance(frame, Rewind):  # the database is killed, but nothing that it has confirmed is lost
-            self.faults.append(f"{self.name}: told to forget {frame.group} above {frame.to}")
+            self.epoch = frame.epoch
+        elif isinstance(frame, Rewind):
+            self.record.frames.append(Frame(frame.group, frame.to, "rewind", None, self.epoch))
+            self.positions[frame.group] = frame.to
         elif isinstance(frame, Ack | Error):
             answered = self._waiting.get(frame.id or 0)
             if answered is not None and not answered.done():

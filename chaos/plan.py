@@ -31,6 +31,7 @@ class Disaster(StrEnum):
     END_CONNECTIONS = "all connections of the database are ended"
     KILL_CONNECTION = "kill -9 of a connection of the database"
     KILL_DATABASE = "kill -9 of the database"
+    PROMOTE_STANDBY = "a standby without the last changes replaces the database"
     LOCK_GROUP = "a transaction locks a group"
     KILL_DRAINING = "kill -9 of a server that is about to stop"
     KILL_REDIS = "kill -9 of Redis"
@@ -49,7 +50,10 @@ class Mishap(StrEnum):
 
 
 class Size(NamedTuple):
-    """The amount of everything. ``broadcasts`` and the like are per second; fewer ``deliveries`` prove little."""
+    """The amount of everything. ``broadcasts`` and the like are per second; fewer ``deliveries`` prove little.
+
+    ``promotions`` is the share of seeds in which a standby is promoted.
+    """
 
     clients: int
     users: int
@@ -60,6 +64,7 @@ class Size(NamedTuple):
     mishaps: float
     disasters: tuple[Disaster, ...]
     deliveries: int
+    promotions: float = 0.0
     has_redis: bool = False
 
 
@@ -73,9 +78,14 @@ STANDARD = Size(
     mishaps=8,
     disasters=(
         *(Disaster.KILL_SERVER, Disaster.END_LISTENING, Disaster.KILL_DATABASE) * 2,
-        *(each for each in Disaster if each not in (Disaster.END_LISTENING, Disaster.KILL_DATABASE, *REDIS)),
+        *(
+            each
+            for each in Disaster
+            if each not in (Disaster.END_LISTENING, Disaster.KILL_DATABASE, Disaster.PROMOTE_STANDBY, *REDIS)
+        ),
     ),
     deliveries=100_000,
+    promotions=0.3,
 )
 SHORT = Size(
     clients=40,
@@ -165,6 +175,12 @@ class Plan:
     members: frozenset[tuple[int, int]]
     steps: tuple[Step, ...]
 
+    @property
+    def has_standby(self) -> bool:
+        """True if the database has a standby, which is promoted."""
+        incidents = [step.action for step in self.steps if isinstance(step.action, Incident)]
+        return any(incident.disaster is Disaster.PROMOTE_STANDBY for incident in incidents)
+
 
 def make_plan(seed: int, size: Size) -> Plan:
     """Make the plan of a seed, always the same."""
@@ -200,6 +216,9 @@ class _Planner:
         for number, disaster in enumerate(disasters, 1):
             incident = Incident(disaster, random.randrange(1000), random.uniform(0.1, 2.5))
             yield Step(pause * (number + random.uniform(-0.5, 0.5)), incident)
+        if random.random() < size.promotions:  # early enough for each server to find out while much goes on
+            incident = Incident(Disaster.PROMOTE_STANDBY, 0, random.uniform(0.2, 2.5))
+            yield Step(size.seconds * random.uniform(0.1, 0.6), incident)
 
     def _broadcast(self, number: int) -> Broadcast:
         random = self._random

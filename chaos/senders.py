@@ -3,14 +3,14 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import aiohttp
 import psycopg
 
 from chaos.cluster import Cluster
-from chaos.evidence import Change, Sending
+from chaos.evidence import Change, Position, Sending
 from chaos.frames import Error
 from chaos.listeners import ListenerV1, NotConnected, Person
 from chaos.plan import Broadcast, Change as PlannedChange, Way
@@ -21,7 +21,7 @@ LAST_NUMBER = 10**9  # of frames that repeat others, which need an id of their o
 REFUSALS = ("not a member", "no such group")
 TRY_AGAIN = ("busy", "unavailable", "database unavailable", "shutting down")
 
-BROADCAST = "SELECT att_broadcast(%s, %s, %s)"
+BROADCAST = "SELECT att_broadcast(%s, %s, %s), (SELECT id FROM att_current_epoch())"
 JOIN = (
     "INSERT INTO members (group_id, user_id, role) SELECT %s, unnest(%s::uuid[]), 'member'"
     " ON CONFLICT DO NOTHING RETURNING user_id"
@@ -30,9 +30,9 @@ LEAVE = "DELETE FROM members WHERE group_id = %s AND user_id = ANY (%s) AND role
 
 
 class Outcome(NamedTuple):
-    """A sender's answer: a seq, or a refusal; neither if the result is unknown."""
+    """A sender's answer: a position, or a refusal; neither if the result is unknown."""
 
-    seq: int | None = None
+    position: Position | None = None
     is_refused: bool = False
 
 
@@ -68,8 +68,8 @@ class Senders:
         while True:
             outcome = await self._try(plan, sending, person, number if attempts == 0 else self._next_number())
             attempts += 1
-            if outcome.seq is not None:
-                sending.acks.append(outcome.seq)
+            if outcome.position is not None:
+                sending.acks.append(outcome.position)
             # A refused retry proves nothing: the attempt with an unknown result may still append it.
             sending.is_refused |= outcome.is_refused and attempts == 1
             is_final = outcome != Outcome()
@@ -92,10 +92,10 @@ class Senders:
         try:
             async with self._cluster.database.transaction(is_undone=is_undone) as connection:
                 values = (sending.group_id, sending.body, sending.key)
-                [seq] = await (await connection.execute(BROADCAST, values)).fetchone() or [None]
+                position = Position(*await (await connection.execute(BROADCAST, values)).fetchone() or (0, ""))
         except psycopg.Error:
             return Outcome()
-        return Outcome(None if is_undone else seq)
+        return Outcome(None if is_undone else position)
 
     async def _by_socket(self, listener: ListenerV1, sending: Sending, number: int) -> Outcome:
         answer = await listener.broadcast(number, str(sending.group_id), sending.body, sending.key)
@@ -107,14 +107,15 @@ class Senders:
             return Outcome(is_refused=answer.error in REFUSALS)
         if answer.group != sending.group_id:
             self.faults.append(f"a broadcast to {sending.group_id} was acknowledged for {answer.group}")
-        return Outcome(answer.seq)
+        return Outcome(Position(answer.seq, answer.epoch))
 
     async def _by_http(self, url: str, sending: Sending, person: Person) -> Outcome:
         headers = person.headers | ({} if sending.key is None else {"Idempotency-Key": sending.key})
         status, answer = await self._request(
             "POST", f"{url}/broadcast/{sending.group_id}", headers, sending.body, {200, 403, 503}
         )
-        return Outcome(answer["seq"] if status == 200 else None, is_refused=status == 403)
+        position = Position(answer["seq"], answer["epoch"]) if status == 200 else None
+        return Outcome(position, is_refused=status == 403)
 
     async def change(self, plan: PlannedChange) -> None:
         """Let users join or leave, once."""
@@ -143,7 +144,7 @@ class Senders:
 
     async def _request(
         self, method: str, url: str, headers: dict[str, str], body: str | None, expected: set[int]
-    ) -> tuple[int, dict[str, int]]:
+    ) -> tuple[int, dict[str, Any]]:
         """Return the status and the answer; 0 if there is none."""
         headers = headers | {"Content-Type": "application/json"}
         try:

@@ -9,10 +9,11 @@ from typing import Any
 from uuid import UUID
 
 import aiohttp
+import psycopg
 
 from chaos.cluster import ADMIN, PASSWORD, Cluster
 from chaos.disasters import END_LISTENING, Disasters
-from chaos.evidence import Entry, Evidence, Sending
+from chaos.evidence import Entry, Evidence, Position, Sending, Stored
 from chaos.frames import Ack
 from chaos.listeners import Listener, ListenerV1, Person
 from chaos.plan import SERVERS, Broadcast, Change, Incident, Plan, Trouble
@@ -24,6 +25,7 @@ RECOVERY_TIMEOUT = 60.0  # seconds, each: to end all actions, to connect all, to
 FIRST_WITHOUT = 2 * 10**9  # the number of a frame that is sent without Redis
 POLL_PAUSE = 0.1  # seconds
 
+EPOCH = "SELECT id FROM att_current_epoch()"
 LOG = "SELECT group_id, seq, kind, actor_id, body::text, key, extract(epoch FROM at)::float FROM events ORDER BY 1, 2"
 
 
@@ -33,7 +35,7 @@ class Trial:
     def __init__(self, plan: Plan, root: Path) -> None:
         self.plan = plan
         self.faults: list[str] = []
-        self._cluster = Cluster(root, SERVERS, has_redis=plan.size.has_redis)
+        self._cluster = Cluster(root, SERVERS, has_standby=plan.has_standby, has_redis=plan.size.has_redis)
         self._session: aiohttp.ClientSession
         self._people: list[Person] = []
         self._groups: list[UUID] = []
@@ -58,6 +60,7 @@ class Trial:
             try:
                 await self._cluster.start()
                 await self._let_all_recover()
+                await self._cluster.database.follow()
                 async with self._listening():
                     await self._happen()
                     await self._catch_up()
@@ -163,7 +166,7 @@ class Trial:
             for number, group_id in enumerate(self._groups):
                 sending = Sending(group_id, None, f'{{"last": {number}}}', None)
                 cursor = await connection.execute(BROADCAST, (group_id, sending.body, None))
-                sending.acks.append((await cursor.fetchone() or (0,))[0])
+                sending.acks.append(Position(*await cursor.fetchone() or (0, "")))
                 self._barriers.append(sending)
             # A listener without the announcement must find the event in the log. A later announcement would hide that.
             await connection.execute(END_LISTENING)
@@ -190,14 +193,14 @@ class Trial:
     async def _send_without_redis(self) -> None:
         """Send a last message to each group by one server, which cannot announce it to the others."""
         for number, group_id in enumerate(self._groups):
-            log = Group((await self._logs())[group_id])
+            log = Group((await self._stored()).logs[group_id])
             sender = next((each for each in self._listeners if self._is_in(each, log)), None)
             if not isinstance(sender, ListenerV1):
                 continue
             sending = Sending(group_id, sender.person.id, f'{{"without": {number}}}', None)
             answer = await sender.broadcast(FIRST_WITHOUT + number, str(group_id), sending.body, None)
             if isinstance(answer, Ack):
-                sending.acks.append(answer.seq)
+                sending.acks.append(Position(answer.seq, answer.epoch))
                 self._barriers.append(sending)
             else:
                 self.faults.append(f"without Redis a broadcast is answered with {answer}")
@@ -208,21 +211,24 @@ class Trial:
         return isinstance(listener, ListenerV1) and is_member and listener.is_connected.is_set()
 
     async def _until_all_have(self, what: str) -> None:
-        groups = {group_id: Group(log) for group_id, log in (await self._logs()).items()}
-        await self._until(lambda: all(self._has_all(groups, each) for each in self._listeners), what)
+        async with self._cluster.database.transaction() as connection:
+            epoch = str((await (await connection.execute(EPOCH)).fetchone() or ("",))[0])
+        groups = {group_id: Group(log) for group_id, log in (await self._stored()).logs.items()}
+        await self._until(lambda: all(self._has_all(groups, epoch, each) for each in self._listeners), what)
 
-    def _has_all(self, groups: dict[UUID, Group], listener: Listener) -> bool:
+    def _has_all(self, groups: dict[UUID, Group], epoch: str, listener: Listener) -> bool:
         ends = {
             group_id: max((seq for seq in group.entries if group.receives(listener.person.id, seq)), default=0)
             for group_id, group in groups.items()
         }
         if isinstance(listener, ListenerV1):
-            return all(listener.positions[group_id] >= seq for group_id, seq in ends.items())
+            is_told = listener.epoch == epoch  # earlier positions may be of what is lost
+            return is_told and all(listener.positions[group_id] >= seq for group_id, seq in ends.items())
         received = {*listener.plain_records[-1].bodies[-100:]}
         return all(
             sending.body in received
             for sending in self._barriers
-            if groups[sending.group_id].is_member(listener.person.id, sending.acks[0])
+            if groups[sending.group_id].is_member(listener.person.id, sending.acks[0].seq)
         )
 
     async def _until(self, is_so: Callable[[], bool], what: str) -> None:
@@ -236,15 +242,13 @@ class Trial:
     # The evidence
 
     async def _gather(self) -> Evidence:
-        logs = await self._logs()
-        async with self._cluster.database.transaction() as connection:
-            heads = await (await connection.execute("SELECT id, seq FROM groups")).fetchall()
-            members = await (await connection.execute("SELECT group_id, user_id FROM members")).fetchall()
+        stored = await self._stored()
+        async with self._cluster.database.lost_primary() as primary:
+            lost = None if primary is None else await self._read(primary)
         complaints = [line for server in self._cluster.servers for line in server.complaints()]
         return Evidence(
-            logs=logs,
-            heads=dict(heads),
-            members={group_id: {user for group, user in members if group == group_id} for group_id in logs},
+            stored=stored,
+            lost=lost,
             records=[each.record for each in self._listeners if isinstance(each, ListenerV1)],
             plain_records=[record for each in self._listeners for record in each.plain_records],
             sendings=[*self._senders.sendings, *self._barriers],
@@ -257,10 +261,19 @@ class Trial:
             ],
         )
 
-    async def _logs(self) -> dict[UUID, list[Entry]]:
+    async def _stored(self) -> Stored:
         async with self._cluster.database.transaction() as connection:
-            rows = await (await connection.execute(LOG)).fetchall()
+            return await self._read(connection)
+
+    async def _read(self, connection: psycopg.AsyncConnection) -> Stored:
+        async def rows(query: str) -> list[tuple[Any, ...]]:
+            return await (await connection.execute(query)).fetchall()
+
         logs: dict[UUID, list[Entry]] = {group_id: [] for group_id in self._groups}
-        for group_id, seq, kind, user_id, body, key, at in rows:
-            logs[group_id].append(Entry(seq, kind, user_id, body, key, at))
-        return logs
+        for group_id, *entry in await rows(LOG):
+            logs[group_id].append(Entry(*entry))
+        members: dict[UUID, set[UUID]] = {group_id: set() for group_id in self._groups}
+        for group_id, user_id in await rows("SELECT group_id, user_id FROM members"):
+            members[group_id].add(user_id)
+        heads = await rows("SELECT id, seq FROM groups")
+        return Stored(logs, dict(heads), members, {epoch for (epoch,) in await rows("SELECT id FROM epochs")})

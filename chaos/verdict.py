@@ -2,13 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from itertools import pairwise
 from typing import NamedTuple
 from uuid import UUID
 
-from chaos.evidence import Entry, Evidence, Frame, ListenerRecord, PlainRecord, Sending
+from chaos.evidence import Change, Entry, Evidence, Frame, ListenerRecord, PlainRecord, Sending, Stored
 
 
 class Rule(StrEnum):
@@ -20,6 +20,7 @@ class Rule(StrEnum):
     OUTSIDER = "not a member"
     UNLOGGED = "not in the log"
     ALTERED = "altered"
+    REWIND = "wrong rewind"
     LOG = "broken log"
     FAULT = "fault"
 
@@ -51,6 +52,13 @@ class Group:
         """Return True if the user is a member after this event."""
         return any(first <= seq < last for first, last in self.stays.get(user_id, ()))
 
+    def fork(self, other: "Group") -> int:
+        """Return the last seq up to which another log is the same."""
+        pairs = zip(self.entries.values(), other.entries.values(), strict=False)
+        return next(
+            (mine.seq - 1 for mine, theirs in pairs if mine != theirs), min(len(self.entries), len(other.entries))
+        )
+
     def members(self) -> set[UUID]:
         """Return the members in the end."""
         return {user_id for user_id, stays in self.stays.items() if stays[-1:] and stays[-1][1] == math.inf}
@@ -65,28 +73,55 @@ class Group:
             stays[-1] = (stays[-1][0], entry.seq)
 
 
+class Database:
+    """The groups of a database, and the epochs that it knows."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
+        self.epochs = stored.epochs
+        self.groups = {group_id: Group(entries) for group_id, entries in stored.logs.items()}
+
+
+class Databases(NamedTuple):
+    """The database, and the one that a standby replaced: the same one if none did."""
+
+    present: Database
+    lost: Database
+
+    def of(self, epoch: str) -> dict[UUID, Group]:
+        """Return the logs that positions of an epoch are of.
+
+        The present one has the beginning of each epoch that both know, and the lost one all of it.
+        """
+        return (self.lost if epoch in self.lost.epochs else self.present).groups
+
+
 def judge(evidence: Evidence) -> list[Violation]:
     """Return every violation."""
-    groups = {group_id: Group(entries) for group_id, entries in evidence.logs.items()}
+    present = Database(evidence.stored)
+    databases = Databases(present, present if evidence.lost is None else Database(evidence.lost))
     found = [Violation(Rule.FAULT, fault) for fault in evidence.faults]
-    for group_id, group in groups.items():
-        found += _judge_log(evidence, group_id, group)
+    for database in {*databases}:
+        for group_id, group in database.groups.items():
+            found += _judge_log(database.stored, group_id, group)
+        found += _judge_bodies(database.groups, evidence.sendings)
     for record in evidence.records:
-        found += _judge_record(groups, record)
+        found += _judge_record(databases, record)
     for plain in evidence.plain_records:
-        found += _judge_plain(groups, plain)
-    found += _judge_sendings(groups, evidence.sendings)
-    found += _judge_changes(evidence)
+        now, before = ([*_judge_plain(database.groups, plain)] for database in databases)
+        found += before if not plain.is_open and not before else now  # it may have ended before the promotion
+    found += _judge_sendings(databases, evidence.sendings)
+    found += _judge_changes(databases, evidence.changes)
     return found
 
 
-def _judge_log(evidence: Evidence, group_id: UUID, group: Group) -> Iterator[Violation]:
+def _judge_log(stored: Stored, group_id: UUID, group: Group) -> Iterator[Violation]:
     """Check that seqs run from 1 to the head, that members match, and that every sender was a member."""
-    if [*group.entries] != [*range(1, evidence.heads[group_id] + 1)]:
-        yield Violation(Rule.LOG, f"{group_id} does not count from 1 to {evidence.heads[group_id]}")
-    if len(group.entries) != len(evidence.logs[group_id]):
+    if [*group.entries] != [*range(1, stored.heads[group_id] + 1)]:
+        yield Violation(Rule.LOG, f"{group_id} does not count from 1 to {stored.heads[group_id]}")
+    if len(group.entries) != len(stored.logs[group_id]):
         yield Violation(Rule.LOG, f"{group_id} has a seq twice")
-    if group.members() != evidence.members.get(group_id, set()):
+    if group.members() != stored.members.get(group_id, set()):
         yield Violation(Rule.LOG, f"{group_id} shows other members than the table")
     for entry in group.outsiders:
         yield Violation(Rule.LOG, f"{group_id} has a {entry.kind} at {entry.seq} of who already has")
@@ -95,23 +130,56 @@ def _judge_log(evidence: Evidence, group_id: UUID, group: Group) -> Iterator[Vio
             yield Violation(Rule.OUTSIDER, f"{entry.user_id} sent {group_id}/{entry.seq}")
 
 
-def _judge_record(groups: dict[UUID, Group], record: ListenerRecord) -> Iterator[Violation]:
-    """Check that it is exactly the user's part of the log above the bases."""
-    for group_id in {frame.group_id for frame in record.frames} - groups.keys():
+def _judge_record(databases: Databases, record: ListenerRecord) -> Iterator[Violation]:
+    """Check that what it has not been told to forget is exactly the user's part of the log above the bases."""
+    for group_id in {frame.group_id for frame in record.frames} - databases.present.groups.keys():
         yield Violation(Rule.UNLOGGED, f"{record.name}: {group_id}")
-    for group_id, group in groups.items():
-        frames = [frame for frame in record.frames if frame.group_id == group_id]
-        base = record.bases.get(group_id, 0)
-        yield from _judge_order(frames, base, record.name)
-        for frame in frames:
-            yield from _judge_frame(group, frame, record)
-        missing = group.entries.keys() - {frame.seq for frame in frames if frame.kind != "gap"}
-        for seq in sorted(missing):
-            if seq > base and group.receives(record.user_id, seq):
-                yield Violation(Rule.MISSING, f"{record.name}: {group_id}/{seq}")
-    for group_id, seq in record.standings:
-        if group_id not in groups or not groups[group_id].is_member(record.user_id, seq):
+    for group_id in databases.present.groups:
+        yield from _judge_group(databases, group_id, record)
+    for group_id, (seq, epoch) in record.standings:
+        group = databases.of(epoch).get(group_id)
+        if group is None or not group.is_member(record.user_id, seq):
             yield Violation(Rule.OUTSIDER, f"{record.name}: greeted as a member of {group_id} at {seq}")
+
+
+def _judge_group(databases: Databases, group_id: UUID, record: ListenerRecord) -> Iterator[Violation]:
+    """Check a group's frames: up to a rewind they are of the lost log, and what they leave is of the present one."""
+    base, received = record.bases.get(group_id, 0), list[Frame]()
+    for frame in record.frames:
+        if frame.group_id == group_id and frame.kind == "rewind":
+            last = max([base, *(each.seq for each in received)])
+            yield from _judge_frames(group_id, databases.lost.groups[group_id], record, received, base, last)
+            if frame.seq >= last or frame.seq not in _rewinds(databases, record.user_id, frame):
+                yield Violation(Rule.REWIND, f"{record.name}: {group_id} from {last} to {frame.seq}")
+            base, received = min(base, frame.seq), [each for each in received if each.seq <= frame.seq]
+        elif frame.group_id == group_id:
+            received.append(frame)
+    yield from _judge_frames(group_id, databases.present.groups[group_id], record, received, base, math.inf)
+
+
+def _rewinds(databases: Databases, user_id: UUID, rewind: Frame) -> set[int]:
+    """Return the seqs to which a rewind may go: where the logs part, or 0 if the server cannot know that."""
+    present, lost = (database.groups[rewind.group_id] for database in databases)
+    if present is lost:
+        return set()
+    if rewind.body not in databases.present.epochs:
+        return {0}
+    fork = present.fork(lost)
+    is_known = any(first <= fork for first, _ in present.stays.get(user_id, ()))
+    return {fork} if is_known else {0, fork}
+
+
+def _judge_frames(
+    group_id: UUID, group: Group, record: ListenerRecord, frames: Sequence[Frame], base: int, last: float
+) -> Iterator[Violation]:
+    """Check that these frames are the user's part of a log from above the base to the last."""
+    yield from _judge_order(frames, base, record.name)
+    for frame in frames:
+        yield from _judge_frame(group, frame, record)
+    missing = group.entries.keys() - {frame.seq for frame in frames if frame.kind != "gap"}
+    for seq in sorted(missing):
+        if base < seq <= last and group.receives(record.user_id, seq):
+            yield Violation(Rule.MISSING, f"{record.name}: {group_id}/{seq}")
 
 
 def _judge_order(frames: Iterable[Frame], base: int, name: str) -> Iterator[Violation]:
@@ -168,32 +236,44 @@ def _judge_plain_group(group: Group, record: PlainRecord, where: str, seqs: list
             yield Violation(Rule.MISSING, f"{where}/{seq}")
 
 
-def _judge_sendings(groups: dict[UUID, Group], sendings: Iterable[Sending]) -> Iterator[Violation]:
-    """Check that acknowledged messages are in the log at that seq, refused ones are not, and none is twice."""
+def _judge_bodies(groups: dict[UUID, Group], sendings: Iterable[Sending]) -> Iterator[Violation]:
+    """Check that no message is in a log twice, and that each was sent."""
     counts = Counter(
         (group_id, entry.body) for group_id, group in groups.items() for entry in group.entries.values() if entry.body
     )
     for sending in sendings:
-        where = f"{sending.group_id}: {sending.body[:40]} (key {sending.key})"
         count = counts.pop((sending.group_id, sending.body), 0)
         if count > 1:
-            yield Violation(Rule.DOUBLED, f"{where}: {count} times in the log")
-        if count and sending.is_refused:
-            yield Violation(Rule.LOG, f"{where}: in the log, though it was refused")
-        for seq in sending.acks:
-            entry = groups[sending.group_id].entries.get(seq)
-            if entry is None or entry[1:5] != ("message", sending.user_id, sending.body, sending.key):
-                yield Violation(Rule.UNLOGGED, f"{where}: acknowledged as {seq}")
+            yield Violation(Rule.DOUBLED, f"{_name(sending)}: {count} times in the log")
     for group_id, body in counts:
         yield Violation(Rule.LOG, f"{group_id}: nobody sent {(body or '')[:40]}")
 
 
-def _judge_changes(evidence: Evidence) -> Iterator[Violation]:
-    """Check that every acknowledged change of members is in the log."""
-    counts = Counter(
-        (group_id, entry.user_id, entry.kind) for group_id, entries in evidence.logs.items() for entry in entries
-    )
-    for change, count in Counter(evidence.changes).items():
+def _judge_sendings(databases: Databases, sendings: Iterable[Sending]) -> Iterator[Violation]:
+    """Check that acknowledged messages are in the log of their epoch at that seq, and refused ones are not."""
+    for sending in sendings:
+        if sending.is_refused and sending.body in databases.present.groups[sending.group_id].of_body:
+            yield Violation(Rule.LOG, f"{_name(sending)}: in the log, though it was refused")
+        for seq, epoch in sending.acks:
+            entry = databases.of(epoch)[sending.group_id].entries.get(seq)
+            if entry is None or entry[1:5] != ("message", sending.user_id, sending.body, sending.key):
+                yield Violation(Rule.UNLOGGED, f"{_name(sending)}: acknowledged as {seq}")
+
+
+def _name(sending: Sending) -> str:
+    return f"{sending.group_id}: {sending.body[:40]} (key {sending.key})"
+
+
+def _judge_changes(databases: Databases, changes: Iterable[Change]) -> Iterator[Violation]:
+    """Check that every acknowledged change of members is in a log."""
+    entries = {
+        (group_id, entry)
+        for database in databases
+        for group_id, group in database.groups.items()
+        for entry in group.entries.values()
+    }
+    counts = Counter((group_id, entry.user_id, entry.kind) for group_id, entry in entries)
+    for change, count in Counter(changes).items():
         if count > counts[change]:
             yield Violation(Rule.UNLOGGED, f"{change.user_id} {change.kind} {change.group_id}")
 

@@ -12,7 +12,6 @@ from aiohttp.test_utils import TestClient, TestServer
 from hashing_costs import CHEAPEST
 from people import PASSWORD, Person
 from processes import kill_all
-from standby import Standby
 from waiting import eventually
 
 from att.app import create_app
@@ -20,9 +19,11 @@ from att.client import Client, Gap, Rewind
 from att.config.settings import Settings
 from att.db.embedded import EmbeddedPostgres
 from att.db.migrate import bring_up_to_date
+from chaos.standby import Standby
 
 LOST = 30
 NEW = (1, 30, 60)  # broadcasts on the new primary, each number in a group of its own
+UNSEEN = (0, 15, 45)  # of them, by SQL before a node finds the new primary: the last log is longer than the lost one
 DEADLINE = 30  # seconds
 
 pytestmark = pytest.mark.timeout(150)  # two PostgreSQL start, and one recovers, on a busy machine
@@ -90,9 +91,15 @@ def standby(primary, data_dir):
 
 
 @pytest.fixture
-async def nodes(primary, standby):
-    """Two servers that know both databases."""
-    hosts = ",".join(str(server.data_dir / "postgresql") for server in (primary, standby.server))
+def second_address(data_dir):
+    """Where nodes look for the new primary, once it is a link to that."""
+    return data_dir.parent / "second"
+
+
+@pytest.fixture
+async def nodes(primary, second_address):
+    """Two servers that know two databases."""
+    hosts = f"{primary.data_dir / 'postgresql'},{second_address}"
     settings = Settings(
         db_url=f"host={hosts} user=postgres dbname=postgres target_session_attrs=read-write",
         hashing=CHEAPEST,
@@ -172,10 +179,11 @@ async def closed_with(ws):
     return message.data
 
 
-async def test_failover(nodes, primary, standby, people, groups, views, read_logs):
+async def test_failover(nodes, primary, standby, second_address, people, groups, views, read_logs):
     """After a failover that has lost 30 acknowledged broadcasts of each group, 1, 30 or 60 others get the same seqs,
     before any listener is back. Each att.v1 listener, on either node, there or away meanwhile, has the new log in the
-    end, with all that the new primary has acknowledged. A plain one is closed, and hears what comes when it is back.
+    end, with all that the new primary has acknowledged, also if that has overtaken the old one before a node finds it.
+    A plain listener is closed, and hears what comes when it is back.
     """
     away = views[1:5]  # some on each node
     plain = [await node.ws_connect("/listen/me", headers=people[0].headers) for node in nodes]
@@ -191,11 +199,17 @@ async def test_failover(nodes, primary, standby, people, groups, views, read_log
     kill_all(primary)
     standby.promote()
     assert read_logs(standby.server, groups) == kept
+    with psycopg.connect(standby.server.start()) as connection:
+        for group, count in zip(groups, UNSEEN, strict=True):
+            for number in range(count):
+                connection.execute("SELECT att_broadcast(%s, %s, %s)", (group, f'{{"n": {number}}}', f"lost-{number}"))
+    second_address.symlink_to(standby.server.data_dir / "postgresql")
     epochs = set()
-    for group, person, node, count in zip(groups, people, [*nodes[::-1], nodes[0]], NEW, strict=True):
+    numbers = [range(unseen, count) for unseen, count in zip(UNSEEN, NEW, strict=True)]
+    for group, person, node, seen in zip(groups, people, [*nodes[::-1], nodes[0]], numbers, strict=True):
         # With the keys of the lost ones, which the log does not know.
-        answers = await broadcast(node, person, group, range(count), "lost", "new")
-        assert [seq for seq, _, _ in answers] == [len(kept[group]) + 1 + number for number in range(count)]
+        answers = await broadcast(node, person, group, seen, "lost", "new")
+        assert [seq for seq, _, _ in answers] == [len(kept[group]) + 1 + number for number in seen]
         epochs |= {epoch for _, epoch, _ in answers}
     for view in away:
         view.begin()

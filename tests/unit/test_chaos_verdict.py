@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from chaos.evidence import Change, Entry, Evidence, Frame, ListenerRecord, PlainRecord, Sending
+from chaos.evidence import Change, Entry, Evidence, Frame, ListenerRecord, PlainRecord, Position, Sending, Stored
 from chaos.plan import SHORT, STANDARD, Broadcast, make_plan
 from chaos.verdict import Group, Rule, frame_of, judge
 
@@ -28,6 +28,14 @@ LOG = [
 OF_BEN = [3, 4, 5, 6, 8, 9]
 
 
+def stored(log, members=frozenset({ANN, BEN}), epochs=frozenset()):
+    return Stored({TEA: log}, {TEA: len(log)}, {TEA: {*members}}, epochs)
+
+
+def acked(*seqs, epoch=""):
+    return [Position(seq, epoch) for seq in seqs]
+
+
 def frames(*seqs):
     return [frame_of(TEA, LOG[seq - 1]) for seq in seqs]
 
@@ -35,20 +43,18 @@ def frames(*seqs):
 def evidence(**changes):
     """What a run without fault leaves behind, but for what is given."""
     whole = {
-        "logs": {TEA: LOG},
-        "heads": {TEA: 9},
-        "members": {TEA: {ANN, BEN}},
+        "stored": stored(LOG),
         "records": [
             ListenerRecord("ann", ANN, {TEA: 1}, frames(*range(2, 10))),
             ListenerRecord("ben", BEN, {}, frames(*OF_BEN)),
         ],
         "plain_records": [PlainRecord("plain", BEN, 3.5, [B, C, D], is_open=True)],
         "sendings": [
-            Sending(TEA, ANN, A, None, [2]),
-            Sending(TEA, ANN, B, "key", [4, 4]),
-            Sending(TEA, None, C, None, []),
-            Sending(TEA, ANN, '{"n": "away"}', None, [7]),
-            Sending(TEA, BEN, D, None, [9]),
+            Sending(TEA, ANN, A, None, acked(2)),
+            Sending(TEA, ANN, B, "key", acked(4, 4)),
+            Sending(TEA, None, C, None),
+            Sending(TEA, ANN, '{"n": "away"}', None, acked(7)),
+            Sending(TEA, BEN, D, None, acked(9)),
             Sending(TEA, EVE, '{"n": "refused"}', None, is_refused=True),
         ],
         "changes": [Change(TEA, BEN, "joined"), Change(TEA, BEN, "left"), Change(TEA, BEN, "joined")],
@@ -96,7 +102,7 @@ def test_a_run_without_fault():
         (ben(3, 5, 4, 6, 8, 9), Rule.DISORDERED),
         (ben(3, 4, 5, 6, 7, 8, 9), Rule.OUTSIDER),
         (ben(2, 3, 4, 5, 6, 8, 9), Rule.OUTSIDER),
-        (ben(*OF_BEN, standings=[(TEA, 6)]), Rule.OUTSIDER),
+        (ben(*OF_BEN, standings=[(TEA, Position(6))]), Rule.OUTSIDER),
         (
             {"records": [ListenerRecord("ben", BEN, {}, [*frames(*OF_BEN), Frame(TEA, 10, "message", ANN, "{}")])]},
             Rule.UNLOGGED,
@@ -140,9 +146,9 @@ def test_a_plain_connection_may_end_at_any_moment(bodies):
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        (sent(Sending(TEA, ANN, '{"n": "lost"}', None, [10])), Rule.UNLOGGED),
-        (sent(Sending(TEA, ANN, '{"n": "lost"}', None, [9])), Rule.UNLOGGED),
-        ({"sendings": [*evidence().sendings[1:], Sending(TEA, ANN, A, "other key", [2])]}, Rule.UNLOGGED),
+        (sent(Sending(TEA, ANN, '{"n": "lost"}', None, acked(10))), Rule.UNLOGGED),
+        (sent(Sending(TEA, ANN, '{"n": "lost"}', None, acked(9))), Rule.UNLOGGED),
+        ({"sendings": [*evidence().sendings[1:], Sending(TEA, ANN, A, "other key", acked(2))]}, Rule.UNLOGGED),
         ({"sendings": [*evidence().sendings[1:], Sending(TEA, ANN, A, None, is_refused=True)]}, Rule.LOG),
         ({"sendings": evidence().sendings[1:]}, Rule.LOG),
         ({"changes": [Change(TEA, BEN, "left"), Change(TEA, BEN, "left")]}, Rule.UNLOGGED),
@@ -166,8 +172,97 @@ def test_what_a_publisher_must_not_receive(changes, rule):
     ],
 )
 def test_what_a_log_must_not_hold(log, rule):
-    found = rules(logs={TEA: log}, heads={TEA: len(log)}, records=[], plain_records=[])
+    found = rules(stored=stored(log), records=[], plain_records=[])
     assert rule in found
+
+
+# A standby replaces the database that has LOG. It has the log up to 7: Ben comes back by another event.
+KEPT, OLD, NEW = 7, "the epoch of both", "the epoch of the standby"
+E, F = '{"n": "new"}', '{"n": "newest"}'
+PRESENT = [
+    *LOG[:KEPT],
+    Entry(8, "message", ANN, E, None, 10.0),
+    Entry(9, "joined", BEN, None, None, 11.0),
+    Entry(10, "message", BEN, F, None, 12.0),
+]
+
+
+def rewind(seq, epoch=OLD):
+    return Frame(TEA, seq, "rewind", None, epoch)
+
+
+def new(*seqs):
+    return [frame_of(TEA, PRESENT[seq - 1]) for seq in seqs]
+
+
+def ann(*received, base=7):
+    return {"records": [ListenerRecord("ann", ANN, {TEA: base}, [*received])]}
+
+
+def rules_of_failover(**changes):
+    """By what the verdict is broken of a run with a failover, without fault but for what is given."""
+    return rules(
+        **{
+            "stored": stored(PRESENT, epochs={OLD, NEW}),
+            "lost": stored(LOG, epochs={OLD, "lost"}),
+            "records": [
+                ListenerRecord("ann", ANN, {TEA: 1}, [*frames(*range(2, 10)), rewind(7), *new(8, 9, 10)]),
+                ListenerRecord("ben", BEN, {}, [*frames(*OF_BEN), rewind(7), *new(9, 10)], [(TEA, Position(8, OLD))]),
+                ListenerRecord("away", ANN, {}, [*frames(*range(1, 8)), *new(8, 9, 10)], [(TEA, Position(8, NEW))]),
+                ListenerRecord("at 9", BEN, {TEA: 9}, [rewind(7), *new(9, 10)]),
+                ListenerRecord("all", BEN, {}, [*frames(*OF_BEN), rewind(0, "lost"), *frames(3, 4, 5, 6), *new(9, 10)]),
+            ],
+            "plain_records": [
+                PlainRecord("before", BEN, 3.5, [B, C, D]),
+                PlainRecord("after", BEN, 8.5, [F], is_open=True),
+                PlainRecord("all the time", ANN, 6.5, ['{"n": "away"}', E, F], is_open=True),
+            ],
+            "sendings": [
+                *evidence().sendings[:-2],
+                Sending(TEA, BEN, D, None, acked(9, epoch=OLD)),
+                Sending(TEA, ANN, E, None, acked(8, epoch=NEW)),
+                Sending(TEA, BEN, F, None, acked(10, epoch=NEW)),
+            ],
+            "changes": [*evidence().changes, Change(TEA, BEN, "joined")],
+        }
+        | changes
+    )
+
+
+def test_a_failover_without_fault():
+    """What the old database has acknowledged and lost is not missing, if its listeners are told to forget it."""
+    assert not rules_of_failover()
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        (ann(*frames(8, 9), *new(8, 9, 10)), Rule.DOUBLED),
+        (ann(*frames(8, 9), *new(10)), Rule.ALTERED),
+        (ann(*frames(8, 9), rewind(7), *new(9, 10)), Rule.MISSING),
+        (ann(*frames(9), rewind(7), *new(8, 9, 10)), Rule.MISSING),
+        (ann(*frames(8, 9), rewind(8), *new(9, 10)), Rule.REWIND),
+        (ann(*frames(8, 9), rewind(6), *frames(7), *new(8, 9, 10)), Rule.REWIND),
+        (ann(*frames(8, 9), rewind(0), *frames(*range(1, 8)), *new(8, 9, 10)), Rule.REWIND),
+        (ann(rewind(7), *new(8, 9, 10)), Rule.REWIND),
+        (ann(*frames(8, 9), rewind(7, "lost"), *new(8, 9, 10)), Rule.REWIND),
+        (ann(*frames(8), rewind(7), rewind(7), *new(8, 9, 10)), Rule.REWIND),
+        (ann(*new(8), rewind(7), *new(8, 9, 10)), Rule.ALTERED),
+        ({"records": [ListenerRecord("ben", BEN, {TEA: 9}, [], [(TEA, Position(8, NEW))])]}, Rule.OUTSIDER),
+        (plain(B, C, D, F, is_open=True), Rule.UNLOGGED),
+        (plain(D, F), Rule.UNLOGGED),
+        (sent(Sending(TEA, ANN, E, None, acked(8, epoch=OLD))), Rule.UNLOGGED),
+        (sent(Sending(TEA, BEN, D, None, acked(9, epoch=NEW))), Rule.UNLOGGED),
+        ({"changes": [*evidence().changes, *[Change(TEA, BEN, "joined")] * 2]}, Rule.UNLOGGED),
+    ],
+)
+def test_what_a_failover_must_not_do(changes, rule):
+    assert rule in rules_of_failover(**changes)
+
+
+def test_a_rewind_without_a_failover():
+    """Nothing that is confirmed is lost when the database is killed."""
+    assert rules(**ann(*frames(8, 9), rewind(7), *frames(8, 9))) == {Rule.REWIND}
 
 
 def test_faults_are_violations():

