@@ -50,6 +50,7 @@ AttError
 │   └── ShuttingDown
 ├── CannotStart
 └── ProtocolError
+    └── InvalidFrame
 """
 
 from collections.abc import Iterator
@@ -58,6 +59,11 @@ from inspect import getdoc
 from typing import ClassVar, NamedTuple
 
 CLOSE_REASON_BYTES = 123  # RFC 6455, section 5.5: 125 for a control frame, less 2 for the code
+
+
+def close_reason(text: str) -> bytes:
+    """Return as much of a text as fits into a close frame: whole characters, at most 123 bytes."""
+    return text.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore").encode()
 
 
 class AttError(Exception):
@@ -291,8 +297,16 @@ class ProtocolError(AttError, code="protocol error"):
 
     @property
     def reason(self) -> bytes:
-        """Return as much of the detail as fits into a close frame: whole characters, at most 123 bytes."""
-        return self.detail.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore").encode()
+        """Return as much of the detail as fits into a close frame."""
+        return close_reason(self.detail)
+
+
+class InvalidFrame(ProtocolError, code="invalid input"):
+    """An invalid frame of att.v1, which an error with its ``id`` answers. The socket stays open."""
+
+    def __init__(self, id: str | int | None, detail: str) -> None:  # noqa: A002 - the frame calls it so
+        self.id = id
+        super().__init__(detail)
 
 
 @contextmanager

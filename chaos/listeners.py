@@ -21,6 +21,7 @@ CONNECT_TIMEOUT = 5.0  # seconds
 ANSWER_TIMEOUT = 8.0  # seconds for an acknowledgement; a later one is ignored
 TOO_SLOW = 4000
 RECONNECT = {1001, 1012, TOO_SLOW, 4001}  # close codes after which a client may connect again
+OVERLOADED = 1013  # the code of a refused handshake that may succeed later
 CLOSING = aiohttp.ClientWSTimeout(ws_close=0.5)
 
 
@@ -201,6 +202,8 @@ class ListenerV1(Listener):
     async def _converse(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         message = await socket.receive(timeout=CONNECT_TIMEOUT)
         if message.type is not WSMsgType.TEXT:
+            if message.type is WSMsgType.CLOSE and message.data not in {*RECONNECT, OVERLOADED}:
+                self.faults.append(f"{self.name}: refused with {message.data} {message.extra or ''}")
             return
         hello = frames.parse(message.data)
         if not isinstance(hello, Hello) or hello.user_id != self.person.id or socket.protocol != "att.v1":

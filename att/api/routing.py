@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from att.api.auth import identify, is_permitted, path_user
-from att.api.keys import GROUP, GROUP_SERVICE, RATE_QUOTAS, SESSIONS
+from att.api.keys import GROUP, GROUP_SERVICE, LISTEN_ENDPOINT, RATE_QUOTAS, SESSIONS
 from att.api.route import Route
 from att.core import permissions
 from att.core.permissions import NO_GROUP, Standing, Who
 from att.core.quotas import Quota
-from att.errors import Forbidden, NotSignedIn
+from att.errors import AttError, Forbidden, NotSignedIn, Unavailable
+from att.http.access_log import REQUEST_LOG
 from att.http.bodies import counted_body, load_body
 from att.http.context import SESSION
 from att.http.cors import preflight
@@ -45,6 +46,23 @@ def guarded(route: Route) -> Handler:
             if route.who is not Who.ANYONE:
                 await _admit(request, route)
             return await _call(route, request)
+
+    return _refused_on_socket(handle) if route.upgrades else handle
+
+
+def _refused_on_socket(handler: Handler) -> Handler:
+    """Return the handler of a WebSocket, whose errors a page is told by a close code."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except AttError as error:
+            response = await request.app[LISTEN_ENDPOINT].refuse(request, error)
+            if response is None:
+                raise
+            if isinstance(error, Unavailable):
+                request.app[REQUEST_LOG].unavailable(request, error)
+            return response
 
     return handle
 

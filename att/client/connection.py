@@ -170,7 +170,10 @@ class ClientConnection:
 async def _receive_hello(socket: aiohttp.ClientWebSocketResponse) -> Frame:
     if socket.protocol != SUBPROTOCOL:
         raise errors.ProtocolError(f"The server does not speak {SUBPROTOCOL}.")
-    frame = read(_text(await socket.receive()))
+    try:
+        frame = read(_text(await socket.receive()))
+    except errors.SessionEnded:
+        raise errors.NotSignedIn from None  # the handshake was refused
     if frame.type != "hello":
         raise errors.ProtocolError("The server did not send hello.")
     return frame

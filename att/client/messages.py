@@ -222,4 +222,7 @@ def close_error(code: int | None, reason: str) -> Exception:
         return errors.SessionEnded()
     if code == CloseCode.PROTOCOL_ERROR:
         return errors.ProtocolError(f"The server did not understand: {reason}.")
+    if code == CloseCode.FORBIDDEN:
+        kind, _, detail = reason.partition(": ")
+        return refusal(kind, detail)
     return errors.AttError(f"The server has closed the connection for good ({code}): {reason}.")

@@ -20,6 +20,7 @@ class CloseCode(IntEnum):
     RESYNC = 4001, "connect again"
     SESSION_ENDED = 4500, "session ended"
     PROTOCOL_ERROR = 4501, "protocol error"
+    FORBIDDEN = 4502, "forbidden"
 
     reason: str
 

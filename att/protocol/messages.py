@@ -14,7 +14,7 @@ from msgspec.json import Decoder, encode
 
 from att.core import json_text
 from att.core.names import check_key, check_printable, parse_uuid
-from att.errors import AttError, ProtocolError, QuotaExceeded, QuotaExhausted
+from att.errors import AttError, InvalidFrame, ProtocolError, QuotaExceeded, QuotaExhausted
 
 SUBPROTOCOL = "att.v1"
 BEARER_PREFIX = "att.bearer."  # prefix of the subprotocol that carries a token
@@ -27,6 +27,7 @@ EPOCH_PATTERN = "^[!-~]{1,64}$"
 PONG = b'{"type":"pong"}'
 
 FrameId = str | int
+_ReadId = Annotated[str, Meta(max_length=ID_LENGTH)] | Annotated[int, Meta(ge=-SEQ_LIMIT, le=SEQ_LIMIT)]
 _T = TypeVar("_T")
 
 
@@ -149,28 +150,44 @@ class _Resume(_Frame, frozen=True, tag="resume"):
 
 
 class _Broadcast(_Frame, frozen=True, tag="broadcast"):
-    id: Annotated[str, Meta(max_length=ID_LENGTH)] | Annotated[int, Meta(ge=-SEQ_LIMIT, le=SEQ_LIMIT)]
+    id: _ReadId
     group: Annotated[str, Meta(min_length=1, max_length=GROUP_LENGTH)]
     data: Raw
     key: str | UnsetType = UNSET
 
 
+class _Answerable(Struct, frozen=True):
+    """The part of an invalid frame that an answer needs."""
+
+    id: _ReadId
+
+
 _DECODER: Decoder[_Resume | _Broadcast | Ping] = Decoder(_Resume | _Broadcast | Ping)
+_ANSWERABLE = Decoder(_Answerable)
 
 
 def parse(text: str | bytes) -> Resume | Broadcast | Ping:
-    """Parse a frame of the client. Raise ProtocolError if att.v1 has no such frame."""
+    """Parse a frame of the client. Raise ProtocolError if there is no such frame: InvalidFrame if it has an id."""
+    text = text.removeprefix("\ufeff") if isinstance(text, str) else text.removeprefix(BOM_UTF8)
     try:
-        frame = _DECODER.decode(text.removeprefix("\ufeff") if isinstance(text, str) else text.removeprefix(BOM_UTF8))
+        frame = _DECODER.decode(text)
     except UnicodeError:
         raise ProtocolError("the frame is not UTF-8") from None
     except RecursionError:
         raise ProtocolError("the frame is nested too deeply") from None
     except DecodeError as error:
-        raise ProtocolError(str(error)) from None
+        raise _fault(text, str(error)) from None
     if isinstance(frame, Ping):
         return frame
     return _resume(frame) if isinstance(frame, _Resume) else _broadcast(frame)
+
+
+def _fault(text: str | bytes, detail: str) -> ProtocolError:
+    """Return the error for a text that is no frame."""
+    try:
+        return InvalidFrame(_ANSWERABLE.decode(text).id, detail)
+    except (DecodeError, RecursionError):  # it is not JSON, no object, or has no id
+        return ProtocolError(detail)
 
 
 def _resume(frame: _Resume) -> Resume:
@@ -183,9 +200,9 @@ def _resume(frame: _Resume) -> Resume:
 def _broadcast(frame: _Broadcast) -> Broadcast:
     data = bytes(frame.data)
     key = None if frame.key is UNSET else frame.key
-    _named("group", check_printable, frame.group)
-    _named("key", check_key, key)
-    _named("data", check_object, data)
+    _named(frame.id, "group", check_printable, frame.group)
+    _named(frame.id, "key", check_key, key)
+    _named(frame.id, "data", check_object, data)
     return Broadcast(frame.id, parse_uuid(frame.group) or frame.group, data, key)
 
 
@@ -195,9 +212,9 @@ def check_object(data: bytes) -> None:
         raise TypeError("must be an object")
 
 
-def _named(member: str, check: Callable[[_T], object], value: _T | None) -> None:
+def _named(frame_id: FrameId | None, member: str, check: Callable[[_T], object], value: _T | None) -> None:
     try:
         if value is not None:
             check(value)
     except (TypeError, ValueError) as error:
-        raise ProtocolError(f"{member}: {error}") from None
+        raise InvalidFrame(frame_id, f"{member}: {error}") from None

@@ -77,6 +77,15 @@ class WebSocketConnection(FrameReader):
         self._last_received = self._keepalive.now
         self._keepalive.attach(self, min(_ticks(HEARTBEAT), self._check_session()))
 
+    def refuse(self, upgraded: Upgraded, code: CloseCode, reason: bytes) -> None:
+        """Take over a transport, only to close it."""
+        self._quota, self._on_close = upgraded.quota, upgraded.on_close
+        self._open(upgraded.transport)
+        self._start_reading(MESSAGE_LIMITS[Dialect.PLAIN])
+        self._keepalive.attach(self, _ticks(HEARTBEAT))
+        self.close(code, reason)
+        self.data_received(upgraded.early)
+
     def listen(self, early: bytes) -> None:
         """Handle messages, beginning with those already received. If it was closed meanwhile, send the close frame."""
         if self._deadline is None:

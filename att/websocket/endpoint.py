@@ -8,7 +8,7 @@ from aiohttp import web
 from att.accounts.rate_quotas import RateQuotas
 from att.core.memory import MemoryBudget
 from att.core.quotas import Quota
-from att.errors import NotSignedIn
+from att.errors import AttError, NotSignedIn, UpgradeRequired
 from att.http.context import SESSION
 from att.realtime.event_log import EventLog, Publish
 from att.realtime.hub import Hub
@@ -19,6 +19,7 @@ from att.realtime.registry import Dialect, Listener
 from att.sessions.store import SessionStore
 from att.websocket.connection import HEARTBEAT, WebSocketConnection
 from att.websocket.keepalive import KeepaliveTimer
+from att.websocket.refusals import refusal_of
 from att.websocket.subprotocols import AttV1Protocol, PlainProtocol
 from att.websocket.upgrade import accept, detach_transport, dialect_of
 
@@ -48,7 +49,7 @@ class ListenEndpoint:
         # A peer that is lost without a word keeps its socket until the second heartbeat. Nothing is awaited between
         # this and the attachment of a listener within the quota.
         await self.quotas.check_sockets(user_id, len(self.hub.registry.of_user(user_id)), HEARTBEAT * 1.5)
-        connection = WebSocketConnection(self.keepalive, self.sessions, self.outbox_limit, self.memory)
+        connection = self._connection()
         listener = Listener(session.user_id, session.id, connection, dialect)
         protocol = self._protocol_for(listener, connection)
         with contextlib.ExitStack() as undo:
@@ -66,6 +67,28 @@ class ListenEndpoint:
             connection.listen(upgraded.early)
             undo.pop_all()
         return response
+
+    async def refuse(self, request: web.Request, error: AttError) -> web.StreamResponse | None:
+        """Accept a handshake of att.v1, only to close it with the reason: a page's script sees no status.
+
+        Return None if the error is to be the response. Raises ConnectionError.
+        """
+        refusal = refusal_of(error)
+        if refusal is None or request.can_read_body:
+            return None
+        try:
+            dialect = dialect_of(request)
+        except UpgradeRequired:
+            return None
+        if dialect is not Dialect.V1:
+            return None
+        connection = self._connection()
+        response = await accept(request, dialect)
+        connection.refuse(detach_transport(request, connection), *refusal)
+        return response
+
+    def _connection(self) -> WebSocketConnection:
+        return WebSocketConnection(self.keepalive, self.sessions, self.outbox_limit, self.memory)
 
     def _submit(self, publish: Publish, callback: PublishCallback) -> None:
         self.quotas.take_now(Quota.BROADCASTS, publish.actor_id)

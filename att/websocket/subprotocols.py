@@ -9,7 +9,7 @@ from uuid import UUID
 
 from aiohttp import WSMessage, WSMsgType
 
-from att.errors import AttError, ProtocolError
+from att.errors import AttError, InvalidFrame, ProtocolError
 from att.protocol import messages
 from att.protocol.frames import CloseCode, text_frame
 from att.realtime.event_log import Position, Publish
@@ -147,7 +147,10 @@ class AttV1Protocol(PlainProtocol):
         try:
             self._answer(messages.parse(message.data))
         except ProtocolError as error:
-            self._close(error)
+            if isinstance(error, InvalidFrame) and self._positions is None:
+                self._send(messages.error(error.id, error))
+            else:
+                self._close(error)
 
     def on_lost(self) -> None:
         super().on_lost()

@@ -210,6 +210,8 @@ async def test_connects_again(script, someone, pauses, code):
     [
         (4500, "session ended", errors.SessionEnded, "The session has ended"),
         (4501, "data: must be an object", errors.ProtocolError, "data: must be an object"),
+        (4502, "not you: This belongs to another user.", errors.NotYou, "This belongs to another user."),
+        (4502, "forbidden", errors.Forbidden, "You may not do this"),
         (4999, "no more", errors.AttError, "no more"),
     ],
 )

@@ -8,6 +8,7 @@ from att import errors
 from att.errors import (
     AttError,
     FieldError,
+    InvalidFrame,
     InvalidInput,
     NoSuchUser,
     QuotaExceeded,
@@ -32,6 +33,7 @@ CODES = {
     "Forbidden": "forbidden",
     "GroupNameTaken": "group name taken",
     "Invalid": "invalid input",
+    "InvalidFrame": "invalid input",
     "InvalidInput": "invalid input",
     "KeyReused": "key reused",
     "LastAdministrator": "last administrator",
@@ -70,7 +72,7 @@ CODES = {
 }
 
 
-WITH_DETAILS_OF_THEIR_OWN = (InvalidInput, TooManyAttempts, QuotaExceeded, QuotaExhausted)
+WITH_DETAILS_OF_THEIR_OWN = (InvalidFrame, InvalidInput, TooManyAttempts, QuotaExceeded, QuotaExhausted)
 
 
 def drawn(text):

@@ -22,6 +22,7 @@ EXPECTED = {
     CloseCode.RESYNC: (4001, "connect again", True),
     CloseCode.SESSION_ENDED: (4500, "session ended", False),
     CloseCode.PROTOCOL_ERROR: (4501, "protocol error", False),
+    CloseCode.FORBIDDEN: (4502, "forbidden", False),
 }
 
 

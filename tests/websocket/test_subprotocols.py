@@ -322,6 +322,10 @@ async def test_too_much_waits(ann, tea, talk, client, monkeypatch):
         (['{"type":"broadcast","id":1,"group":"tea","data":{}}'], "first"),
         (['{"type":"resume"}', '{"type":"resume"}'], "once"),
         (['{"type":"resume"}', '{"type":"subscribe"}'], "subscribe"),
+        (['{"type":"broadcast","id":1,"group":"tea","data":[]}'], "data"),
+        (['{"type":"resume"}', '{"type":"broadcast","id":1,"group":"tea"'], "truncated"),
+        (['{"type":"resume"}', '[{"id":1}]'], "object"),
+        (['{"type":"resume"}', '{"type":"broadcast","id":1.5,"group":"tea","data":{}}'], "$.id"),
         ([b"{}"], "text"),
     ],
 )
@@ -333,6 +337,27 @@ async def test_protocol_error(ann, talk, frames, reason):
     code, told = await said.closed()
     assert code == CloseCode.PROTOCOL_ERROR
     assert reason in told
+
+
+async def test_invalid_frames(ann, tea, talk):
+    """A frame whose id can be read is answered by an error, and the socket stays open."""
+    said = await talk(ann, {})
+    frames = {
+        "subscribe": '{"type":"subscribe","id":"a","data":{"deep":[[1]]}}',
+        "`data`": '{"id":"a","type":"broadcast","group":"tea"}',
+        "unknown field": '{"type":"broadcast","id":"a","group":"tea","data":{},"extra":1}',
+        "data: must be an object": '{"type":"broadcast","id":"a","group":"tea","data":[]}',
+        "group: ": '{"type":"broadcast","id":"a","group":"a\\u0000","data":{}}',
+        "key: ": '{"type":"broadcast","id":"a","group":"tea","data":{},"key":""}',
+        "$.group": '{"type":"broadcast","id":"a","group":1,"data":{}}',
+    }
+    for says, frame in frames.items():
+        await said.ws.send_str(frame)
+        answer = await said.receive()
+        assert parts([answer], "type", "id", "error") == [("error", "a", "invalid input")]
+        assert says in answer["detail"]
+    await said.send(type="broadcast", id=1, group="tea", data={})
+    assert (await said.receive_until("ack"))[-1]["id"] == 1
 
 
 async def test_nothing_after_a_protocol_error(ann, tea, talk, sql):
