@@ -1,7 +1,5 @@
 """The log of a group."""
 
-from collections.abc import Sequence
-
 from aiohttp import web
 
 from att.api import schemas
@@ -14,32 +12,32 @@ from att.http.context import SESSION
 from att.http.requests import read_query
 from att.http.responses import link_to_next
 from att.protocol.messages import timestamp
-from att.realtime.event_log import LogEvent
+from att.realtime.event_log import LogEvent, LogPage, LogPart
 
 
 async def group_events(request: web.Request) -> web.Response:
     """Read a group's log.
 
-    Without groups.read these are only the events of the times when the user was a member.
+    Without groups.read these are only the events of the times when the user was a member, unless the group's rule of
+    history is all.
     """
-    query, user_id = read_query(request, EventsQuery), request[SESSION].user_id
-    log = request.app[EVENT_LOG]
+    query, log = read_query(request, EventsQuery), request.app[EVENT_LOG]
     may_read_all = await is_permitted(request, Permission.GROUPS_READ)  # before the page, which must not wait in memory
-    replay = await log.read_from(request[GROUP].id, user_id, query.after, query.limit)
-    epoch = log.epoch  # of what was just returned
-    events, head = replay.slice
-    follows = events[-1].seq if events and events[-1].seq < head else None
-    response = _page(events if may_read_all else [*replay.visible_to(user_id)], follows, epoch)
-    if follows is not None:
-        response.headers["Link"] = link_to_next(request, follows)
+    user_id = None if may_read_all else request[SESSION].user_id
+    part = LogPart(query.after or 0, query.before, query.limit, query.kind)
+    page = await log.page(request[GROUP].id, user_id, part)
+    response = _page(page, log.epoch)  # that of what was just returned
+    if page.next is not None:
+        direction = "after" if query.before is None else "before"
+        response.headers["Link"] = link_to_next(request, **{direction: page.next})
     return response
 
 
-def _page(events: Sequence[LogEvent], follows: int | None, epoch: str) -> web.Response:
+def _page(page: LogPage, epoch: str) -> web.Response:
     """Write a page as ``EventPageOut`` describes it, with each message byte for byte as it was sent."""
-    end = "null" if follows is None else f'"{follows}"'
+    end = "null" if page.next is None else f'"{page.next}"'
     body = b'{"items": [%b], "next": %b, "epoch": "%b"}' % (
-        b", ".join(map(_item, events)),
+        b", ".join(map(_item, page.events)),
         end.encode(),
         epoch.encode(),
     )

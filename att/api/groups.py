@@ -171,12 +171,19 @@ GROUP_ROUTES = (
     ),
 )
 
-_RULES = {"join": "invite", "post": "members", "retention": 1000}
+_RULES = {"join": "invite", "post": "members", "retention": 1000, "history": "since_join"}
 GROUP_EXAMPLES: Examples = {
     schemas.NewGroupIn: {"name": "tea", **_RULES},
     schemas.GroupChangeIn: {"join": "open"},
     schemas.MemberChangeIn: {"role": "owner"},
     schemas.NewMembersIn: {"user_ids": [EXAMPLE_ID, OTHER_EXAMPLE_ID]},
-    schemas.GroupOut: {"id": EXAMPLE_ID, "name": "tea", **_RULES, "created_at": EXAMPLE_TIME, "role": "owner"},
+    schemas.GroupOut: {
+        "id": EXAMPLE_ID,
+        "name": "tea",
+        **_RULES,
+        "created_at": EXAMPLE_TIME,
+        "seq": 12,
+        "role": "owner",
+    },
     schemas.MemberOut: {"user_id": EXAMPLE_ID, "login": "ann", "role": "member", "joined_at": EXAMPLE_TIME},
 }

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from att.core.fields import Id, Moment, Name, Number, PartOfName, RowId, Seq, Truth
 from att.http.schemas import PageQuery, QueryModel
@@ -11,10 +11,21 @@ IDS = 200  # as many as fit into the first line of a request
 
 
 class EventsQuery(QueryModel):
-    """A part of a log."""
+    """A part of a log: the events after a seq, oldest first, or those before one, newest first."""
 
-    after: Seq = Field(default=0, description="The `next` of the previous page, or the `seq` of any event.")
+    after: Seq | None = Field(default=None, description="The `next` of the previous page, or the `seq` of any event.")
+    before: Annotated[Seq, Field(ge=1)] | None = Field(
+        default=None, description="Likewise, newest first; the newest page is that before 9223372036854775807."
+    )
+    kind: Literal["message"] | None = Field(default=None, description="Only events of this kind.")
     limit: Number = Field(default=100, ge=1, le=1_000, description="Maximum number of items in a page.")
+
+    @field_validator("before")
+    @classmethod
+    def _check_direction(cls, before: int | None, info: ValidationInfo) -> int | None:
+        if before is not None and info.data.get("after") is not None:
+            raise ValueError("must not be given with 'after'")
+        return before
 
 
 # Users

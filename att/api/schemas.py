@@ -22,7 +22,7 @@ from att.core.fields import (
     RetentionCount,
     TypedPassword,
 )
-from att.core.permissions import Join, MemberRole, Permission, Post
+from att.core.permissions import HistoryRule, Join, MemberRole, Permission, Post
 from att.http.schemas import RequestModel, ResponseModel
 from att.realtime.event_log import Kind
 
@@ -136,6 +136,7 @@ class NewGroupIn(RequestModel):
     join: Join = "invite"
     post: Post = "members"
     retention: RetentionCount = 1_000
+    history: HistoryRule = "since_join"
 
 
 class GroupChangeIn(RequestModel):
@@ -145,6 +146,7 @@ class GroupChangeIn(RequestModel):
     join: Join = Field(default_factory=lambda: "invite")
     post: Post = Field(default_factory=lambda: "members")
     retention: RetentionCount = Field(default_factory=int)
+    history: HistoryRule = Field(default_factory=lambda: "since_join")
 
 
 class MemberChangeIn(RequestModel):
@@ -224,14 +226,20 @@ class SessionOut(ResponseModel):
 
 
 class GroupOut(ResponseModel):
-    """A group. ``role`` is one's own in it, null for non-members. The group keeps ``retention`` events."""
+    """A group. ``role`` is one's own in it, null for non-members.
+
+    The group keeps ``retention`` events, of which ``seq`` is the last one's. Members read all of them if ``history`` is
+    ``all``.
+    """
 
     id: UUID
     name: str
     join: Join
     post: Post
     retention: int
+    history: HistoryRule
     created_at: datetime
+    seq: int
     role: MemberRole | None
 
 
@@ -282,7 +290,10 @@ class DeletedOut(ResponseModel):
 
 
 class EventPageOut(ResponseModel):
-    """A page of a log. ``next`` is the ``after`` of the following page, null at the end; seqs are of ``epoch``."""
+    """A page of a log. ``next`` is the ``after`` of the following page, or its ``before``, null at the end.
+
+    Seqs are of ``epoch``.
+    """
 
     items: Sequence[EventOut]
     next: str | None

@@ -118,7 +118,8 @@ def _log(found: Explanation) -> str:
         return "empty"
     at = f" at {timestamp(group.at)}" if group.at is not None else ""
     kept = "no event is kept" if group.oldest is None else f"kept from seq {group.oldest} on"
-    return f"ends with seq {group.seq}{at}; {kept}, at most {group.retention} events"
+    read = "all of it" if group.history == "all" else "what was logged while they were members"
+    return f"ends with seq {group.seq}{at}; {kept}, at most {group.retention} events; members read {read}"
 
 
 def _stay(stay: Stay) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy import ARRAY, Uuid, bindparam, func, select
 from att.accounts.history import History, HistoryEntry
 from att.core.names import fold, parse_uuid
 from att.core.pagination import Window
+from att.core.permissions import HistoryRule
 from att.db.engine import Engine, prepare
 from att.db.schema import events, groups, members, sessions, users
 from att.errors import NoSuchGroup, NoSuchUser
@@ -19,7 +20,7 @@ CHANGES = 200  # changes of the membership that are read
 SHOWN = 10  # of them
 
 _user = select(users.c.id, users.c.login, users.c.active)
-_group = select(groups.c.id, groups.c.name, groups.c.seq, groups.c.retention)
+_group = select(groups.c.id, groups.c.name, groups.c.seq, groups.c.retention, groups.c.history)
 _in_log = events.c.group_id == bindparam("group_id")
 
 USER_BY_ID = prepare(_user.where(users.c.id == bindparam("user_id")))
@@ -60,13 +61,14 @@ class ExplainedUser:
 class ExplainedLog:
     """A group and its log, which ends with ``seq`` at ``at`` and is kept from ``oldest`` on.
 
-    ``at`` is None if the last event is not kept, ``oldest`` if none is.
+    ``at`` is None if the last event is not kept, ``oldest`` if none is. ``history`` says what of it members read.
     """
 
     id: UUID
     name: str
     seq: int
     retention: int
+    history: HistoryRule
     at: datetime | None
     oldest: int | None
 
@@ -152,10 +154,10 @@ async def _find_group(db: Engine, reference: str) -> ExplainedLog:
     )
     if row is None:
         raise NoSuchGroup(f"there is no group with the name or id {reference!r}")
-    group_id, name, seq, retention = row
+    group_id, name, seq, retention, history = row
     last = await db.fetch_one(LAST, group_id=group_id, seq=seq)
     oldest = await db.fetch_one(_OLDEST, group_id=group_id)
-    return ExplainedLog(group_id, name, seq, retention, last and last[0], oldest and oldest[0])
+    return ExplainedLog(group_id, name, seq, retention, history, last and last[0], oldest and oldest[0])
 
 
 async def _steps(db: Engine, user_id: UUID, group_id: UUID) -> list[Step]:

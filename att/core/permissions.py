@@ -11,6 +11,7 @@ from att.errors import NotAMember, NotAnOwner, NotPermitted, NotYou
 MemberRole = Literal["owner", "member"]
 Join = Literal["invite", "open"]
 Post = Literal["members", "owners"]
+HistoryRule = Literal["since_join", "all"]
 
 
 class Permission(StrEnum):

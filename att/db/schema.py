@@ -70,8 +70,8 @@ sessions = sa.Table(
     sa.Index(None, "expires_at"),
 )
 
-# join and post say who may join and who may broadcast. seq is that of the last event, retention the number of stored
-# events.
+# join, post and history say who may join, who may broadcast, and what members read of the log: all of it, or only what
+# came while they were members. seq is that of the last event, retention the number of stored events.
 groups = sa.Table(
     "groups",
     metadata,
@@ -83,9 +83,11 @@ groups = sa.Table(
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
     sa.Column("seq", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("retention", sa.Integer, nullable=False, server_default=sa.text("1000")),
+    sa.Column("history", sa.Text, nullable=False, server_default=sa.text("'since_join'")),
     sa.CheckConstraint("\"join\" IN ('invite', 'open')", name="join"),
     sa.CheckConstraint("post IN ('members', 'owners')", name="post"),
     sa.CheckConstraint("retention BETWEEN 0 AND 1000000", name="retention"),
+    sa.CheckConstraint("history IN ('since_join', 'all')", name="history"),
     sa.Index(None, "created_at", "id"),
     sa.Index("ix_groups_open", "created_at", "id", postgresql_where=sa.text("\"join\" = 'open'")),
 )

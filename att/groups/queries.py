@@ -8,7 +8,7 @@ from sqlalchemy import and_, bindparam, func, or_, select, true
 
 from att.core.names import fold, parse_uuid
 from att.core.pagination import Order, Page, Window
-from att.core.permissions import Join, MemberRole, Post
+from att.core.permissions import HistoryRule, Join, MemberRole, Post
 from att.core.preconditions import version_of
 from att.db.engine import Engine, prepare
 from att.db.keyset import Listing, MergedListing
@@ -19,7 +19,7 @@ from att.errors import NoSuchGroup, NoSuchUser
 class GroupView(NamedTuple):
     """A group as one user sees it: ``role`` is the user's, None if they are not a member.
 
-    ``retention`` is the number of stored events.
+    ``retention`` is the number of stored events, ``seq`` that of the last one.
     """
 
     id: UUID
@@ -27,13 +27,15 @@ class GroupView(NamedTuple):
     join: Join
     post: Post
     retention: int
+    history: HistoryRule
     created_at: datetime
+    seq: int
     role: MemberRole | None
 
     @property
     def version(self) -> str:
-        """Return a hash of all fields, so a version is that of one user's view."""
-        return version_of(self)
+        """Return a hash of all fields that are not of the log, so a version is that of one user's view."""
+        return version_of(self._replace(seq=0))
 
 
 class MemberView(NamedTuple):

@@ -8,7 +8,19 @@ from sqlalchemy import ARRAY, Text, Uuid, bindparam, delete, func, insert, liter
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from att.core.names import fold
-from att.core.permissions import Actor, Join, MemberRole, Permission, Permissions, Post, Standing, Who, check, permits
+from att.core.permissions import (
+    Actor,
+    HistoryRule,
+    Join,
+    MemberRole,
+    Permission,
+    Permissions,
+    Post,
+    Standing,
+    Who,
+    check,
+    permits,
+)
 from att.core.precis import check_group_name, check_rename
 from att.core.preconditions import Preconditions
 from att.core.quotas import EXEMPTING, Quota, Quotas
@@ -38,11 +50,12 @@ class GroupListener(Protocol):
 
 
 class Rules(TypedDict, total=False):
-    """Rules of a group: who may join, who may broadcast, and the number of stored events."""
+    """Rules of a group: who may join, who may broadcast, how many events are stored, and which of them members read."""
 
     join: Join
     post: Post
     retention: int
+    history: HistoryRule
 
 
 class Values(Rules, total=False):
@@ -51,16 +64,11 @@ class Values(Rules, total=False):
     name: str
 
 
-RULES = Rules(join="invite", post="members", retention=1_000)
+RULES = Rules(join="invite", post="members", retention=1_000, history="since_join")
 
 _member = (members.c.group_id == bindparam("group_id"), members.c.user_id == bindparam("user_id"))
 _user_ids = bindparam("user_ids", type_=ARRAY(Uuid))
 _members = select(*MEMBER_COLUMNS).join(users, IS_USER)
-_own_role = (
-    select(members.c.role)
-    .where(members.c.group_id == groups.c.id, members.c.user_id == bindparam("user_id"))
-    .scalar_subquery()
-)
 _other_owner = (
     select(1)
     .select_from(members)
@@ -82,7 +90,6 @@ CHANGE_GROUP = prepare(
     update(groups)
     .where(groups.c.id == bindparam("group_id"))
     .values({name: func.coalesce(bindparam(f"new_{name}"), groups.c[name]) for name in ("name", "name_key", *RULES)})
-    .returning(*GROUP_COLUMNS, _own_role)
 )
 NAME_OF = prepare(select(groups.c.name).where(groups.c.id == bindparam("group_id")))
 DELETE_GROUP = prepare(delete(groups).where(groups.c.id == bindparam("group_id")))
@@ -197,7 +204,7 @@ class Groups(GroupQueries):
             await take_names(transaction, "groups", [OwnedName(None, group_id, name)])
             await transaction.execute(ADD_MEMBER, group_id=group_id, user_id=actor.user_id, role="owner")
         self._listener.joined(group_id, 1, actor.user_id)
-        return GroupView._make((*row, "owner"))
+        return GroupView._make((*row, "owner"))._replace(seq=1)
 
     async def change(
         self, group_id: UUID, actor: Actor, preconditions: Preconditions | None = None, **values: Unpack[Values]
@@ -214,9 +221,10 @@ class Groups(GroupQueries):
             if self._is_too_long(values.get("retention", 0), locked.retention):
                 self._check_retention(locked.permissions)
             is_renamed = "name" in values and await _is_other_name(transaction, group_id, values["name"])
-            row = await transaction.fetch_one(CHANGE_GROUP, group_id=group_id, user_id=actor.user_id, **new)
+            await transaction.execute(CHANGE_GROUP, group_id=group_id, **new)
             if is_renamed:
                 await take_names(transaction, "groups", [OwnedName(None, group_id, values["name"])])
+            row = await transaction.fetch_one(FIND_BY_ID, group_id=group_id, user_id=actor.user_id)  # with its last seq
         if row is None:
             raise NoSuchGroup
         return GroupView(*row)

@@ -38,10 +38,10 @@ def respond_page(request: web.Request, page: Page[Any], shape: type[ResponseMode
     """Return a page of these shapes, with a Link (RFC 8288) to the following one."""
     response = respond(PageOut[shape].model_validate(page, from_attributes=True))  # type: ignore[valid-type]
     if page.next is not None:
-        response.headers["Link"] = link_to_next(request, page.next)
+        response.headers["Link"] = link_to_next(request, after=page.next)
     return response
 
 
-def link_to_next(request: web.Request, after: str | int) -> str:
-    """Return the Link to the page of the same list after that position, as the client addresses it."""
-    return f'<{path_prefix(request)}{request.rel_url.update_query(after=after)}>; rel="next"'
+def link_to_next(request: web.Request, **position: str | int) -> str:
+    """Return the Link to the page of the same list at that position, as the client addresses it."""
+    return f'<{path_prefix(request)}{request.rel_url.update_query(position)}>; rel="next"'

@@ -37,6 +37,7 @@ from att.errors import (
 Kind = Literal["message", "joined", "left"]
 
 _SLICE = 200  # events of one group in one read
+_SCANNED = 2_000  # events that are read for a page of one kind
 SLICE_BYTES = 1024**2  # of their bodies; the last one may exceed it
 READ_BYTES = 8 * 1024**2  # of all groups in one read
 POSITIONS_READ = 1_000  # positions of a user in one read
@@ -67,6 +68,10 @@ class LogEvent(NamedTuple):
     def is_end(self) -> bool:
         """Return True if all members have left by this event."""
         return self.kind == "left" and self.user_id == self.group_id
+
+    def is_move_of(self, user_id: UUID | None) -> bool:
+        """Return True if this user has joined or left by this event."""
+        return self.kind != "message" and self.user_id == user_id and user_id is not None
 
     def seen_by(self, user_id: UUID) -> "LogEvent":
         """Return the event as a member gets it: the end of the group is their own leaving."""
@@ -110,11 +115,15 @@ class Slice(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """A slice, whether the user was a member before it, and the group's name."""
+    """A slice, whether the user was a member before it, and the group's name.
+
+    If the user ``reads_all``, they may read what was logged while they were not a member, too.
+    """
 
     slice: Slice
     was_member: bool
     name: str
+    reads_all: bool = False
 
     def visible_to(self, user_id: UUID) -> Iterator[LogEvent]:
         """Yield the events that the user of the replay may see: those while a member, and their own joining and
@@ -122,11 +131,30 @@ class Replay(NamedTuple):
         """
         is_in = self.was_member
         for event in (event.seen_by(user_id) for event in self.slice.events):
-            is_own = event.kind != "message" and event.user_id == user_id
+            is_own = event.is_move_of(user_id)
             if is_own:
                 is_in = event.kind == "joined"
-            if is_in or is_own:
+            if is_in or is_own or self.reads_all:
                 yield event
+
+
+class LogPart(NamedTuple):
+    """A part of a log: at most ``limit`` events after a seq, oldest first; or before one, newest first.
+
+    With a ``kind`` only events of it.
+    """
+
+    after: int = 0
+    before: int | None = None
+    limit: int = 100
+    kind: Literal["message"] | None = None
+
+
+class LogPage(NamedTuple):
+    """Events of a part of a log, and the ``after`` or ``before`` of the next part, None at the end."""
+
+    events: Sequence[LogEvent]
+    next: int | None
 
 
 _REFUSALS: Mapping[str, type[AttError]] = MappingProxyType(
@@ -200,8 +228,58 @@ _WAS_MEMBER = f"""coalesce(
     (SELECT e.kind = 'left' FROM events AS e WHERE {_OWN_EVENTS} AND e.seq > w.after ORDER BY e.seq LIMIT 1),
     EXISTS (SELECT FROM members AS m WHERE m.group_id = w.group_id AND m.user_id = :user_id)
 )"""  # noqa: S608 - of constants
-READ = _reading(_SLICES % "NULL")
-READ_FROM = _reading(_SLICES % _WAS_MEMBER)
+_READS_ALL = """coalesce(
+    g.history = 'all' AND EXISTS (SELECT FROM members AS m WHERE m.group_id = w.group_id AND m.user_id = :user_id),
+    false
+)"""
+READ = _reading(_SLICES % "NULL, NULL")
+READ_FROM = _reading(_SLICES % f"{_WAS_MEMBER}, {_READS_ALL}")
+
+# A page of one group, in either direction. The moves of the user are read with it, whatever its kind, since they tell
+# what the user may see. Seqs have no gaps, so a range of them has as many events as it is long, at most.
+_PAGE = f"""
+    SELECT h.seq, o.seq, {_WAS_MEMBER}, {_READS_ALL}, f.size_to,
+        w.group_id, coalesce(g.name, ''), f.seq, f.kind, f.actor_id, f.at, f.body, {_EPOCH}
+    FROM (SELECT CAST(:group_id AS uuid) AS group_id, CAST(:after AS bigint) AS after) AS w
+    LEFT JOIN groups AS g ON g.id = w.group_id
+    CROSS JOIN LATERAL (SELECT {_HEAD} AS seq OFFSET 0) AS h
+    CROSS JOIN LATERAL (
+        SELECT coalesce(
+            (SELECT e.seq FROM events AS e WHERE e.group_id = w.group_id ORDER BY e.seq LIMIT 1), h.seq + 1
+        ) AS seq OFFSET 0
+    ) AS o
+    LEFT JOIN LATERAL (
+        SELECT s.seq, s.kind, s.actor_id, s.at, CAST(s.body AS text) AS body, s.size_to
+        FROM (
+            SELECT n.*, sum(n.size) OVER (ORDER BY n.seq %(order)s) AS size_to
+            FROM (
+                SELECT e.*, coalesce(pg_column_size(e.body), 0) AS size
+                FROM events AS e
+                WHERE e.group_id = w.group_id AND e.seq > %(low)s AND e.seq <= %(high)s
+                    AND (:kind IS NULL OR e.kind = :kind OR e.actor_id = :user_id)
+                ORDER BY e.seq %(order)s LIMIT :limit
+            ) AS n
+        ) AS s
+        WHERE s.size_to - s.size < :size
+    ) AS f ON true
+    ORDER BY f.seq
+"""  # noqa: S608 - of constants
+PAGE_AFTER = _reading(
+    _PAGE
+    % {
+        "order": "ASC",
+        "low": "w.after",
+        "high": f"least(h.seq, least(h.seq, greatest(w.after, o.seq - 1)) + {_SCANNED})",
+    }
+)
+PAGE_BEFORE = _reading(
+    _PAGE % {"order": "DESC", "low": f"least(w.after, h.seq) - {_SCANNED}", "high": "least(w.after, h.seq)"}
+)
+_LAST_MOVE = _reading(f"""
+    SELECT e.seq, {_EPOCH} FROM events AS e
+    WHERE e.group_id = :group_id AND e.actor_id = :user_id AND e.kind <> 'message' AND e.seq < :before
+    ORDER BY e.seq DESC LIMIT 1
+""")  # noqa: S608 - of constants
 
 # One page of them. Both parts are read in the order of an index. joined_at is NULL for the groups of the second part,
 # and is_member in a last row, which has the end of that part if there may be more of it.
@@ -319,8 +397,34 @@ class EventLog:
         """
         where = {"group_ids": _array([group_id]), "afters": _array([after]), "user_id": user_id}
         rows = await self._read(READ_FROM, **where, limit=limit, size=max(size, 1))
-        _, name, head, was_member, *_ = rows[0]
-        return Replay(Slice([event for row in rows for event in _events(row)], head), was_member, name)
+        _, name, head, was_member, reads_all, *_ = rows[0]
+        return Replay(Slice([event for row in rows for event in _events(row)], head), was_member, name, reads_all)
+
+    async def page(self, group_id: UUID, user_id: UUID | None, part: LogPart) -> LogPage:
+        """Return a part of one group's log, as far as the user may read it; None may read all.
+
+        A page may have fewer events than its limit, or none, though more follow.
+        """
+        after = part.after if part.before is None else part.before - 1
+        where = {"group_id": group_id, "user_id": user_id, "after": after, "kind": part.kind}
+        statement = PAGE_AFTER if part.before is None else PAGE_BEFORE
+        rows = await self._read(statement, **where, limit=part.limit, size=SLICE_BYTES)
+        head, oldest, was_member, reads_all, *_ = rows[0]
+        events = [_event(*row[5:-1]) for row in rows if row[7] is not None]
+        if move := next((event for event in events if event.is_move_of(user_id)), None):
+            was_member = move.kind == "left"  # before the first event; above it is as of ``after``
+        replay = Replay(Slice(events, head), was_member, rows[0][6], reads_all or user_id is None)
+        seen = events if user_id is None else [*replay.visible_to(user_id)]
+        wanted = [event for event in seen if part.kind in (None, event.kind)]
+        is_full = len(events) == part.limit or max(row[4] or 0 for row in rows) >= SLICE_BYTES
+        if part.before is None:
+            last = events[-1].seq if is_full else min(max(after, oldest - 1) + _SCANNED, head)
+            return LogPage(wanted, last if last < head else None)
+        first = events[0].seq if is_full else min(after, head) - _SCANNED + 1
+        if not (replay.was_member or replay.reads_all):  # of all that is below, only their earlier times
+            moves = await self._read(_LAST_MOVE, group_id=group_id, user_id=user_id, before=first)
+            first = moves[0][0] + 1 if moves else oldest
+        return LogPage(wanted[::-1], first if first > oldest else None)
 
     async def positions(self, user_id: UUID) -> list[Position]:
         """Return the positions of the user's groups, and of those whose log has their joining or leaving.
@@ -465,9 +569,14 @@ def _outcome(publish: Publish, row: Any) -> PublishResult | AttError:
 
 
 def _events(row: Any) -> Iterable[LogEvent]:
-    group_id, name, _, _, seq, kind, actor_id, at, body, _ = row
+    group_id, name, _, _, _, seq, kind, actor_id, at, body, _ = row
     if seq is not None:
-        yield LogEvent(group_id, name, seq, kind, actor_id, at, (body or "").encode())
+        yield _event(group_id, name, seq, kind, actor_id, at, body)
+
+
+def _event(*row: Any) -> LogEvent:
+    *members, body = row
+    return LogEvent._make((*members, (body or "").encode()))
 
 
 def _fault(publish: Publish) -> AttError | None:

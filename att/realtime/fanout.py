@@ -87,15 +87,18 @@ def encode(event: LogEvent, dialect: Dialect) -> bytes | None:
     return text_frame(event.body) if event.kind == "message" else None
 
 
-def replay(listener: Listener, position: StreamPosition, events: Iterable[LogEvent]) -> StreamPosition:
-    """Send a listener the events during its user's membership. Return the listener's new position."""
+def replay(listener: Listener, position: StreamPosition, events: Iterable[LogEvent], all_to: int = 0) -> StreamPosition:
+    """Send a listener the events during its user's membership, and all others up to the seq ``all_to``.
+
+    Return the listener's new position.
+    """
     seq, is_member = position
     for event in (event.seen_by(listener.user_id) for event in events):
-        if is_member and event.seq > seq + 1:
+        if (is_member or event.seq <= all_to) and event.seq > seq + 1:
             send_gap(listener, event.group_id, event.name, seq + 1, event.seq - 1)
-        is_own = event.kind != "message" and event.user_id == listener.user_id
+        is_own = event.is_move_of(listener.user_id)
         is_member = is_member or (is_own and event.kind == "joined")
-        frame = encode(event, listener.dialect) if is_member else None
+        frame = encode(event, listener.dialect) if is_member or event.seq <= all_to else None
         if frame is not None:
             listener.connection.replay(frame)
         is_member = is_member and not (is_own and event.kind == "left")

@@ -22,7 +22,7 @@ from att.protocol.frames import CloseCode
 from att.sessions.store import Session, SignIn
 
 SIGN_IN = {"user_id", "token", "expires_at"}
-GROUP = {"id", "name", "join", "post", "retention", "created_at", "role"}
+GROUP = {"id", "name", "join", "post", "retention", "history", "created_at", "seq", "role"}
 MEMBER = {"user_id", "login", "role", "joined_at"}
 PAGE = {"items", "next"}
 
@@ -278,7 +278,7 @@ async def test_user_groups(client, ann, bob):
     coffee = await bob.make_group("coffee")
     await bob.add("coffee", ann)
     body = await body_of(await ann.request("GET", f"/users/{ann.id}/groups"), 200)
-    assert body == {"items": [tea, coffee | {"role": "member"}], "next": None}
+    assert body == {"items": [tea, coffee | {"role": "member", "seq": 2}], "next": None}
 
 
 async def test_user_groups_empty(client, ann):
@@ -334,8 +334,11 @@ async def test_get_group(client, ann, bob, tea):
     """A group is found by id and by name in any case, exactly as it was created, with the user's role."""
     await ann.add("tea", bob)
     for reference in (tea["id"], tea["id"].upper(), "tea", "TEA"):
-        assert await body_of(await ann.request("GET", f"/groups/{reference}"), 200) == tea
-        assert await body_of(await bob.request("GET", f"/groups/{reference}"), 200) == tea | {"role": "member"}
+        assert await body_of(await ann.request("GET", f"/groups/{reference}"), 200) == tea | {"seq": 2}
+        assert await body_of(await bob.request("GET", f"/groups/{reference}"), 200) == tea | {
+            "seq": 2,
+            "role": "member",
+        }
 
 
 async def test_delete_group(client, ann, tea):

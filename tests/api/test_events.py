@@ -110,6 +110,106 @@ async def test_the_time_of_membership(client, ann, bob, sql):
     assert await kinds(bob) == [8]
 
 
+async def walk(person, **query):
+    """Return the pages before a seq, in short form, as ``next`` and the Link lead through them."""
+    found = []
+    while len(found) < 20:
+        response = await person.request("GET", "/groups/tea/events", params=query)
+        assert response.status == 200, await response.text()
+        part = await response.json()
+        found.append([item["data"]["n"] if item["kind"] == "message" else item["kind"] for item in part["items"]])
+        if part["next"] is None:
+            assert "Link" not in response.headers
+            return found
+        query["before"] = part["next"]
+        link = "&".join(f"{name}={value}" for name, value in query.items())
+        assert response.headers["Link"] == f'</groups/tea/events?{link}>; rel="next"'
+    raise AssertionError(found)
+
+
+LAST = 2**63 - 1
+
+
+async def test_newest_first(ann, bob, sql):
+    """Before a seq the pages lead from the newest event to the oldest, and with a kind have only events of it."""
+    await ann.broadcast("tea", {"n": 2})
+    await ann.add("tea", bob)
+    for n in range(4, 7):
+        await ann.broadcast("tea", {"n": n})
+    assert await walk(ann, before=LAST, limit=4) == [[6, 5, 4, "joined"], [2, "joined"]]
+    assert await walk(ann, before=5) == [[4, "joined", 2, "joined"]]
+    assert await walk(ann, before=1) == [[]]
+    assert await walk(ann, before=LAST, limit=2, kind="message") == [[6, 5], [4, 2], []]
+    assert await walk(ann, before=LAST, kind="message") == [[6, 5, 4, 2]]
+    assert (await page(ann, after=1, limit=2, kind="message"))["next"] == "4"
+    assert await kinds(ann, after=4, kind="message") == [5, 6]
+    sql("DELETE FROM events WHERE seq <= 4")
+    assert await walk(ann, before=LAST, limit=2) == [[6, 5]]
+    assert await walk(ann, before=4) == [[]]
+    assert await kinds(ann, kind="message") == [5, 6]
+
+
+async def test_newest_first_while_a_member(ann, bob):
+    """Newest first a member reads the same events as oldest first, and times of absence are passed over at once."""
+    await ann.broadcast("tea", {"n": 2})
+    await ann.add("tea", bob)
+    await ann.broadcast("tea", {"n": 4})
+    await ann.remove("tea", bob)
+    for n in range(6, 12):
+        await ann.broadcast("tea", {"n": n})
+    await ann.add("tea", bob)
+    await ann.broadcast("tea", {"n": 13})
+    assert await walk(bob, before=LAST) == [[13, "joined", "left", 4, "joined"]]
+    assert await walk(bob, before=LAST, kind="message") == [[13, 4]]
+    assert await walk(bob, before=LAST, limit=2) == [[13, "joined"], ["left", 4], ["joined"]]
+    assert await walk(bob, before=LAST, limit=3) == [[13, "joined"], ["left", 4, "joined"]]
+    assert await walk(bob, before=10) == [["left", 4, "joined"]]
+    assert await walk(bob, before=3) == [[]]
+
+
+async def test_many_events_of_another_kind(ann, sql):
+    """A page of messages is read from a bounded part of the log, and tells where to continue."""
+    await ann.broadcast("tea", {"n": 2})
+    sql(
+        "INSERT INTO events (group_id, seq, kind) SELECT id, generate_series(3, 3000), 'joined' FROM groups;"
+        "UPDATE groups SET seq = 3000"
+    )
+    await ann.broadcast("tea", {"n": 3001})
+    assert await walk(ann, before=LAST, kind="message") == [[3001], [2]]
+    found = await page(ann, kind="message")
+    assert ([item["seq"] for item in found["items"]], found["next"]) == ([2], "2000")
+    found = await page(ann, kind="message", after=2000)
+    assert ([item["seq"] for item in found["items"]], found["next"]) == ([3001], None)
+
+
+async def test_large_messages_newest_first(ann):
+    """A page has about a megabyte of bodies, and at least one event, in either direction."""
+    for n in range(2, 5):
+        await ann.broadcast("tea", {"n": n, "x": "x" * 700_000})
+    assert await walk(ann, before=LAST) == [[4, 3], [2, "joined"]]
+    assert await kinds(ann, before=4, limit=1) == [3]
+
+
+async def test_the_whole_history(ann, bob, sql):
+    """By the rule ``all`` a member reads the whole log, also of absences, in both directions; nobody else does."""
+    await ann.broadcast("tea", {"n": 2})
+    await ann.add("tea", bob)
+    await ann.remove("tea", bob)
+    await ann.broadcast("tea", {"n": 5})
+    response = await ann.request("PATCH", "/groups/tea", json={"history": "all"})
+    assert (await response.json())["history"] == "all"
+    refused = await bob.request("GET", "/groups/tea/events")
+    assert (refused.status, (await refused.json())["error"]) == (403, "not a member")
+    await ann.add("tea", bob)
+    every = await kinds(ann)
+    assert every[:2] == ["joined", 2]
+    assert await kinds(bob) == every
+    assert await walk(bob, before=LAST) == [every[::-1]]
+    assert await walk(bob, before=LAST, limit=3, kind="message") == [[5], [2]]  # their moves count
+    sql("UPDATE groups SET history = 'since_join'")
+    assert 2 not in await kinds(bob)
+
+
 async def test_groups_read(client, ann, bob, sql):
     """With groups.read a user reads the whole log of each group, as a member or not."""
     await ann.broadcast("tea", {"n": 2})
@@ -133,7 +233,7 @@ async def test_refused(client, ann, bob):
     assert await refusal(ann, "/groups/milk/events") == (404, "no such group")
     for query in (
         *({"limit": 0}, {"limit": 1001}, {"limit": "x"}, {"after": -1}, {"after": "1.0"}, {"after": 2**63}),
-        {"before": 3},
+        *({"before": 0}, {"before": -1}, {"before": 2**63}, {"before": 3, "after": 0}, {"kind": "joined"}),
     ):
         assert await refusal(ann, **query) == (422, "invalid input"), query
     client.session.cookie_jar.clear()

@@ -85,7 +85,7 @@ async def test_create(groups, listener, sql, ann):
     """The creator of a group is its owner, and is announced at once."""
     group = await groups.create("Tea", ann)
     assert (group.name, group.role) == ("Tea", "owner")
-    assert sql('SELECT id, name, "join", post, retention, created_at FROM groups') == [group[:6]]
+    assert sql('SELECT id, name, "join", post, retention, history, created_at, seq FROM groups') == [group[:8]]
     assert (group.join, group.post) == ("invite", "members")
     assert sql("SELECT group_id, user_id, role FROM members") == [(group.id, ann.user_id, "owner")]
     assert listener.told == [("joined", group.id, 1, ann.user_id)]
@@ -93,9 +93,9 @@ async def test_create(groups, listener, sql, ann):
 
 async def test_rules(groups, listener, sql, ann, bob):
     """A group is created with its rules; a change sets the given values and no membership."""
-    tea = await groups.create("Tea", ann, join="open", post="owners", retention=7)
-    assert (tea.join, tea.post, tea.retention) == ("open", "owners", 7)
-    assert (await groups.create("Coffee", ann))[2:5] == ("invite", "members", 1000)
+    tea = await groups.create("Tea", ann, join="open", post="owners", retention=7, history="all")
+    assert (tea.join, tea.post, tea.retention, tea.history) == ("open", "owners", 7, "all")
+    assert (await groups.create("Coffee", ann))[2:6] == ("invite", "members", 1000, "since_join")
     await groups.delete((await groups.find("Coffee", ann.user_id)).id, ann)
     listener.told.clear()
     for change, expected in (

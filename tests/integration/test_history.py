@@ -200,7 +200,7 @@ def test_other_tables(sql, add_user, add_group, news):
     assert news() == [("roles", "UPDATE", str(role), None, *change)]
     ann, tea, coffee = add_user("ann"), add_group("tea"), add_group("coffee")
     (*_, new) = news()[1]
-    assert new.keys() == {"id", "name", "join", "post", "retention", "created_at"}
+    assert new.keys() == {"id", "name", "join", "post", "retention", "history", "created_at"}
     sql("INSERT INTO members (group_id, user_id, role) SELECT id, %s, 'member' FROM groups ORDER BY name DESC", ann)
     rows = [f"{group}/{ann}" for group in (tea, coffee)]
     recorded = news()
@@ -212,6 +212,8 @@ def test_other_tables(sql, add_user, add_group, news):
     assert news() == []
     sql("UPDATE groups SET seq = 8, retention = 5 WHERE id = %s", tea)
     assert news() == [("groups", "UPDATE", str(tea), None, {"retention": 1000}, {"retention": 5})]
+    sql("UPDATE groups SET history = 'all' WHERE id = %s", tea)
+    assert news() == [("groups", "UPDATE", str(tea), None, {"history": "since_join"}, {"history": "all"})]
     sql("DELETE FROM groups WHERE id = %s", tea)
     gone = {change[:4] for change in news()}
     assert gone == {("groups", "DELETE", str(tea), None), ("members", "DELETE", rows[0], ann)}

@@ -10,6 +10,7 @@ import pytest
 from att.db.dsn import describe
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
+READ = "what was logged while they were members"
 IN_POSTGRESQL = "in PostgreSQL; if the servers have a --redis-url, give it here too"
 ADD = "INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')"
 
@@ -63,7 +64,7 @@ def test_a_member(said, connect, ann_id, tea, add_user, sql):
         f"group: tea, {tea}",
         f"membership: member since T, by ann ({ann_id})",
         f"  T joined as member, seq 2, by ann ({ann_id})",
-        "log: ends with seq 2 at T; kept from seq 1 on, at most 1000 events",
+        f"log: ends with seq 2 at T; kept from seq 1 on, at most 1000 events; members read {READ}",
         "sockets: 2",
         "  2 on one:1 since T",
         f"sessions: 1 {IN_POSTGRESQL}",
@@ -103,9 +104,12 @@ def test_a_member_who_is_disabled(said, tea, connect, ann_id, sql):
 
 def test_what_is_not_kept(said, tea, ann_id, sql):
     """A log without events, a membership without history, one who made themselves a member, one who is gone."""
+    sql("UPDATE groups SET history = 'all'")
+    assert any(line.endswith("; members read all of it") for line in said("ann", "tea"))
+    sql("UPDATE groups SET history = 'since_join'")
     sql("DELETE FROM events")
     lines = said("ann", "tea")
-    assert "log: ends with seq 1; no event is kept, at most 1000 events" in lines
+    assert f"log: ends with seq 1; no event is kept, at most 1000 events; members read {READ}" in lines
     sql("UPDATE history SET actor_id = user_id")
     assert any(re.fullmatch("membership: owner since T, by themselves", line) for line in said("ann", "tea"))
     gone = uuid4()
@@ -127,7 +131,15 @@ def test_json(run, connect, ann_id, tea):
     found = json.loads(re.sub(TIME, "T", result.stdout))
     assert found == {
         "user": {"id": str(ann_id), "login": "ann", "active": True},
-        "group": {"id": str(tea), "name": "tea", "seq": 1, "retention": 1000, "at": "T", "oldest": 1},
+        "group": {
+            "id": str(tea),
+            "name": "tea",
+            "seq": 1,
+            "retention": 1000,
+            "history": "since_join",
+            "at": "T",
+            "oldest": 1,
+        },
         "membership": {"role": "owner", "since": "T", "by": actor},
         "steps": [{"at": "T", "kind": "joined", "role": "owner", "seq": 1, "by": actor}],
         "sockets": [{"node": "one:1", "since": "T", "sockets": 2}],

@@ -687,6 +687,27 @@ def test_resume_across_an_absence(hub, listen):
     assert received(ann) == [[1, 2, 5, 6]]
 
 
+def test_resume_of_the_whole_history(hub, listen):
+    """Who may read all is sent what was logged outside their times as a member, too, up to the head of the read."""
+    ann = listen(ANN, at(5), resume={TEA: 0})
+    hub.offer(left(6))
+    hub.offer(message(7))
+    events = [message(1), joined(2), left(3), message(4), joined(5)]
+    hub.serve(ann, TEA, page(events, 5, was_member=False)._replace(reads_all=True))
+    assert received(ann) == [[1, 2, 3, 4, 5, 6]]
+    assert TEA not in ann.groups
+
+
+def test_resume_of_the_whole_history_to_a_joining(hub, listen):
+    """So it is with events that are known here, if the read was of a later moment."""
+    ann = listen(ANN, at(5, is_member=False), resume={TEA: 3})
+    for event in (message(6), joined(7)):
+        hub.offer(event)
+    hub.serve(ann, TEA, page(messages(4, 5), 7, was_member=False)._replace(reads_all=True))
+    hub.offer(message(8))
+    assert received(ann) == [[4, 5, 6, 7, 8]]
+
+
 @pytest.mark.parametrize("seq", [5, 6, 2**63 - 1])
 def test_resume_from_now_on(hub, listen, seq):
     """A listener that has everything, or claims to have more, receives new events."""

@@ -22,8 +22,12 @@ AT = datetime(2026, 11, 22, 2, 34, 56, tzinfo=UTC)
         (schemas.NewAccountIn, {"login": "ann", "password": "correct horse"}, {}),
         (schemas.CredentialsIn, {"login": "ann", "password": "correct horse"}, {}),
         (schemas.CredentialsIn, {"login": "ann", "password": ""}, {}),
-        (schemas.NewGroupIn, {"name": "tea"}, {"join": "invite", "post": "members", "retention": 1000}),
-        (schemas.NewGroupIn, {"name": "tea", "join": "open", "post": "owners", "retention": 0}, {}),
+        (
+            schemas.NewGroupIn,
+            {"name": "tea"},
+            {"join": "invite", "post": "members", "retention": 1000, "history": "since_join"},
+        ),
+        (schemas.NewGroupIn, {"name": "tea", "join": "open", "post": "owners", "retention": 0, "history": "all"}, {}),
         (schemas.NewRoleIn, {"name": "Support"}, {"permissions": []}),
         (schemas.NewRoleIn, {"name": "Support", "permissions": ["users.read", "*"]}, {}),
         (
@@ -39,7 +43,10 @@ def test_request(shape, value, defaults):
 
 
 CHANGES = [
-    (schemas.GroupChangeIn, {"name": "tea", "join": "open", "post": "owners", "retention": 1_000_000}),
+    (
+        schemas.GroupChangeIn,
+        {"name": "tea", "join": "open", "post": "owners", "retention": 1_000_000, "history": "all"},
+    ),
     (schemas.MemberChangeIn, {"role": "owner"}),
     (schemas.RoleChangeIn, {"name": "Support", "permissions": ["users.read"]}),
     (
@@ -115,10 +122,10 @@ def test_new_members():
 @pytest.mark.parametrize("following", [None, "cursor"])
 def test_page(following):
     """A page is made from the domain's, with items and cursor."""
-    page = pagination.Page([queries.GroupView(ID, "tea", "open", "owners", 7, AT, None)], following)
+    page = pagination.Page([queries.GroupView(ID, "tea", "open", "owners", 7, "all", AT, 12, None)], following)
     answer = json.loads(PageOut[schemas.GroupOut].model_validate(page).model_dump_json())
-    rules = {"join": "open", "post": "owners", "retention": 7}
-    group = {"id": str(ID), "name": "tea", **rules, "created_at": "2026-11-22T02:34:56Z", "role": None}
+    rules = {"join": "open", "post": "owners", "retention": 7, "history": "all"}
+    group = {"id": str(ID), "name": "tea", **rules, "created_at": "2026-11-22T02:34:56Z", "seq": 12, "role": None}
     assert answer == {"items": [group], "next": following}
 
 

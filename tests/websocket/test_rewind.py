@@ -70,6 +70,23 @@ def messages(*seqs, n=None):
     return [("message", seq, {"n": n or seq}) for seq in seqs]
 
 
+async def test_the_whole_history(ann, tea, talk, sign_up):
+    """By the rule ``all`` a member who resumes with a seq below their joining hears what was there before; also after
+    what the log has lost.
+    """
+    eve = await sign_up("eve")
+    await ann.request("PATCH", "/groups/tea", json={"history": "all"})
+    await ann.add("tea", eve)
+    said = await talk(eve, groups={tea: 4})
+    head = (await (await eve.request("GET", "/groups/tea")).json())["seq"]
+    frames = await said.receive(head - 4)
+    assert frames[:3] == messages(5, 6, 7)
+    assert frames[-1] == ("joined", head)
+    await ann.request("PATCH", "/groups/tea", json={"history": "since_join"})
+    said = await talk(eve, groups={tea: 4})
+    assert (await said.receive(1))[0] == ("joined", head)
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 6])
 async def test_an_earlier_epoch(ann, tea, talk, sql, count):
     """It is told what to forget, however far the new log has got, then the epoch, and then hears what follows."""
