@@ -31,7 +31,8 @@ WORKDIR /home/att/src
 COPY --chown=att:att requirements.lock requirements-run.lock requirements-build.lock setup.py pyproject.toml Makefile README.md LICENSE ./
 COPY --chown=att:att att att
 COPY --chown=att:att alembic alembic
-RUN make .venv/.dev-installed
+COPY --chown=att:att clients/js/package.json clients/js/package-lock.json clients/js/
+RUN make .venv/.dev-installed clients/js/node_modules/.package-lock.json
 COPY --chown=att:att . .
 CMD ["make", "test"]
 

