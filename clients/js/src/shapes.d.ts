@@ -52,21 +52,25 @@ export interface Event {
   data: { [name: string]: any } | null;
 }
 
-/** A page of a log. `next` is the `after` of the following page, null at the end; seqs are of `epoch`. */
+/** A page of a log. `next` is the `after` of the following page, or its `before`, null at the end. Seqs are of
+ * `epoch`. */
 export interface EventPage {
   items: Event[];
   next: string | null;
   epoch: string;
 }
 
-/** A group. `role` is one's own in it, null for non-members. The group keeps `retention` events. */
+/** A group. `role` is one's own in it, null for non-members. The group keeps `retention` events, of which `seq` is
+ * the last one's. Members read all of them if `history` is `all`. */
 export interface Group {
   id: string;
   name: string;
   join: "invite" | "open";
   post: "members" | "owners";
   retention: number;
+  history: "since_join" | "all";
   created_at: string;
+  seq: number;
   role: "owner" | "member" | null;
 }
 
@@ -76,6 +80,7 @@ export interface GroupChange {
   join?: "invite" | "open";
   post?: "members" | "owners";
   retention?: number;
+  history?: "since_join" | "all";
 }
 
 export interface GroupPage {
@@ -145,6 +150,7 @@ export interface NewGroup {
   join?: "invite" | "open";
   post?: "members" | "owners";
   retention?: number;
+  history?: "since_join" | "all";
 }
 
 /** Users to add as members, all or none. */

@@ -58,6 +58,7 @@ test("accounts", async () => {
   clients.push(att);
   assert.equal(att.url, url);
   await assert.rejects(att.me(), NotSignedIn);
+  await assert.rejects(att.connect(), NotSignedIn);
   const id: string = await att.signUp({ login: "ann", password });
   assert.equal(att.userId, id);
   const me: User = await att.me();
@@ -159,6 +160,11 @@ test("history", async () => {
   const found: unknown[] = [];
   for await (const { data } of ann.history("log", { after: 1, limit: 3 })) found.push(data?.n);
   assert.deepEqual(found, [1, 2, 3, 4]);
+  const newest: number[] = [];
+  for await (const { seq } of ann.history("log", { kind: "message", limit: 2 })) newest.push(seq);
+  assert.deepEqual(newest, [5, 4, 3, 2]);
+  const page = await ann.history("log", { before: 5, limit: 2 });
+  assert.deepEqual([page.items.map(({ seq }) => seq), page.next], [[4, 3], "3"]);
 });
 
 test("a store keeps the positions for a later client", async () => {
