@@ -16,6 +16,7 @@ from att.api.groups import (
     delete_group as delete_group,
     delete_member as delete_member,
     get_group as get_group,
+    get_member as get_member,
     group_members as group_members,
     list_groups as list_groups,
     put_member as put_member,

@@ -39,20 +39,31 @@ class Message(_Frame, tag="message"):
     data: msgspec.Raw
 
 
-class _Change(_Frame):
+class _Profile(msgspec.Struct, forbid_unknown_fields=True):
+    id: UUID
+    login: str | None
+    first_name: str | None
+    last_name: str | None
+
+
+class Joined(_Frame, tag="joined"):
+    """A user joined."""
+
+    group: UUID
+    name: str
+    seq: int
+    user: _Profile
+    at: str
+
+
+class Left(_Frame, tag="left"):
+    """A user left."""
+
     group: UUID
     name: str
     seq: int
     user: UUID
     at: str
-
-
-class Joined(_Change, tag="joined"):
-    """A user joined."""
-
-
-class Left(_Change, tag="left"):
-    """A user left."""
 
 
 class Gap(_Frame, tag="gap"):
@@ -112,7 +123,7 @@ def event(frame: ServerFrame) -> Frame | None:
             body = sys.intern(bytes(frame.data).decode())  # stored once for all listeners
             return Frame(frame.group, frame.seq, "message", frame.from_, body)
         case Joined():
-            return Frame(frame.group, frame.seq, "joined", frame.user, None)
+            return Frame(frame.group, frame.seq, "joined", frame.user.id, None)
         case Left():
             return Frame(frame.group, frame.seq, "left", frame.user, None)
         case Gap():

@@ -64,6 +64,12 @@ async def group_members(request: web.Request) -> web.Response:
     return respond_page(request, page, schemas.MemberOut)
 
 
+async def get_member(request: web.Request) -> web.Response:
+    """Return a member of a group."""
+    member = await request.app[GROUP_SERVICE].find_member(request[GROUP].id, path_user(request))
+    return respond(schemas.MemberOut.model_validate(member))
+
+
 async def put_member(request: web.Request) -> web.Response:
     """Add a member, join an open group, or change a member's role.
 
@@ -151,6 +157,14 @@ GROUP_ROUTES = (
         errors=(errors.NoSuchUser, errors.QuotaExceeded),
     ),
     Route(
+        "GET /groups/{group}/members/{user_id}",
+        get_member,
+        Who.MEMBER,
+        Permission.GROUPS_READ,
+        responses={200: schemas.MemberOut},
+        errors=(errors.NoSuchMember,),
+    ),
+    Route(
         "PUT /groups/{group}/members/{user_id}",
         put_member,
         Who.OWNER_OR_JOINER,
@@ -185,5 +199,12 @@ GROUP_EXAMPLES: Examples = {
         "seq": 12,
         "role": "owner",
     },
-    schemas.MemberOut: {"user_id": EXAMPLE_ID, "login": "ann", "role": "member", "joined_at": EXAMPLE_TIME},
+    schemas.MemberOut: {
+        "user_id": EXAMPLE_ID,
+        "login": "ann",
+        "first_name": "Ann",
+        "last_name": "Lee",
+        "role": "member",
+        "joined_at": EXAMPLE_TIME,
+    },
 }

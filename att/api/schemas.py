@@ -248,6 +248,8 @@ class MemberOut(ResponseModel):
 
     user_id: UUID
     login: str
+    first_name: str
+    last_name: str
     role: MemberRole
     joined_at: datetime
 

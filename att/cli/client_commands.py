@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from msgspec.structs import asdict
 
 from att.cli.output import drop_output, say
 from att.cli.prompts import read_password
 from att.cli.runner import run
-from att.client.client import Client, Gap, Message, Rewind
+from att.client.client import Client, Gap, Joined, Message, Rewind
 from att.client.messages import Event
 from att.config.options import Parsed
 from att.core.error_text import describe_error
@@ -162,7 +163,9 @@ def line_of(event: Event) -> bytes:
         return _dump(members | {"to": event.seq})
     members["seq"] = event.seq
     if not isinstance(event, Message):
-        return _dump(members | {"user": event.user, "at": timestamp(event.at)})
+        profile = event.profile if isinstance(event, Joined) else None
+        user = event.user if profile is None else asdict(profile)
+        return _dump(members | {"user": user, "at": timestamp(event.at)})
     head = _dump(members | {"from": event.sender, "at": timestamp(event.at)})[:-1]
     return head + b', "data": ' + event.body.replace(b"\n", b" ").replace(b"\r", b" ") + b"}"
 

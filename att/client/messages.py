@@ -35,14 +35,24 @@ class Message(NamedTuple):
         return data
 
 
+class Profile(Struct, frozen=True):
+    """A user as fellow members see them: all but the id is None if the account is deleted."""
+
+    id: str
+    login: str | None = None
+    first_name: str | None = None
+    last_name: str | None = None
+
+
 class Joined(NamedTuple):
-    """Event that a user has become a member."""
+    """Event that a user has become a member. ``profile`` is None if the server is older than profiles."""
 
     group: str
     name: str
     seq: int
     user: str
     at: datetime
+    profile: Profile | None = None
 
 
 class Left(NamedTuple):
@@ -148,7 +158,7 @@ class Frame(Struct):
     group: str = ""
     name: str = ""
     seq: int = 0
-    user: str = ""
+    user: str | Profile = ""
     origin: str | int | None = field(default=None, name="from")
     to: int = 0
     at: datetime = datetime.fromtimestamp(0, UTC)
@@ -198,9 +208,10 @@ def event_of(frame: Frame) -> Event | None:
             sender = frame.origin if isinstance(frame.origin, str) else None
             return Message(*place, frame.seq, sender, frame.at, bytes(frame.data))
         case "joined":
-            return Joined(*place, frame.seq, frame.user, frame.at)
+            profile = frame.user if isinstance(frame.user, Profile) else None
+            return Joined(*place, frame.seq, str(frame.user) if profile is None else profile.id, frame.at, profile)
         case "left":
-            return Left(*place, frame.seq, frame.user, frame.at)
+            return Left(*place, frame.seq, str(frame.user), frame.at)
         case "gap":
             return Gap(*place, int(frame.origin or 0), frame.to)
         case "rewind":

@@ -13,7 +13,7 @@ from att.core.preconditions import version_of
 from att.db.engine import Engine, prepare
 from att.db.keyset import Listing, MergedListing
 from att.db.schema import groups, members, users
-from att.errors import NoSuchGroup, NoSuchUser
+from att.errors import NoSuchGroup, NoSuchMember, NoSuchUser
 
 
 class GroupView(NamedTuple):
@@ -43,12 +43,21 @@ class MemberView(NamedTuple):
 
     user_id: UUID
     login: str
+    first_name: str
+    last_name: str
     role: MemberRole
     joined_at: datetime
 
 
 GROUP_COLUMNS = tuple(groups.c[name] for name in GroupView._fields if name != "role")
-MEMBER_COLUMNS = (members.c.user_id, users.c.login, members.c.role, members.c.joined_at)
+MEMBER_COLUMNS = (
+    members.c.user_id,
+    users.c.login,
+    users.c.first_name,
+    users.c.last_name,
+    members.c.role,
+    members.c.joined_at,
+)
 IS_USER = users.c.id == members.c.user_id
 
 _own = and_(members.c.group_id == groups.c.id, members.c.user_id == bindparam("user_id"))
@@ -57,6 +66,11 @@ _joined = select(*GROUP_COLUMNS, members.c.role).join(members, _own)
 
 FIND_BY_ID = prepare(_seen.where(groups.c.id == bindparam("group_id")))
 FIND_BY_NAME = prepare(_seen.where(groups.c.name_key == bindparam("name_key")))
+FIND_MEMBER = prepare(
+    select(*MEMBER_COLUMNS)
+    .join(users, IS_USER)
+    .where(members.c.group_id == bindparam("group_id"), members.c.user_id == bindparam("user_id"))
+)
 _FIND_USER = prepare(select(users.c.id).where(users.c.id == bindparam("user_id")))
 
 GROUPS_OF_USER = Listing(_joined, Order("groups of user", (datetime, UUID)), members.c.joined_at, members.c.group_id)
@@ -124,6 +138,13 @@ class GroupQueries:
         if not page.items and not await self._db.fetch_one(_FIND_USER, user_id=user_id):
             raise NoSuchUser
         return page.map(lambda row: GroupView(*row))
+
+    async def find_member(self, group_id: UUID, user_id: UUID) -> MemberView:
+        """Return the member. Raise NoSuchMember."""
+        row = await self._db.fetch_one(FIND_MEMBER, group_id=group_id, user_id=user_id)
+        if row is None:
+            raise NoSuchMember
+        return MemberView(*row)
 
     async def members(self, group_id: UUID, window: Window) -> Page[MemberView]:
         """Return the members, longest membership first."""

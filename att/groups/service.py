@@ -30,6 +30,7 @@ from att.db.skeletons import OwnedName, take_names
 from att.errors import Forbidden, LastOwner, NoSuchGroup, NoSuchMember, NoSuchUser, at_index
 from att.groups.queries import (
     FIND_BY_ID,
+    FIND_MEMBER,
     GROUP_COLUMNS,
     IS_USER,
     MEMBER_COLUMNS,
@@ -150,7 +151,6 @@ STANDING = prepare(
     .where(groups.c.id == bindparam("group_id"))
 )
 
-FIND_MEMBER = prepare(_members.where(*_member))
 FIND_MEMBERS = prepare(
     _members.where(members.c.group_id == bindparam("group_id"), members.c.user_id == func.any(_user_ids))
 )

@@ -56,6 +56,8 @@ class Entry(GroupPosition, Protocol):
     def at(self) -> datetime: ...
     @property
     def body(self) -> bytes: ...
+    @property
+    def person(self) -> tuple[str, str, str] | None: ...
 
 
 def hello(user_id: UUID, session_id: UUID, heartbeat: float, epoch: str, groups: Iterable[GroupPosition]) -> bytes:
@@ -69,6 +71,10 @@ def event(event: Entry) -> bytes:
     """Return the frame of an event, the same for all listeners."""
     head = f'{{"type":"{event.kind}",{_group(event.group_id, event.name)},"seq":{event.seq}'
     user = "null" if event.user_id is None else f'"{event.user_id}"'
+    if event.kind == "joined":
+        login, first_name, last_name = event.person or (None, None, None)
+        profile = {"id": event.user_id, "login": login, "first_name": first_name, "last_name": last_name}
+        user = encode(profile).decode()
     if event.kind != "message":
         return f'{head},"user":{user},"at":"{timestamp(event.at)}"}}'.encode()
     head = f'{head},"from":{user},"at":"{timestamp(event.at)}","data":'

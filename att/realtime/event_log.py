@@ -53,6 +53,8 @@ log = logging.getLogger("att")
 class LogEvent(NamedTuple):
     """An event. ``user_id`` sent the message (None: by SQL), joined or left; ``body`` is the message.
 
+    ``person`` has the present login, first and last name of a user who joined; None if their account is deleted.
+
     The leaving of the group's own id is the end of a large group: it was deleted, and all its members have left.
     """
 
@@ -63,6 +65,7 @@ class LogEvent(NamedTuple):
     user_id: UUID | None
     at: datetime
     body: bytes
+    person: tuple[str, str, str] | None = None
 
     @property
     def is_end(self) -> bool:
@@ -201,9 +204,13 @@ _HEAD = """coalesce(
     0
 )"""
 _EPOCH = "(SELECT att_epoch())"
+# A subquery for each joining: a join might read all users.
+_PERSON = """CASE WHEN f.kind = 'joined' THEN (
+    SELECT ARRAY[u.login, u.first_name, u.last_name] FROM users AS u WHERE u.id = f.actor_id
+) END"""
 # Bodies are stored uncompressed, so their size is known without reading them.
 _SLICES = f"""
-    SELECT w.group_id, coalesce(g.name, ''), h.seq, %s, f.seq, f.kind, f.actor_id, f.at, f.body, {_EPOCH}
+    SELECT w.group_id, coalesce(g.name, ''), h.seq, %s, f.seq, f.kind, f.actor_id, f.at, f.body, {_PERSON}, {_EPOCH}
     FROM unnest(CAST(:group_ids AS uuid[]), CAST(:afters AS bigint[])) AS w (group_id, after)
     LEFT JOIN groups AS g ON g.id = w.group_id
     CROSS JOIN LATERAL (SELECT {_HEAD} AS seq OFFSET 0) AS h
@@ -410,7 +417,7 @@ class EventLog:
         statement = PAGE_AFTER if part.before is None else PAGE_BEFORE
         rows = await self._read(statement, **where, limit=part.limit, size=SLICE_BYTES)
         head, oldest, was_member, reads_all, *_ = rows[0]
-        events = [_event(*row[5:-1]) for row in rows if row[7] is not None]
+        events = [_event(*row[5:-1], None) for row in rows if row[7] is not None]
         if move := next((event for event in events if event.is_move_of(user_id)), None):
             was_member = move.kind == "left"  # before the first event; above it is as of ``after``
         replay = Replay(Slice(events, head), was_member, rows[0][6], reads_all or user_id is None)
@@ -569,14 +576,14 @@ def _outcome(publish: Publish, row: Any) -> PublishResult | AttError:
 
 
 def _events(row: Any) -> Iterable[LogEvent]:
-    group_id, name, _, _, _, seq, kind, actor_id, at, body, _ = row
+    group_id, name, _, _, _, seq, *rest, _ = row
     if seq is not None:
-        yield _event(group_id, name, seq, kind, actor_id, at, body)
+        yield _event(group_id, name, seq, *rest)
 
 
 def _event(*row: Any) -> LogEvent:
-    *members, body = row
-    return LogEvent._make((*members, (body or "").encode()))
+    *members, body, person = row
+    return LogEvent._make((*members, (body or "").encode(), person and tuple(person)))
 
 
 def _fault(publish: Publish) -> AttError | None:

@@ -23,7 +23,7 @@ from att.sessions.store import Session, SignIn
 
 SIGN_IN = {"user_id", "token", "expires_at"}
 GROUP = {"id", "name", "join", "post", "retention", "history", "created_at", "seq", "role"}
-MEMBER = {"user_id", "login", "role", "joined_at"}
+MEMBER = {"user_id", "login", "first_name", "last_name", "role", "joined_at"}
 PAGE = {"items", "next"}
 
 NOT_A_NAME = {

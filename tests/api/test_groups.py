@@ -162,7 +162,14 @@ async def test_join_open_group(client, ann, bob):
     assert await ann.broadcast("tea", {"n": 1}) == 0
     assert await outcome(await bob.request("PUT", "/groups/tea/members/me")) == (
         201,
-        {"user_id": str(bob.id), "login": "bob", "role": "member", "joined_at": (await member(bob))["joined_at"]},
+        {
+            "user_id": str(bob.id),
+            "login": "bob",
+            "first_name": "",
+            "last_name": "",
+            "role": "member",
+            "joined_at": (await member(bob))["joined_at"],
+        },
     )
     assert await put(bob, bob) == (200, "member")
     assert await ann.broadcast("tea", {"n": 2}) == 1
@@ -172,6 +179,18 @@ async def test_join_open_group(client, ann, bob):
     assert await put(bob, bob) == NO_MEMBER
     assert await socket.receive_json(timeout=5) == {"n": 2}
     await socket.close()
+
+
+async def test_one_member(client, ann, bob, zoe):
+    """A fellow member is found with their names, as the list has them; nobody else is, and not by a stranger."""
+    await ann.add("tea", bob)
+    await bob.request("PATCH", "/users/me", json={"first_name": "Bob", "last_name": "Lee"})
+    _, page = await get(ann, "/groups/tea/members")
+    assert page["items"][1] | {"first_name": "Bob", "last_name": "Lee"} == page["items"][1]
+    for path in (str(bob.id), "me"):
+        assert await get(bob, f"/groups/tea/members/{path}") == (200, page["items"][1])
+    assert await get(ann, f"/groups/tea/members/{zoe.id}") == (404, "no such member")
+    assert await get(zoe, f"/groups/tea/members/{bob.id}") == NO_MEMBER
 
 
 async def member(person) -> dict[str, str]:

@@ -101,6 +101,7 @@ EXPECTED = {
     ("PATCH", "/groups/{group}"): owners(200, "groups.write"),
     ("DELETE", "/groups/{group}"): owners(204, "groups.write"),
     ("GET", "/groups/{group}/members"): members(200, "groups.read"),
+    ("GET", "/groups/{group}/members/{user_id}"): members(200, "groups.read"),
     ("GET", "/groups/{group}/events"): members(200, "groups.read"),
     ("GET", "/groups/{group}/presence"): members(200, "groups.read"),
     ("GET", "/users/{user_id}/presence"): oneself(200, "users.read"),

@@ -10,7 +10,7 @@ from scripted import AT, G1, G2, G3, ME, MOMENT, PATIENCE, Script, accepted, clo
 
 from att import errors
 from att.client import client as clients, connection as channels
-from att.client.client import Ack, Backoff, Client, Gap, Joined, Left, Message, Rewind
+from att.client.client import Ack, Backoff, Client, Gap, Joined, Left, Message, Profile, Rewind
 from att.protocol.frames import CloseCode
 
 
@@ -68,6 +68,9 @@ async def fails(stream):
 # Hearing
 
 
+NAMES = {"login": "ann", "first_name": "Ann", "last_name": None}
+
+
 async def test_events(script, someone):
     """Every frame becomes an event of its kind; what is not known is passed over; positions follow."""
     script.groups = {G1: 4, G2: 9}
@@ -78,11 +81,12 @@ async def test_events(script, someone):
             {"type": "joined", "group": G1, "name": "tea", "seq": 6, "user": ME, "at": AT, "mood": "good"},
             {"type": "gap", "group": G2, "name": "two", "from": 10, "to": 20},
             {"type": "left", "group": G1, "name": "tea", "seq": 7, "user": ME, "at": AT},
+            {"type": "joined", "group": G1, "name": "tea", "seq": 8, "user": {"id": ME, **NAMES}, "at": AT},
         )
     ]
     stream = someone.listen()
     heard, positions = [], []
-    for _ in range(4):
+    for _ in range(5):
         heard += await take(stream, 1)
         positions.append(dict(someone.positions))
     assert heard == [
@@ -90,9 +94,10 @@ async def test_events(script, someone):
         Joined(G1, "tea", 6, ME, MOMENT),
         Gap(G2, "two", 10, 20),
         Left(G1, "tea", 7, ME, MOMENT),
+        Joined(G1, "tea", 8, ME, MOMENT, Profile(ME, "ann", "Ann", None)),
     ]
     assert heard[0].data == {"n": 1}
-    assert positions == [{G1: 5, G2: 9}, {G1: 6, G2: 9}, {G1: 6, G2: 20}, {G1: 7, G2: 20}]
+    assert positions[:4] == [{G1: 5, G2: 9}, {G1: 6, G2: 9}, {G1: 6, G2: 20}, {G1: 7, G2: 20}]
     assert script.offered == [("Bearer secret", "att.v1")]
     await stream.aclose()
 

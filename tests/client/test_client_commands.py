@@ -13,7 +13,7 @@ from scripted import AT, G1, G2, ME, MOMENT, PATIENCE, Script, accepted, closes,
 from waiting import eventually
 
 from att.cli.client_commands import line_of
-from att.client.messages import Gap, Joined, Left, Message, Rewind
+from att.client.messages import Gap, Joined, Left, Message, Profile, Rewind
 
 TOKEN = {"ATT_TOKEN": "secret"}
 
@@ -113,6 +113,8 @@ def test_lines():
     for kind in (Joined, Left):
         told = json.loads(line_of(kind(*place, 4, ME, MOMENT)))
         assert told == {"type": kind.__name__.lower(), "group": G1, "name": "tée", "seq": 4, "user": ME, "at": AT}
+    ben = {"id": ME, "login": "ben", "first_name": "Bén", "last_name": ""}
+    assert json.loads(line_of(Joined(*place, 4, ME, MOMENT, Profile(*ben.values()))))["user"] == ben
     text = line_of(Message(*place, 5, None, MOMENT, b'{"a":1e400,\r\n "b" :1.0}'))
     assert text.endswith(b'"from": null, "at": "%s", "data": {"a":1e400,   "b" :1.0}}' % AT.encode())
     assert b"\n" not in text

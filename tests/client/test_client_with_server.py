@@ -12,7 +12,7 @@ from people import PASSWORD
 from protocol_schema import SCHEMA
 
 from att import errors
-from att.client.client import Client, Gap, Joined, Left, Message
+from att.client.client import Client, Gap, Joined, Left, Message, Profile
 
 PATIENCE = 20  # seconds for what should come at once
 
@@ -199,6 +199,7 @@ async def test_added_while_away(base, tea):
     async with Client(base, token=ben.token) as client:
         joined, message = await take(client.listen(positions), 2)
         assert (joined.group, joined.seq, joined.user) == (other, 3, str(ben.id))
+        assert joined.profile == Profile(str(ben.id), "ben", "", "")
         assert (message.group, message.seq, message.data) == (other, 4, {"n": 4})
         assert client.positions == {group: 2, other: 4}
 

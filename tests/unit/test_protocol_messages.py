@@ -37,7 +37,16 @@ def of(side):
 
 def entry(**changes):
     """An event of a log."""
-    usual = {"group_id": GROUP, "name": "tea", "seq": 7, "kind": "message", "user_id": USER, "at": AT, "body": b"{}"}
+    usual = {
+        "group_id": GROUP,
+        "name": "tea",
+        "seq": 7,
+        "kind": "message",
+        "user_id": USER,
+        "at": AT,
+        "body": b"{}",
+        "person": None,
+    }
     return SimpleNamespace(**usual | changes)
 
 
@@ -55,7 +64,20 @@ FRAMES = [
         messages.event(entry(user_id=None)),
         f'{{"type":"message",{G},"name":"tea","seq":7,"from":null,{T},"data":{{}}}}',
     ),
-    (messages.event(entry(kind="joined")), f'{{"type":"joined",{G},"name":"tea","seq":7,{U},{T}}}'),
+    (
+        messages.event(entry(kind="joined", person=("ann", "Ann", 'O"Lee'))),
+        (
+            f'{{"type":"joined",{G},"name":"tea","seq":7,"user":'
+            f'{{"id":"{USER}","login":"ann","first_name":"Ann","last_name":"O\\"Lee"}},{T}}}'
+        ),
+    ),
+    (
+        messages.event(entry(kind="joined")),
+        (
+            f'{{"type":"joined",{G},"name":"tea","seq":7,"user":'
+            f'{{"id":"{USER}","login":null,"first_name":null,"last_name":null}},{T}}}'
+        ),
+    ),
     (messages.event(entry(kind="left", name="")), f'{{"type":"left",{G},"name":"","seq":7,{U},{T}}}'),
     (messages.gap(GROUP, "tea", 3, 9), f'{{"type":"gap",{G},"name":"tea","from":3,"to":9}}'),
     (messages.rewind(GROUP, "tea", 0), f'{{"type":"rewind",{G},"name":"tea","to":0}}'),

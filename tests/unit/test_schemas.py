@@ -131,8 +131,9 @@ def test_page(following):
 
 def test_items():
     """Items and members are made from the domain's."""
-    members = [queries.MemberView(ID, "ann", "member", AT)]
-    member = {"user_id": ID, "login": "ann", "role": "member", "joined_at": AT}
+    members = [queries.MemberView(ID, "ann", "Ann", "Lee", "member", AT)]
+    names = {"login": "ann", "first_name": "Ann", "last_name": "Lee"}
+    member = {"user_id": ID, **names, "role": "member", "joined_at": AT}
     assert schemas.MemberOut.model_validate(members[0]).model_dump() == member
     answer = schemas.ItemsOut[schemas.MemberOut].model_validate({"items": members})
     assert answer.model_dump() == {"items": [member]}

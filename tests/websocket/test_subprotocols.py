@@ -128,7 +128,28 @@ async def test_live(ann, ben, tea, talk):
     assert parts([left], "type", "group", "seq", "user") == [("left", tea, 4, str(ben.id))]
     await ann.broadcast("tea", {})
     await ann.add("tea", ben)
-    assert parts([await said.receive()], "type", "seq", "user") == [("joined", 6, str(ben.id))]
+    assert parts([await said.receive()], "type", "seq", "user") == [("joined", 6, profile(ben))]
+
+
+def profile(person, **names):
+    return {"id": str(person.id), "login": person.login, "first_name": "", "last_name": ""} | names
+
+
+async def test_names_of_who_joins(ann, tea, talk, sign_up):
+    """``joined`` has the names that the user has when it is sent, live or from the log; a deleted user has none."""
+    said, zoe = await talk(ann, {}), await sign_up("zoe")
+    await ann.add("tea", zoe)
+    assert parts([await said.receive()], "type", "user") == [("joined", profile(zoe))]
+    await zoe.request("PATCH", "/users/me", json={"first_name": "Zoë"})
+    said = await talk(ann, {tea: 2})
+    assert parts([await said.receive()], "type", "user") == [("joined", profile(zoe, first_name="Zoë"))]
+    await zoe.request("DELETE", "/users/me")
+    said = await talk(ann, {tea: 2})
+    nobody = profile(zoe, login=None, first_name=None, last_name=None)
+    assert parts([await said.receive() for _ in range(2)], "type", "user") == [
+        ("joined", nobody),
+        ("left", str(zoe.id)),
+    ]
 
 
 async def test_nothing_before_resume(ann, ben, tea, talk):
