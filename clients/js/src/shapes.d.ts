@@ -92,6 +92,8 @@ export interface GroupPage {
 export interface Member {
   user_id: string;
   login: string;
+  first_name: string;
+  last_name: string;
   role: "owner" | "member";
   joined_at: string;
 }
@@ -347,7 +349,12 @@ export interface JoinedFrame {
   group: string;
   name: string;
   seq: number;
-  user: string;
+  user: {
+  id: string;
+  login: string | null;
+  first_name: string | null;
+  last_name: string | null;
+};
   at: string;
 }
 
