@@ -159,6 +159,7 @@ def _quotas(settings: Settings) -> Quotas:
             Quota.GROUPS_JOINED: settings.quota_groups_joined,
             Quota.MEMBERS: settings.quota_members,
             Quota.RETENTION: settings.quota_retention,
+            Quota.GROUP_LOG: settings.quota_group_log,
             Quota.SOCKETS: settings.quota_sockets,
         }
     )
@@ -273,7 +274,7 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
     """
     db, hub, sessions, keepalive = app[ENGINE], app[HUB], app[SESSION_CACHE], app[KEEPALIVE]
     postgres, redis = PostgresBroker(db, app[DATABASE].dsn), app[BACKENDS].broker
-    app[EVENT_LOG] = log = EventLog(db)
+    app[EVENT_LOG] = log = EventLog(db, app[QUOTAS])
     app[BROKERS] = brokers = [postgres] if redis is None else [postgres, redis]
     reader = LogReader(log, hub, sessions, app[HUB_WOKEN], 0.0 if redis is None else GAP_WAIT)
     app[PUBLISHER] = publisher = Publisher(log, hub, brokers[-1])

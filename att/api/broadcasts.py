@@ -33,7 +33,7 @@ BROADCAST_ROUTES = (
         Permission.BROADCAST_ANY,
         body=schemas.MessageIn,
         responses={200: schemas.DeliveryOut},
-        errors=(errors.NotAnObject, errors.KeyReused),
+        errors=(errors.NotAnObject, errors.KeyReused, errors.QuotaExceeded),
         takes_key=True,
         section="realtime",
         checked_by_log=True,

@@ -212,6 +212,7 @@ _OPTIONS = (
     _quota("groups-joined", parse_count, "1000", "Quota: groups that a user is in"),
     _quota("members", parse_count, "10000", "Quota: members of a group"),
     _quota("retention", parse_count, "10000", "Quota: events that a group is set to keep"),
+    _quota("group-log", parse_size, "100MiB", "Quota: bytes of messages in the log of a group"),
     _quota("sockets", parse_count, "50", "Quota: open WebSockets of a user on this server"),
     _quota("sessions", parse_count, "100", "Quota: sessions of a user; another one ends the oldest"),
     _quota(

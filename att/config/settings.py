@@ -125,6 +125,7 @@ class Settings:
     quota_groups_joined: int | None = 1_000
     quota_members: int | None = 10_000
     quota_retention: int | None = 10_000
+    quota_group_log: int | None = 100 * 1024**2
     quota_sockets: int | None = 50
     quota_sessions: int | None = 100
     quota_broadcasts: Rate | None = BROADCASTS

@@ -20,6 +20,7 @@ class Quota(StrEnum):
     GROUPS_JOINED = "groups-joined"
     MEMBERS = "members"
     RETENTION = "retention"
+    GROUP_LOG = "group-log"
     SOCKETS = "sockets"
     SESSIONS = "sessions"
     BROADCASTS = "broadcasts"
@@ -31,6 +32,7 @@ _DETAILS = {
     Quota.GROUPS_JOINED: "A user can be in at most {} groups.",
     Quota.MEMBERS: "A group can have at most {} members.",
     Quota.RETENTION: "A group can keep at most {} events.",
+    Quota.GROUP_LOG: "The log of a group can have at most {} bytes. Its owners make room by a lower retention.",
     Quota.SOCKETS: "A user can have at most {} sockets open on one server. Close one first.",
     Quota.BROADCASTS: "This user sends too many broadcasts in a short time.",
     Quota.REQUESTS: "This user sends too many requests in a short time.",

@@ -71,7 +71,9 @@ sessions = sa.Table(
 )
 
 # join, post and history say who may join, who may broadcast, and what members read of the log: all of it, or only what
-# came while they were members. seq is that of the last event, retention the number of stored events.
+# came while they were members. seq is that of the last event, retention the number of stored events. log_end is the
+# log_offset of the next message, log_start that of the oldest stored one, or of an earlier one: their difference is the
+# most that the log's bodies have, in bytes.
 groups = sa.Table(
     "groups",
     metadata,
@@ -84,6 +86,8 @@ groups = sa.Table(
     sa.Column("seq", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("retention", sa.Integer, nullable=False, server_default=sa.text("1000")),
     sa.Column("history", sa.Text, nullable=False, server_default=sa.text("'since_join'")),
+    sa.Column("log_start", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("log_end", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.CheckConstraint("\"join\" IN ('invite', 'open')", name="join"),
     sa.CheckConstraint("post IN ('members', 'owners')", name="post"),
     sa.CheckConstraint("retention BETWEEN 0 AND 1000000", name="retention"),
@@ -140,7 +144,8 @@ removals = sa.Table(
 
 # The log: messages to each group, joins and leaves, in one order. Only functions of the database write it. It outlives
 # groups and users, so it has no foreign keys. actor_id is the user who has sent, joined or left; or the group's own id,
-# which leaves when a large group is deleted. The body is json, since jsonb does not keep the exact bytes.
+# which leaves when a large group is deleted. The body is json, since jsonb does not keep the exact bytes. log_offset is
+# the number of bytes of all earlier bodies of the log, NULL for messages of 0.2.0, and where there is no body.
 events = sa.Table(
     "events",
     metadata,
@@ -151,6 +156,7 @@ events = sa.Table(
     sa.Column("body", sa.JSON),
     sa.Column("key", sa.Text),
     sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.text("clock_timestamp()")),
+    sa.Column("log_offset", sa.BigInteger),
     sa.PrimaryKeyConstraint("group_id", "seq"),
     sa.CheckConstraint("kind IN ('message', 'joined', 'left')", name="kind"),
     sa.Index(None, "group_id", "key", unique=True, postgresql_where=sa.text("key IS NOT NULL")),

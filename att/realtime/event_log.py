@@ -20,6 +20,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from att.core.names import RAW_LENGTH, fold
+from att.core.quotas import Quota, Quotas
 from att.db.engine import DriverError, Engine, Statement, prepare
 from att.errors import (
     AttError,
@@ -31,6 +32,7 @@ from att.errors import (
     NoSuchGroup,
     NotAMember,
     NotAnOwner,
+    QuotaExceeded,
     Unavailable,
 )
 
@@ -175,7 +177,7 @@ APPEND = prepare(
     SELECT item, refusal, CAST(group_id AS text), name, seq, at, is_repeat, (SELECT c.id FROM att_current_epoch() AS c)
     FROM att_append(
         CAST(:group_ids AS uuid[]), CAST(:name_keys AS text[]), CAST(:actor_ids AS uuid[]),
-        CAST(:bodies AS text[]), CAST(:keys AS text[])
+        CAST(:bodies AS text[]), CAST(:keys AS text[]), CAST(:log_limit AS bigint)
     )
     """)
 )
@@ -356,10 +358,11 @@ class EventLog:
     to which seq what was known of groups still holds.
     """
 
-    def __init__(self, db: Engine) -> None:
+    def __init__(self, db: Engine, quotas: Quotas | None = None) -> None:
         self.epoch = ""
         self.on_new_epoch: EpochHandler = _keep_nothing
         self._db = db
+        self._quotas = quotas or Quotas()
         self._changing = asyncio.Lock()
         self._long_reads = asyncio.Semaphore(_LONG_READS)
 
@@ -374,7 +377,7 @@ class EventLog:
         rows = await self._append([publishes[index] for index in indexes]) if indexes else []
         for row in rows:
             index = indexes[row[0] - 1]
-            results[index] = _outcome(publishes[index], row)
+            results[index] = self._outcome(publishes[index], row)
         await self._refuse_reused_keys(publishes, results)
         return results
 
@@ -551,11 +554,22 @@ class EventLog:
                 actor_ids=_array(publish.actor_id for publish in publishes),
                 bodies=[publish.body.decode() for publish in publishes],
                 keys=keys if any(keys) else None,
+                log_limit=self._quotas.limit(Quota.GROUP_LOG),
             )
         except DriverError as error:
             if not (error.pgcode or "").startswith(UNACCEPTABLE):
                 raise
             raise _invalid("body", "is not JSON that the database accepts") from error
+
+    def _outcome(self, publish: Publish, row: Any) -> PublishResult | AttError:
+        _, refusal, group_id, name, seq, at, is_repeat, epoch = row
+        if refusal == QuotaExceeded.code:
+            return self._quotas.exceeded(Quota.GROUP_LOG)
+        if refusal:
+            return _REFUSALS[refusal]()
+        group = publish.group if isinstance(publish.group, UUID) else UUID(group_id)
+        event = LogEvent(group, name, seq, "message", publish.actor_id, at, publish.body)
+        return PublishResult(event, is_repeat, epoch)
 
 
 def key_of(group: UUID | str) -> str | None:
@@ -565,14 +579,6 @@ def key_of(group: UUID | str) -> str | None:
 
 def _array(values: Iterable[object]) -> str:
     return f"{{{','.join(map(str, values))}}}"
-
-
-def _outcome(publish: Publish, row: Any) -> PublishResult | AttError:
-    _, refusal, group_id, name, seq, at, is_repeat, epoch = row
-    if refusal:
-        return _REFUSALS[refusal]()
-    group = publish.group if isinstance(publish.group, UUID) else UUID(group_id)
-    return PublishResult(LogEvent(group, name, seq, "message", publish.actor_id, at, publish.body), is_repeat, epoch)
 
 
 def _events(row: Any) -> Iterable[LogEvent]:

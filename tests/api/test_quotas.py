@@ -11,7 +11,7 @@ from metric_samples import counts
 from people import PASSWORD, Person
 
 from att.api.keys import RATE_QUOTAS
-from att.app import QUOTAS, create_app
+from att.app import QUOTAS, RETENTION, create_app
 from att.config.settings import Rate, Settings
 from att.core.quotas import Quota
 from att.protocol.frames import CloseCode
@@ -175,6 +175,29 @@ async def test_broadcasts(serve):
     page = await (await ann.request("GET", "/groups/tea/events")).json()
     assert [event["kind"] for event in page["items"]] == ["joined"] + ["message"] * 3
     assert refusals(ann.client) == {"broadcasts": 4}
+
+
+async def test_bytes_of_a_log(serve, sql):
+    """A broadcast to a group whose log is full is a 403 over HTTP, and an error over att.v1, that names the quota."""
+    sign_up = await serve(quota_group_log=20)
+    ann = await sign_up("ann")
+    await ann.make_group("tea")
+    await ann.broadcast("tea", {"n": 1})
+    await ann.broadcast("tea", {"n": 12})
+    answer = await ann.request("POST", "/broadcast/tea", json={"n": 3})
+    assert await refusal(answer) == exceeded("group-log")
+    socket = await ann.listen(protocols=("att.v1",))
+    await socket.receive_json(timeout=DEADLINE)
+    await socket.send_json({"type": "resume"})
+    await socket.send_json({"type": "broadcast", "id": 1, "group": "tea", "data": {"n": 4}})
+    error = await socket.receive_json(timeout=DEADLINE)
+    detail = "The log of a group can have at most 20 bytes. Its owners make room by a lower retention."
+    assert error == {"type": "error", "id": 1, "error": "quota exceeded", "quota": "group-log", "detail": detail}
+    assert refusals(ann.client) == {"group-log": 2}
+    assert (await ann.request("PATCH", "/groups/tea", json={"retention": 1})).status == 200
+    sql("UPDATE events SET at = now() - interval '2 minutes'")
+    await ann.client.app[RETENTION].trim()
+    await ann.broadcast("tea", {"n": 5})
 
 
 async def test_exempt_broadcasts(serve, exempt):

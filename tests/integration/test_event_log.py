@@ -7,8 +7,18 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
+from att.core.quotas import Quota, Quotas
 from att.db.engine import Engine, prepare
-from att.errors import Busy, ConnectionLost, InvalidInput, KeyReused, NoSuchGroup, NotAMember, NotAnOwner
+from att.errors import (
+    Busy,
+    ConnectionLost,
+    InvalidInput,
+    KeyReused,
+    NoSuchGroup,
+    NotAMember,
+    NotAnOwner,
+    QuotaExceeded,
+)
 from att.realtime import event_log as module
 from att.realtime.event_log import EventLog, LogEvent, Position, Publish, PublishResult, Slice
 
@@ -248,6 +258,107 @@ async def test_what_cannot_be_sent_to_the_database(log, tea, ann, body, key, fie
     refused, appended = await log.append([Publish(tea, ann, body, key), Publish(tea, ann, b"{}", "k" * 200)])
     assert [fault.field for fault in refused.fields] == [field]
     assert appended.event.seq == 2
+
+
+# The quota of bytes
+
+
+@pytest.fixture
+def limited(db):
+    """Make a log whose groups have at most so many bytes."""
+    return lambda limit, db=db: EventLog(db, Quotas({Quota.GROUP_LOG: limit}))
+
+
+@pytest.fixture
+def stored(sql):
+    """The bytes of the bodies of a group that are in the log."""
+    query = "SELECT coalesce(sum(octet_length(CAST(body AS text))), 0) FROM events WHERE group_id = %s"
+    return lambda group: sql(query, group)[0][0]
+
+
+def body(size):
+    """Return a body of so many bytes."""
+    return f'{{"ü":"{"x" * (size - 9)}"}}'.encode() if size >= 9 else b"{}"
+
+
+def kinds(outcomes):
+    """Return the types of the outcomes."""
+    return [type(outcome) for outcome in outcomes]
+
+
+async def test_bytes(limited, sql, tea, ann, bob, join, add_group, forget, stored):
+    """A log has so many bytes of bodies, exactly; a refused one is not in it, and what retention removes makes room."""
+    log, coffee = limited(100), add_group("coffee", ann)
+    join(tea, bob)
+    outcomes = await log.append([Publish(tea, ann, body(size)) for size in (40, 49, 12, 2)])
+    assert kinds(outcomes) == [PublishResult, PublishResult, QuotaExceeded, PublishResult]
+    assert (outcomes[2].quota, outcomes[2].detail) == (
+        "group-log",
+        "The log of a group can have at most 100 bytes. Its owners make room by a lower retention.",
+    )
+    (outcome,) = await log.append([Publish("tea", bob, body(9), "k")])
+    assert (outcome.event.seq, stored(tea)) == (6, 100)
+    publishes = [Publish(coffee, ann, body(100)), *(Publish("TEA", bob, body(9), key) for key in ("k", None, "l"))]
+    outcomes = await log.append(publishes)
+    assert kinds(outcomes) == [PublishResult, PublishResult, QuotaExceeded, QuotaExceeded]
+    assert outcomes[1].is_repeat
+    assert await seqs(log, tea) == [1, 2, 3, 4, 5, 6]
+    forget(tea, 3)  # which has 40 bytes
+    outcomes = [(await log.append([Publish(tea, ann, body(size))]))[0] for size in (41, 40, 2)]
+    assert kinds(outcomes) == [QuotaExceeded, PublishResult, QuotaExceeded]
+    forget(tea, 7)
+    assert kinds(await log.append([Publish(tea, ann, body(size)) for size in (100, 2)])) == [
+        PublishResult,
+        QuotaExceeded,
+    ]
+    sql("UPDATE roles SET permissions = '{quotas.exempt}'")
+    outcomes = await log.append([Publish(tea, ann, body(60)), *(Publish(tea, one, b"{}", "k") for one in (ann, bob))])
+    assert kinds(outcomes) == [PublishResult, PublishResult, PublishResult]
+    assert stored(tea) == 162
+
+
+async def test_bytes_of_a_key(limited, sql, tea, ann, bob, join):
+    """A key is free until a message that has room has it, here that of a sender who is exempt."""
+    log = limited(10)
+    join(tea, bob)
+    sql("INSERT INTO roles (name, name_key, permissions) VALUES ('Big', 'big', '{quotas.exempt}')")
+    sql("UPDATE users SET role_id = (SELECT id FROM roles WHERE name = 'Big') WHERE id = %s", bob)
+    refused, first, repeat = await log.append([Publish(tea, user, body(11), "k") for user in (ann, bob, ann)])
+    assert isinstance(refused, QuotaExceeded)
+    assert (first.event.seq, first.is_repeat) == (3, False)
+    assert (repeat.event.seq, repeat.is_repeat) == (3, True)
+
+
+async def test_bytes_of_others(limited, sql, tea, ann, forget):
+    """Messages by SQL and by servers of 0.2.0 are not refused, but count; those from before the migration do not."""
+    log = limited(100)
+    await log.append([Publish(tea, ann, body(90))])
+    sql("UPDATE events SET log_offset = NULL")
+    sql("UPDATE groups SET log_end = 0")
+    assert kinds(await log.append([Publish(tea, ann, body(40))])) == [PublishResult]
+    sql("SELECT att_broadcast(%s, %s)", tea, body(50).decode())
+    sql("SELECT att_append(ARRAY[%s], NULL, ARRAY[%s], %s, NULL)", tea, ann, [body(9).decode()])
+    assert kinds(await log.append([Publish(tea, ann, b"{}")])) == [QuotaExceeded]
+    sql("SELECT att_broadcast(%s, %s)", tea, body(50).decode())
+    forget(tea, 3)
+    assert kinds(await log.append([Publish(tea, ann, b"{}")])) == [QuotaExceeded]
+    forget(tea, 4)
+    assert kinds([(await log.append([Publish(tea, ann, body(size))]))[0] for size in (42, 41)]) == [
+        QuotaExceeded,
+        PublishResult,
+    ]
+
+
+async def test_bytes_at_once(limited, db_url, tea, ann, add_group, stored):
+    """The quota holds when two nodes append at the same time, and nothing that has room is refused."""
+    coffee, db = add_group("coffee", ann), await Engine.connect(db_url)
+    nodes = limited(1_000), limited(1_000, db)
+    outcomes = await asyncio.gather(
+        *(nodes[number % 2].append([Publish(group, ann, body(100)) for group in (tea, coffee)]) for number in range(15))
+    )
+    await db.close()
+    assert kinds([one for pair in outcomes for one in pair]).count(QuotaExceeded) == 10
+    assert (stored(tea), stored(coffee)) == (1_000, 1_000)
 
 
 async def test_appended_at_once(log, db_url, tea, ann, add_group):

@@ -108,6 +108,23 @@ def test_skeletons_are_for_those_who_add_users(on_empty, empty_postgresql):
     assert rows == [("pg_monitor", "INSERT"), ("pg_monitor", "SELECT")]
 
 
+def test_functions_are_for_those_who_append(on_empty, empty_postgresql):
+    """A role that may append may call what a server of the new schema calls, as before and after the downgrade."""
+    called = ["att_append", "att_current_epoch", "att_epoch", "att_held", "att_trim_epochs"]
+    on_empty(alembic.command.upgrade, LAST_RELEASE)
+    empty_postgresql.execute("GRANT EXECUTE ON FUNCTION att_append TO pg_monitor")
+    empty_postgresql.commit()
+    query = (
+        "SELECT proname FROM pg_proc WHERE proname = ANY (%s) AND has_function_privilege('pg_monitor', oid, 'EXECUTE')"
+        " AND NOT has_function_privilege('pg_signal_backend', oid, 'EXECUTE') ORDER BY 1"
+    )
+    on_empty(alembic.command.upgrade, "head")
+    assert [row[0] for row in empty_postgresql.execute(query, [called])] == called
+    empty_postgresql.rollback()
+    on_empty(alembic.command.downgrade, LAST_RELEASE)
+    assert [row[0] for row in empty_postgresql.execute(query, [called])] == ["att_append"]
+
+
 def test_the_migrations_make_the_schema(on_empty):
     """`alembic check` finds nothing that the tables in att.db.schema have and the migrations lack, or the reverse."""
     on_empty(alembic.command.upgrade, "head")

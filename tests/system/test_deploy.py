@@ -160,7 +160,9 @@ def test_options(monkeypatch):
     """Every variable of the servers is an option of theirs, and .env.example shows values that it takes."""
     ours = {name for node in NODES for name in SERVICES[node]["environment"] if name.startswith(f"{PREFIX}_")}
     fields = {name.removeprefix(f"{PREFIX}_").lower() for name in ours}
-    assert fields <= {field.name for field in dataclasses.fields(Settings)}
+    every = {field.name for field in dataclasses.fields(Settings)}
+    assert fields <= every
+    assert {name for name in every if name.startswith("quota_")} <= fields  # a site's own users, its own quotas
     for name in ours & EXAMPLE.keys():
         monkeypatch.setenv(name, EXAMPLE[name] or PASSWORD)
     shown, defaults = settings_from_environment(), Settings()
