@@ -84,7 +84,7 @@ STANDARD = Size(
             if each not in (Disaster.END_LISTENING, Disaster.KILL_DATABASE, Disaster.PROMOTE_STANDBY, *REDIS)
         ),
     ),
-    deliveries=100_000,
+    deliveries=50_000,
     promotions=0.3,
 )
 SHORT = Size(

@@ -108,8 +108,8 @@ def judge(evidence: Evidence) -> list[Violation]:
     for record in evidence.records:
         found += _judge_record(databases, record)
     for plain in evidence.plain_records:
-        now, before = ([*_judge_plain(database.groups, plain)] for database in databases)
-        found += before if not plain.is_open and not before else now  # it may have ended before the promotion
+        is_of_lost = not plain.is_open and not [*_judge_plain(databases.lost.groups, plain)]  # ended before a promotion
+        found += [] if is_of_lost else _judge_plain(databases.present.groups, plain)
     found += _judge_sendings(databases, evidence.sendings)
     found += _judge_changes(databases, evidence.changes)
     return found
@@ -132,27 +132,33 @@ def _judge_log(stored: Stored, group_id: UUID, group: Group) -> Iterator[Violati
 
 def _judge_record(databases: Databases, record: ListenerRecord) -> Iterator[Violation]:
     """Check that what it has not been told to forget is exactly the user's part of the log above the bases."""
-    for group_id in {frame.group_id for frame in record.frames} - databases.present.groups.keys():
-        yield Violation(Rule.UNLOGGED, f"{record.name}: {group_id}")
-    for group_id in databases.present.groups:
-        yield from _judge_group(databases, group_id, record)
+    frames: dict[UUID, list[Frame]] = {group_id: [] for group_id in databases.present.groups}
+    for frame in record.frames:
+        frames.setdefault(frame.group_id, []).append(frame)
+    for group_id, theirs in frames.items():
+        if group_id in databases.present.groups:
+            yield from _judge_group(databases, group_id, record, theirs)
+        else:
+            yield Violation(Rule.UNLOGGED, f"{record.name}: {group_id}")
     for group_id, (seq, epoch) in record.standings:
         group = databases.of(epoch).get(group_id)
         if group is None or not group.is_member(record.user_id, seq):
             yield Violation(Rule.OUTSIDER, f"{record.name}: greeted as a member of {group_id} at {seq}")
 
 
-def _judge_group(databases: Databases, group_id: UUID, record: ListenerRecord) -> Iterator[Violation]:
+def _judge_group(
+    databases: Databases, group_id: UUID, record: ListenerRecord, frames: Iterable[Frame]
+) -> Iterator[Violation]:
     """Check a group's frames: up to a rewind they are of the lost log, and what they leave is of the present one."""
     base, received = record.bases.get(group_id, 0), list[Frame]()
-    for frame in record.frames:
-        if frame.group_id == group_id and frame.kind == "rewind":
+    for frame in frames:
+        if frame.kind == "rewind":
             last = max([base, *(each.seq for each in received)])
             yield from _judge_frames(group_id, databases.lost.groups[group_id], record, received, base, last)
             if frame.seq >= last or frame.seq not in _rewinds(databases, record.user_id, frame):
                 yield Violation(Rule.REWIND, f"{record.name}: {group_id} from {last} to {frame.seq}")
             base, received = min(base, frame.seq), [each for each in received if each.seq <= frame.seq]
-        elif frame.group_id == group_id:
+        else:
             received.append(frame)
     yield from _judge_frames(group_id, databases.present.groups[group_id], record, received, base, math.inf)
 

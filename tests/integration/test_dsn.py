@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 
 import pytest
@@ -125,6 +126,19 @@ async def test_a_server_that_refuses_spoils_no_descriptor(astray):
             for plug in socket.socketpair():
                 loop.add_reader(stack.enter_context(plug), print)
                 loop.remove_reader(plug)
+
+
+async def test_a_descriptor_that_a_transport_has_by_now(db_url):
+    """Closing leaves a descriptor alone that was given out again."""
+    db = await Engine.connect(db_url)
+    descriptor = db._pool._free[0].raw.fileno()
+    await db._pool.clear()
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(theirs), contextlib.closing(ours):
+        os.dup2(ours.fileno(), descriptor)
+        _, writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=descriptor))
+        with contextlib.closing(writer):
+            await db.close()
 
 
 async def test_names_are_resolved_off_the_loop(tcp_port, db_url, monkeypatch):

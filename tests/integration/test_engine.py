@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import socket
+from contextlib import ExitStack
 from uuid import uuid4
 
 import aiopg.connection
@@ -173,6 +175,35 @@ async def test_what_the_loop_raises_from_a_dead_transport_is_unavailable(db, mon
         patch.setattr(aiopg.connection, "get_running_loop", lambda: Dead(loop, fail))
         await db.fetch_one(COUNT_USERS)
     assert await db.fetch_one(BACKEND) != row
+
+
+async def test_a_descriptor_that_a_transport_has_by_now(db, postgresql):
+    """A connection is closed, though the loop refuses to forget its descriptor, which was given out again."""
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    _, writer = await asyncio.open_unix_connection(sock=ours)
+    with ExitStack() as stack:
+        stack.callback(theirs.close)
+        stack.callback(writer.close)
+        with pytest.raises(errors.ConnectionLost):
+            async with db.transaction() as transaction:
+                [pid] = await transaction.fetch_one(BACKEND)
+                postgresql.execute("SELECT pg_terminate_backend(%s, 2000)", (pid,))
+                lost = transaction._connection
+                own, lost._fileno = lost._fileno, ours.fileno()
+                try:
+                    await transaction.fetch_one(COUNT_USERS)
+                finally:
+                    loop.remove_reader(own)
+        with pytest.raises(asyncio.CancelledError):
+            async with db.transaction() as transaction:
+                left = transaction._connection
+                stack.callback(left.raw.close)
+                loop.remove_reader(left._fileno)
+                left._fileno = ours.fileno()
+                raise asyncio.CancelledError
+        assert left.closed
+        assert await db.fetch_one(COUNT_USERS) == (0,)
 
 
 class Dead:
