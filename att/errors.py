@@ -25,7 +25,8 @@ AttError
 │   ├── NoSuchRole
 │   ├── NoSuchSession
 │   ├── NoSuchGroup
-│   └── NoSuchMember
+│   ├── NoSuchMember
+│   └── NoSuchEvent
 ├── Conflict
 │   ├── LoginTaken
 │   ├── RoleNameTaken
@@ -177,6 +178,10 @@ class NoSuchGroup(NotFound, code="no such group"):
 
 class NoSuchMember(NotFound, code="no such member"):
     """The user is not a member of this group."""
+
+
+class NoSuchEvent(NotFound, code="no such event"):
+    """The group's log has no message with this seq, or keeps it no longer."""
 
 
 class Conflict(AttError, code="conflict"):

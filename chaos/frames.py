@@ -1,5 +1,6 @@
 """The frames of att.v1, defined again from their specification: everything else is refused."""
 
+import json
 import sys
 from uuid import UUID
 
@@ -64,6 +65,38 @@ class Left(_Frame, tag="left"):
     seq: int
     user: UUID
     at: str
+    removed: bool
+    by: UUID | None
+
+
+class _Fact(_Frame):
+    group: UUID
+    seq: int
+    at: str
+    by: UUID | None
+    name: str
+
+
+class Changed(_Fact, tag="changed"):
+    """The group has another name or other rules."""
+
+    join: str
+    post: str
+    retention: int
+    history: str
+
+
+class Role(_Fact, tag="role"):
+    """A member has another role."""
+
+    user: UUID
+    role: str
+
+
+class Redacted(_Fact, tag="redacted"):
+    """A message was taken back."""
+
+    of: int
 
 
 class Gap(_Frame, tag="gap"):
@@ -107,13 +140,22 @@ class Error(_Frame, tag="error"):
     detail: str
 
 
-ServerFrame = Hello | Message | Joined | Left | Gap | Rewind | Epoch | Ack | Error
+ServerFrame = Hello | Message | Joined | Left | Changed | Role | Redacted | Gap | Rewind | Epoch | Ack | Error
 DECODER: msgspec.json.Decoder[ServerFrame] = msgspec.json.Decoder(ServerFrame)
 
 
 def parse(text: str) -> ServerFrame:
     """Return the frame. Raises msgspec.DecodeError if it is none."""
     return DECODER.decode(text)
+
+
+def _facts(frame: Left | Changed | Role | Redacted) -> str:
+    """Return the members of a frame that the log has as its body."""
+    others = {"type", "group", "seq", "at"}
+    others |= set() if isinstance(frame, Changed) else {"name"}
+    others |= {"user"} if isinstance(frame, Left) else set()
+    members = msgspec.to_builtins(frame)
+    return json.dumps({name: members[name] for name in members.keys() - others}, sort_keys=True)
 
 
 def event(frame: ServerFrame) -> Frame | None:
@@ -124,8 +166,9 @@ def event(frame: ServerFrame) -> Frame | None:
             return Frame(frame.group, frame.seq, "message", frame.from_, body)
         case Joined():
             return Frame(frame.group, frame.seq, "joined", frame.user.id, None)
-        case Left():
-            return Frame(frame.group, frame.seq, "left", frame.user, None)
+        case Left() | Changed() | Role() | Redacted():
+            user_id = frame.user if isinstance(frame, Left) else None
+            return Frame(frame.group, frame.seq, str(frame.__struct_config__.tag), user_id, _facts(frame))
         case Gap():
             return Frame(frame.group, frame.to, "gap", None, None)
         case _:

@@ -1,5 +1,6 @@
 """Judges the evidence of a run. Pure: it defines the promises again, independently of att."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -245,7 +246,10 @@ def _judge_plain_group(group: Group, record: PlainRecord, where: str, seqs: list
 def _judge_bodies(groups: dict[UUID, Group], sendings: Iterable[Sending]) -> Iterator[Violation]:
     """Check that no message is in a log twice, and that each was sent."""
     counts = Counter(
-        (group_id, entry.body) for group_id, group in groups.items() for entry in group.entries.values() if entry.body
+        (group_id, entry.body)
+        for group_id, group in groups.items()
+        for entry in group.entries.values()
+        if entry.kind == "message"
     )
     for sending in sendings:
         count = counts.pop((sending.group_id, sending.body), 0)
@@ -286,4 +290,7 @@ def _judge_changes(databases: Databases, changes: Iterable[Change]) -> Iterator[
 
 def frame_of(group_id: UUID, entry: Entry) -> Frame:
     """Return the event as a listener must receive it."""
-    return Frame(group_id, entry.seq, entry.kind, entry.user_id, entry.body)
+    body = entry.body
+    if body and entry.kind != "message":
+        body = json.dumps(json.loads(body), sort_keys=True)
+    return Frame(group_id, entry.seq, entry.kind, entry.user_id, body)

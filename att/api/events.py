@@ -1,17 +1,20 @@
 """The log of a group."""
 
+import re
+
 from aiohttp import web
 
 from att.api import schemas
-from att.api.auth import is_permitted
-from att.api.keys import EVENT_LOG, GROUP
+from att.api.auth import actor_of, is_permitted
+from att.api.keys import EVENT_LOG, GROUP, GROUP_SERVICE
 from att.api.query_schemas import EventsQuery
 from att.api.route import EXAMPLE_EPOCH, EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Permission, Who
+from att.errors import NoSuchEvent
 from att.http.context import SESSION
 from att.http.requests import read_query
 from att.http.responses import link_to_next
-from att.protocol.messages import timestamp
+from att.protocol.messages import SEQ_LIMIT, timestamp
 from att.realtime.event_log import LogEvent, LogPage, LogPart
 
 
@@ -31,6 +34,21 @@ async def group_events(request: web.Request) -> web.Response:
         direction = "after" if query.before is None else "before"
         response.headers["Link"] = link_to_next(request, **{direction: page.next})
     return response
+
+
+async def delete_event(request: web.Request) -> web.Response:
+    """Take a message back: delete its body from the log for good."""
+    group = await request.app[GROUP_SERVICE].find(request.match_info["group"], request[SESSION].user_id)
+    await request.app[GROUP_SERVICE].redact(group.id, _path_seq(request), actor_of(request))
+    return web.Response(status=204)
+
+
+def _path_seq(request: web.Request) -> int:
+    """Return the seq in the path. Raise NoSuchEvent if it can be none."""
+    text = request.match_info["seq"]
+    if not re.fullmatch("[1-9][0-9]{0,18}", text) or int(text) > SEQ_LIMIT:
+        raise NoSuchEvent
+    return int(text)
 
 
 def _page(page: LogPage, epoch: str) -> web.Response:
@@ -58,6 +76,14 @@ EVENT_ROUTES = (
         Permission.GROUPS_READ,
         query=EventsQuery,
         responses={200: schemas.EventPageOut},
+    ),
+    Route(
+        "DELETE /groups/{group}/events/{seq}",
+        delete_event,
+        Who.OWNER_OR_SENDER,
+        Permission.GROUPS_WRITE,
+        responses={204: None},
+        checked_by_log=True,
     ),
 )
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from att.core.permissions import Permission, Who
-from att.errors import AttError, NoSuchGroup, NoSuchRole, NoSuchSession, NoSuchUser, NotFound
+from att.errors import AttError, NoSuchEvent, NoSuchGroup, NoSuchRole, NoSuchSession, NoSuchUser, NotFound
 from att.http.middleware import Handler
 from att.http.schemas import QueryModel
+from att.protocol.messages import SEQ_LIMIT
 
 Examples = Mapping[type[BaseModel], Any]  # an example of each shape, for the documentation
 
@@ -34,6 +35,7 @@ _TEXT = {"type": "string", "minLength": 1}
 PATH_PARAMETERS = {
     "user_id": PathParameter("The id of a user, or `me`.", {"anyOf": [_ID, {"const": "me"}]}, NoSuchUser),
     "group": PathParameter("The id or the name of a group.", _TEXT, NoSuchGroup),
+    "seq": PathParameter("The seq of an event.", {"type": "integer", "minimum": 1, "maximum": SEQ_LIMIT}, NoSuchEvent),
     "role_id": PathParameter("The id of a role.", _ID, NoSuchRole),
     "session_id": PathParameter("The id of a session.", _ID, NoSuchSession),
     "file": PathParameter("The name of a file.", _TEXT, NotFound),
@@ -54,8 +56,9 @@ class Route:
     ``endpoint`` is method and path. ``body`` is one shape or either of two. ``errors`` are the route's own, without
     those that follow from the rest of the row. With ``takes_key`` a request can be repeated safely, by an idempotency
     key. ``section`` is that of the documentation, by default the last fixed part of the path. A GET route answers HEAD,
-    too, unless it ``upgrades`` to a WebSocket. If ``checked_by_log``, the transaction that appends checks who may post.
-    If ``conditional``, the transaction that changes checks the preconditions; what other routes change has no version.
+    too, unless it ``upgrades`` to a WebSocket. If ``checked_by_log``, the transaction that appends or redacts checks
+    who may do so. If ``conditional``, the transaction that changes checks the preconditions; what other routes change
+    has no version.
     """
 
     endpoint: str

@@ -255,7 +255,10 @@ class MemberOut(ResponseModel):
 
 
 class EventOut(ResponseModel):
-    """An event of a group's log. ``user_id`` sent it, joined or left; ``data`` is the JSON object that was sent."""
+    """An event of a group's log. ``user_id`` sent it, joined or left, and is null for other kinds.
+
+    ``data`` is the JSON object that was sent, null once it is redacted; for other kinds the members of their frame.
+    """
 
     seq: int
     kind: Kind

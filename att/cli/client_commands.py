@@ -17,7 +17,7 @@ from msgspec.structs import asdict
 from att.cli.output import drop_output, say
 from att.cli.prompts import read_password
 from att.cli.runner import run
-from att.client.client import Client, Gap, Joined, Message, Rewind
+from att.client.client import Client, Gap, Joined, Left, Message, Rewind, RoleChanged
 from att.client.messages import Event
 from att.config.options import Parsed
 from att.core.error_text import describe_error
@@ -156,16 +156,20 @@ def _hint(words: str) -> None:
 
 def line_of(event: Event) -> bytes:
     """Return the event as in its frame, on one line. JSON has raw line breaks only where spaces may be."""
-    members: dict[str, Any] = {"type": type(event).__name__.lower(), "group": event.group, "name": event.name}
+    kind = "role" if isinstance(event, RoleChanged) else type(event).__name__.lower()
+    members: dict[str, Any] = {"type": kind, "group": event.group, "name": event.name}
     if isinstance(event, Gap):
         return _dump(members | {"from": event.first, "to": event.seq})
     if isinstance(event, Rewind):
         return _dump(members | {"to": event.seq})
     members["seq"] = event.seq
     if not isinstance(event, Message):
-        profile = event.profile if isinstance(event, Joined) else None
-        user = event.user if profile is None else asdict(profile)
-        return _dump(members | {"user": user, "at": timestamp(event.at)})
+        members |= event._asdict() | {"at": timestamp(event.at)}
+        if isinstance(event, Joined) and (profile := members.pop("profile")) is not None:
+            members["user"] = asdict(profile)
+        if isinstance(event, Left) and event.removed is None:  # the server does not say
+            members = {name: value for name, value in members.items() if name not in ("removed", "by")}
+        return _dump(members)
     head = _dump(members | {"from": event.sender, "at": timestamp(event.at)})[:-1]
     return head + b', "data": ' + event.body.replace(b"\n", b" ").replace(b"\r", b" ") + b"}"
 

@@ -1,5 +1,33 @@
 """The Python client: log in, broadcast, and listen with automatic reconnection and resume."""
 
-from att.client.client import Ack, Backoff, Client, Event, Gap, Joined, Left, Message, Profile, Rewind
+from att.client.client import (
+    Ack,
+    Backoff,
+    Changed,
+    Client,
+    Event,
+    Gap,
+    Joined,
+    Left,
+    Message,
+    Profile,
+    Redacted,
+    Rewind,
+    RoleChanged,
+)
 
-__all__ = ["Ack", "Backoff", "Client", "Event", "Gap", "Joined", "Left", "Message", "Profile", "Rewind"]
+__all__ = [
+    "Ack",
+    "Backoff",
+    "Changed",
+    "Client",
+    "Event",
+    "Gap",
+    "Joined",
+    "Left",
+    "Message",
+    "Profile",
+    "Redacted",
+    "Rewind",
+    "RoleChanged",
+]

@@ -26,12 +26,41 @@ import aiohttp
 
 from att import errors
 from att.client.connection import ClientConnection
-from att.client.messages import Ack, Event, Gap, Joined, Left, Lost, Message, NewEpoch, Profile, Rewind, refusal
+from att.client.messages import (
+    Ack,
+    Changed,
+    Event,
+    Gap,
+    Joined,
+    Left,
+    Lost,
+    Message,
+    NewEpoch,
+    Profile,
+    Redacted,
+    Rewind,
+    RoleChanged,
+    refusal,
+)
 from att.core.error_text import describe_error
 from att.core.names import check_key
 from att.protocol.messages import RESUME_LIMIT, check_object
 
-__all__ = ["Ack", "Backoff", "Client", "Event", "Gap", "Joined", "Left", "Message", "Profile", "Rewind"]
+__all__ = [
+    "Ack",
+    "Backoff",
+    "Changed",
+    "Client",
+    "Event",
+    "Gap",
+    "Joined",
+    "Left",
+    "Message",
+    "Profile",
+    "Redacted",
+    "Rewind",
+    "RoleChanged",
+]
 
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds
 LONGEST_HINT = 300.0  # seconds

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from msgspec import DecodeError, Raw, Struct, field
@@ -19,7 +21,10 @@ _HINT = re.compile(r"; retry in ([0-9]{1,6}(?:\.[0-9]{1,6})?) s$")
 
 
 class Message(NamedTuple):
-    """A broadcast. ``body`` is a JSON object, byte for byte as sent; ``sender`` is None if SQL sent it."""
+    """A broadcast. ``body`` is a JSON object, byte for byte as sent; ``sender`` is None if SQL sent it.
+
+    If the message has been taken back, ``body`` is ``null``.
+    """
 
     group: str
     name: str
@@ -29,9 +34,9 @@ class Message(NamedTuple):
     body: bytes
 
     @property
-    def data(self) -> dict[str, Any]:
-        """Return ``body`` as a dictionary."""
-        data: dict[str, Any] = json.loads(self.body)
+    def data(self) -> dict[str, Any] | None:
+        """Return ``body`` as a dictionary; None if the message has been taken back."""
+        data: dict[str, Any] | None = json.loads(self.body)
         return data
 
 
@@ -56,12 +61,54 @@ class Joined(NamedTuple):
 
 
 class Left(NamedTuple):
-    """Event that a user is no longer a member. After one's own, no event of the group follows."""
+    """Event that a user is no longer a member. After one's own, no event of the group follows.
+
+    ``removed`` is False if they left by themselves, None if the server does not say. ``by`` is None for SQL.
+    """
 
     group: str
     name: str
     seq: int
     user: str
+    at: datetime
+    removed: bool | None = None
+    by: str | None = None
+
+
+class Changed(NamedTuple):
+    """Event that the group has another name or other rules: those given here. ``by`` is None for SQL."""
+
+    group: str
+    name: str
+    seq: int
+    by: str | None
+    at: datetime
+    join: str
+    post: str
+    retention: int
+    history: str
+
+
+class RoleChanged(NamedTuple):
+    """Event that a member is an owner now, or a plain member. ``by`` is None for SQL."""
+
+    group: str
+    name: str
+    seq: int
+    user: str
+    role: str
+    by: str | None
+    at: datetime
+
+
+class Redacted(NamedTuple):
+    """Event that the message with the seq ``of`` has been taken back: forget it. ``by`` is None for SQL."""
+
+    group: str
+    name: str
+    seq: int
+    of: int
+    by: str | None
     at: datetime
 
 
@@ -82,7 +129,7 @@ class Rewind(NamedTuple):
     seq: int
 
 
-Event = Message | Joined | Left | Gap | Rewind
+Event = Message | Joined | Left | Changed | RoleChanged | Redacted | Gap | Rewind
 
 
 class NewEpoch(NamedTuple):
@@ -169,6 +216,14 @@ class Frame(Struct):
     detail: str = ""
     user_id: str = ""
     heartbeat: float = 25.0
+    removed: bool | None = None
+    by: str | None = None
+    of: int = 0
+    role: str = ""
+    join: str = ""
+    post: str = ""
+    retention: int = 0
+    history: str = "since_join"
     groups: list[GroupStanding] = []
 
 
@@ -177,7 +232,50 @@ class _Any(Struct):
 
 
 _DECODER, _ANY = Decoder(Frame), Decoder(_Any)
-_KNOWN = {"hello", "message", "joined", "left", "gap", "rewind", "epoch", "ack", "error", "pong"}
+
+
+def _profile(frame: Frame) -> Profile | None:
+    return frame.user if isinstance(frame.user, Profile) else None
+
+
+def _user_id(frame: Frame) -> str:
+    return frame.user.id if isinstance(frame.user, Profile) else frame.user
+
+
+_EVENTS: Mapping[str, Callable[[Frame], Event]] = MappingProxyType(
+    {
+        "message": lambda frame: Message(
+            frame.group,
+            frame.name,
+            frame.seq,
+            frame.origin if isinstance(frame.origin, str) else None,
+            frame.at,
+            bytes(frame.data),
+        ),
+        "joined": lambda frame: Joined(frame.group, frame.name, frame.seq, _user_id(frame), frame.at, _profile(frame)),
+        "left": lambda frame: Left(
+            frame.group, frame.name, frame.seq, _user_id(frame), frame.at, frame.removed, frame.by
+        ),
+        "changed": lambda frame: Changed(
+            frame.group,
+            frame.name,
+            frame.seq,
+            frame.by,
+            frame.at,
+            frame.join,
+            frame.post,
+            frame.retention,
+            frame.history,
+        ),
+        "role": lambda frame: RoleChanged(
+            frame.group, frame.name, frame.seq, _user_id(frame), frame.role, frame.by, frame.at
+        ),
+        "redacted": lambda frame: Redacted(frame.group, frame.name, frame.seq, frame.of, frame.by, frame.at),
+        "gap": lambda frame: Gap(frame.group, frame.name, int(frame.origin or 0), frame.to),
+        "rewind": lambda frame: Rewind(frame.group, frame.name, frame.to),
+    }
+)
+_KNOWN = {*_EVENTS, "hello", "epoch", "ack", "error", "pong"}
 
 
 def read(text: str) -> Frame:
@@ -202,21 +300,8 @@ def _read_leniently(members: dict[str, Any]) -> Frame:
 
 def event_of(frame: Frame) -> Event | None:
     """Return the event in a frame; None if the frame has none or its type is unknown."""
-    place = (frame.group, frame.name)
-    match frame.type:
-        case "message":
-            sender = frame.origin if isinstance(frame.origin, str) else None
-            return Message(*place, frame.seq, sender, frame.at, bytes(frame.data))
-        case "joined":
-            profile = frame.user if isinstance(frame.user, Profile) else None
-            return Joined(*place, frame.seq, str(frame.user) if profile is None else profile.id, frame.at, profile)
-        case "left":
-            return Left(*place, frame.seq, str(frame.user), frame.at)
-        case "gap":
-            return Gap(*place, int(frame.origin or 0), frame.to)
-        case "rewind":
-            return Rewind(*place, frame.to)
-    return None
+    build = _EVENTS.get(frame.type)
+    return None if build is None else build(frame)
 
 
 def refusal(code: str, detail: str) -> errors.AttError:

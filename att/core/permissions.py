@@ -45,6 +45,7 @@ class Who(Enum):
     POSTER = "members of the group, or its owners alone if it says so"
     OWNER = "owners of the group"
     OWNER_OR_ONESELF = "owners of the group, and the user in the path"
+    OWNER_OR_SENDER = "owners of the group, and the sender of the message"
     OWNER_OR_JOINER = "owners of the group, and the user in the path if it is open"
 
 
@@ -68,19 +69,22 @@ class Standing:
 
 
 NO_GROUP = Standing()
+_FOR_MEMBERS = (Who.MEMBER, Who.POSTER, Who.OWNER, Who.OWNER_OR_ONESELF, Who.OWNER_OR_SENDER)
 
 
 def check(who: Who, *, actor: UUID, target: UUID | None = None, standing: Standing = NO_GROUP) -> None:
     """Raise a ``Forbidden`` that says what is missing, if something is.
 
-    ``actor`` is the user who asks, ``target`` the user in the path.
+    ``actor`` is the user who asks, ``target`` the user in the path, or the sender of the message there.
     """
     is_open, is_own = standing.join == "open", actor == target
+    if who is Who.OWNER_OR_SENDER and is_own:  # also one who has left
+        return
     if who is Who.PERMITTED:
         raise NotPermitted
     if who is Who.ONESELF and not is_own:
         raise NotYou
-    if who in (Who.MEMBER, Who.POSTER, Who.OWNER, Who.OWNER_OR_ONESELF) and standing.role is None:
+    if who in _FOR_MEMBERS and standing.role is None:
         raise NotAMember
     if who is Who.VISITOR and standing.role is None and not is_open:
         raise NotAMember
@@ -92,7 +96,7 @@ def check(who: Who, *, actor: UUID, target: UUID | None = None, standing: Standi
 
 def _is_for_owners(who: Who, *, is_own: bool, is_open: bool, post: Post) -> bool:
     return (
-        who is Who.OWNER
+        who in (Who.OWNER, Who.OWNER_OR_SENDER)
         or (who is Who.POSTER and post == "owners")
         or (who is Who.OWNER_OR_ONESELF and not is_own)
         or (who is Who.OWNER_OR_JOINER and not (is_own and is_open))

@@ -17,6 +17,7 @@ FUNCTIONS = (
     "att_epoch",
     "att_grams",
     "att_held",
+    "att_redact",
     "att_remove_members",
     "att_trim_epochs",
 )

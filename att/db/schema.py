@@ -142,10 +142,11 @@ removals = sa.Table(
     sa.CheckConstraint("kind IN ('group', 'user')", name="kind"),
 )
 
-# The log: messages to each group, joins and leaves, in one order. Only functions of the database write it. It outlives
-# groups and users, so it has no foreign keys. actor_id is the user who has sent, joined or left; or the group's own id,
-# which leaves when a large group is deleted. The body is json, since jsonb does not keep the exact bytes. log_offset is
-# the number of bytes of all earlier bodies of the log, NULL for messages of 0.2.0, and where there is no body.
+# The log: messages to each group, joins, leaves and other changes, in one order. Only functions of the database write
+# it. It outlives groups and users, so it has no foreign keys. actor_id is the user who has sent, joined or left; or the
+# group's own id, which leaves when a large group is deleted. The body is json, since jsonb does not keep the exact
+# bytes: the message, null if that was redacted, or the facts of the other kinds. log_offset is the number of bytes of
+# all earlier messages of the log, NULL for messages of 0.2.0 and for other kinds.
 events = sa.Table(
     "events",
     metadata,
@@ -158,7 +159,7 @@ events = sa.Table(
     sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.text("clock_timestamp()")),
     sa.Column("log_offset", sa.BigInteger),
     sa.PrimaryKeyConstraint("group_id", "seq"),
-    sa.CheckConstraint("kind IN ('message', 'joined', 'left')", name="kind"),
+    sa.CheckConstraint("kind IN ('message', 'joined', 'left', 'changed', 'role', 'redacted')", name="kind"),
     sa.Index(None, "group_id", "key", unique=True, postgresql_where=sa.text("key IS NOT NULL")),
     sa.Index(None, "actor_id", "group_id", "seq", postgresql_where=sa.text("kind <> 'message'")),
     sa.Index(None, "at"),

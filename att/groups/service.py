@@ -25,9 +25,9 @@ from att.core.precis import check_group_name, check_rename
 from att.core.preconditions import Preconditions
 from att.core.quotas import EXEMPTING, Quota, Quotas
 from att.db.engine import Engine, Transaction, prepare
-from att.db.schema import groups, members, roles, users
+from att.db.schema import events, groups, members, roles, users
 from att.db.skeletons import OwnedName, take_names
-from att.errors import Forbidden, LastOwner, NoSuchGroup, NoSuchMember, NoSuchUser, at_index
+from att.errors import Forbidden, LastOwner, NoSuchEvent, NoSuchGroup, NoSuchMember, NoSuchUser, at_index
 from att.groups.queries import (
     FIND_BY_ID,
     FIND_MEMBER,
@@ -175,6 +175,12 @@ SET_ROLE = prepare(
 REMOVE_MEMBER = prepare(
     delete(members).where(*_member, or_(members.c.role != "owner", _other_owner)).returning(members.c.user_id)
 )
+SENDER_OF = prepare(
+    select(events.c.actor_id).where(
+        events.c.group_id == bindparam("group_id"), events.c.seq == bindparam("seq"), events.c.kind == "message"
+    )
+)
+REDACT = prepare(text("SELECT att_redact(CAST(:group_id AS uuid), :seq)"))
 
 
 class Groups(GroupQueries):
@@ -304,6 +310,18 @@ class Groups(GroupQueries):
         if not removed:
             raise NoSuchMember
         self._listener.observe_head(group_id, locked.head + 1)
+
+    async def redact(self, group_id: UUID, seq: int, actor: Actor) -> None:
+        """Delete the body of a message for good. Raise NoSuchEvent. A message that is redacted already stays so."""
+        async with self._db.transaction(actor) as transaction:
+            message = await transaction.fetch_one(SENDER_OF, group_id=group_id, seq=seq)
+            who, sender = (Who.MEMBER, None) if message is None else (Who.OWNER_OR_SENDER, message[0])
+            await _lock(transaction, group_id, actor, who, sender)
+            if message is None:
+                raise NoSuchEvent
+            (head,) = await transaction.fetch_one(REDACT, group_id=group_id, seq=seq)
+        if head is not None:
+            self._listener.observe_head(group_id, head)
 
     async def _check_joining(
         self, transaction: Transaction, group_id: UUID, user_ids: Sequence[UUID], granted: Collection[str]

@@ -69,16 +69,20 @@ def hello(user_id: UUID, session_id: UUID, heartbeat: float, epoch: str, groups:
 
 def event(event: Entry) -> bytes:
     """Return the frame of an event, the same for all listeners."""
-    head = f'{{"type":"{event.kind}",{_group(event.group_id, event.name)},"seq":{event.seq}'
+    # The facts of a change have the name that the group got by it, which may not be the present one.
+    group = f'"group":"{event.group_id}"' if event.kind == "changed" else _group(event.group_id, event.name)
+    head = f'{{"type":"{event.kind}",{group},"seq":{event.seq}'
     user = "null" if event.user_id is None else f'"{event.user_id}"'
     if event.kind == "joined":
         login, first_name, last_name = event.person or (None, None, None)
         profile = {"id": event.user_id, "login": login, "first_name": first_name, "last_name": last_name}
         user = encode(profile).decode()
-    if event.kind != "message":
-        return f'{head},"user":{user},"at":"{timestamp(event.at)}"}}'.encode()
-    head = f'{head},"from":{user},"at":"{timestamp(event.at)}","data":'
-    return b"".join((head.encode(), event.body, b"}"))
+    if event.kind == "message":
+        head = f'{head},"from":{user},"at":"{timestamp(event.at)}","data":'
+        return b"".join((head.encode(), event.body, b"}"))
+    head = f'{head},"user":{user}' if event.kind in ("joined", "left") else head
+    head = f'{head},"at":"{timestamp(event.at)}"'
+    return head.encode() + (b"," + event.body.removeprefix(b"{") if event.body else b"}")
 
 
 def gap(group_id: UUID, name: str, first: int, last: int) -> bytes:

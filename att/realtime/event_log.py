@@ -1,7 +1,8 @@
-"""Each group's log: its messages, and its members' joining and leaving, in one order. Appending and reading.
+"""Each group's log: its messages, its members' joining and leaving, and its changes, in one order.
 
-The database writes it (see the migration "Added event table"): ``att_append`` the messages, triggers on ``members`` and
-``groups`` the rest. ``seq`` counts 1, 2, 3 … within a group. Retention removes events from the beginning only.
+The database writes it (see the migration "Added event table"): ``att_append`` the messages, ``att_redact`` what takes
+them back, triggers on ``members`` and ``groups`` the rest. ``seq`` counts 1, 2, 3 … within a group. Retention removes
+events from the beginning only.
 
 Seqs are of an epoch (see the migration "Added epochs of the log"). Each read of seqs, and each append, also asks the
 database for the epoch, so what a method returns is of the epoch that ``EventLog.epoch`` then names.
@@ -17,6 +18,8 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
+from msgspec import Struct
+from msgspec.json import Decoder
 from sqlalchemy import text
 
 from att.core.names import RAW_LENGTH, fold
@@ -36,7 +39,7 @@ from att.errors import (
     Unavailable,
 )
 
-Kind = Literal["message", "joined", "left"]
+Kind = Literal["message", "joined", "left", "changed", "role", "redacted"]
 
 _SLICE = 200  # events of one group in one read
 _SCANNED = 2_000  # events that are read for a page of one kind
@@ -46,16 +49,25 @@ POSITIONS_READ = 1_000  # positions of a user in one read
 _LONG_READS = 2  # users with more than these whose positions are read at the same time
 _LOWEST, _HIGHEST = UUID(int=0), UUID(int=2**128 - 1)
 KEY_LENGTH = 200
+REDACTED = b"null"  # the body of a redacted message; those of others are objects
 READ_ATTEMPTS = 3  # at a read that another server of the database than the present one has answered
 UNACCEPTABLE = ("22", "54")  # SQLSTATEs of JSON that is invalid, or nested too deeply
 
 log = logging.getLogger("att")
 
 
+class _Redaction(Struct):
+    of: int
+
+
+_FACTS = Decoder(_Redaction)
+
+
 class LogEvent(NamedTuple):
     """An event. ``user_id`` sent the message (None: by SQL), joined or left; ``body`` is the message.
 
-    ``person`` has the present login, first and last name of a user who joined; None if their account is deleted.
+    Other kinds have no ``user_id``. Their ``body`` is a JSON object of facts, as that of a leaving is. ``person`` has
+    the present login, first and last name of a user who joined; None if their account is deleted.
 
     The leaving of the group's own id is the end of a large group: it was deleted, and all its members have left.
     """
@@ -77,6 +89,15 @@ class LogEvent(NamedTuple):
     def is_move_of(self, user_id: UUID | None) -> bool:
         """Return True if this user has joined or left by this event."""
         return self.kind != "message" and self.user_id == user_id and user_id is not None
+
+    @property
+    def redacts(self) -> int | None:
+        """Return the seq of the message that this event redacts."""
+        return _FACTS.decode(self.body).of if self.kind == "redacted" else None
+
+    def redacted(self) -> "LogEvent":
+        """Return the message without its body."""
+        return self._replace(body=REDACTED)
 
     def seen_by(self, user_id: UUID) -> "LogEvent":
         """Return the event as a member gets it: the end of the group is their own leaving."""
@@ -186,6 +207,7 @@ FIRST_BODIES = _reading("""
     SELECT e.group_id, e.key, sha256(convert_to(CAST(e.body AS text), 'UTF8'))
     FROM unnest(CAST(:group_ids AS uuid[]), CAST(:keys AS text[])) AS w (group_id, key)
     JOIN events AS e ON e.group_id = w.group_id AND e.key = w.key
+    WHERE CAST(e.body AS text) <> 'null'
 """)
 
 _NAMED = "(g.id = ANY (CAST(:group_ids AS uuid[])) OR g.name_key = ANY (CAST(:name_keys AS text[])))"
@@ -515,7 +537,7 @@ class EventLog:
         return page != _PositionsPage("infinity", _HIGHEST, _HIGHEST)
 
     async def _refuse_reused_keys(self, publishes: Sequence[Publish], results: list[Any]) -> None:
-        """Replace the result of each repeat whose body is not that of the first message."""
+        """Replace the result of each repeat whose body is not that of the first message, if that is not redacted."""
         repeats = [index for index, result in enumerate(results) if getattr(result, "is_repeat", False)]
         if not repeats:
             return

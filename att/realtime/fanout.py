@@ -9,7 +9,7 @@ from prometheus_client import Counter
 
 from att.protocol import messages
 from att.protocol.frames import text_frame
-from att.realtime.event_log import LogEvent
+from att.realtime.event_log import REDACTED, LogEvent
 from att.realtime.group_streams import StreamPosition
 from att.realtime.registry import Dialect, Listener
 
@@ -84,7 +84,7 @@ def encode(event: LogEvent, dialect: Dialect) -> bytes | None:
     """Return the event's frame, built once for all listeners; None if the dialect has no frame for it."""
     if dialect is Dialect.V1:
         return text_frame(messages.event(event))
-    return text_frame(event.body) if event.kind == "message" else None
+    return text_frame(event.body) if event.kind == "message" and event.body != REDACTED else None
 
 
 def replay(listener: Listener, position: StreamPosition, events: Iterable[LogEvent], all_to: int = 0) -> StreamPosition:

@@ -5,6 +5,7 @@ events that the stream has yet to reach. *Catching up*, it lags behind, and is s
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from typing import NamedTuple
 from uuid import UUID
 
@@ -163,9 +164,16 @@ class GroupStream:
 
     def _append(self, event: LogEvent) -> None:
         if len(self._queue) < QUEUE_EVENTS and self._bytes < _QUEUE_BYTES:
+            if (redacted := event.redacts) is not None:
+                self._redact(redacted)
             self._queue.append(event)
             self._bytes += len(event.body)
             self._empty_reads = 0
+
+    def _redact(self, seq: int) -> None:
+        self._bytes -= _forget_body(self._queue, seq)
+        if self._recent is not None:
+            self._recent_bytes -= _forget_body(self._recent, seq)
 
     def _append_early(self) -> None:
         while (event := self._early.pop(self.tail + 1, None)) is not None:
@@ -310,7 +318,22 @@ class GroupStream:
         kept = [event for event in self._recent or () if event.seq > seq]
         return kept if kept and kept[0].seq == seq + 1 else []
 
+    def without_redacted(self, events: Iterable[LogEvent]) -> list[LogEvent]:
+        """Return events that were read before, without the bodies of messages that have been redacted meanwhile."""
+        redacted = {event.redacts for event in (*(self._recent or ()), *self._queue)}
+        return [event.redacted() if event.seq in redacted else event for event in events]
+
     def _stop_catching(self, listener: Listener) -> None:
         self._catching.pop(listener, None)
         if not self._catching:
             self._recent, self._recent_bytes = None, 0
+
+
+def _forget_body(events: deque[LogEvent], seq: int) -> int:
+    """Forget the body of the message with this seq, if these consecutive events have it. Return its bytes."""
+    place = seq - events[0].seq if events else -1
+    if not 0 <= place < len(events):
+        return 0
+    event = events[place]
+    events[place] = event.redacted()
+    return len(event.body) - len(events[place].body)

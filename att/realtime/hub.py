@@ -103,7 +103,7 @@ class Hub:
             send_gap(listener, group_id, found.name, after + 1, first - 1)
             position = position._replace(seq=first - 1)
         all_to = found.slice.head if found.reads_all else 0
-        position = replay(listener, position, found.slice.events, all_to)
+        position = replay(listener, position, stream.without_redacted(found.slice.events), all_to)
         stream.serve(listener, replay(listener, position, stream.recent(position.seq), all_to))
         self._schedule(stream)
 

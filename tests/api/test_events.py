@@ -238,3 +238,69 @@ async def test_refused(client, ann, bob):
         assert await refusal(ann, **query) == (422, "invalid input"), query
     client.session.cookie_jar.clear()
     assert (await client.get("/groups/tea/events")).status == 401
+
+
+# Taking back
+
+
+async def take_back(person, seq, group="tea"):
+    """Return the status, and the code of an error."""
+    response = await person.request("DELETE", f"/groups/{group}/events/{seq}")
+    return response.status if response.status == 204 else (response.status, (await response.json())["error"])
+
+
+async def test_a_message_is_taken_back_for_good(ann, bob, sql):
+    """The body is gone from every page, and an event says who did it; a second time changes nothing."""
+    await ann.add("tea", bob)
+    await bob.broadcast("tea", {"n": 3})
+    await bob.broadcast("tea", {"n": 4})
+    assert await take_back(bob, 3) == 204
+    assert await take_back(bob, 3) == await take_back(ann, 3) == 204
+    items = (await page(bob, after=2))["items"]
+    assert [(item["seq"], item["kind"], item["user_id"], item["data"]) for item in items] == [
+        (3, "message", str(bob.id), None),
+        (4, "message", str(bob.id), {"n": 4}),
+        (5, "redacted", None, {"of": 3, "by": str(bob.id)}),
+    ]
+    assert sql("SELECT seq FROM events WHERE strpos(body::text, '\"n\"') > 0") == [(4,)]
+
+
+async def test_who_may_take_back(ann, bob, sign_up, sql):
+    """A message is its sender's, also after they have left, and the owners'; nobody else takes it back."""
+    zoe = await sign_up("zoe")
+    for person in (bob, zoe):
+        await ann.add("tea", person)
+    for person in (ann, bob, bob):
+        await person.broadcast("tea", {})
+    sql("""SELECT att_broadcast(id, '{}') FROM groups""")
+    for seq in (4, 5, 7):
+        assert await take_back(zoe, seq) == (403, "not an owner")
+    await ann.remove("tea", bob)
+    assert await take_back(bob, 4) == (403, "not a member")
+    assert await take_back(bob, 5) == await take_back(ann, 6) == await take_back(ann, 7) == 204
+    assert await take_back(bob, 99) == (403, "not a member")
+    sql("UPDATE roles SET permissions = '{groups.write}' WHERE name = 'User'")
+    assert await take_back(zoe, 4) == 204
+
+
+async def test_what_cannot_be_taken_back(ann, bob, sql):
+    """An event that is no message, is not there, or is no longer kept, is no such event."""
+    await ann.broadcast("tea", {})
+    sql("DELETE FROM events WHERE seq = 2")
+    for seq in (1, 2, 3, 2**63 - 1, 2**63, 0, -1, "01", "1.0", "x", "%D9%A1", "%00"):
+        assert await take_back(ann, seq) == (404, "no such event"), seq
+    assert await take_back(ann, 1, "milk") == (404, "no such group")
+    assert await kinds(ann) == ["joined"]
+
+
+async def test_the_key_of_a_message_that_was_taken_back(ann):
+    """It is still that of a repeat, whatever its body: the body is not known any more."""
+
+    async def send(number):
+        response = await ann.request("POST", "/broadcast/tea", json={"n": number}, headers={"Idempotency-Key": "k"})
+        return response.status, (await response.json()).get("seq")
+
+    assert await send(1) == (200, 2)
+    assert await send(2) == (422, None)
+    assert await take_back(ann, 2) == 204
+    assert await send(1) == await send(2) == (200, 2)

@@ -107,12 +107,12 @@ async def test_make_with_rules(client, ann):
 
 
 async def test_change_group(client, ann):
-    """200 has the changed group; other fields stay, and all of them if one is invalid."""
+    """200 has the changed group, and the event of the change; other fields stay, and all of them if one is invalid."""
     _, tea = await get(ann, "/groups/tea")
     await ann.make_group("coffee")
     both = {"join": "invite", "post": "members"}
     for rules in ({}, {"join": "open"}, {"post": "owners"}, both, {"name": "TEA"}, {"retention": 1_000_000}):
-        tea |= rules
+        tea |= rules | {"seq": tea["seq"] + bool(rules)}
         assert await change(ann, **rules) == (200, tea)
         assert await get(ann, "/groups/tea") == (200, tea)
     for rules, error in (
@@ -221,7 +221,7 @@ async def test_open_group_to_strangers(client, ann, bob):
     _, tea = await get(ann, "/groups/tea")
     assert await get(bob, "/groups/tea") == NO_MEMBER
     await change(ann, join="open")
-    assert await get(bob, "/groups/tea") == (200, tea | {"join": "open", "role": None})
+    assert await get(bob, "/groups/tea") == (200, tea | {"join": "open", "role": None, "seq": 2})
     assert await get(bob, "/groups/tea/members") == NO_MEMBER
     assert await outcome(await bob.request("POST", "/broadcast/tea", json={})) == NO_MEMBER
     assert await outcome(await bob.request("DELETE", f"/groups/tea/members/{bob.id}")) == NO_MEMBER

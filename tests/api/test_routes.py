@@ -103,6 +103,7 @@ EXPECTED = {
     ("GET", "/groups/{group}/members"): members(200, "groups.read"),
     ("GET", "/groups/{group}/members/{user_id}"): members(200, "groups.read"),
     ("GET", "/groups/{group}/events"): members(200, "groups.read"),
+    ("DELETE", "/groups/{group}/events/{seq}"): Row(NOBODY, NO_MEMBER, NO_OWNER, 204, NO_OWNER, "groups.write", 204),
     ("GET", "/groups/{group}/presence"): members(200, "groups.read"),
     ("GET", "/users/{user_id}/presence"): oneself(200, "users.read"),
     ("POST", "/groups/{group}/members"): owners(201, "groups.write"),
@@ -264,6 +265,7 @@ async def test_who_may(*, client, sign_up, give_role, new_role, administrator, r
         owner, caller = await sign_in(client, "owner"), await sign_in(client, people.get(name, target).login)
         headers = {} if name == "nobody" else caller.headers
         await owner.make_group(group)
+        await owner.broadcast(group, {})  # its event has the seq 2
         for guest in (people["member"], target):
             await owner.add(group, guest)
         is_own = not route.path.startswith("/users")
@@ -271,6 +273,7 @@ async def test_who_may(*, client, sign_up, give_role, new_role, administrator, r
             "user_id": target.id,
             "group": group,
             "role_id": new_role(),
+            "seq": 2,
             "session_id": await session_id_of(administrator, caller if is_own else target),
         }
         path = fill(route.path, **places)

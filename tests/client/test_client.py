@@ -6,11 +6,40 @@ import logging
 
 import pytest
 from aiohttp import web
-from scripted import AT, G1, G2, G3, ME, MOMENT, PATIENCE, Script, accepted, closes, message, problem, sends, wait
+from scripted import (
+    AT,
+    G1,
+    G2,
+    G3,
+    ME,
+    MOMENT,
+    PATIENCE,
+    RULES,
+    Script,
+    accepted,
+    closes,
+    message,
+    problem,
+    sends,
+    wait,
+)
 
 from att import errors
 from att.client import client as clients, connection as channels
-from att.client.client import Ack, Backoff, Client, Gap, Joined, Left, Message, Profile, Rewind
+from att.client.client import (
+    Ack,
+    Backoff,
+    Changed,
+    Client,
+    Gap,
+    Joined,
+    Left,
+    Message,
+    Profile,
+    Redacted,
+    Rewind,
+    RoleChanged,
+)
 from att.protocol.frames import CloseCode
 
 
@@ -82,11 +111,16 @@ async def test_events(script, someone):
             {"type": "gap", "group": G2, "name": "two", "from": 10, "to": 20},
             {"type": "left", "group": G1, "name": "tea", "seq": 7, "user": ME, "at": AT},
             {"type": "joined", "group": G1, "name": "tea", "seq": 8, "user": {"id": ME, **NAMES}, "at": AT},
+            {"type": "message", "group": G2, "name": "two", "seq": 21, "from": ME, "at": AT, "data": None},
+            {"type": "changed", "group": G2, "name": "Two", "seq": 22, "at": AT, "by": ME} | RULES,
+            {"type": "role", "group": G2, "name": "Two", "seq": 23, "at": AT, "user": ME, "role": "owner", "by": None},
+            {"type": "redacted", "group": G2, "name": "Two", "seq": 24, "at": AT, "of": 21, "by": ME},
+            {"type": "left", "group": G2, "name": "Two", "seq": 25, "user": ME, "at": AT, "removed": True, "by": None},
         )
     ]
     stream = someone.listen()
     heard, positions = [], []
-    for _ in range(5):
+    for _ in range(10):
         heard += await take(stream, 1)
         positions.append(dict(someone.positions))
     assert heard == [
@@ -95,8 +129,14 @@ async def test_events(script, someone):
         Gap(G2, "two", 10, 20),
         Left(G1, "tea", 7, ME, MOMENT),
         Joined(G1, "tea", 8, ME, MOMENT, Profile(ME, "ann", "Ann", None)),
+        Message(G2, "two", 21, ME, MOMENT, b"null"),
+        Changed(G2, "Two", 22, ME, MOMENT, **RULES),
+        RoleChanged(G2, "Two", 23, ME, "owner", None, MOMENT),
+        Redacted(G2, "Two", 24, 21, ME, MOMENT),
+        Left(G2, "Two", 25, ME, MOMENT, removed=True, by=None),
     ]
-    assert heard[0].data == {"n": 1}
+    assert (heard[0].data, heard[5].data) == ({"n": 1}, None)
+    assert positions[-1] == {G1: 8, G2: 25}
     assert positions[:4] == [{G1: 5, G2: 9}, {G1: 6, G2: 9}, {G1: 6, G2: 20}, {G1: 7, G2: 20}]
     assert script.offered == [("Bearer secret", "att.v1")]
     await stream.aclose()

@@ -9,11 +9,11 @@ from asyncio.subprocess import PIPE
 
 import pytest
 from aiohttp import web
-from scripted import AT, G1, G2, ME, MOMENT, PATIENCE, Script, accepted, closes, message, problem, sends
+from scripted import AT, G1, G2, ME, MOMENT, PATIENCE, RULES, Script, accepted, closes, message, problem, sends
 from waiting import eventually
 
 from att.cli.client_commands import line_of
-from att.client.messages import Gap, Joined, Left, Message, Profile, Rewind
+from att.client.messages import Changed, Gap, Joined, Left, Message, Profile, Redacted, Rewind, RoleChanged
 
 TOKEN = {"ATT_TOKEN": "secret"}
 
@@ -115,6 +115,13 @@ def test_lines():
         assert told == {"type": kind.__name__.lower(), "group": G1, "name": "tée", "seq": 4, "user": ME, "at": AT}
     ben = {"id": ME, "login": "ben", "first_name": "Bén", "last_name": ""}
     assert json.loads(line_of(Joined(*place, 4, ME, MOMENT, Profile(*ben.values()))))["user"] == ben
+    for event, more in (
+        (Left(*place, 4, ME, MOMENT, removed=False, by=ME), {"type": "left", "user": ME, "removed": False, "by": ME}),
+        (RoleChanged(*place, 4, ME, "owner", None, MOMENT), {"type": "role", "user": ME, "role": "owner", "by": None}),
+        (Redacted(*place, 4, 2, ME, MOMENT), {"type": "redacted", "of": 2, "by": ME}),
+        (Changed(*place, 4, ME, MOMENT, **RULES), {"type": "changed", "by": ME} | RULES),
+    ):
+        assert json.loads(line_of(event)) == {"group": G1, "name": "tée", "seq": 4, "at": AT} | more
     text = line_of(Message(*place, 5, None, MOMENT, b'{"a":1e400,\r\n "b" :1.0}'))
     assert text.endswith(b'"from": null, "at": "%s", "data": {"a":1e400,   "b" :1.0}}' % AT.encode())
     assert b"\n" not in text

@@ -114,16 +114,16 @@ def test_copying_in(postgresql, people, add_group, written):
     "statement",
     [
         "INSERT INTO members SELECT * FROM members ON CONFLICT DO NOTHING",
-        "INSERT INTO members SELECT * FROM members ON CONFLICT (group_id, user_id) DO UPDATE SET role = 'owner'",
-        "UPDATE members SET role = 'owner'",
+        "INSERT INTO members SELECT * FROM members ON CONFLICT (group_id, user_id) DO UPDATE SET role = 'member'",
+        "UPDATE members SET role = 'member', joined_at = now()",
         "UPDATE members SET group_id = group_id, user_id = user_id",
         "UPDATE members SET role = 'owner' WHERE false",
         "DELETE FROM members WHERE false",
-        "UPDATE groups SET name = 'coffee', seq = seq",
+        "UPDATE groups SET name = name, post = 'members', created_at = now()",
     ],
 )
-def test_no_change_of_membership(sql, people, add_group, written, notified, statement):
-    """A statement that changes no membership writes no event and notifies nobody."""
+def test_no_change(sql, people, add_group, written, notified, statement):
+    """A statement that changes neither a membership nor what members see writes no event and notifies nobody."""
     tea = add_group("tea", *people)
     notified()
     sql(statement)
@@ -150,6 +150,83 @@ def test_replaced_by_another_user(sql, people, add_group, written):
     tea = add_group("tea", ann)
     sql("UPDATE members SET user_id = %s", bob)
     assert written(tea, 1) == [("left", ann), ("joined", bob)]
+
+
+@pytest.fixture
+def facts(sql):
+    """Return kind and body of the last events of a log; those of others than messages are of nobody."""
+
+    def read(group, count):
+        query = "SELECT kind, body FROM events WHERE group_id = %s ORDER BY seq DESC LIMIT %s"
+        return sql(query, group, count)[::-1]
+
+    return read
+
+
+AS = "SELECT set_config('att.actor_id', %s, false)"
+
+
+def test_changes_of_roles(sql, people, add_group, facts, written, notified):
+    """One statement that changes many roles writes an event for each that is another now, beside joins and leaves."""
+    ann, bob, zoe = people
+    tea, milk = add_group("tea", ann, bob), add_group("milk", ann)
+    notified()
+    sql(AS, str(zoe))
+    sql("UPDATE members SET role = 'owner' WHERE user_id = %s", ann)
+    for group in (tea, milk):
+        assert facts(group, 1) == [("role", {"user": str(ann), "role": "owner", "by": str(zoe)})]
+    assert notified() == [{"groups": {str(tea): 3, str(milk): 2}}]
+    sql(AS, "")
+    change = "UPDATE members SET role = 'member', user_id = CASE user_id WHEN %s THEN %s ELSE user_id END"
+    sql(f"{change} WHERE group_id = %s", bob, zoe, tea)
+    assert written(tea, 3) == [("left", bob), ("joined", zoe), ("role", None)]
+    assert facts(tea, 1) == [("role", {"user": str(ann), "role": "member", "by": None})]
+
+
+def test_changes_of_many_roles(sql, add_group, notified):
+    """They are one statement and one notification, however many they are."""
+    tea = add_group("tea")
+    sql(ADD_MANY, 1000)
+    sql(JOIN_ALL)
+    notified()
+    sql("UPDATE members SET role = 'owner'")
+    assert notified() == [{"groups": {str(tea): 2000}}]
+    assert sql("SELECT count(*), count(DISTINCT body ->> 'user') FROM events WHERE kind = 'role'") == [(1000, 1000)]
+
+
+def test_changes_of_groups(sql, people, add_group, facts, written, notified):
+    """Each group gets an event with its values as they are by it, in the order of the changes."""
+    ann, bob, _ = people
+    tea, milk = add_group("tea", ann), add_group("milk", bob)
+    notified()
+    sql("UPDATE groups SET retention = 7")
+    rules = {"join": "invite", "post": "members", "retention": 7, "history": "since_join", "by": None}
+    assert facts(tea, 1) == [("changed", {"name": "tea", **rules})]
+    assert facts(milk, 1) == [("changed", {"name": "milk", **rules})]
+    assert sorted(map(str, notified())) == sorted(map(str, ({"groups": {str(group): 2}} for group in (tea, milk))))
+    sql(AS, str(ann))
+    sql("UPDATE groups SET name = 'Té \"5\"', \"join\" = 'open' WHERE id = %s", tea)
+    sql("UPDATE groups SET post = 'owners' WHERE id = %s", tea)
+    after = rules | {"name": 'Té "5"', "join": "open", "by": str(ann)}
+    assert facts(tea, 2) == [("changed", after), ("changed", after | {"post": "owners"})]
+    assert written(tea, 1) == [("changed", None)] * 3
+
+
+def test_who_has_removed_them(sql, people, add_group, facts):
+    """A leaving says whether it was a removal, and by whom: of one member, of a group, or of an account."""
+    ann, bob, zoe = people
+    tea, milk, water = add_group("tea", ann, bob, zoe), add_group("milk", ann, bob), add_group("water", ann, bob)
+    sql("DELETE FROM members WHERE group_id = %s AND user_id = %s", tea, zoe)
+    assert facts(tea, 1) == [("left", {"removed": True, "by": None})]
+    sql(AS, str(ann))
+    sql("DELETE FROM members WHERE group_id = %s", tea)
+    own, others = {"removed": False, "by": str(ann)}, {"removed": True, "by": str(ann)}
+    bodies = dict(sql("SELECT actor_id, body FROM events WHERE kind = 'left' AND group_id = %s", tea))
+    assert (bodies[ann], bodies[bob]) == (own, others)
+    sql("DELETE FROM groups WHERE id = %s", milk)
+    assert facts(milk, 2) == [("left", others)] * 2
+    sql("DELETE FROM users WHERE id = %s", bob)
+    assert facts(water, 1) == [("left", others)]
 
 
 def test_a_rollback(postgresql, people, add_group, written, notified):
@@ -368,6 +445,53 @@ def test_att_broadcast_to_nowhere(sql, group):
         sql("SELECT att_broadcast(%s, '{}')", group)
 
 
+def test_att_redact(sql, people, add_group, facts, written, notified):
+    """It deletes the body and the text of it everywhere, and tells so by an event; nothing else can be redacted."""
+    ann, bob, _ = people
+    tea = add_group("tea", ann)
+    sql(AS, str(ann))
+    for key in ("k", None):
+        sql("SELECT att_broadcast(%s, %s, %s)", tea, '{"secret": 1}', key)
+    notified()
+    sql(AS, str(bob))
+    redact = "SELECT att_redact(%s, %s)"
+    assert sql(redact, tea, 2) == [(4,)]
+    assert notified() == [{"groups": {str(tea): 4}}]
+    assert sql("SELECT seq, actor_id, key, body::text FROM events WHERE seq IN (2, 3) ORDER BY seq") == [
+        (2, ann, "k", "null"),
+        (3, ann, None, '{"secret": 1}'),
+    ]
+    assert facts(tea, 1) == [("redacted", {"of": 2, "by": str(bob)})]
+    for group, seq in ((tea, 2), (tea, 1), (tea, 4), (tea, 5), (tea, 0), (bob, 1), (None, 3), (tea, None)):
+        assert sql(redact, group, seq) == [(None,)]
+    assert len(written(tea)) == 4
+    assert notified() == []
+    assert sql("SELECT att_broadcast(%s, '{\"other\": 1}', 'k')", tea) == [(2,)]
+    sql(AS, "")
+    assert sql(redact, tea, 3) == [(5,)]
+    assert facts(tea, 1) == [("redacted", {"of": 3, "by": None})]
+    assert sql("SELECT id FROM history WHERE concat(old, new) LIKE '%secret%'") == []
+
+
+def test_redacted_at_once(sql, db_url, add_group, written):
+    """Of two redactions at the same time one finds that there is nothing left to redact."""
+    tea = add_group("tea")
+    sql("SELECT att_broadcast(%s, '{}')", tea)
+    redact = "SELECT att_redact(%s, 1)"
+    with psycopg.connect(db_url) as first, psycopg.connect(db_url, autocommit=True) as second:
+        assert first.execute(redact, (tea,)).fetchone() == (2,)
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(second.execute(redact, (tea,)).fetchone()))
+        thread.start()
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %s"
+        while sql(waits, second.info.backend_pid) == [(0,)]:
+            assert thread.is_alive()
+        first.commit()
+        thread.join()
+    assert answers == [(None,)]
+    assert written(tea) == [("message", None), ("redacted", None)]
+
+
 def test_a_broadcast_is_no_history(sql, people, add_group):
     """The count of a group's events is not recorded; what is changed beside it is."""
     tea = add_group("tea", *people)
@@ -384,6 +508,7 @@ def test_a_broadcast_is_no_history(sql, people, add_group):
 
 FUNCTIONS = {
     "att_append": "SELECT public.att_append('{}', '{}', '{}', '{}', '{}')",
+    "att_redact": "SELECT public.att_redact(gen_random_uuid(), 1)",
     "att_broadcast": "SELECT public.att_broadcast(gen_random_uuid(), '{}')",
     "att_log_changes": "SELECT public.att_log_changes('{}', '{}', '{}')",
 }
@@ -413,7 +538,7 @@ def test_rights(sql, people, add_group, written, guest):
         guest.execute("SELECT FROM events")
 
 
-@pytest.mark.parametrize("function", ["att_log_members", "att_log_deletion", "att_notify_sessions"])
+@pytest.mark.parametrize("function", ["att_log_members", "att_log_deletion", "att_log_changed", "att_notify_sessions"])
 def test_triggers_are_not_for_borrowing(sql, guest, function):
     """On a table of their own nobody can use them to write into a log what they like."""
     guest.execute("CREATE TABLE pg_temp.members (id uuid)")
@@ -436,10 +561,13 @@ def test_out_of_reach(sql, people, add_group, written):
     sql("SET search_path = pg_temp, astray, pg_catalog")
     sql("INSERT INTO public.members (group_id, user_id, role) VALUES (%s, %s, 'member')", tea, people[1])
     sql("SELECT public.att_broadcast(%s, '{}')", tea)
+    sql("SELECT public.att_redact(%s, 3)", tea)
+    sql("UPDATE public.groups SET name = 'milk'")
+    sql("UPDATE public.members SET role = 'owner'")
     sql("DELETE FROM public.groups WHERE id = %s", tea)
     assert sql("SELECT * FROM pg_temp.events") == []
     sql("DISCARD TEMPORARY; SET search_path = public")
-    assert len(written(tea)) == 5
+    assert len(written(tea)) == 9
 
 
 def test_in_any_schema(empty_db_url, empty_postgresql):
@@ -458,8 +586,10 @@ def test_in_any_schema(empty_db_url, empty_postgresql):
         append = f"SELECT refusal, seq FROM {schema}.att_append(%s, NULL, %s, %s, NULL)"
         assert connection.execute(append, ([group], [user], ["{}"])).fetchall() == [(None, 3)]
         assert connection.execute(f"SELECT {schema}.att_broadcast(%s, '{{}}')", (group,)).fetchone() == (4,)
+        connection.execute(f"SELECT {schema}.att_redact(%s, 4)", (group,))
+        connection.execute(f"UPDATE {schema}.groups SET name = 'milk'")
         connection.execute(f"DELETE FROM {schema}.groups")
-        assert connection.execute(f"SELECT count(*) FROM {schema}.events").fetchone() == (6,)
+        assert connection.execute(f"SELECT count(*) FROM {schema}.events").fetchone() == (8,)
 
 
 # At once

@@ -10,6 +10,7 @@ G1, G2, G3 = (f"86fd539a-d29f-4d47-8ced-1e78a9e50d3{number}" for number in (1, 2
 ME = "513c5a25-edc3-4715-95bc-32682b4ba522"
 AT = "2026-11-22T02:35:09.154152Z"
 MOMENT = datetime(2026, 11, 22, 2, 35, 9, 154152, tzinfo=UTC)
+RULES = {"join": "open", "post": "owners", "retention": 7, "history": "all"}
 
 
 class Script:

@@ -42,6 +42,7 @@ CODES = {
     "Malformed": "malformed",
     "NoSuchGroup": "no such group",
     "NoSuchMember": "no such member",
+    "NoSuchEvent": "no such event",
     "NoSuchRole": "no such role",
     "NoSuchSession": "no such session",
     "NoSuchUser": "no such user",

@@ -52,6 +52,7 @@ def test_encode_plain():
     """A plain listener gets messages alone, byte for byte."""
     assert encode(event(1), Dialect.PLAIN) == text_frame(BODY)
     assert encode(event(1, "joined"), Dialect.PLAIN) is encode(event(1, "left"), Dialect.PLAIN) is None
+    assert encode(event(1).redacted(), Dialect.PLAIN) is None
 
 
 @pytest.mark.parametrize("kind", ["message", "joined", "left"])

@@ -163,6 +163,30 @@ def test_recent(stream, ann, monkeypatch):
     assert stream.recent(13) == []
 
 
+def redaction(seq, of):
+    return event(seq, f'{{"by": null, "of": {of}}}'.encode())._replace(kind="redacted", user_id=None)
+
+
+def test_a_redacted_body_is_forgotten(stream, ann):
+    """As soon as the redaction is here, the body is neither among what waits nor among what is kept, nor counted."""
+    secret = b'{"secret": 1}'
+    stream.catch_up(ann, 2)
+    for seq in (11, 12, 13):
+        stream.offer(event(seq, secret))
+    stream.pop()
+    stream.offer(event(15, secret))
+    stream.offer(redaction(14, 11))
+    stream.offer(redaction(16, 12))
+    stream.offer(redaction(17, 4))
+    kept, waiting = stream.recent(10), [*stream._queue]
+    assert [each.body for each in (*kept, *waiting) if each.kind == "message"] == [b"null", b"null", secret, secret]
+    assert (stream._recent_bytes, stream._bytes) == tuple(
+        sum(len(each.body) for each in part) for part in (kept, waiting)
+    )
+    read_before = [event(seq, secret) for seq in (3, 4, 5)]
+    assert [each.body for each in stream.without_redacted(read_before)] == [secret, b"null", secret]
+
+
 @pytest.mark.parametrize("seq", [8, 10, 12])
 def test_remove(stream, ann, seq):
     """A removed listener has no place anywhere; a stream without listeners that expects no event is idle."""

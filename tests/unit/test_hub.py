@@ -679,6 +679,16 @@ def test_resume(hub, listen):
     assert received(ann) == [[2, 3, 4, 5, 6, 7]]
 
 
+def test_resume_while_a_message_is_redacted(hub, listen):
+    """A page that was read before does not give the body after others have been told to forget it."""
+    ann, ben = listen(ANN, at(5), resume={TEA: 1}), listen(BEN, at(5))
+    redaction = message(6, body=b'{"by": null, "of": 2}')._replace(kind="redacted", user_id=None)
+    hub.offer(redaction)
+    hub.serve(ann, TEA, page(messages(2, 5), 5))
+    assert received(ann, ben) == [[2, 3, 4, 5, 6], [6]]
+    assert [b'"data":null' in frame for frame in ann.connection.frames] == [True, False, False, False, False]
+
+
 def test_resume_across_an_absence(hub, listen):
     """Events without membership are left out; the user's own leaving and joining mark them."""
     ann = listen(ANN, at(6), resume={TEA: 0})

@@ -23,6 +23,7 @@ TABLE = {
     Who.POSTER: ((NotAMember, OK, OK), (NotAMember, OK, OK)),
     Who.OWNER: ((NotAMember, NotAnOwner, OK), (NotAMember, NotAnOwner, OK)),
     Who.OWNER_OR_ONESELF: ((NotAMember, OK, OK), (NotAMember, NotAnOwner, OK)),
+    Who.OWNER_OR_SENDER: ((OK, OK, OK), (NotAMember, NotAnOwner, OK)),
     Who.OWNER_OR_JOINER: ((NotAMember, NotAnOwner, OK), (NotAMember, NotAnOwner, OK)),
 }
 # What is different in a group that anyone may join, and in one in which only owners broadcast.

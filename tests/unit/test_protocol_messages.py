@@ -27,6 +27,7 @@ G, U, T = f'"group":"{GROUP}"', f'"user":"{USER}"', '"at":"2026-11-22T02:35:09.1
 EPOCH = "5d1c39d1a3f04b5f8e2f6c0b7a914e22"
 E = f'"epoch":"{EPOCH}"'
 EXHAUSTED = '"type":"error","id":1,"error":"quota exhausted"'
+CHANGED = b'{"by": null, "join": "open", "name": "tea \\"5\\"", "post": "members", "history": "all", "retention": 7}'
 STANDING = f'{{"id":"{GROUP}","name":"tea","seq":7}}'
 
 
@@ -37,6 +38,7 @@ def of(side):
 
 def entry(**changes):
     """An event of a log."""
+    body = b"{}" if changes.get("kind", "message") == "message" else b""
     usual = {
         "group_id": GROUP,
         "name": "tea",
@@ -44,7 +46,7 @@ def entry(**changes):
         "kind": "message",
         "user_id": USER,
         "at": AT,
-        "body": b"{}",
+        "body": body,
         "person": None,
     }
     return SimpleNamespace(**usual | changes)
@@ -79,6 +81,26 @@ FRAMES = [
         ),
     ),
     (messages.event(entry(kind="left", name="")), f'{{"type":"left",{G},"name":"","seq":7,{U},{T}}}'),
+    (
+        messages.event(entry(kind="left", body=b'{"by": null, "removed": true}')),
+        f'{{"type":"left",{G},"name":"tea","seq":7,{U},{T},"by": null, "removed": true}}',
+    ),
+    (
+        messages.event(entry(kind="changed", user_id=None, name="later", body=CHANGED)),
+        f'{{"type":"changed",{G},"seq":7,{T},{CHANGED[1:].decode()}',
+    ),
+    (
+        messages.event(entry(kind="role", user_id=None, body=f'{{"by": null, {U}, "role": "owner"}}'.encode())),
+        f'{{"type":"role",{G},"name":"tea","seq":7,{T},"by": null, {U}, "role": "owner"}}',
+    ),
+    (
+        messages.event(entry(kind="redacted", user_id=None, body=f'{{"by": "{USER}", "of": 3}}'.encode())),
+        f'{{"type":"redacted",{G},"name":"tea","seq":7,{T},"by": "{USER}", "of": 3}}',
+    ),
+    (
+        messages.event(entry(body=b"null")),
+        f'{{"type":"message",{G},"name":"tea","seq":7,"from":"{USER}",{T},"data":null}}',
+    ),
     (messages.gap(GROUP, "tea", 3, 9), f'{{"type":"gap",{G},"name":"tea","from":3,"to":9}}'),
     (messages.rewind(GROUP, "tea", 0), f'{{"type":"rewind",{G},"name":"tea","to":0}}'),
     (messages.epoch(EPOCH), f'{{"type":"epoch",{E}}}'),

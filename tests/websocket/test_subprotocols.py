@@ -6,7 +6,9 @@ from uuid import uuid4
 
 import pytest
 from aiohttp import WSMsgType
+from jsonschema import Draft202012Validator
 from people import PASSWORD, Person
+from protocol_schema import SCHEMA
 from waiting import eventually
 
 from att.api.keys import EVENT_LOG, HUB
@@ -19,6 +21,7 @@ from att.websocket import subprotocols
 
 DEADLINE = 5.0
 V1 = ("att.v1",)
+SERVER = Draft202012Validator({"$ref": "#/$defs/server", "$defs": SCHEMA["$defs"]})
 
 
 class Talk:
@@ -150,6 +153,47 @@ async def test_names_of_who_joins(ann, tea, talk, sign_up):
         ("joined", nobody),
         ("left", str(zoe.id)),
     ]
+
+
+async def test_changes(ann, ben, tea, talk, sql):
+    """Changes of a group and of roles, removals and redactions come in the log's order, as the schema has them."""
+    said, plain = await talk(ben, {}), await ann.listen()
+    await ann.request("PATCH", "/groups/tea", json={"name": "Tee", "post": "owners"})
+    await ann.request("PATCH", "/groups/tea", json={"post": "owners"})  # changes nothing
+    await ann.request("PUT", f"/groups/tee/members/{ben.id}", json={"role": "owner"})
+    await ben.broadcast("tee", {"n": 1})
+    await ann.request("DELETE", "/groups/tee/events/5")
+    sql("UPDATE members SET role = 'member' WHERE user_id = %s", str(ben.id))
+    await ann.broadcast("tee", {"n": 2})
+    await ann.make_group("milk")
+    await ann.add("milk", ben)
+    await ann.remove("tee", ben)
+    heard = [await said.receive() for _ in range(8)]
+    for frame in heard:
+        SERVER.validate(frame)
+        assert (frame["group"] == tea, frame["name"]) in ((True, "Tee"), (False, "milk"))
+        del frame["name"], frame["at"], frame["group"]
+    by, own, rules = {"by": str(ann.id)}, {"user": str(ben.id)}, {"join": "invite", "retention": 1000}
+    changed, role, message, redacted, again, last, _, left = heard
+    assert rules.items() <= changed.items()
+    assert {"type": "changed", "seq": 3, "post": "owners", **by}.items() <= changed.items()
+    assert role == {"type": "role", "seq": 4, "role": "owner", **own, **by}
+    assert message == {"type": "message", "seq": 5, "from": str(ben.id), "data": {"n": 1}}
+    assert redacted == {"type": "redacted", "seq": 6, "of": 5, **by}
+    assert again == {"type": "role", "seq": 7, "role": "member", "by": None, **own}
+    assert (last["seq"], heard[6]["type"]) == (8, "joined")
+    assert left == {"type": "left", "seq": 9, "removed": True, **own, **by}
+    assert [await plain.receive_json(timeout=DEADLINE) for _ in range(2)] == [{"n": 1}, {"n": 2}]
+    await plain.close()
+
+
+async def test_resume_after_a_redaction(ann, ben, tea, talk):
+    """The message is in its place without its body, so that no seq is missing."""
+    await ann.broadcast("tea", {"secret": 1})
+    assert (await ann.request("DELETE", "/groups/tea/events/3")).status == 204
+    said = await talk(ben, {tea: 2})
+    heard = [await said.receive() for _ in range(2)]
+    assert parts(heard, "type", "seq", "data", "of") == [("message", 3, None, None), ("redacted", 4, None, 3)]
 
 
 async def test_nothing_before_resume(ann, ben, tea, talk):
@@ -548,7 +592,8 @@ async def test_the_end_of_a_large_group(talk, client, ann, ben, tea, sql):
     said = [await talk(ann, {}), await talk(ann, {}), await talk(ben, {})]
     seq = (await (await ann.request("POST", f"/broadcast/{tea}", json={"n": 1})).json())["seq"]
     assert (await ann.request("DELETE", f"/groups/{tea}")).status == 204
-    own = [{"type": "left", "group": tea, "name": "", "seq": seq + 1, "user": str(who.id)} for who in (ann, ann, ben)]
+    end = {"type": "left", "group": tea, "name": "", "seq": seq + 1, "removed": True, "by": str(ann.id)}
+    own = [{**end, "user": str(who.id)} for who in (ann, ann, ben)]
     for each, leaving in zip(said, own, strict=True):
         *_, message, heard = await each.receive_until("left")
         assert (message["type"], message["seq"]) == ("message", seq)

@@ -43,10 +43,11 @@ export interface Delivery {
   dropped: number;
 }
 
-/** An event of a group's log. `user_id` sent it, joined or left; `data` is the JSON object that was sent. */
+/** An event of a group's log. `user_id` sent it, joined or left, and is null for other kinds. `data` is the JSON
+ * object that was sent, null once it is redacted; for other kinds the members of their frame. */
 export interface Event {
   seq: number;
-  kind: "message" | "joined" | "left";
+  kind: "message" | "joined" | "left" | "changed" | "role" | "redacted";
   user_id: string | null;
   at: string;
   data: { [name: string]: any } | null;
@@ -312,7 +313,7 @@ export interface Problem {
   detail: string;
 }[];
   /** The quota at fault. */
-  quota?: "groups-owned" | "groups-joined" | "members" | "retention" | "sockets" | "sessions" | "broadcasts" | "requests";
+  quota?: "groups-owned" | "groups-joined" | "members" | "retention" | "group-log" | "sockets" | "sessions" | "broadcasts" | "requests";
   /** Position of the item at fault. */
   index?: number;
 }
@@ -332,7 +333,8 @@ export interface HelloFrame {
 }[];
 }
 
-/** A broadcast. `data` is byte for byte what was sent; `from` is null when it was sent by SQL on nobody's behalf. */
+/** A broadcast. `data` is byte for byte what was sent, or null once that is redacted; `from` is null when it was sent
+ * by SQL on nobody's behalf. */
 export interface MessageFrame {
   type: "message";
   group: string;
@@ -340,7 +342,7 @@ export interface MessageFrame {
   seq: number;
   from: string | null;
   at: string;
-  data: { [name: string]: any };
+  data: { [name: string]: any } | null;
 }
 
 /** Somebody has become a member. */
@@ -358,7 +360,9 @@ export interface JoinedFrame {
   at: string;
 }
 
-/** Somebody is no member any more. If it is you, it is the last that you hear of the group. */
+/** Somebody is no member any more. If it is you, it is the last that you hear of the group. `removed` is true if
+ * somebody else did it, also by deleting the group. Events from before version 0.3 have neither `removed` nor `by`.
+ * */
 export interface LeftFrame {
   type: "left";
   group: string;
@@ -366,6 +370,45 @@ export interface LeftFrame {
   seq: number;
   user: string;
   at: string;
+  removed?: boolean;
+  by?: string | null;
+}
+
+/** The group has another name or other rules. `name` and the rules are those that it got by this event. */
+export interface ChangedFrame {
+  type: "changed";
+  group: string;
+  name: string;
+  seq: number;
+  at: string;
+  by: string | null;
+  join: "invite" | "open";
+  post: "members" | "owners";
+  retention: number;
+  history: "since_join" | "all";
+}
+
+/** A member has another role. */
+export interface RoleFrame {
+  type: "role";
+  group: string;
+  name: string;
+  seq: number;
+  at: string;
+  user: string;
+  role: "owner" | "member";
+  by: string | null;
+}
+
+/** The message with the seq `of` has been taken back: forget its data. */
+export interface RedactedFrame {
+  type: "redacted";
+  group: string;
+  name: string;
+  seq: number;
+  at: string;
+  of: number;
+  by: string | null;
 }
 
 /** The events from the seq `from` to the seq `to` are no longer kept, and cannot be given. */
@@ -425,6 +468,9 @@ export interface ServerFrames {
   message: MessageFrame;
   joined: JoinedFrame;
   left: LeftFrame;
+  changed: ChangedFrame;
+  role: RoleFrame;
+  redacted: RedactedFrame;
   gap: GapFrame;
   rewind: RewindFrame;
   epoch: EpochFrame;

@@ -127,7 +127,7 @@ test("broadcasting and listening", async () => {
   const heard: MessageFrame[] = [];
   const off = ben.on("message", (message) => heard.push(message));
   const loop = (async () => {
-    for await (const message of ben.messages("TEA")) if (message.data.n === 3) return message;
+    for await (const message of ben.messages("TEA")) if (message.data?.n === 3) return message;
   })();
   await ann.connect();
   await ann.broadcast("tea", { n: 1 });
@@ -136,7 +136,7 @@ test("broadcasting and listening", async () => {
   assert.equal((await ann.broadcast("tea", { n: 3 }, { key: "three" })).seq, last.seq);
   assert.equal((await loop)?.seq, last.seq);
   assert.deepEqual(
-    heard.map(({ data, from }) => [data.n, from]),
+    heard.map(({ data, from }) => [data?.n, from]),
     [
       [1, ann.userId],
       [2, ben.userId],
@@ -183,7 +183,7 @@ test("a store keeps the positions for a later client", async () => {
   const later = new Att(url, { token: ben.token, store });
   clients.push(later);
   const heard: number[] = [];
-  for await (const { data } of later.messages()) if (heard.push(data.n) === 3) break;
+  for await (const { data } of later.messages()) if (heard.push(data?.n) === 3) break;
   assert.deepEqual(heard, [1, 2, 3]);
 });
 
