@@ -31,6 +31,7 @@ from att.api.keys import (
     HISTORY,
     HUB,
     LISTEN_ENDPOINT,
+    MARKER_UPDATES,
     PRESENCE,
     PUBLISHER,
     RATE_LIMITS,
@@ -52,6 +53,7 @@ from att.core.tasks import every
 from att.db.engine import Engine
 from att.db.skeletons import reserve_old_names
 from att.errors import CannotStart
+from att.groups.read_markers import ReadMarkers
 from att.groups.removal import RemovalTask
 from att.groups.service import Groups
 from att.http.access_log import REQUEST_LOG, RequestLog
@@ -64,6 +66,7 @@ from att.realtime.brokers.postgres import PostgresBroker
 from att.realtime.event_log import EventLog
 from att.realtime.hub import Hub
 from att.realtime.log_reader import GAP_WAIT, LogReader
+from att.realtime.marker_updates import MarkerUpdates
 from att.realtime.presence import Presence, PresenceReporter
 from att.realtime.publisher import Publisher
 from att.realtime.registry import Registry
@@ -268,7 +271,7 @@ async def _accounts(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _realtime(app: web.Application) -> AsyncIterator[None]:
-    """Give EVENT_LOG, BROKERS, PUBLISHER, LISTEN_ENDPOINT, and run them.
+    """Give EVENT_LOG, BROKERS, PUBLISHER, MARKER_UPDATES, LISTEN_ENDPOINT, and run them.
 
     Needs DATABASE, BACKENDS, ENGINE, HUB, HUB_WOKEN, SESSION_CACHE.
     """
@@ -278,12 +281,14 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
     app[BROKERS] = brokers = [postgres] if redis is None else [postgres, redis]
     reader = LogReader(log, hub, sessions, app[HUB_WOKEN], 0.0 if redis is None else GAP_WAIT)
     app[PUBLISHER] = publisher = Publisher(log, hub, brokers[-1])
+    app[MARKER_UPDATES] = markers = MarkerUpdates(ReadMarkers(db), hub, brokers[-1])
     app[LISTEN_ENDPOINT] = ListenEndpoint(
         hub=hub,
         sessions=sessions,
         log=log,
         reader=reader,
         publisher=publisher,
+        markers=markers,
         keepalive=keepalive,
         quotas=app[RATE_QUOTAS],
         outbox_limit=app[SETTINGS].outbox_limit,
@@ -293,8 +298,9 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
     async with (
         reader.running(),
         revoker.running(),
-        BrokerEvents(hub, reader, sessions, revoker, brokers).running(),
+        BrokerEvents(hub, reader, sessions, revoker, markers, brokers).running(),
         publisher.running(),
+        markers.running(),
         every("heartbeat", keepalive.tick, TICK),
     ):
         yield

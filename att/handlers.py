@@ -19,6 +19,7 @@ from att.api.groups import (
     get_member as get_member,
     group_members as group_members,
     list_groups as list_groups,
+    mark_read as mark_read,
     put_member as put_member,
     user_groups as user_groups,
 )

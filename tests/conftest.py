@@ -21,6 +21,7 @@ from in_process import run_here  # noqa: F401 - a fixture of many
 from loops import Loop
 from people import PASSWORD, Person
 from realtime_fixtures import append, hub, listen, live_sessions, log_reader, running_reader, spy_log, woken  # noqa: F401 - fixtures of many
+from talks import talk  # noqa: F401 - a fixture of many
 from valkey_servers import Valkey, ValkeyCluster
 
 from att.app import create_app

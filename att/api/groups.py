@@ -5,7 +5,7 @@ from aiohttp import web
 from att import errors
 from att.api import schemas
 from att.api.auth import actor_of, is_permitted, path_user
-from att.api.keys import GROUP, GROUP_SERVICE
+from att.api.keys import GROUP, GROUP_SERVICE, MARKER_UPDATES
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, OTHER_EXAMPLE_ID, Examples, Route
 from att.core.permissions import Permission, Who
 from att.groups.queries import GROUPS_OF_USER, MEMBERS_OF_GROUP, VISIBLE_GROUPS, GroupView
@@ -26,7 +26,7 @@ async def create_group(request: web.Request) -> web.Response:
     """Create a group."""
     new = await read(request, schemas.NewGroupIn)
     group = await request.app[GROUP_SERVICE].create(actor=actor_of(request), **new.model_dump(exclude_unset=True))
-    return _respond_group(group, status=201)
+    return _respond_group(await _with_marker(request, group), status=201)
 
 
 async def list_groups(request: web.Request) -> web.Response:
@@ -40,7 +40,7 @@ async def list_groups(request: web.Request) -> web.Response:
 
 async def get_group(request: web.Request) -> web.Response:
     """Return a group."""
-    return _respond_group(request[GROUP])
+    return _respond_group(await _with_marker(request, request[GROUP]))
 
 
 async def change_group(request: web.Request) -> web.Response:
@@ -48,7 +48,7 @@ async def change_group(request: web.Request) -> web.Response:
     change = await read(request, schemas.GroupChangeIn)
     given, preconditions = change.model_dump(exclude_unset=True), read_preconditions(request)
     group = await request.app[GROUP_SERVICE].change(request[GROUP].id, actor_of(request), preconditions, **given)
-    return _respond_group(group)
+    return _respond_group(await _with_marker(request, group))
 
 
 async def delete_group(request: web.Request) -> web.Response:
@@ -96,6 +96,21 @@ async def delete_member(request: web.Request) -> web.Response:
     """Remove a member, or leave the group."""
     await request.app[GROUP_SERVICE].remove_member(request[GROUP].id, path_user(request), actor_of(request))
     return web.Response(status=204)
+
+
+async def mark_read(request: web.Request) -> web.Response:
+    """Move one's read marker of a group.
+
+    It never goes back: a lower seq changes nothing. One above the last event's is cut to that.
+    """
+    seq = (await read(request, schemas.ReadMarkerIn)).seq
+    marker = await request.app[MARKER_UPDATES].move(request[GROUP].id, request[SESSION].user_id, seq)
+    return respond(schemas.ReadMarkerOut(read=marker.position.seq, unread=marker.unread))
+
+
+async def _with_marker(request: web.Request, group: GroupView) -> GroupView:
+    [view] = await request.app[GROUP_SERVICE].with_markers([group], request[SESSION].user_id)
+    return view
 
 
 def _respond_group(group: GroupView, *, status: int = 200) -> web.Response:
@@ -183,6 +198,13 @@ GROUP_ROUTES = (
         responses={204: None},
         errors=(errors.NoSuchMember, errors.LastOwner),
     ),
+    Route(
+        "PUT /groups/{group}/read",
+        mark_read,
+        Who.MEMBER,
+        body=schemas.ReadMarkerIn,
+        responses={200: schemas.ReadMarkerOut},
+    ),
 )
 
 _RULES = {"join": "invite", "post": "members", "retention": 1000, "history": "since_join"}
@@ -198,7 +220,11 @@ GROUP_EXAMPLES: Examples = {
         "created_at": EXAMPLE_TIME,
         "seq": 12,
         "role": "owner",
+        "read": 10,
+        "unread": 2,
     },
+    schemas.ReadMarkerIn: {"seq": 12},
+    schemas.ReadMarkerOut: {"read": 12, "unread": 0},
     schemas.MemberOut: {
         "user_id": EXAMPLE_ID,
         "login": "ann",

@@ -14,6 +14,7 @@ from att.groups.queries import GroupView
 from att.groups.service import Groups
 from att.realtime.event_log import EventLog
 from att.realtime.hub import Hub
+from att.realtime.marker_updates import MarkerUpdates
 from att.realtime.presence import Presence
 from att.realtime.publisher import Publisher
 from att.sessions.store import SessionListener, SessionStore
@@ -29,6 +30,7 @@ SESSION_LISTENER: web.AppKey[SessionListener] = web.AppKey("session_listener", S
 HUB = web.AppKey("hub", Hub)
 PRESENCE = web.AppKey("presence", Presence)
 EVENT_LOG = web.AppKey("event_log", EventLog)
+MARKER_UPDATES = web.AppKey("marker_updates", MarkerUpdates)
 PUBLISHER = web.AppKey("publisher", Publisher)
 LISTEN_ENDPOINT = web.AppKey("listen_endpoint", ListenEndpoint)
 DEVICES = web.AppKey("devices", Devices)

@@ -20,6 +20,7 @@ from att.core.fields import (
     PermissionList,
     PersonName,
     RetentionCount,
+    SeqValue,
     TypedPassword,
 )
 from att.core.permissions import HistoryRule, Join, MemberRole, Permission, Post
@@ -229,7 +230,8 @@ class GroupOut(ResponseModel):
     """A group. ``role`` is one's own in it, null for non-members.
 
     The group keeps ``retention`` events, of which ``seq`` is the last one's. Members read all of them if ``history`` is
-    ``all``.
+    ``all``. ``read`` is the seq up to which one has read, ``unread`` the number of messages of others above it, counted
+    up to 100; null for non-members.
     """
 
     id: UUID
@@ -241,6 +243,21 @@ class GroupOut(ResponseModel):
     created_at: datetime
     seq: int
     role: MemberRole | None
+    read: int
+    unread: int | None
+
+
+class ReadMarkerIn(RequestModel):
+    """The last event that one has read."""
+
+    seq: SeqValue
+
+
+class ReadMarkerOut(ResponseModel):
+    """The seq up to which one has read, and the number of messages of others above it, counted up to 100."""
+
+    read: int
+    unread: int
 
 
 class MemberOut(ResponseModel):

@@ -8,7 +8,11 @@ from att.db.schema import metadata
 # Rights on tables that our statements need. Triggers and functions have those of their owner.
 RIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     dict.fromkeys(metadata.tables.keys() - {"epochs", "forks"}, ("SELECT", "INSERT", "UPDATE", "DELETE"))
-    | {"events": ("SELECT", "DELETE"), "skeletons": ("SELECT", "INSERT")}
+    | {
+        "events": ("SELECT", "DELETE"),
+        "read_markers": ("SELECT", "INSERT", "UPDATE"),
+        "skeletons": ("SELECT", "INSERT"),
+    }
     | dict.fromkeys(("history", "removals", "signing_keys", "alembic_version"), ("SELECT",))
 )
 FUNCTIONS = (
@@ -20,6 +24,7 @@ FUNCTIONS = (
     "att_redact",
     "att_remove_members",
     "att_trim_epochs",
+    "att_unread",
 )
 
 

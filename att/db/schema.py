@@ -112,6 +112,19 @@ members = sa.Table(
     sa.Index(None, "user_id", "joined_at", "group_id"),
 )
 
+# Up to which seq a member has read a group's log; who does not read has no row. A marker outlives its membership, and
+# ends with the user or the group, by triggers.
+read_markers = sa.Table(
+    "read_markers",
+    metadata,
+    sa.Column("user_id", sa.Uuid, nullable=False),
+    sa.Column("group_id", sa.Uuid, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.text("clock_timestamp()")),
+    sa.PrimaryKeyConstraint("user_id", "group_id"),
+    sa.Index(None, "group_id"),
+)
+
 # The skeletons of names (att.core.skeletons), so that no two names of a kind look alike. kind is the name of the table
 # that has the owner. A trigger deletes an owner's rows with their name. Names from before, and those that other
 # programs store, have none until a server adds them: att.db.skeletons. After a change of the algorithm a migration may

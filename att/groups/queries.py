@@ -1,10 +1,11 @@
 """Reads of groups and their members, one by one and in pages."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import and_, bindparam, func, or_, select, true
+from sqlalchemy import and_, bindparam, func, or_, select, text, true
 
 from att.core.names import fold, parse_uuid
 from att.core.pagination import Order, Page, Window
@@ -19,7 +20,8 @@ from att.errors import NoSuchGroup, NoSuchMember, NoSuchUser
 class GroupView(NamedTuple):
     """A group as one user sees it: ``role`` is the user's, None if they are not a member.
 
-    ``retention`` is the number of stored events, ``seq`` that of the last one.
+    ``retention`` is the number of stored events, ``seq`` that of the last one. A view ``with_markers`` has the user's
+    marker, 0 without one, and as ``unread`` the number of messages of others above it, up to 100, None for non-members.
     """
 
     id: UUID
@@ -31,11 +33,13 @@ class GroupView(NamedTuple):
     created_at: datetime
     seq: int
     role: MemberRole | None
+    read: int = 0
+    unread: int | None = None
 
     @property
     def version(self) -> str:
         """Return a hash of all fields that are not of the log, so a version is that of one user's view."""
-        return version_of(self._replace(seq=0))
+        return version_of(self._replace(seq=0, read=0, unread=None))
 
 
 class MemberView(NamedTuple):
@@ -49,7 +53,7 @@ class MemberView(NamedTuple):
     joined_at: datetime
 
 
-GROUP_COLUMNS = tuple(groups.c[name] for name in GroupView._fields if name != "role")
+GROUP_COLUMNS = tuple(groups.c[name] for name in GroupView._fields if name not in ("role", "read", "unread"))
 MEMBER_COLUMNS = (
     members.c.user_id,
     users.c.login,
@@ -71,6 +75,14 @@ FIND_MEMBER = prepare(
     .join(users, IS_USER)
     .where(members.c.group_id == bindparam("group_id"), members.c.user_id == bindparam("user_id"))
 )
+MARKERS_OF_USER = prepare(
+    text("""
+    SELECT g.id, coalesce(r.seq, 0), att_unread(g.id, m.user_id, coalesce(r.seq, 0), g.seq, g.history = 'all')
+    FROM groups AS g JOIN members AS m ON m.group_id = g.id AND m.user_id = :user_id
+    LEFT JOIN read_markers AS r ON r.group_id = g.id AND r.user_id = m.user_id
+    WHERE g.id = ANY (CAST(:group_ids AS uuid[]))
+    """)
+)._replace(is_read=True)
 _FIND_USER = prepare(select(users.c.id).where(users.c.id == bindparam("user_id")))
 
 GROUPS_OF_USER = Listing(_joined, Order("groups of user", (datetime, UUID)), members.c.joined_at, members.c.group_id)
@@ -121,23 +133,29 @@ class GroupQueries:
             raise NoSuchGroup
         return GroupView(*row)
 
+    async def with_markers(self, views: Sequence[GroupView], user_id: UUID) -> list[GroupView]:
+        """Return the groups with the user's read markers, and what is unread above them."""
+        group_ids = [view.id for view in views if view.role is not None]
+        rows = await self._db.fetch_all(MARKERS_OF_USER, group_ids=group_ids, user_id=user_id) if group_ids else []
+        markers = {group_id: {"read": read, "unread": unread} for group_id, read, unread in rows}
+        return [view._replace(**markers.get(view.id, {})) for view in views]
+
     async def visible_to(self, user_id: UUID, window: Window) -> Page[GroupView]:
         """Return the open groups and the groups of the user, oldest first."""
         (joined,) = await self._db.fetch_one(_COUNT_GROUPS, user_id=user_id)
         page = await VISIBLE_GROUPS.read(self._db, window, is_rare=joined <= _FEW_GROUPS, user_id=user_id)
-        return page.map(lambda row: GroupView(*row))
+        return await self._viewed(page, user_id)
 
     async def all(self, user_id: UUID, window: Window) -> Page[GroupView]:
         """Return all groups as the user sees them, oldest first."""
-        page = await ALL_GROUPS.read(self._db, window, user_id=user_id)
-        return page.map(lambda row: GroupView(*row))
+        return await self._viewed(await ALL_GROUPS.read(self._db, window, user_id=user_id), user_id)
 
     async def of_user(self, user_id: UUID, window: Window) -> Page[GroupView]:
         """Return the groups of the user, longest membership first. Raise NoSuchUser."""
         page = await GROUPS_OF_USER.read(self._db, window, user_id=user_id)
         if not page.items and not await self._db.fetch_one(_FIND_USER, user_id=user_id):
             raise NoSuchUser
-        return page.map(lambda row: GroupView(*row))
+        return await self._viewed(page, user_id)
 
     async def find_member(self, group_id: UUID, user_id: UUID) -> MemberView:
         """Return the member. Raise NoSuchMember."""
@@ -150,3 +168,7 @@ class GroupQueries:
         """Return the members, longest membership first."""
         page = await MEMBERS_OF_GROUP.read(self._db, window, group_id=group_id)
         return page.map(lambda row: MemberView(*row))
+
+    async def _viewed(self, page: Page[Any], user_id: UUID) -> Page[GroupView]:
+        """Return a page of rows as the user's views."""
+        return Page(await self.with_markers([GroupView(*row) for row in page.items], user_id), page.next)

@@ -210,7 +210,7 @@ class Groups(GroupQueries):
             await take_names(transaction, "groups", [OwnedName(None, group_id, name)])
             await transaction.execute(ADD_MEMBER, group_id=group_id, user_id=actor.user_id, role="owner")
         self._listener.joined(group_id, 1, actor.user_id)
-        return GroupView._make((*row, "owner"))._replace(seq=1)
+        return GroupView._make((*row, "owner", 0, None))._replace(seq=1)
 
     async def change(
         self, group_id: UUID, actor: Actor, preconditions: Preconditions | None = None, **values: Unpack[Values]

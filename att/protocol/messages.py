@@ -27,6 +27,7 @@ EPOCH_PATTERN = "^[!-~]{1,64}$"
 PONG = b'{"type":"pong"}'
 
 FrameId = str | int
+_ReadGroup = Annotated[str, Meta(min_length=1, max_length=GROUP_LENGTH)]
 _ReadId = Annotated[str, Meta(max_length=ID_LENGTH)] | Annotated[int, Meta(ge=-SEQ_LIMIT, le=SEQ_LIMIT)]
 _T = TypeVar("_T")
 
@@ -45,6 +46,15 @@ class GroupPosition(Protocol):
     def seq(self) -> int: ...
 
 
+class OwnGroup(GroupPosition, Protocol):
+    """A group in hello: the user's read marker, and the number of unread messages, None if they are not counted."""
+
+    @property
+    def read(self) -> int: ...
+    @property
+    def unread(self) -> int | None: ...
+
+
 class Entry(GroupPosition, Protocol):
     """One event of a log."""
 
@@ -60,9 +70,12 @@ class Entry(GroupPosition, Protocol):
     def person(self) -> tuple[str, str, str] | None: ...
 
 
-def hello(user_id: UUID, session_id: UUID, heartbeat: float, epoch: str, groups: Iterable[GroupPosition]) -> bytes:
+def hello(user_id: UUID, session_id: UUID, heartbeat: float, epoch: str, groups: Iterable[OwnGroup]) -> bytes:
     """Return the first frame for a listener."""
-    positions = [{"id": group.group_id, "name": group.name, "seq": group.seq} for group in groups]
+    positions = [
+        {"id": group.group_id, "name": group.name, "seq": group.seq, "read": group.read, "unread": group.unread}
+        for group in groups
+    ]
     head = {"type": "hello", "user_id": user_id, "session_id": session_id, "heartbeat": heartbeat, "epoch": epoch}
     return encode(head | {"groups": positions})
 
@@ -93,6 +106,11 @@ def gap(group_id: UUID, name: str, first: int, last: int) -> bytes:
 def rewind(group_id: UUID, name: str, to: int) -> bytes:
     """Return the frame for events above this seq that the log has lost."""
     return f'{{"type":"rewind",{_group(group_id, name)},"to":{to}}}'.encode()
+
+
+def read(group_id: UUID, name: str, seq: int) -> bytes:
+    """Return the frame that tells a user up to which seq they have read."""
+    return f'{{"type":"read",{_group(group_id, name)},"seq":{seq}}}'.encode()
 
 
 def epoch(epoch: str) -> bytes:
@@ -154,6 +172,13 @@ class Broadcast(NamedTuple):
     key: str | None
 
 
+class MarkRead(NamedTuple):
+    """The last event that the user has read of a group, given by its id or its name."""
+
+    group: UUID | str
+    seq: int
+
+
 class _Resume(_Frame, frozen=True, tag="resume"):
     groups: Annotated[dict[str, Annotated[int, Meta(ge=0, le=SEQ_LIMIT)]], Meta(max_length=RESUME_LIMIT)] = {}
     epoch: Annotated[str, Meta(pattern=EPOCH_PATTERN)] | UnsetType = UNSET
@@ -161,22 +186,28 @@ class _Resume(_Frame, frozen=True, tag="resume"):
 
 class _Broadcast(_Frame, frozen=True, tag="broadcast"):
     id: _ReadId
-    group: Annotated[str, Meta(min_length=1, max_length=GROUP_LENGTH)]
+    group: _ReadGroup
     data: Raw
     key: str | UnsetType = UNSET
+
+
+class _MarkRead(_Frame, frozen=True, tag="read"):
+    group: _ReadGroup
+    seq: Annotated[int, Meta(ge=0, le=SEQ_LIMIT)]
 
 
 class _Answerable(Struct, frozen=True):
     """The part of an invalid frame that an answer needs."""
 
-    id: _ReadId
+    type: object = None
+    id: _ReadId | UnsetType = UNSET
 
 
-_DECODER: Decoder[_Resume | _Broadcast | Ping] = Decoder(_Resume | _Broadcast | Ping)
+_DECODER: Decoder[_Resume | _Broadcast | _MarkRead | Ping] = Decoder(_Resume | _Broadcast | _MarkRead | Ping)
 _ANSWERABLE = Decoder(_Answerable)
 
 
-def parse(text: str | bytes) -> Resume | Broadcast | Ping:
+def parse(text: str | bytes) -> Resume | Broadcast | MarkRead | Ping:
     """Parse a frame of the client. Raise ProtocolError if there is no such frame: InvalidFrame if it has an id."""
     text = text.removeprefix("\ufeff") if isinstance(text, str) else text.removeprefix(BOM_UTF8)
     try:
@@ -189,15 +220,21 @@ def parse(text: str | bytes) -> Resume | Broadcast | Ping:
         raise _fault(text, str(error)) from None
     if isinstance(frame, Ping):
         return frame
+    if isinstance(frame, _MarkRead):
+        _named(None, "group", check_printable, frame.group)
+        return MarkRead(parse_uuid(frame.group) or frame.group, frame.seq)
     return _resume(frame) if isinstance(frame, _Resume) else _broadcast(frame)
 
 
 def _fault(text: str | bytes, detail: str) -> ProtocolError:
-    """Return the error for a text that is no frame."""
+    """Return the error for a text that is no frame. An answer needs an id, except that to ``read``, which has none."""
     try:
-        return InvalidFrame(_ANSWERABLE.decode(text).id, detail)
-    except (DecodeError, RecursionError):  # it is not JSON, no object, or has no id
+        found = _ANSWERABLE.decode(text)
+    except (DecodeError, RecursionError):  # it is not JSON, or no object, or its id is none
         return ProtocolError(detail)
+    if found.id is UNSET:
+        return InvalidFrame(None, detail) if found.type == "read" else ProtocolError(detail)
+    return InvalidFrame(found.id, detail)
 
 
 def _resume(frame: _Resume) -> Resume:

@@ -125,12 +125,17 @@ class PublishResult(NamedTuple):
 
 
 class Position(NamedTuple):
-    """The last seq of a group's log, and whether the user is a member."""
+    """The last seq of a group's log, whether the user is a member, and their read marker.
+
+    ``unread`` counts the messages of others above it, up to 100; it is None if they were not counted.
+    """
 
     group_id: UUID
     name: str
     seq: int
     is_member: bool
+    read: int = 0
+    unread: int | None = None
 
 
 class Slice(NamedTuple):
@@ -325,17 +330,24 @@ POSITIONS = _reading(f"""
         WHERE e.actor_id = :user_id AND e.kind <> 'message' AND e.group_id > CAST(:logged_id AS uuid)
         ORDER BY e.group_id LIMIT :limit
     )
-    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, g.id IS NOT NULL, w.joined_at, {_EPOCH}
+    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, g.id IS NOT NULL, w.joined_at, coalesce(r.seq, 0),
+        CASE
+            WHEN r.seq >= g.seq THEN 0
+            WHEN :counts AND g.id IS NOT NULL AND (SELECT count(*) FROM here) < :limit
+                THEN att_unread(g.id, :user_id, coalesce(r.seq, 0), g.seq, g.history = 'all')
+        END,
+        {_EPOCH}
     FROM here AS w LEFT JOIN groups AS g ON g.id = w.group_id
+    LEFT JOIN read_markers AS r ON r.user_id = :user_id AND r.group_id = w.group_id
     UNION ALL
-    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, false, NULL, {_EPOCH}
+    SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, false, NULL, 0, NULL, {_EPOCH}
     FROM logged AS w LEFT JOIN groups AS g ON g.id = w.group_id
     WHERE NOT EXISTS (SELECT FROM members AS m WHERE m.group_id = w.group_id AND m.user_id = :user_id)
     UNION ALL
     SELECT CASE
         WHEN (SELECT count(*) FROM logged) = :limit
             THEN (SELECT l.group_id FROM logged AS l ORDER BY l.group_id DESC LIMIT 1)
-    END, '', 0, NULL, NULL, {_EPOCH}
+    END, '', 0, NULL, NULL, 0, NULL, {_EPOCH}
 """)  # noqa: S608 - of constants
 CURRENT_EPOCH = prepare(text("SELECT c.id FROM att_current_epoch() AS c"))
 _HELD = _reading(f"""
@@ -458,15 +470,16 @@ class EventLog:
             first = moves[0][0] + 1 if moves else oldest
         return LogPage(wanted[::-1], first if first > oldest else None)
 
-    async def positions(self, user_id: UUID) -> list[Position]:
+    async def positions(self, user_id: UUID, *, counts: bool = False) -> list[Position]:
         """Return the positions of the user's groups, and of those whose log has their joining or leaving.
 
-        They are those of one moment, unless there are more than ``POSITIONS_READ``.
+        They are those of one moment, unless there are more than ``POSITIONS_READ``. ``counts`` asks for the numbers of
+        unread messages, of a user with fewer groups.
         """
         while True:
             page = _PositionsPage()
             found: dict[UUID, Position] = {}
-            is_more, epoch = await self._read_positions(user_id, page, found), self.epoch
+            is_more, epoch = await self._read_positions(user_id, page, found, counts=counts), self.epoch
             if is_more:
                 async with self._long_reads:
                     while await self._read_positions(user_id, page, found):
@@ -524,12 +537,14 @@ class EventLog:
             await self.on_new_epoch(present, read_held)
         self.epoch = present
 
-    async def _read_positions(self, user_id: UUID, page: "_PositionsPage", found: dict[UUID, Position]) -> bool:
+    async def _read_positions(
+        self, user_id: UUID, page: "_PositionsPage", found: dict[UUID, Position], *, counts: bool = False
+    ) -> bool:
         """Read a page of positions. Return True if there may be more."""
-        rows = await self._read(POSITIONS, user_id=user_id, limit=POSITIONS_READ, **vars(page))
+        rows = await self._read(POSITIONS, user_id=user_id, limit=POSITIONS_READ, counts=counts, **vars(page))
         for row in rows:
             if row[3] is not None:
-                found.setdefault(row[0], Position(*row[:4]))
+                found.setdefault(row[0], Position(*row[:4], *row[5:7]))
         here = [(row[4], row[0]) for row in rows if row[4] is not None]
         rest = [row[0] for row in rows if row[3] is None and row[0] is not None]
         page.joined_at, page.joined_id = max(here) if len(here) == POSITIONS_READ else ("infinity", _HIGHEST)

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from uuid import UUID
 
 from att.errors import ShuttingDown
-from att.protocol.frames import CloseCode
+from att.groups.read_markers import MarkerPosition
+from att.protocol import messages
+from att.protocol.frames import CloseCode, text_frame
 from att.realtime.event_log import LogEvent, Position, Replay, Slice
 from att.realtime.fanout import Counts, Delivered, encode, replay, send_gap
 from att.realtime.group_streams import GroupStream, LastKnownSeqs, ReadQueue, StreamPosition
@@ -77,6 +79,8 @@ class Hub:
         if listener not in self.registry:
             return
         spans, listener.joined, listener.is_started = listener.joined, {}, True
+        for marker in listener.markers.values():
+            self._send_marker(listener, marker)
         for group_id, span in spans.items():
             if listener.is_new_to(group_id, span.last):  # by no position, and not since
                 seq = max(span.first - 1, listener.left.get(group_id, 0))
@@ -123,6 +127,15 @@ class Hub:
     def disconnect(self, listeners: Iterable[Listener], code: CloseCode, reason: bytes = b"") -> None:
         """Close the sockets of those that are still here."""
         self._close([listener for listener in listeners if listener in self.registry], code, reason)
+
+    def marker_moved(self, position: MarkerPosition) -> None:
+        """Tell the user's sockets of att.v1 that their read marker of a group has moved."""
+        for listener in self.registry.of_user(position.user_id):
+            known = listener.markers.get(position.group_id)
+            if listener.dialect is Dialect.V1 and (known is None or known.seq < position.seq):
+                listener.markers[position.group_id] = position
+                if listener.is_started:
+                    self._send_marker(listener, position)
 
     # The log
 
@@ -244,6 +257,10 @@ class Hub:
 
     # Internals
 
+    @staticmethod
+    def _send_marker(listener: Listener, position: MarkerPosition) -> None:
+        listener.connection.send(text_frame(messages.read(position.group_id, position.name, position.seq)))
+
     def _stream(self, group_id: UUID, seq: int) -> GroupStream:
         stream = self._streams.get(group_id)
         if stream is None:
@@ -262,7 +279,7 @@ class Hub:
 
     def _start_group(self, listener: Listener, position: Position, resumed: int, joined: Span | None) -> None:
         """Start a listener in one group. Later joinings decide whether its user is a member."""
-        group_id, _, seq, is_member = position
+        group_id, _, seq, is_member, *_ = position
         if resumed >= seq and not is_member and joined is None:
             listener.left[group_id] = seq
             return

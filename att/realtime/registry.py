@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
+from att.groups.read_markers import MarkerPosition
 from att.protocol.frames import CloseCode
 
 
@@ -46,10 +47,22 @@ class Listener:
 
     The other fields belong to the hub. ``groups`` are those whose streams it is placed in. ``left`` maps groups that
     its user has left, or was not a member of when the positions were read, to that seq. ``joined`` maps groups that its
-    user joined before it was started to their seqs.
+    user joined before it was started to their seqs, and ``markers`` groups to the highest of their read markers
+    that has come since the socket was opened.
     """
 
-    __slots__ = ("connection", "dialect", "groups", "is_started", "joined", "left", "session_id", "since", "user_id")
+    __slots__ = (
+        "connection",
+        "dialect",
+        "groups",
+        "is_started",
+        "joined",
+        "left",
+        "markers",
+        "session_id",
+        "since",
+        "user_id",
+    )
 
     def __init__(
         self, user_id: UUID, session_id: UUID, connection: ListenerConnection, dialect: Dialect = Dialect.PLAIN
@@ -62,6 +75,7 @@ class Listener:
         self.groups: set[UUID] = set()
         self.left: dict[UUID, int] = {}
         self.joined: dict[UUID, Span] = {}
+        self.markers: dict[UUID, MarkerPosition] = {}
         self.is_started = False
 
     def is_new_to(self, group_id: UUID, seq: int) -> bool:

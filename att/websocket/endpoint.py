@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass
+from uuid import UUID
 
 from aiohttp import web
 
@@ -13,6 +14,7 @@ from att.http.context import SESSION
 from att.realtime.event_log import EventLog, Publish
 from att.realtime.hub import Hub
 from att.realtime.log_reader import LogReader
+from att.realtime.marker_updates import MarkerUpdates
 from att.realtime.publish_queue import PublishCallback
 from att.realtime.publisher import Publisher
 from att.realtime.registry import Dialect, Listener
@@ -20,7 +22,7 @@ from att.sessions.store import SessionStore
 from att.websocket.connection import HEARTBEAT, WebSocketConnection
 from att.websocket.keepalive import KeepaliveTimer
 from att.websocket.refusals import refusal_of
-from att.websocket.subprotocols import AttV1Protocol, PlainProtocol
+from att.websocket.subprotocols import AttV1Protocol, ClientActions, PlainProtocol
 from att.websocket.upgrade import accept, detach_transport, dialect_of
 
 
@@ -33,6 +35,7 @@ class ListenEndpoint:
     log: EventLog
     reader: LogReader
     publisher: Publisher
+    markers: MarkerUpdates
     keepalive: KeepaliveTimer
     quotas: RateQuotas
     outbox_limit: int
@@ -58,7 +61,8 @@ class ListenEndpoint:
             # The listener is attached before both are read, so it misses no change made meanwhile.
             if await self.sessions.check(session.id) is None:
                 raise NotSignedIn
-            positions, epoch = await self.log.positions(session.user_id), self.log.epoch
+            positions = await self.log.positions(user_id, counts=dialect is Dialect.V1)
+            epoch = self.log.epoch
             response = await accept(request, dialect)
             undo.callback(connection.abort)
             upgraded = detach_transport(request, connection)
@@ -94,7 +98,11 @@ class ListenEndpoint:
         self.quotas.take_now(Quota.BROADCASTS, publish.actor_id)
         self.publisher.submit(publish, callback)
 
+    async def _mark(self, group: UUID | str, user_id: UUID, seq: int) -> None:
+        await self.quotas.take(Quota.REQUESTS, user_id)
+        await self.markers.move(group, user_id, seq)
+
     def _protocol_for(self, listener: Listener, connection: WebSocketConnection) -> PlainProtocol:
         if listener.dialect is Dialect.V1:
-            return AttV1Protocol(listener, connection, self.hub, self.reader, self._submit)
+            return AttV1Protocol(listener, connection, self.hub, self.reader, ClientActions(self._submit, self._mark))
         return PlainProtocol(listener, connection, self.hub, self.reader)

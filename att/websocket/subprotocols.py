@@ -5,11 +5,12 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
+from typing import NamedTuple
 from uuid import UUID
 
 from aiohttp import WSMessage, WSMsgType
 
-from att.errors import AttError, InvalidFrame, ProtocolError
+from att.errors import AttError, Busy, InvalidFrame, ProtocolError
 from att.protocol import messages
 from att.protocol.frames import CloseCode, text_frame
 from att.realtime.event_log import Position, Publish
@@ -20,10 +21,20 @@ from att.realtime.registry import Dialect, Listener
 from att.websocket.connection import HEARTBEAT, WebSocketConnection
 
 RESUME_TIMEOUT = 10.0  # seconds for the resume frame
-Submit = Callable[[Publish, PublishCallback], None]
+MARKS = 1_000  # groups of one socket whose read markers wait to be moved
 IN_FLIGHT = 1_000  # unanswered broadcasts of one socket, at which reading is paused
 
 log = logging.getLogger("att")
+
+
+class ClientActions(NamedTuple):
+    """Actions that a client asks for. ``submit`` takes a broadcast and calls back; ``mark`` moves a read marker.
+
+    Both raise why they do not.
+    """
+
+    submit: Callable[[Publish, PublishCallback], None]
+    mark: Callable[[UUID | str, UUID, int], Awaitable[object]]
 
 
 class PlainProtocol:
@@ -113,20 +124,27 @@ class PlainProtocol:
         try:
             await work
         except Exception:
-            log.exception("a listener could not be sent its missed events")
+            log.exception("a listener could not be served")
             self._connection.close(CloseCode.RESYNC)
 
 
 class AttV1Protocol(PlainProtocol):
-    """Subprotocol att.v1. ``submit`` takes a broadcast and calls back, or raises why it does not."""
+    """Subprotocol att.v1."""
 
-    __slots__ = ("_epoch", "_in_flight", "_positions", "_resume_timer", "_submit")
+    __slots__ = ("_epoch", "_in_flight", "_mark", "_marking", "_marks", "_positions", "_resume_timer", "_submit")
 
     def __init__(
-        self, listener: Listener, connection: WebSocketConnection, hub: Hub, log_reader: LogReader, submit: Submit
+        self,
+        listener: Listener,
+        connection: WebSocketConnection,
+        hub: Hub,
+        log_reader: LogReader,
+        actions: ClientActions,
     ) -> None:
         super().__init__(listener, connection, hub, log_reader)
-        self._submit = submit
+        self._submit, self._mark = actions
+        self._marks: dict[UUID | str, int] = {}
+        self._marking: asyncio.Task[None] | None = None
         self._epoch = ""
         self._positions: Sequence[Position] | None = None
         self._resume_timer: asyncio.TimerHandle | None = None
@@ -157,13 +175,15 @@ class AttV1Protocol(PlainProtocol):
         if self._resume_timer is not None:
             self._resume_timer.cancel()
 
-    def _answer(self, frame: messages.Resume | messages.Broadcast | messages.Ping) -> None:
+    def _answer(self, frame: messages.Resume | messages.Broadcast | messages.MarkRead | messages.Ping) -> None:
         if isinstance(frame, messages.Resume):
             self._resume(frame)
         elif self._positions is not None:
             raise ProtocolError("the first frame must be resume")
         elif isinstance(frame, messages.Ping):
             self._send(messages.PONG)
+        elif isinstance(frame, messages.MarkRead):
+            self._mark_read(frame)
         else:
             self._broadcast(frame)
 
@@ -200,6 +220,23 @@ class AttV1Protocol(PlainProtocol):
         else:
             event = outcome.event
             self._send(messages.ack(frame_id, event.group_id, event.seq, event.at, outcome.epoch))
+
+    def _mark_read(self, frame: messages.MarkRead) -> None:
+        """Move a marker soon. Of many for one group that come meanwhile only the highest is written."""
+        if len(self._marks) >= MARKS and frame.group not in self._marks:
+            self._send(messages.error(None, Busy()))
+            return
+        self._marks[frame.group] = max(frame.seq, self._marks.get(frame.group, 0))
+        if self._marking is None or self._marking.done():
+            self._marking = asyncio.create_task(self._close_on_error(self._move_markers()))
+
+    async def _move_markers(self) -> None:
+        while self._marks:
+            group = next(iter(self._marks))
+            try:
+                await self._mark(group, self._listener.user_id, self._marks.pop(group))
+            except AttError as error:
+                self._send(messages.error(None, error))
 
     def _send(self, payload: bytes) -> None:
         self._connection.send(text_frame(payload))

@@ -221,7 +221,7 @@ async def test_open_group_to_strangers(client, ann, bob):
     _, tea = await get(ann, "/groups/tea")
     assert await get(bob, "/groups/tea") == NO_MEMBER
     await change(ann, join="open")
-    assert await get(bob, "/groups/tea") == (200, tea | {"join": "open", "role": None, "seq": 2})
+    assert await get(bob, "/groups/tea") == (200, tea | {"join": "open", "role": None, "seq": 2, "unread": None})
     assert await get(bob, "/groups/tea/members") == NO_MEMBER
     assert await outcome(await bob.request("POST", "/broadcast/tea", json={})) == NO_MEMBER
     assert await outcome(await bob.request("DELETE", f"/groups/tea/members/{bob.id}")) == NO_MEMBER
@@ -366,7 +366,7 @@ async def test_groups_read(client, ann, bob, permit):
     """groups.read shows any group, its members, and any user's groups; it allows no change and delivers nothing."""
     permit(bob, "groups.read")
     _, tea = await get(ann, "/groups/tea")
-    assert await get(bob, "/groups/tea") == (200, tea | {"role": None})
+    assert await get(bob, "/groups/tea") == (200, tea | {"role": None, "unread": None})
     assert await roles(bob) == {"ann": "owner"}
     _, page = await get(bob, f"/users/{ann.id}/groups")
     assert page["items"] == [tea]

@@ -109,6 +109,7 @@ EXPECTED = {
     ("POST", "/groups/{group}/members"): owners(201, "groups.write"),
     ("PUT", "/groups/{group}/members/{user_id}"): owners(200, "groups.write"),
     ("DELETE", "/groups/{group}/members/{user_id}"): Row(NOBODY, NO_MEMBER, NO_OWNER, 204, 204, "groups.write", 204),
+    ("PUT", "/groups/{group}/read"): Row(NOBODY, NO_MEMBER, 200, 200, 200),
     ("POST", "/broadcast/{group}"): members(200, "broadcast.any"),
     ("GET", "/listen/{user_id}"): oneself(101, None),
     ("GET", "/openapi.json"): anyone(200),

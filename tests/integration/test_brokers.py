@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 from brokers import EPOCH, PIE, TEA, Postgres, RecordingHandler, Redis, message
 
+from att.groups.read_markers import MarkerPosition
 from att.realtime.brokers import postgres, redis
 
 
@@ -53,6 +54,20 @@ async def test_announce(node, other):
     for _, handler in (node, other):
         await handler.until(lambda handler=handler: handler.groups == {TEA: 7, PIE: 2**63 - 1})
     assert node[1].events == []  # it has them already
+
+
+async def test_announce_markers(node, other):
+    """Moved markers reach the other nodes, each user's and group's highest; their own node has told its sockets."""
+    told = [MarkerPosition(uuid4(), TEA, '"\U0001f375' * 40, 2**63 - 1 - number) for number in range(50)]
+    for position in told:
+        node[0].announce_marker(position._replace(seq=1))
+        node[0].announce_marker(position)
+        node[0].announce_marker(position._replace(seq=2))
+    other[0].announce_marker(last := MarkerPosition(uuid4(), PIE, "pie", 1))
+    await other[1].until(lambda: len(other[1].markers) == 50)
+    assert {*other[1].markers} == {position._replace(name=position.name[:64]) for position in told}
+    await node[1].until(lambda: node[1].markers)
+    assert node[1].markers == [last]
 
 
 async def test_announce_sweep(node, other):

@@ -144,7 +144,10 @@ async def test_visible(groups, sql, add_user, ann, bob):
     await groups.add_member(made[5].id, ann.user_id, bob)  # open
     roles = {0: "owner", 3: "owner", 6: "owner", 9: "owner", 4: "member", 5: "member"}
     made = [group._replace(seq=2 if number in {4, 5} else 1) for number, group in enumerate(made)]
-    seen = [group._replace(role=roles.get(number)) for number, group in enumerate(made)]
+    seen = [
+        group._replace(role=roles.get(number), unread=0 if number in roles else None)
+        for number, group in enumerate(made)
+    ]
     open_or_own = [group for group in seen if group.join == "open" or group.role]
     assert len(open_or_own) == 9
     for limit, expected in [(1, [1] * 9), (2, [2, 2, 2, 2, 1]), (4, [4, 4, 1]), (8, [8, 1]), (9, [9]), (200, [9])]:

@@ -8,6 +8,7 @@ import pytest
 from doubles import FakeLiveSessions, RecordingConnection, SpyLog, bodies, frames, received
 
 from att.db.engine import Engine
+from att.groups.read_markers import ReadMarkers
 from att.protocol.frames import CloseCode
 from att.realtime import log_reader as log_reader_module
 from att.realtime.broker_events import BrokerEvents
@@ -17,6 +18,7 @@ from att.realtime.brokers.redis import GROUP_CHANNEL, RedisBroker
 from att.realtime.event_log import Publish
 from att.realtime.hub import Hub
 from att.realtime.log_reader import LogReader
+from att.realtime.marker_updates import MarkerUpdates
 from att.realtime.publisher import Publisher
 from att.realtime.registry import Listener, Registry
 from att.redis.client import RedisClient
@@ -40,9 +42,9 @@ class Server:
         self.log_reader = LogReader(self.log, self.hub, self.sessions, woken, PATIENCE)
         self.cache = SessionCache(self.sessions, self.hub)
         self.brokers = [PostgresBroker(db, db_url), self.broker]
-        self.events = BrokerEvents(
-            self.hub, self.log_reader, self.cache, SessionRevoker(self.cache, self.cache), self.brokers
-        )
+        revoker = SessionRevoker(self.cache, self.cache)
+        self.markers = MarkerUpdates(ReadMarkers(db), self.hub, self.broker)
+        self.events = BrokerEvents(self.hub, self.log_reader, self.cache, revoker, self.markers, self.brokers)
         self.publisher = Publisher(self.log, self.hub, self.broker)
         self.subscribed = set()
         self.subscriptions_changed = asyncio.Event()

@@ -72,6 +72,11 @@ class RecordingHandler:
         return [event for announcement in self.announcements for event in announcement.events]
 
     @property
+    def markers(self):
+        """The moved markers."""
+        return [position for announcement in self.announcements for position in announcement.markers]
+
+    @property
     def sweeps(self):
         """The number of announced sweeps."""
         return sum(announcement.sweep for announcement in self.announcements)

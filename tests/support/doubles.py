@@ -61,6 +61,7 @@ class RecordingBroker:
         self.events = []
         self.epochs = set()
         self.sweeps = 0
+        self.markers = []
 
     def announce(self, event, epoch):
         self.epochs.add(epoch)
@@ -69,6 +70,9 @@ class RecordingBroker:
 
     def announce_head(self, group_id, seq):
         self.heads.append((group_id, seq))
+
+    def announce_marker(self, position):
+        self.markers.append(position)
 
     def announce_sweep(self):
         self.sweeps += 1

@@ -43,7 +43,9 @@ def request_for(method: str, path: str, **places: object) -> dict[str, object]:
     queries = {("DELETE", "/users"): {"id": user_id}, ("DELETE", "/roles"): {"id": role_id}}
     if (method, path) in queries:
         return {"params": queries[method, path]}
-    if method not in ("POST", "PATCH"):
+    if method not in ("POST", "PUT", "PATCH"):
         return {}
-    [body] = {route.body for route in ROUTES if (route.method, route.path) == (method, path)}
-    return {"json": bodies.get((method, path)) or (example_of(body) if body else {})}
+    [route] = [route for route in ROUTES if (route.method, route.path) == (method, path)]
+    if not route.is_body_required:
+        return {}
+    return {"json": bodies.get((method, path)) or (example_of(route.body) if route.body else {})}

@@ -5,8 +5,9 @@ from uuid import UUID
 import pytest
 from brokers import EPOCH, PIE, TEA, message
 
+from att.groups.read_markers import MarkerPosition
 from att.realtime.brokers import buffer as module
-from att.realtime.brokers.buffer import AnnouncementBuffer
+from att.realtime.brokers.buffer import AnnouncementBuffer, PendingMarkers
 
 
 @pytest.fixture
@@ -100,3 +101,17 @@ def test_put_back(outgoing):
     outgoing.add(message(3, PIE), EPOCH)
     outgoing.put_back(taken)
     assert pending(outgoing) == {PIE: (3, [3]), TEA: (7, [])}
+
+
+def test_markers(monkeypatch):
+    """The highest of each user and group waits, so many in all; what is too much is left to a sweep."""
+    monkeypatch.setattr(module, "MARKERS", 2)
+    monkeypatch.setattr(module, "MARKERS_AT_ONCE", 1)
+    waiting, ann = PendingMarkers(), UUID(int=9)
+    tea, pie = MarkerPosition(ann, TEA, "tea", 5), MarkerPosition(ann, PIE, "pie", 1)
+    for position in (tea, tea._replace(seq=4), pie, pie._replace(seq=2)):
+        waiting.add(position)
+    assert not waiting.is_full
+    waiting.add(tea._replace(user_id=UUID(int=8)))
+    assert waiting.is_full
+    assert [waiting.take(), waiting.take(), waiting.take()] == [[tea], [pie._replace(seq=2)], []]

@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 from brokers import EPOCH, message
 
+from att.groups.read_markers import MarkerPosition
 from att.realtime.broker_events import BrokerEvents
 from att.realtime.brokers.base import Announcement, MemberJoined
 from att.realtime.brokers.codec import epoch_tag
@@ -65,17 +66,25 @@ def log_reader(calls):
 
 @pytest.fixture
 def events(calls, brokers, log_reader):
-    return BrokerEvents(CallRecorder(calls), log_reader, CallRecorder(calls), FakeRevoker(calls), brokers)
+    recorder = CallRecorder(calls)
+    return BrokerEvents(recorder, log_reader, recorder, FakeRevoker(calls), recorder, brokers)
 
 
 def test_on_announcement(events, calls, log_reader):
     """Sessions end before deliveries, and joinings come before the group's head."""
-    event = message(7, TEA)
+    event, marker = message(7, TEA), MarkerPosition(ANN, TEA, "tea", 7)
     log_reader.epoch = EPOCH
     joined = [MemberJoined(TEA, 5, ANN), MemberJoined(TEA, 6, BOB)]
     events.on_announcement(
         Announcement(
-            {TEA: 7, PIE: 8}, joined, [SESSION], sweep=True, users=[BOB], events=[event], epoch_tag=epoch_tag(EPOCH)
+            {TEA: 7, PIE: 8},
+            joined,
+            [SESSION],
+            sweep=True,
+            users=[BOB],
+            events=[event],
+            epoch_tag=epoch_tag(EPOCH),
+            markers=[marker],
         )
     )
     assert calls == [
@@ -86,7 +95,9 @@ def test_on_announcement(events, calls, log_reader):
         ("offer", event),
         ("observe_head", TEA, 7),
         ("observe_head", PIE, 8),
+        ("marker_moved", marker),
         ("sweep_soon",),
+        ("read_missed",),
     ]
 
 
@@ -111,7 +122,7 @@ def test_on_subscribed(events, calls):
 
 
 def test_on_connected(events, calls, brokers):
-    """A sweep follows each connection; sessions are cached only while all brokers are connected."""
+    """A sweep and a read of markers follow each connection; sessions are cached while all brokers are connected."""
     for broker in brokers:
         broker.is_connected = True
         events.on_connected()
@@ -120,9 +131,12 @@ def test_on_connected(events, calls, brokers):
     assert calls == [
         ("trust", ("is_notified", False)),
         ("sweep_soon",),
+        ("read_missed",),
         ("trust", ("is_notified", True)),
         ("sweep_soon",),
+        ("read_missed",),
         ("trust", ("is_notified", False)),
+        ("begin_outage",),
     ]
 
 

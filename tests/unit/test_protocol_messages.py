@@ -17,7 +17,7 @@ from att.core.names import KEY_PATTERN
 from att.errors import NotAMember, ProtocolError, QuotaExceeded, QuotaExhausted
 from att.protocol import messages
 from att.protocol.frames import CloseCode
-from att.protocol.messages import Broadcast, Ping, Resume, check_object, parse
+from att.protocol.messages import Broadcast, MarkRead, Ping, Resume, check_object, parse
 
 GROUP = UUID("86fd539a-d29f-4d47-8ced-1e78a9e50d33")
 USER = UUID("513c5a25-edc3-4715-95bc-32682b4ba522")
@@ -28,7 +28,7 @@ EPOCH = "5d1c39d1a3f04b5f8e2f6c0b7a914e22"
 E = f'"epoch":"{EPOCH}"'
 EXHAUSTED = '"type":"error","id":1,"error":"quota exhausted"'
 CHANGED = b'{"by": null, "join": "open", "name": "tea \\"5\\"", "post": "members", "history": "all", "retention": 7}'
-STANDING = f'{{"id":"{GROUP}","name":"tea","seq":7}}'
+STANDING = f'{{"id":"{GROUP}","name":"tea","seq":7,"read":5,"unread":null}}'
 
 
 def of(side):
@@ -52,9 +52,20 @@ def entry(**changes):
     return SimpleNamespace(**usual | changes)
 
 
+def own_group(**changes):
+    """A group in hello."""
+    return entry(read=5, unread=None, **changes)
+
+
+def types_of(side):
+    """The types of a side's frames, as the schema has them."""
+    names = [choice["$ref"].rpartition("/")[2] for choice in SCHEMA["$defs"][side]["oneOf"]]
+    return {SCHEMA["$defs"][name]["properties"]["type"]["const"] for name in names}
+
+
 FRAMES = [
     (
-        messages.hello(USER, SESSION, 25, EPOCH, [entry()]),
+        messages.hello(USER, SESSION, 25, EPOCH, [own_group()]),
         f'{{"type":"hello","user_id":"{USER}","session_id":"{SESSION}","heartbeat":25,{E},"groups":[{STANDING}]}}',
     ),
     (messages.hello(USER, SESSION, 0.5, EPOCH, []), None),
@@ -103,6 +114,7 @@ FRAMES = [
     ),
     (messages.gap(GROUP, "tea", 3, 9), f'{{"type":"gap",{G},"name":"tea","from":3,"to":9}}'),
     (messages.rewind(GROUP, "tea", 0), f'{{"type":"rewind",{G},"name":"tea","to":0}}'),
+    (messages.read(GROUP, "tea", 7), f'{{"type":"read",{G},"name":"tea","seq":7}}'),
     (messages.epoch(EPOCH), f'{{"type":"epoch",{E}}}'),
     (messages.ack("a", GROUP, 7, AT, EPOCH), f'{{"type":"ack","id":"a",{G},"seq":7,{T},{E}}}'),
     (messages.ack(-3, GROUP, 7, AT, EPOCH), f'{{"type":"ack","id":-3,{G},"seq":7,{T},{E}}}'),
@@ -140,7 +152,7 @@ def test_frame(frame, text):
 def test_every_frame_is_shown():
     """The table above has every type that the schema knows."""
     shown = {json.loads(frame)["type"] for frame, _ in FRAMES}
-    assert shown == {choice["$ref"].rpartition("/")[2] for choice in SCHEMA["$defs"]["server"]["oneOf"]}
+    assert shown == types_of("server")
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=64), st.text())
@@ -151,7 +163,7 @@ def test_text(name, text):
         messages.event(entry(name=name, kind="joined")),
         messages.gap(GROUP, name, 1, 2),
         messages.rewind(GROUP, name, 1),
-        messages.hello(USER, SESSION, 25, EPOCH, [entry(name=name)]),
+        messages.hello(USER, SESSION, 25, EPOCH, [own_group(name=name)]),
     ]
     names = [value.get("name", value.get("groups", [{}])[0].get("name")) for value in map(json.loads, frames)]
     assert names == [name] * 5
@@ -179,6 +191,8 @@ def test_time(hours):
         (f'{{"type":"resume","groups":{{"{GROUP}":0,"{str(USER).upper()}":7}}}}', Resume({GROUP: 0, USER: 7})),
         (f'{{"type":"resume","epoch":"{"~" * 64}","groups":{{}}}}', Resume({}, "~" * 64)),
         ('{"type":"broadcast","id":1,"group":"tea","data":{}}', Broadcast(1, "tea", b"{}", None)),
+        ('{"type":"read","group":"tea","seq":0}', MarkRead("tea", 0)),
+        (f'{{"type":"read","group":"{GROUP}","seq":{2**63 - 1}}}', MarkRead(GROUP, 2**63 - 1)),
         (
             f'{{"data":{{"a":[1,"\\u00e9"]}},"key":"a b","id":"x","group":"{GROUP}","type":"broadcast"}}',
             Broadcast("x", GROUP, b'{"a":[1,"\\u00e9"]}', "a b"),
@@ -295,6 +309,12 @@ REFUSED = [
     (broadcast(key='" a"'), "no space at the ends"),
     (broadcast(key='"\u00e9"'), "ASCII"),
     (broadcast(kee='"a"'), "unknown field `kee`"),
+    ('{"type":"read","seq":1}', "`group`"),
+    ('{"type":"read","group":"","seq":1}', "length >= 1"),
+    ('{"type":"read","group":"a\\u0000","seq":1}', "group: must not contain control characters"),
+    ('{"type":"read","group":"tea","seq":-1}', ">= 0"),
+    ('{"type":"read","group":"tea","seq":9223372036854775808}', "<= 9223372036854775807"),
+    ('{"type":"read","group":"tea","seq":1,"id":1}', "unknown field `id`"),
     (broadcast(**{"x" * 500: "1"}), "unknown field `xxx"),
     ('{"type":"%s"}' % ("\u00e9" * 500), "Invalid value"),
 ]
@@ -395,8 +415,8 @@ def test_frames_are_documented():
         Draft202012Validator(SCHEMA).validate(frame)
         if of("client").is_valid(frame):
             parse(json.dumps(frame))
-    sides = SCHEMA["$defs"]["server"]["oneOf"] + SCHEMA["$defs"]["client"]["oneOf"]
-    assert {frame["type"] for frame in shown} == {choice["$ref"].rpartition("/")[2] for choice in sides}
+    for side in ("server", "client"):
+        assert {frame["type"] for frame in shown if of(side).is_valid(frame)} == types_of(side)
 
 
 # The schema
@@ -433,11 +453,12 @@ TEXTS = st.text(st.characters(min_codepoint=1, exclude_categories=("Cs",)), max_
     lambda text: not text.endswith("\n")  # where $ stands for Python, but not for JSON Schema
 )
 CLIENT_FRAMES = st.fixed_dictionaries(
-    {"type": st.sampled_from(["resume", "broadcast", "ping", "pong", "", None])},
+    {"type": st.sampled_from(["resume", "broadcast", "read", "ping", "pong", "", None])},
     optional={
         "epoch": TEXTS | st.integers(64, 65).map("e".__mul__) | st.none(),
         "groups": st.dictionaries(IDS, SEQS, max_size=2) | st.none(),
         "id": TEXTS | SEQS | st.integers(200, 201).map("x".__mul__),
+        "seq": SEQS,
         "group": TEXTS | IDS | st.integers(256, 257).map("x".__mul__),
         "data": OBJECTS | st.lists(st.none(), max_size=1),
         "key": TEXTS | st.integers(199, 201).map("k".__mul__) | st.none(),

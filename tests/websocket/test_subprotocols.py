@@ -1,14 +1,13 @@
 """att.v1 on a socket, as docs/reference/realtime.md has it, and two nodes on one database."""
 
-import asyncio
 import json
 from uuid import uuid4
 
 import pytest
-from aiohttp import WSMsgType
 from jsonschema import Draft202012Validator
 from people import PASSWORD, Person
 from protocol_schema import SCHEMA
+from talks import parts
 from waiting import eventually
 
 from att.api.keys import EVENT_LOG, HUB
@@ -20,54 +19,7 @@ from att.realtime import hub
 from att.websocket import subprotocols
 
 DEADLINE = 5.0
-V1 = ("att.v1",)
 SERVER = Draft202012Validator({"$ref": "#/$defs/server", "$defs": SCHEMA["$defs"]})
-
-
-class Talk:
-    """A user's socket that speaks att.v1."""
-
-    def __init__(self, ws):
-        self.ws = ws
-        self.hello = None
-
-    async def send(self, **frame):
-        await self.ws.send_json(frame)
-
-    async def receive(self):
-        """Return the next frame."""
-        return await self.ws.receive_json(timeout=DEADLINE)
-
-    async def receive_until(self, kind):
-        """Return the frames up to the first one of this type."""
-        heard = [await self.receive()]
-        while heard[-1]["type"] != kind:
-            heard.append(await self.receive())
-        return heard
-
-    async def closed(self):
-        """The code and the reason with which it is closed."""
-        message = await self.ws.receive(timeout=DEADLINE)
-        assert message.type is WSMsgType.CLOSE, message
-        return message.data, message.extra
-
-
-@pytest.fixture
-async def talk():
-    """Open a user's socket, and resume from these positions."""
-    opened = []
-
-    async def go(person, resume=None, **options):
-        said = Talk(await person.listen(protocols=V1, **options))
-        opened.append(said)
-        assert said.ws.protocol == "att.v1"
-        said.hello = await said.receive()
-        if resume is not None:
-            await said.send(type="resume", groups=resume)
-        return said
-
-    yield go
-    await asyncio.gather(*(said.ws.close() for said in opened))
 
 
 @pytest.fixture
@@ -88,11 +40,6 @@ async def tea(ann, ben):
     return group["id"]
 
 
-def parts(frames, *names):
-    """These members of each frame."""
-    return [tuple(frame.get(name) for name in names) for frame in frames]
-
-
 # One after the other
 
 
@@ -105,7 +52,7 @@ async def test_hello(client, ann, tea, talk):
         "session_id": said.hello["session_id"],
         "heartbeat": 25,
         "epoch": client.app[EVENT_LOG].epoch,
-        "groups": [{"id": tea, "name": "tea", "seq": 2}],
+        "groups": [{"id": tea, "name": "tea", "seq": 2, "read": 0, "unread": 0}],
     }
 
 

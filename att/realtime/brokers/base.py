@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
+from att.groups.read_markers import MarkerPosition
 from att.realtime.event_log import LogEvent
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to connect
@@ -25,7 +26,7 @@ class MemberJoined(NamedTuple):
 
 
 class Announcement(NamedTuple):
-    """Content of one payload: group heads, joined members, ended sessions, deleted or disabled users.
+    """Content of one payload: group heads, joined members, ended sessions, deleted or disabled users, moved markers.
 
     ``events`` are messages sent along, which need no read if the tag is that of the present epoch. ``sweep`` asks for a
     sweep, as not everything fitted in.
@@ -38,6 +39,7 @@ class Announcement(NamedTuple):
     users: Sequence[UUID] = ()
     events: Sequence[LogEvent] = ()
     epoch_tag: bytes = b""
+    markers: Sequence[MarkerPosition] = ()
 
 
 SWEEP_ANNOUNCEMENT = Announcement({}, sweep=True)
@@ -82,6 +84,9 @@ class Broker(Protocol):
 
     def announce_head(self, group_id: UUID, seq: int) -> None:
         """Announce that a group has reached this seq."""
+
+    def announce_marker(self, position: MarkerPosition) -> None:
+        """Announce that a user's read marker has moved. This node has told its own sockets."""
 
     def announce_sweep(self) -> None:
         """Ask every node for a sweep, because the outcome of a change is unknown."""

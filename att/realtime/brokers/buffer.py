@@ -1,15 +1,60 @@
 """Buffer of pending announcements, bounded in memory however long the broker is away."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from itertools import islice
+from typing import Any
 from uuid import UUID
 
+from att.groups.read_markers import MarkerPosition
 from att.realtime.event_log import LogEvent
 
 GROUPS = 10_000  # with pending heads; more are replaced by one sweep
 BYTES = 4 * 1024**2  # of bodies in all groups
 GROUP_BYTES = 256 * 1024  # of bodies in one payload; nodes read the rest from the log
 EVENTS = 1_000  # of one group in one payload
+MARKERS = 10_000  # pending; further ones are left to a sweep
+MARKERS_AT_ONCE = 20  # in one payload, which must have less than 8,000 bytes
+NAME_LENGTH = 64  # characters of a group's name, of up to four bytes each
+
+
+class PendingMarkers:
+    """Read markers to be announced, the highest of each user and group. ``is_full`` once one was dropped."""
+
+    def __init__(self) -> None:
+        self.is_full = False
+        self._markers: dict[tuple[UUID, UUID], MarkerPosition] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._markers)
+
+    def add(self, position: MarkerPosition) -> None:
+        """Add a marker."""
+        key = position.user_id, position.group_id
+        if len(self._markers) >= MARKERS and key not in self._markers:
+            self.is_full = True
+        elif key not in self._markers or self._markers[key].seq < position.seq:
+            self._markers[key] = position
+
+    def take(self) -> list[MarkerPosition]:
+        """Remove and return as many markers as fit into one payload."""
+        return [self._markers.pop(key) for key in [*islice(self._markers, MARKERS_AT_ONCE)]]
+
+
+def encode_markers(markers: Iterable[MarkerPosition], sender: object) -> str:
+    """Return the payload, in JSON. Names are cut, since SQL may have made longer ones."""
+    rows = [[str(each.user_id), str(each.group_id), each.name[:NAME_LENGTH], each.seq] for each in markers]
+    return json.dumps({"markers": rows, "from": str(sender)}, separators=(",", ":"), ensure_ascii=False)
+
+
+def decode_markers(value: Mapping[str, Any], *, own: object) -> list[MarkerPosition]:
+    """Return the markers of a payload; none of this node's own. Raise an error if they are malformed."""
+    if value.get("from") == str(own):
+        return []
+    return [
+        MarkerPosition(UUID(user_id), UUID(group_id), str(name), int(seq))
+        for user_id, group_id, name, seq in value.get("markers", ())
+    ]
 
 
 class PendingAnnouncement:

@@ -12,6 +12,7 @@ from att.core.tasks import supervise
 from att.db.engine import Engine
 from att.db.notifications import CHANNEL, NOTIFY, NotificationChannel
 from att.errors import DatabaseUnavailable, Unavailable
+from att.groups.read_markers import MarkerPosition
 from att.realtime.brokers.base import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
@@ -22,6 +23,7 @@ from att.realtime.brokers.base import (
     RoundTrip,
     log,
 )
+from att.realtime.brokers.buffer import PendingMarkers, decode_markers, encode_markers
 from att.realtime.event_log import LogEvent
 
 _HEADS = 100  # groups in one payload, which must have less than 8,000 bytes
@@ -46,6 +48,7 @@ class PostgresBroker:
         self._round_trip = RoundTrip()
         self._outage = OutageLog(f"the broker ({self.name})")
         self._heads: dict[UUID, int] = {}
+        self._markers = PendingMarkers()
         self._sweep = False
         self._has_pending = asyncio.Event()
         self._idle = asyncio.Event()
@@ -60,6 +63,10 @@ class PostgresBroker:
 
     def announce_head(self, group_id: UUID, seq: int) -> None:
         self._heads[group_id] = max(seq, self._heads.get(group_id, 0))
+        self._wake()
+
+    def announce_marker(self, position: MarkerPosition) -> None:
+        self._markers.add(position)
         self._wake()
 
     def announce_sweep(self) -> None:
@@ -83,8 +90,11 @@ class PostgresBroker:
 
     async def _announce_pending(self) -> None:
         while True:
-            while self._heads or self._sweep:
-                await self._notify()
+            while self._heads or self._markers or self._sweep:
+                if self._heads or self._sweep:
+                    await self._notify()
+                if self._markers:
+                    await self._notify_of_markers()
             self._idle.set()
             await self._has_pending.wait()
             self._has_pending.clear()
@@ -102,6 +112,17 @@ class PostgresBroker:
                 self.announce_head(group_id, seq)
             self._sweep = self._sweep or is_sweep
             await asyncio.sleep(FIRST_PAUSE)
+
+    async def _notify_of_markers(self) -> None:
+        taken = self._markers.take()
+        try:
+            await self._db.fetch_one(NOTIFY, payload=encode_markers(taken, self._id))
+            self.sent += 1
+        except Unavailable:
+            for position in taken:
+                self._markers.add(position)
+            await asyncio.sleep(FIRST_PAUSE)
+        self._sweep, self._markers.is_full = self._sweep or self._markers.is_full, False
 
     async def _receive(self, handler: BrokerEventHandler) -> None:
         pause = FIRST_PAUSE
@@ -125,8 +146,8 @@ class PostgresBroker:
     def _take(self, payload: str, handler: BrokerEventHandler) -> None:
         try:
             value: dict[str, Any] = json.loads(payload)
-            announcement = _parse(value)
-            if value.get("from") == self._id:
+            announcement = _parse(value)._replace(markers=decode_markers(value, own=self._id))
+            if value.get("from") == self._id and "mark" in value:
                 self._round_trip.finish(float(value["mark"]))
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError):
             log.warning("ignored a malformed announcement on the channel %s", CHANNEL)

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 from att.core.log_limits import OutageLog
 from att.core.tasks import is_cancelled, supervise
 from att.errors import Unavailable
+from att.groups.read_markers import MarkerPosition
 from att.realtime.brokers.base import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
@@ -21,7 +22,13 @@ from att.realtime.brokers.base import (
     RoundTrip,
     log,
 )
-from att.realtime.brokers.buffer import AnnouncementBuffer, PendingAnnouncement
+from att.realtime.brokers.buffer import (
+    AnnouncementBuffer,
+    PendingAnnouncement,
+    PendingMarkers,
+    decode_markers,
+    encode_markers,
+)
 from att.realtime.brokers.codec import decode, encode
 from att.realtime.brokers.subscriptions import Subscriptions
 from att.realtime.event_log import LogEvent
@@ -54,6 +61,7 @@ class RedisBroker:
         self._outage = OutageLog(f"the broker ({self.name})")
         self._is_up = asyncio.Event()
         self._outgoing = AnnouncementBuffer()
+        self._markers = PendingMarkers()
         self._has_pending = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -100,6 +108,10 @@ class RedisBroker:
         self._outgoing.add_head(group_id, seq)
         self._wake()
 
+    def announce_marker(self, position: MarkerPosition) -> None:
+        self._markers.add(position)
+        self._wake()
+
     def announce_sweep(self) -> None:
         self._outgoing.is_sweep = True
         self._wake()
@@ -110,7 +122,7 @@ class RedisBroker:
 
     async def _announce_pending(self) -> None:
         while True:
-            while self._outgoing:
+            while self._outgoing or self._markers:
                 await self._publish()
             self._idle.set()
             await self._has_pending.wait()
@@ -118,16 +130,22 @@ class RedisBroker:
 
     async def _publish(self) -> None:
         taken = self._outgoing.take(_AT_ONCE)
-        is_sweep, self._outgoing.is_sweep = self._outgoing.is_sweep, False
+        markers = self._markers.take()
+        is_sweep, self._outgoing.is_sweep = self._outgoing.is_sweep or self._markers.is_full, False
+        self._markers.is_full = False
         try:
             if taken:
                 await self._pubsub.publish_sharded(self._payloads(taken))
             if is_sweep:
                 await self._pubsub.publish(ALL, json.dumps({"sweep": True}))
-            self.sent += len(taken) + is_sweep
+            if markers:
+                await self._pubsub.publish(ALL, encode_markers(markers, self._id))
+            self.sent += len(taken) + is_sweep + bool(markers)
         except Unavailable:
             self._outgoing.put_back(taken)
             self._outgoing.is_sweep |= is_sweep
+            for position in markers:
+                self._markers.add(position)
             await asyncio.sleep(FIRST_PAUSE)
 
     def _payloads(self, taken: Mapping[UUID, PendingAnnouncement]) -> list[tuple[str, bytes]]:
@@ -203,4 +221,6 @@ class RedisBroker:
         value: Any = json.loads(payload)
         if channel == ENDED_CHANNEL:
             return Announcement({}, sessions=[UUID(session_id) for session_id in value])
-        return SWEEP_ANNOUNCEMENT if value.get("sweep") is True else Announcement({})
+        if value.get("sweep") is True:
+            return SWEEP_ANNOUNCEMENT
+        return Announcement({}, markers=decode_markers(value, own=self._id))
