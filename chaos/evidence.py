@@ -5,6 +5,7 @@ If a standby was promoted, the evidence also has the log of the database that it
 
 from collections.abc import Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 from uuid import UUID
 
@@ -40,12 +41,20 @@ class Frame(NamedTuple):
     body: str | None
 
 
+class Read(NamedTuple):
+    """A read marker as a listener was told it: by hello if ``is_greeting``, which counts as new for the connection."""
+
+    group_id: UUID
+    seq: int
+    is_greeting: bool = False
+
+
 @dataclass
 class ListenerRecord:
     """Frames that one att.v1 client received, over all its connections, each of which resumed where the last ended.
 
     ``bases`` are the seqs above which it asked for each group (0 where none is given). ``standings`` are the groups and
-    positions at which the server said that its user was a member.
+    positions at which the server said that its user was a member, ``reads`` the user's read markers.
     """
 
     name: str
@@ -53,6 +62,7 @@ class ListenerRecord:
     bases: dict[UUID, int] = field(default_factory=dict)
     frames: list[Frame] = field(default_factory=list)
     standings: list[tuple[UUID, Position]] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
 
 
 @dataclass
@@ -91,12 +101,13 @@ class Change(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """The tables of a database in its end. ``epochs`` are those that it knows."""
+    """The tables of a database in its end. ``epochs`` are those that it knows, ``markers`` those of users in groups."""
 
     logs: Mapping[UUID, Sequence[Entry]]
     heads: Mapping[UUID, int]
     members: Mapping[UUID, set[UUID]]
     epochs: AbstractSet[str] = frozenset()
+    markers: Mapping[tuple[UUID, UUID], int] = MappingProxyType({})
 
 
 @dataclass

@@ -17,6 +17,8 @@ class _Group(msgspec.Struct, forbid_unknown_fields=True):
     id: UUID
     name: str
     seq: int
+    read: int
+    unread: int | None
 
 
 class Hello(_Frame, tag="hello"):
@@ -116,6 +118,14 @@ class Rewind(_Frame, tag="rewind"):
     to: int
 
 
+class Read(_Frame, tag="read"):
+    """The user has read the group up to ``seq``."""
+
+    group: UUID
+    name: str
+    seq: int
+
+
 class Epoch(_Frame, tag="epoch"):
     """Positions are of another epoch from here on."""
 
@@ -140,7 +150,7 @@ class Error(_Frame, tag="error"):
     detail: str
 
 
-ServerFrame = Hello | Message | Joined | Left | Changed | Role | Redacted | Gap | Rewind | Epoch | Ack | Error
+ServerFrame = Hello | Message | Joined | Left | Changed | Role | Redacted | Gap | Rewind | Read | Epoch | Ack | Error
 DECODER: msgspec.json.Decoder[ServerFrame] = msgspec.json.Decoder(ServerFrame)
 
 

@@ -13,12 +13,13 @@ import msgspec
 from aiohttp import WSMsgType
 
 from chaos import frames
-from chaos.evidence import Frame, ListenerRecord, PlainRecord, Position
+from chaos.evidence import Frame, ListenerRecord, PlainRecord, Position, Read
 from chaos.frames import Ack, Epoch, Error, Hello, Rewind
 from chaos.plan import Mishap
 
 CONNECT_TIMEOUT = 5.0  # seconds
 ANSWER_TIMEOUT = 8.0  # seconds for an acknowledgement; a later one is ignored
+READS = 0.02  # of the messages that a client receives it marks so many as the last one that it has read
 TOO_SLOW = 4000
 RECONNECT = {1001, 1012, TOO_SLOW, 4001}  # close codes after which a client may connect again
 OVERLOADED = 1013  # the code of a refused handshake that may succeed later
@@ -179,7 +180,9 @@ class ListenerV1(Listener):
         self.positions: dict[UUID, int] = dict.fromkeys(groups, 0)
         self.epoch = ""
         self._is_new = not from_start
+        self.markers: dict[UUID, int] = {}
         self._waiting: dict[int, asyncio.Future[Ack | Error | None]] = {}
+        self._marking: set[asyncio.Task[None]] = set()
 
     async def broadcast(self, number: int, group: str, body: str, key: str | None) -> Ack | Error | None:
         """Send; return None if the result is unknown. Raises NotConnected if it certainly was not sent."""
@@ -223,11 +226,18 @@ class ListenerV1(Listener):
                 if not answered.done():
                     answered.set_result(None)
 
+    async def _mark(self, group_id: UUID, seq: int) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError, aiohttp.ClientError):
+                await self._socket.send_json({"type": "read", "group": str(group_id), "seq": seq})
+
     def _greet(self, hello: Hello) -> None:
         self.record.standings += [(group.id, Position(group.seq, hello.epoch)) for group in hello.groups]
         if self._is_new:  # it starts at the positions of hello
             self.record.bases = {group.id: group.seq for group in hello.groups}
             self.positions |= self.record.bases
+        self.markers = {group.id: group.read for group in hello.groups}
+        self.record.reads += [Read(group.id, group.read, is_greeting=True) for group in hello.groups]
 
     def _hear(self, text: str) -> None:
         try:
@@ -239,6 +249,13 @@ class ListenerV1(Listener):
         if event is not None:
             self.record.frames.append(event)
             self.positions[event.group_id] = event.seq
+            if event.kind == "message" and self._random.random() < READS:
+                task = asyncio.create_task(self._mark(event.group_id, event.seq))
+                self._marking.add(task)
+                task.add_done_callback(self._marking.discard)
+        elif isinstance(frame, frames.Read):
+            self.record.reads.append(Read(frame.group, frame.seq))
+            self.markers[frame.group] = max(frame.seq, self.markers.get(frame.group, 0))
         elif isinstance(frame, Epoch):
             self.epoch = frame.epoch
         elif isinstance(frame, Rewind):

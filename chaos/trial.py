@@ -177,6 +177,8 @@ class Trial:
             await self._send_without_redis()
             await self._until_all_have("catch up without Redis")
             await self._cluster.redis.start()
+        if not self.plan.has_standby:  # one that is promoted may have lost markers
+            await self._until_markers_agree()
 
     async def _spread(self) -> None:
         """Let att.v1 clients reconnect in turns: after a server was killed most are on the other one."""
@@ -215,6 +217,20 @@ class Trial:
             epoch = str((await (await connection.execute(EPOCH)).fetchone() or ("",))[0])
         groups = {group_id: Group(log) for group_id, log in (await self._stored()).logs.items()}
         await self._until(lambda: all(self._has_all(groups, epoch, each) for each in self._listeners), what)
+
+    async def _until_markers_agree(self) -> None:
+        """Wait until all open sockets of each user know the highest of their read markers."""
+        stored = (await self._stored()).markers
+        listeners = [each for each in self._listeners if isinstance(each, ListenerV1)]
+
+        def agree() -> bool:
+            known = [(each.person.id, *marker) for each in listeners for marker in each.markers.items()]
+            highest = dict(stored)
+            for user_id, group_id, seq in known:
+                highest[user_id, group_id] = max(seq, highest.get((user_id, group_id), 0))
+            return all(seq == highest[user_id, group_id] for user_id, group_id, seq in known)
+
+        await self._until(agree, "know the read markers")
 
     def _has_all(self, groups: dict[UUID, Group], epoch: str, listener: Listener) -> bool:
         ends = {
@@ -276,4 +292,6 @@ class Trial:
         for group_id, user_id in await rows("SELECT group_id, user_id FROM members"):
             members[group_id].add(user_id)
         heads = await rows("SELECT id, seq FROM groups")
-        return Stored(logs, dict(heads), members, {epoch for (epoch,) in await rows("SELECT id FROM epochs")})
+        epochs = {epoch for (epoch,) in await rows("SELECT id FROM epochs")}
+        markers = await rows("SELECT user_id, group_id, seq FROM read_markers")
+        return Stored(logs, dict(heads), members, epochs, {(user, group): seq for user, group, seq in markers})

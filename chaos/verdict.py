@@ -22,6 +22,7 @@ class Rule(StrEnum):
     UNLOGGED = "not in the log"
     ALTERED = "altered"
     REWIND = "wrong rewind"
+    MARKER = "wrong read marker"
     LOG = "broken log"
     FAULT = "fault"
 
@@ -108,6 +109,8 @@ def judge(evidence: Evidence) -> list[Violation]:
         found += _judge_bodies(database.groups, evidence.sendings)
     for record in evidence.records:
         found += _judge_record(databases, record)
+        if evidence.lost is None:  # else markers may be lost
+            found += _judge_reads(evidence.stored, record)
     for plain in evidence.plain_records:
         is_of_lost = not plain.is_open and not [*_judge_plain(databases.lost.groups, plain)]  # ended before a promotion
         found += [] if is_of_lost else _judge_plain(databases.present.groups, plain)
@@ -187,6 +190,20 @@ def _judge_frames(
     for seq in sorted(missing):
         if base < seq <= last and group.receives(record.user_id, seq):
             yield Violation(Rule.MISSING, f"{record.name}: {group_id}/{seq}")
+
+
+def _judge_reads(stored: Stored, record: ListenerRecord) -> Iterator[Violation]:
+    """Check that no marker goes back, in a connection or from one to the next, and that each is stored."""
+    told: dict[UUID, int] = {}
+    highest: dict[UUID, int] = {}
+    for group_id, seq, is_greeting in record.reads:
+        if (seq < highest.get(group_id, 0)) if is_greeting else (seq <= told.get(group_id, 0)):
+            yield Violation(Rule.MARKER, f"{record.name}: {group_id} goes back to {seq}")
+        told[group_id] = 0 if is_greeting else seq
+        highest[group_id] = max(seq, highest.get(group_id, 0))
+    for group_id, seq in highest.items():
+        if seq > stored.markers.get((record.user_id, group_id), 0):
+            yield Violation(Rule.MARKER, f"{record.name}: {group_id} is not read up to {seq}")
 
 
 def _judge_order(frames: Iterable[Frame], base: int, name: str) -> Iterator[Violation]:

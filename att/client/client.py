@@ -107,6 +107,10 @@ class Client:
         """Last seq yielded by ``listen``, by group id. Store it and pass it to the next ``listen``."""
         self.epoch = ""
         """Epoch of the log that ``positions`` are of. Store it with them. Empty before ``listen`` is connected."""
+        self.markers: dict[str, int] = {}
+        """Read markers of the user by group id, as ``listen`` has received them last."""
+        self.unread: dict[str, int | None] = {}
+        """Unread messages by group id when ``listen`` connected last; None where they were not counted."""
         self.connected = asyncio.Event()
         """Set while ``listen`` is connected."""
 
@@ -202,10 +206,22 @@ class Client:
             connection = None  # it did not answer: use HTTP
             await self._pause(delay)
 
+    async def read(self, group: str, seq: int) -> int:
+        """Move the user's read marker of the group with this id or name, unless it is there or beyond it.
+
+        Return the number of unread messages above the marker, at most 100. Raise NoSuchGroup, NotAMember, another
+        AttError, or Unavailable.
+        """
+        body = json.dumps({"seq": seq}).encode()
+        path = f"{self._url}/groups/{_in_path(group)}/read"
+        try:
+            answer = await _send(self._open_session(), "PUT", path, body, {}, {"read", "unread"})
+        except Lost as lost:
+            raise errors.Unavailable(f"The marker may not have moved: {lost}.") from lost
+        return int(answer["unread"])
+
     async def _post_broadcast(self, group: str, body: bytes, key: str) -> Ack:
-        if group in {"", ".", ".."}:
-            raise errors.NoSuchGroup  # a URL cannot contain it either
-        path = f"{self._url}/broadcast/{quote(group, safe='')}"
+        path = f"{self._url}/broadcast/{_in_path(group)}"
         headers = {"Idempotency-Key": key}
         answer = await _post(self._open_session(), path, body, headers, {"group", "seq", "at"})
         return Ack(answer["group"], answer["seq"], datetime.fromisoformat(answer["at"]), answer.get("epoch", ""))
@@ -224,6 +240,7 @@ class Client:
             self.positions.setdefault(group, seq if is_fresh else 0)
         current_first = sorted(self.positions, key=connection.groups.__contains__, reverse=True)
         await connection.resume({group: self.positions[group] for group in current_first[:RESUME_LIMIT]}, self.epoch)
+        self.markers, self.unread = connection.markers, connection.unread
         self.epoch = self.epoch or connection.epoch  # a later one comes after what it has lost
         self.connected.set()
         return connection
@@ -245,6 +262,12 @@ class Client:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _in_path(group: str) -> str:
+    if group in {"", ".", ".."}:
+        raise errors.NoSuchGroup  # a URL cannot contain it either
+    return quote(group, safe="")
 
 
 def _check_url(url: str) -> str:
@@ -280,10 +303,20 @@ def _encode(data: Mapping[str, Any] | bytes) -> bytes:
 async def _post(
     session: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str], members: set[str]
 ) -> dict[str, Any]:
+    """Send by POST: see ``_send``."""
+    return await _send(session, "POST", url, body, headers, members)
+
+
+async def _send(  # noqa: PLR0913, PLR0917 - a request has as many parts
+    session: aiohttp.ClientSession, method: str, url: str, body: bytes, headers: dict[str, str], members: set[str]
+) -> dict[str, Any]:
     """Return the JSON object of the answer, which has these members. Raise Lost or the server's refusal."""
     headers = {"Content-Type": "application/json"} | headers
     try:
-        async with asyncio.timeout(REQUEST_TIMEOUT), session.post(url, data=body, headers=headers) as response:
+        async with (
+            asyncio.timeout(REQUEST_TIMEOUT),
+            session.request(method, url, data=body, headers=headers) as response,
+        ):
             answer = await response.json(content_type=None) if "json" in response.content_type else {}
             found: dict[str, Any] = answer if isinstance(answer, dict) else {}
             if response.status == 200 and members <= found.keys():

@@ -44,6 +44,8 @@ class ClientConnection:
         self.user_id = hello.user_id
         self.epoch = hello.epoch
         self.groups = {group.id: group.seq for group in hello.groups}
+        self.markers = {group.id: group.read for group in hello.groups}
+        self.unread = {group.id: group.unread for group in hello.groups}
 
     @classmethod
     async def open(cls, session: aiohttp.ClientSession, url: str) -> Self:
@@ -147,6 +149,8 @@ class ClientConnection:
             self._on_answer(frame)
         elif frame.type == "epoch":
             await self._events.put(NewEpoch(frame.epoch))
+        elif frame.type == "read":
+            self.markers[frame.group] = max(frame.seq, self.markers.get(frame.group, 0))
         elif (event := event_of(frame)) is not None:
             await self._events.put(event)
 

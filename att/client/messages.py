@@ -192,10 +192,12 @@ TRY_AGAIN = {
 
 
 class GroupStanding(Struct):
-    """Last seq of a group, from hello."""
+    """Last seq of a group, the user's read marker and the number of unread messages, from hello."""
 
     id: str
     seq: int
+    read: int = 0
+    unread: int | None = None
 
 
 class Frame(Struct):
@@ -275,7 +277,7 @@ _EVENTS: Mapping[str, Callable[[Frame], Event]] = MappingProxyType(
         "rewind": lambda frame: Rewind(frame.group, frame.name, frame.to),
     }
 )
-_KNOWN = {*_EVENTS, "hello", "epoch", "ack", "error", "pong"}
+_KNOWN = {*_EVENTS, "hello", "read", "epoch", "ack", "error", "pong"}
 
 
 def read(text: str) -> Frame:

@@ -277,3 +277,23 @@ async def _repeat(start):
             if process.returncode is None:
                 process.kill()
                 await process.communicate()
+
+
+async def test_read_markers(base, tea):
+    """A marker is moved, and known from hello, from this client and from another one."""
+    ann, ben, group = tea
+    for number in range(3):
+        await ann.broadcast("tea", {"n": number})
+    async with Client(base, token=ben.token) as client, Client(base, token=ben.token) as other:
+        assert await client.read("tea", 3) == 2
+        stream, first = await begin(client)
+        assert (client.markers, client.unread) == ({group: 3}, {group: 2})
+        assert await other.read(group, 4) == 1
+        await ann.broadcast("tea", {"n": 3})
+        async with asyncio.timeout(PATIENCE):
+            await first  # the marker has come before
+        assert client.markers == {group: 4}
+        for name, error in (("", errors.NoSuchGroup), ("coffee", errors.NoSuchGroup)):
+            with pytest.raises(error):
+                await client.read(name, 1)
+        await stream.aclose()

@@ -87,7 +87,7 @@ async def test_find_nothing(groups, ann):
 async def test_pages_of_groups(groups, add_user, ann, bob):
     """Pages of a user's groups have each once, longest membership first. An unknown user has no list."""
     zoe = add_user("zoe")
-    made = [await groups.create(f"group {number}", ann) for number in range(7)]
+    made = [(await groups.create(f"group {number}", ann))._replace(unread=0) for number in range(7)]
     await groups.create("not theirs", zoe, join="open")
     for limit, expected in [(1, [1] * 7), (2, [2, 2, 2, 1]), (3, [3, 3, 1]), (6, [6, 1]), (7, [7]), (200, [7])]:
         items, sizes = await walk(lambda window: groups.of_user(ann.user_id, window), GROUPS_OF_USER.order, limit)

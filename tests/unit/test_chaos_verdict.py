@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from chaos.evidence import Change, Entry, Evidence, Frame, ListenerRecord, PlainRecord, Position, Sending, Stored
+from chaos.evidence import Change, Entry, Evidence, Frame, ListenerRecord, PlainRecord, Position, Read, Sending, Stored
 from chaos.plan import SHORT, STANDARD, Broadcast, make_plan
 from chaos.verdict import Group, Rule, frame_of, judge
 
@@ -69,6 +69,19 @@ def rules(**changes):
 
 def ben(*seqs, **changes):
     return {"records": [replace(ListenerRecord("ben", BEN, {}, frames(*seqs)), **changes)]}
+
+
+def test_read_markers():
+    """A marker goes back neither in a connection nor from one to the next, and is stored."""
+    for reads, is_right in (
+        ([Read(TEA, 2, True), Read(TEA, 4), Read(TEA, 5), Read(TEA, 5, True), Read(TEA, 3), Read(TEA, 9)], True),
+        ([Read(TEA, 4), Read(TEA, 4)], False),
+        ([Read(TEA, 4), Read(TEA, 3)], False),
+        ([Read(TEA, 4), Read(TEA, 3, True)], False),
+        ([Read(TEA, 10)], False),
+    ):
+        found = rules(stored=stored(LOG)._replace(markers={(BEN, TEA): 9}), **ben(*OF_BEN, reads=reads))
+        assert found == (set() if is_right else {Rule.MARKER})
 
 
 def ben_hears(frame):

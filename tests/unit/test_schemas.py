@@ -125,7 +125,8 @@ def test_page(following):
     page = pagination.Page([queries.GroupView(ID, "tea", "open", "owners", 7, "all", AT, 12, None)], following)
     answer = json.loads(PageOut[schemas.GroupOut].model_validate(page).model_dump_json())
     rules = {"join": "open", "post": "owners", "retention": 7, "history": "all"}
-    group = {"id": str(ID), "name": "tea", **rules, "created_at": "2026-11-22T02:34:56Z", "seq": 12, "role": None}
+    own = {"role": None, "read": 0, "unread": None}
+    group = {"id": str(ID), "name": "tea", **rules, "created_at": "2026-11-22T02:34:56Z", "seq": 12, **own}
     assert answer == {"items": [group], "next": following}
 
 

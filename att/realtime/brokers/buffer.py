@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
+from att.core.names import NAME_LENGTH
 from att.groups.read_markers import MarkerPosition
 from att.realtime.event_log import LogEvent
 
@@ -15,7 +16,6 @@ GROUP_BYTES = 256 * 1024  # of bodies in one payload; nodes read the rest from t
 EVENTS = 1_000  # of one group in one payload
 MARKERS = 10_000  # pending; further ones are left to a sweep
 MARKERS_AT_ONCE = 20  # in one payload, which must have less than 8,000 bytes
-NAME_LENGTH = 64  # characters of a group's name, of up to four bytes each
 
 
 class PendingMarkers:
@@ -47,14 +47,14 @@ def encode_markers(markers: Iterable[MarkerPosition], sender: object) -> str:
     return json.dumps({"markers": rows, "from": str(sender)}, separators=(",", ":"), ensure_ascii=False)
 
 
-def decode_markers(value: Mapping[str, Any], *, own: object) -> list[MarkerPosition]:
+def decode_markers(value: Mapping[str, Any], *, own: object) -> tuple[MarkerPosition, ...]:
     """Return the markers of a payload; none of this node's own. Raise an error if they are malformed."""
     if value.get("from") == str(own):
-        return []
-    return [
+        return ()
+    return tuple(
         MarkerPosition(UUID(user_id), UUID(group_id), str(name), int(seq))
         for user_id, group_id, name, seq in value.get("markers", ())
-    ]
+    )
 
 
 class PendingAnnouncement:

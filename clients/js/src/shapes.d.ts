@@ -62,7 +62,8 @@ export interface EventPage {
 }
 
 /** A group. `role` is one's own in it, null for non-members. The group keeps `retention` events, of which `seq` is
- * the last one's. Members read all of them if `history` is `all`. */
+ * the last one's. Members read all of them if `history` is `all`. `read` is the seq up to which one has read,
+ * `unread` the number of messages of others above it, counted up to 100; null for non-members. */
 export interface Group {
   id: string;
   name: string;
@@ -73,6 +74,8 @@ export interface Group {
   created_at: string;
   seq: number;
   role: "owner" | "member" | null;
+  read: number;
+  unread: number | null;
 }
 
 /** Fields of a group to change; the others stay. */
@@ -211,6 +214,17 @@ export interface PresentPage {
   next: string | null;
 }
 
+/** The last event that one has read. */
+export interface ReadMarker-Input {
+  seq: number;
+}
+
+/** The seq up to which one has read, and the number of messages of others above it, counted up to 100. */
+export interface ReadMarker-Output {
+  read: number;
+  unread: number;
+}
+
 /** A role and its permissions. */
 export interface Role {
   id: string;
@@ -326,11 +340,15 @@ export interface HelloFrame {
   /** Seconds between the server's pings. */
   heartbeat: number;
   epoch: string;
-  groups: {
+  groups: ({
   id: string;
   name: string;
   seq: number;
-}[];
+  /** Up to which seq you have read; 0 if you have not. */
+  read: number;
+  /** How many messages of others are above it, counted up to 100; null if they are not counted. */
+  unread: number | null;
+})[];
 }
 
 /** A broadcast. `data` is byte for byte what was sent, or null once that is redacted; `from` is null when it was sent
@@ -428,6 +446,14 @@ export interface RewindFrame {
   to: number;
 }
 
+/** You have read the group up to the seq, on this socket or elsewhere. Of several the highest counts. */
+export interface ReadFrame {
+  type: "read";
+  group: string;
+  name: string;
+  seq: number;
+}
+
 /** The log has a new epoch. Your positions are of it from here on: what you have heard holds, but for what a `rewind`
  * has told before. */
 export interface EpochFrame {
@@ -445,7 +471,8 @@ export interface AckFrame {
   epoch: string;
 }
 
-/** The broadcast of this id is refused. `error` is stable, `detail` is for people. */
+/** The frame of this id is refused; null stands for a `read`, which has none. `error` is stable, `detail` is for
+ * people. */
 export interface ErrorFrame {
   type: "error";
   id: string | number | null;
@@ -473,6 +500,7 @@ export interface ServerFrames {
   redacted: RedactedFrame;
   gap: GapFrame;
   rewind: RewindFrame;
+  read: ReadFrame;
   epoch: EpochFrame;
   ack: AckFrame;
   error: ErrorFrame;
