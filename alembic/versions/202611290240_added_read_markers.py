@@ -1,8 +1,8 @@
 """Added read markers
 
 Revision ID: e2b7c4d19f03
-Revises: d5e83a1c7f42
-Create Date: 2026-11-29 02:30:12.552901
+Revises: c4e81a90d7f2
+Create Date: 2026-11-29 02:40:12.552901
 
 Servers of 0.2.0 run on it: they neither read nor write the table. A later release may contract nothing of it.
 """
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "e2b7c4d19f03"
-down_revision = "d5e83a1c7f42"
+down_revision = "c4e81a90d7f2"
 branch_labels = None
 depends_on = None
 
