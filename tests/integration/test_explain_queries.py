@@ -83,7 +83,7 @@ async def test_coming_and_going(db, groups, ann, ben, tea, sql):
     await groups.remove_member(tea, ben.user_id, ann)
     found = await explain(db, "ben", "tea")
     assert found.membership is None
-    assert (found.steps[0].kind, found.steps[0].seq, found.steps[0].by) == ("left", 5, by(ann, "ann"))
+    assert (found.steps[0].kind, found.steps[0].seq, found.steps[0].by) == ("left", 6, by(ann, "ann"))
 
 
 async def test_what_the_log_has_lost(db, groups, ann, ben, tea, sql):

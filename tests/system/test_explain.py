@@ -79,7 +79,7 @@ def test_a_former_member(said, ann_id, tea, sql):
     assert lines[0] == "ann is not a member of tea, and receives nothing from it"
     assert lines[3:7] == [
         "membership: none",
-        "  T left, seq 2, by the database role postgres",
+        "  T left, seq 3, by the database role postgres",
         "  T became member, by the database role postgres",
         "  T joined as owner, seq 1, by the database role postgres",
     ]
@@ -109,7 +109,7 @@ def test_what_is_not_kept(said, tea, ann_id, sql):
     sql("UPDATE groups SET history = 'since_join'")
     sql("DELETE FROM events")
     lines = said("ann", "tea")
-    assert f"log: ends with seq 1; no event is kept, at most 1000 events; members read {READ}" in lines
+    assert f"log: ends with seq 3; no event is kept, at most 1000 events; members read {READ}" in lines
     sql("UPDATE history SET actor_id = user_id")
     assert any(re.fullmatch("membership: owner since T, by themselves", line) for line in said("ann", "tea"))
     gone = uuid4()
