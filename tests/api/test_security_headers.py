@@ -61,10 +61,16 @@ async def test_every_route(*, client, administrator, sign_up, sql, route):
     await administrator.make_group("tea")
     guest = await sign_up("owner")
     await administrator.add("tea", guest)
+    await administrator.broadcast("tea", {})  # its event has the seq 3
     role_id = sql("INSERT INTO roles (name, name_key) VALUES ('Spare', 'spare') RETURNING id")[0][0]
     session_id = sql("SELECT id FROM sessions WHERE user_id = %s", administrator.id)[0][0]
     is_own = route.upgrades or route.path.startswith("/users/{user_id}/sessions")
-    places = {"user_id": administrator.id if is_own else guest.id, "role_id": role_id, "session_id": session_id}
+    places = {
+        "user_id": administrator.id if is_own else guest.id,
+        "role_id": role_id,
+        "session_id": session_id,
+        "seq": 3,
+    }
     path = fill(route.path, **places)
     docs = {} if not route.path.startswith("/docs") else {"policy": (await client.get("/docs")).headers[POLICY]}
     cache = {"cache": "public, max-age=3600"} if route.path == "/docs/{file}" else {}
