@@ -17,6 +17,7 @@ from att.accounts.administrators import AdministratorCredentials, Administrators
 from att.accounts.devices import Devices
 from att.accounts.history import History
 from att.accounts.passwords import Passwords
+from att.accounts.profiles import Profiles
 from att.accounts.rate_limits import RateLimits
 from att.accounts.rate_quotas import RateQuotas
 from att.accounts.roles import Roles
@@ -33,6 +34,7 @@ from att.api.keys import (
     LISTEN_ENDPOINT,
     MARKER_UPDATES,
     PRESENCE,
+    PROFILES,
     PUBLISHER,
     RATE_LIMITS,
     RATE_QUOTAS,
@@ -262,6 +264,7 @@ async def _accounts(app: web.Application) -> AsyncIterator[None]:
     app[ACCOUNT_SERVICE] = Accounts(db, app[PASSWORDS], sessions, sessions)
     app[DEVICES] = await Devices.load(db)
     app[USER_SEARCH] = UserSearch(db)
+    app[PROFILES] = Profiles(db)
     app[ROLE_SERVICE] = roles = Roles(db)
     rates = {Quota.REQUESTS: app[SETTINGS].quota_requests, Quota.BROADCASTS: app[SETTINGS].quota_broadcasts}
     app[RATE_QUOTAS] = RateQuotas(app[QUOTAS], rates, roles.permissions_of)

@@ -3,11 +3,12 @@
 import functools
 import math
 import time
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Text, bindparam, func, select, text
+from sqlalchemy import ColumnElement, Text, Uuid, bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from att.accounts.users import USER, User
@@ -49,6 +50,7 @@ _PART = IndexedFilter(
 _users = select(*USER)
 
 _FIND_USER = prepare(_users.where(users.c.id == bindparam("user_id")))
+_FIND_USERS = prepare(_users.where(users.c.id == func.any(bindparam("user_ids", type_=ARRAY(Uuid)))))
 _FIND_ROLE = prepare(select(roles.c.id).where(roles.c.name_key == bindparam("name_key")))
 SHARES = prepare(
     select(
@@ -86,6 +88,12 @@ class UserSearch:
         if row is None:
             raise NoSuchUser
         return User(*row)
+
+    async def find_many(self, user_ids: Collection[UUID]) -> Sequence[User]:
+        """Return those of these users who exist, in this order, each once."""
+        rows = await self._db.fetch_all(_FIND_USERS, user_ids=[*user_ids])
+        found = {row[0]: User(*row) for row in rows}
+        return [found[user_id] for user_id in dict.fromkeys(user_ids) if user_id in found]
 
     async def list(self, filters: UserFilters, order: str, window: Window) -> Page[User]:
         """Return users that match all filters, in one of the ``ORDERS``. An unknown role matches no user."""

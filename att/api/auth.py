@@ -1,11 +1,13 @@
 """Identify the user of a request, their permissions, and the user and group in its path."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from aiohttp import web
 
 from att import errors
-from att.api.keys import PERMISSIONS, ROLE_SERVICE, SESSIONS
+from att.accounts.profiles import UserProfile
+from att.api.keys import PERMISSIONS, PROFILES, ROLE_SERVICE, SESSIONS
 from att.api.route import PATH_PARAMETERS
 from att.core.names import parse_uuid
 from att.core.permissions import Actor, Permission, Permissions, check_covers, permits
@@ -42,6 +44,12 @@ async def _own_permissions(request: web.Request) -> Permissions:
         request[PERMISSIONS] = await request.app[ROLE_SERVICE].permissions_of(request[SESSION].user_id)
     granted: Permissions = request[PERMISSIONS]
     return granted
+
+
+async def visible_profiles(request: web.Request, user_ids: Sequence[UUID]) -> list[UserProfile]:
+    """Return the profiles of those users whom the one who asks may see."""
+    reads_all = await is_permitted(request, Permission.GROUPS_READ)
+    return await request.app[PROFILES].visible(request[SESSION].user_id, user_ids, reads_all=reads_all)
 
 
 async def check_may_act_upon(request: web.Request, user_id: UUID) -> None:

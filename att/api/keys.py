@@ -4,6 +4,7 @@ from aiohttp import web
 
 from att.accounts.devices import Devices
 from att.accounts.history import History
+from att.accounts.profiles import Profiles, UserProfile
 from att.accounts.rate_limits import RateLimits
 from att.accounts.rate_quotas import RateQuotas
 from att.accounts.roles import Roles
@@ -22,6 +23,7 @@ from att.websocket.endpoint import ListenEndpoint
 
 ACCOUNT_SERVICE = web.AppKey("accounts", Accounts)
 USER_SEARCH = web.AppKey("user_search", UserSearch)
+PROFILES = web.AppKey("profiles", Profiles)
 ROLE_SERVICE = web.AppKey("roles", Roles)
 GROUP_SERVICE = web.AppKey("groups", Groups)
 HISTORY = web.AppKey("history", History)
@@ -40,3 +42,4 @@ DOCUMENT = web.AppKey("document", bytes)
 
 PERMISSIONS: web.RequestKey[Permissions] = web.RequestKey("permissions", frozenset)
 GROUP = web.RequestKey("group", GroupView)
+PROFILE = web.RequestKey("profile", UserProfile)  # of the user in the path, for those who may not see more

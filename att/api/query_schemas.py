@@ -1,6 +1,7 @@
 """Shapes of queries."""
 
 from typing import Annotated, ClassVar, Literal
+from uuid import UUID
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -8,6 +9,7 @@ from att.core.fields import Id, Moment, Name, Number, PartOfName, RowId, Seq, Tr
 from att.http.schemas import PageQuery, QueryModel
 
 IDS = 200  # as many as fit into the first line of a request
+NAMED = 100  # users of one request, given by their ids
 
 
 class EventsQuery(QueryModel):
@@ -32,10 +34,12 @@ class EventsQuery(QueryModel):
 
 
 class UsersQuery(PageQuery):
-    """Filters of users and their order, which a minus sign reverses.
+    """Filters of users and their order, which a minus sign reverses; or the ids of users, and nothing else.
 
     ``q`` is a part of the login, the first or the last name. ``registered_to`` itself is not included.
     """
+
+    repeatable: ClassVar[frozenset[str]] = frozenset({"id"})
 
     login: Name | None = None
     role: Name | None = None
@@ -44,6 +48,16 @@ class UsersQuery(PageQuery):
     registered_from: Moment | None = None
     registered_to: Moment | None = None
     sort: Literal["registered_at", "-registered_at", "login", "-login", "last_name", "-last_name"] = "registered_at"
+    id: Annotated[list[Id], Field(min_length=1, max_length=NAMED)] | None = Field(
+        default=None, description=f"The id of a user, up to {NAMED} times, and no other parameter."
+    )
+
+    @field_validator("id")
+    @classmethod
+    def _check_alone(cls, ids: list[UUID] | None, info: ValidationInfo) -> list[UUID] | None:
+        if ids and any(value != cls.model_fields[name].default for name, value in info.data.items()):
+            raise ValueError("must not be given with other parameters")
+        return ids
 
 
 class IdsQuery(QueryModel):

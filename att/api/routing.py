@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
-from att.api.auth import identify, is_permitted, path_user
-from att.api.keys import GROUP, GROUP_SERVICE, LISTEN_ENDPOINT, RATE_QUOTAS, SESSIONS
+from att.api.auth import identify, is_permitted, path_user, visible_profiles
+from att.api.keys import GROUP, GROUP_SERVICE, LISTEN_ENDPOINT, PROFILE, RATE_QUOTAS, SESSIONS
 from att.api.route import Route
 from att.core import permissions
 from att.core.permissions import NO_GROUP, Standing, Who
@@ -86,8 +86,12 @@ async def _admit(request: web.Request, route: Route) -> None:
     try:
         permissions.check(route.who, actor=session.user_id, target=target, standing=standing)
     except Forbidden:
-        if route.permission is None or not await is_permitted(request, route.permission):
+        if route.permission is not None and await is_permitted(request, route.permission):
+            return
+        seen = await visible_profiles(request, [target]) if target and route.who is Who.FELLOW else []
+        if not seen:
             raise
+        request[PROFILE] = seen[0]
 
 
 async def _call(route: Route, request: web.Request) -> web.StreamResponse:

@@ -189,6 +189,15 @@ class UserOut(ResponseModel):
     active: bool
 
 
+class ProfileOut(ResponseModel):
+    """A user as fellow members of a group see them, and those who may read a message of theirs."""
+
+    id: UUID
+    login: str
+    first_name: str
+    last_name: str
+
+
 class RoleOut(ResponseModel):
     """A role and its permissions."""
 

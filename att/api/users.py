@@ -10,10 +10,11 @@ from att import errors
 from att.accounts.user_search import ORDERS, UserFilters
 from att.accounts.users import NewUser, User, UserChange
 from att.api import schemas
-from att.api.auth import actor_of, path_user
-from att.api.keys import ACCOUNT_SERVICE, RATE_LIMITS, USER_SEARCH
+from att.api.auth import actor_of, is_permitted, path_user, visible_profiles
+from att.api.keys import ACCOUNT_SERVICE, PROFILE, RATE_LIMITS, USER_SEARCH
 from att.api.query_schemas import IdsQuery, UsersQuery
 from att.api.route import EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
+from att.core.pagination import Page
 from att.core.permissions import Permission, Who
 from att.http.client_info import client_of
 from att.http.context import SESSION
@@ -23,8 +24,18 @@ from att.http.schemas import PageOut
 
 
 async def list_users(request: web.Request) -> web.Response:
-    """List the users that match the filters."""
+    """List the users that match the filters, or those with these ids.
+
+    By ids everyone gets the profiles of the users whom they may see. The rest needs the permission `users.read`.
+    """
+    may_read_all = await is_permitted(request, Permission.USERS_READ)
+    if not may_read_all and "id" not in request.query:
+        raise errors.NotPermitted
     query = read_query(request, UsersQuery)
+    if query.id is not None and may_read_all:
+        return respond_page(request, Page(await request.app[USER_SEARCH].find_many(query.id), None), schemas.UserOut)
+    if query.id is not None:
+        return respond_page(request, Page(await visible_profiles(request, query.id), None), schemas.ProfileOut)
     filters = UserFilters(**query.model_dump(include=set(UserFilters._fields)))
     page = await request.app[USER_SEARCH].list(filters, query.sort, read_window(query, ORDERS[query.sort]))
     return respond_page(request, page, schemas.UserOut)
@@ -40,7 +51,9 @@ async def create_users(request: web.Request) -> web.Response:
 
 
 async def get_user(request: web.Request) -> web.Response:
-    """Return a user."""
+    """Return a user; of another one the profile, without users.read."""
+    if PROFILE in request:
+        return respond(schemas.ProfileOut.model_validate(request[PROFILE]))
     return _respond_user(await request.app[USER_SEARCH].find(path_user(request)))
 
 
@@ -112,10 +125,10 @@ USER_ROUTES = (
     Route(
         "GET /users",
         list_users,
-        Who.PERMITTED,
-        Permission.USERS_READ,
+        Who.SIGNED_IN,
         query=UsersQuery,
-        responses={200: PageOut[schemas.UserOut]},
+        responses={200: (PageOut[schemas.UserOut], PageOut[schemas.ProfileOut])},
+        errors=(errors.NotPermitted,),
     ),
     Route(
         "POST /users",
@@ -147,9 +160,9 @@ USER_ROUTES = (
     Route(
         "GET /users/{user_id}",
         get_user,
-        Who.ONESELF,
+        Who.FELLOW,
         Permission.USERS_READ,
-        responses=_USER,
+        responses={200: (schemas.UserOut, schemas.ProfileOut)},
         errors=(errors.NoSuchUser,),
     ),
     Route(
@@ -186,5 +199,6 @@ USER_EXAMPLES: Examples = {
         "role": "User",
         "active": True,
     },
+    schemas.ProfileOut: {"id": EXAMPLE_ID, "login": "ann", "first_name": "Ann", "last_name": "Lee"},
     schemas.DeletedOut: {"deleted": 2},
 }

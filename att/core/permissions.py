@@ -40,6 +40,7 @@ class Who(Enum):
     SIGNED_IN = "anyone signed in"
     PERMITTED = "nobody"
     ONESELF = "the user in the path"
+    FELLOW = "the user in the path, and whoever shares a group with them or may read a message of theirs"
     MEMBER = "members of the group"
     VISITOR = "members of the group, and anyone signed in if it is open"
     POSTER = "members of the group, or its owners alone if it says so"
@@ -82,7 +83,7 @@ def check(who: Who, *, actor: UUID, target: UUID | None = None, standing: Standi
         return
     if who is Who.PERMITTED:
         raise NotPermitted
-    if who is Who.ONESELF and not is_own:
+    if who in (Who.ONESELF, Who.FELLOW) and not is_own:  # the database tells who is a fellow
         raise NotYou
     if who in _FOR_MEMBERS and standing.role is None:
         raise NotAMember

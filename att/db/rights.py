@@ -13,7 +13,7 @@ RIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "read_markers": ("SELECT", "INSERT", "UPDATE"),
         "skeletons": ("SELECT", "INSERT"),
     }
-    | dict.fromkeys(("history", "removals", "signing_keys", "alembic_version"), ("SELECT",))
+    | dict.fromkeys(("history", "outside_senders", "removals", "signing_keys", "alembic_version"), ("SELECT",))
 )
 FUNCTIONS = (
     "att_append",

@@ -178,6 +178,17 @@ events = sa.Table(
     sa.Index(None, "at"),
 )
 
+# Users who have sent messages to a group without being its member, by a permission or in SQL, so that their profile is
+# found; seq is at least that of their last message. Only att_append and att_broadcast write it. Rows outlive users.
+outside_senders = sa.Table(
+    "outside_senders",
+    metadata,
+    sa.Column("user_id", sa.Uuid, primary_key=True),
+    sa.Column("group_id", sa.ForeignKey("groups.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Index(None, "group_id"),
+)
+
 # The times in which the log cannot have lost its end, and for each group that has grown in an epoch the seq before: up
 # to it a position of an earlier epoch holds. Only functions of the database read and write them. Epochs of one number
 # are one: transactions at the same time have each found it begun. The column written_by has the row's own xmin, which a

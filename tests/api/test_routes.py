@@ -26,7 +26,7 @@ class Row(NamedTuple):
     """The response that each caller gets: a status, and the code of an error.
 
     "oneself" is the user in the path, and a plain member of the group in the path, as "member" is. The role of a
-    stranger with the permission ``by``, or ``*``, gets ``permitted``.
+    stranger with the permission ``by``, or one of these, or ``*``, gets ``permitted``.
     """
 
     nobody: object
@@ -34,14 +34,15 @@ class Row(NamedTuple):
     member: object
     owner: object
     oneself: object
-    by: str | None = None
+    by: str | tuple[str, ...] | None = None
     permitted: object = None
 
     def of(self, caller: str) -> object:
         """Return the response for a caller, who is named above or by a permission."""
         if caller in CALLERS:
             return getattr(self, caller)
-        return self.permitted if self.by and caller in (self.by, "*") else self.stranger
+        by = (self.by,) if isinstance(self.by, str) else self.by
+        return self.permitted if by and caller in (*by, "*") else self.stranger
 
 
 def anyone(status: int) -> Row:
@@ -54,6 +55,10 @@ def signed_in(status: int) -> Row:
 
 def oneself(status: int, by: str | None) -> Row:
     return Row(NOBODY, NOT_YOU, NOT_YOU, NOT_YOU, status, by, status)
+
+
+def fellows(status: int, by: tuple[str, ...]) -> Row:
+    return Row(NOBODY, NOT_YOU, status, status, status, by, status)
 
 
 def permitted(status: int, by: str) -> Row:
@@ -76,7 +81,7 @@ EXPECTED = {
     ("POST", "/users"): permitted(201, "users.write"),
     ("PATCH", "/users"): permitted(200, "users.write"),
     ("DELETE", "/users"): permitted(200, "users.write"),
-    ("GET", "/users/{user_id}"): oneself(200, "users.read"),
+    ("GET", "/users/{user_id}"): fellows(200, ("users.read", "groups.read")),
     ("PATCH", "/users/{user_id}"): oneself(200, "users.write"),
     ("DELETE", "/users/{user_id}"): oneself(204, "users.write"),
     ("GET", "/users/{user_id}/groups"): oneself(200, "groups.read"),

@@ -114,6 +114,30 @@ async def test_show(ann, boss, client):
     assert (await client.get("/users/me")).status == 401
 
 
+async def test_profiles(ann, boss, sign_up):
+    """A fellow member's profile is shown, one by one and many by their ids; whoever may not be seen is left out."""
+    bob, zoe = await sign_up("bob"), await sign_up("zoe")
+    assert await refusal(ann, "GET", f"/users/{bob.id}") == (403, "not you", None)
+    await ann.make_group("tea")
+    await ann.add("tea", bob)
+    await ask(bob, "PATCH", "/users/me", {"first_name": "Bob"})
+    profile = {"id": str(bob.id), "login": "bob", "first_name": "Bob", "last_name": ""}
+    own = {"id": str(ann.id), "login": "ann", "first_name": "", "last_name": ""}
+    assert await ask(ann, "GET", f"/users/{bob.id}") == (200, profile)
+    for user_id in (zoe.id, boss.id, uuid4()):
+        assert await refusal(ann, "GET", f"/users/{user_id}") == (403, "not you", None)
+    path = "/users?" + "&".join(f"id={each}" for each in (zoe.id, bob.id, uuid4(), ann.id, bob.id))
+    assert await ask(ann, "GET", path) == (200, {"items": [profile, own], "next": None})
+    _, page = await ask(boss, "GET", path)
+    assert [list(user) for user in page["items"]] == [USER] * 3
+    assert [user["login"] for user in page["items"]] == ["zoe", "bob", "ann"]
+    assert await ask(ann, "GET", f"/users?id={zoe.id}") == (200, {"items": [], "next": None})
+    await ann.remove("tea", bob)
+    assert await refusal(ann, "GET", f"/users/{bob.id}") == (403, "not you", None)
+    for query in ("id=x", "id=", f"id={bob.id}&login=bob", f"id={bob.id}&limit=1", "&".join([f"id={bob.id}"] * 101)):
+        assert set(await faults(ann, "GET", f"/users?{query}")) <= {"id", "id.0"}, query
+
+
 async def test_plain_users_have_themselves_alone(ann, boss):
     """Without permissions a user has only their own account, and cannot set its role or activity."""
     for method in ("GET", "POST", "PATCH", "DELETE"):

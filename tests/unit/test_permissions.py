@@ -18,6 +18,7 @@ TABLE = {
     Who.SIGNED_IN: ((OK, OK, OK), (OK, OK, OK)),
     Who.PERMITTED: ((NotPermitted,) * 3, (NotPermitted,) * 3),
     Who.ONESELF: ((OK, OK, OK), (NotYou, NotYou, NotYou)),
+    Who.FELLOW: ((OK, OK, OK), (NotYou, NotYou, NotYou)),
     Who.MEMBER: ((NotAMember, OK, OK), (NotAMember, OK, OK)),
     Who.VISITOR: ((NotAMember, OK, OK), (NotAMember, OK, OK)),
     Who.POSTER: ((NotAMember, OK, OK), (NotAMember, OK, OK)),

@@ -20,6 +20,7 @@ FORBIDDEN: dict[Who, Kinds] = {
     Who.SIGNED_IN: (),
     Who.PERMITTED: (errors.NotPermitted,),
     Who.ONESELF: (errors.NotYou,),
+    Who.FELLOW: (errors.NotYou,),
     Who.MEMBER: (errors.NotAMember,),
     Who.VISITOR: (errors.NotAMember,),
     Who.POSTER: _NOT_IN_GROUP,

@@ -56,7 +56,7 @@ class Schemas:
         if len(each) == 1:
             return {"application/json": {"schema": references[0], "example": example_of(each[0])}}
         examples = {without_suffix(shape.__name__): {"value": example_of(shape)} for shape in each}
-        return {"application/json": {"schema": {"oneOf": references}, "examples": examples}}
+        return {"application/json": {"schema": {"anyOf": references}, "examples": examples}}
 
 
 def each_of(shapes: Any) -> tuple[type[BaseModel], ...]:

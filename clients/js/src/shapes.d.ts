@@ -214,6 +214,19 @@ export interface PresentPage {
   next: string | null;
 }
 
+/** A user as fellow members of a group see them, and those who may read a message of theirs. */
+export interface Profile {
+  id: string;
+  login: string;
+  first_name: string;
+  last_name: string;
+}
+
+export interface ProfilePage {
+  items: Profile[];
+  next: string | null;
+}
+
 /** The last event that one has read. */
 export interface ReadMarker-Input {
   seq: number;
