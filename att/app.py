@@ -276,7 +276,7 @@ async def _accounts(app: web.Application) -> AsyncIterator[None]:
 async def _realtime(app: web.Application) -> AsyncIterator[None]:
     """Give EVENT_LOG, BROKERS, PUBLISHER, MARKER_UPDATES, LISTEN_ENDPOINT, and run them.
 
-    Needs DATABASE, BACKENDS, ENGINE, HUB, HUB_WOKEN, SESSION_CACHE.
+    Needs DATABASE, BACKENDS, ENGINE, HUB, HUB_WOKEN, SESSION_CACHE, GROUP_SERVICE.
     """
     db, hub, sessions, keepalive = app[ENGINE], app[HUB], app[SESSION_CACHE], app[KEEPALIVE]
     postgres, redis = PostgresBroker(db, app[DATABASE].dsn), app[BACKENDS].broker
@@ -292,6 +292,7 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
         reader=reader,
         publisher=publisher,
         markers=markers,
+        groups=app[GROUP_SERVICE],
         keepalive=keepalive,
         quotas=app[RATE_QUOTAS],
         outbox_limit=app[SETTINGS].outbox_limit,

@@ -4,13 +4,15 @@ from aiohttp import web
 
 from att import errors
 from att.api.keys import LISTEN_ENDPOINT
+from att.api.query_schemas import ListenQuery
 from att.api.route import Route
 from att.core.permissions import Who
+from att.http.requests import read_query
 
 
 async def listen(request: web.Request) -> web.StreamResponse:
-    """Listen to one's groups on a WebSocket."""
-    return await request.app[LISTEN_ENDPOINT].serve(request)
+    """Listen to one's groups on a WebSocket, to all or to the given ones."""
+    return await request.app[LISTEN_ENDPOINT].serve(request, read_query(request, ListenQuery).group)
 
 
 LISTEN_ROUTES = (
@@ -19,7 +21,8 @@ LISTEN_ROUTES = (
         listen,
         Who.ONESELF,
         responses={101: None},
-        errors=(errors.UpgradeRequired,),
+        query=ListenQuery,
+        errors=(errors.UpgradeRequired, errors.NoSuchGroup, errors.NotAMember),
         section="realtime",
         upgrades=True,
     ),

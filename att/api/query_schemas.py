@@ -6,8 +6,11 @@ from uuid import UUID
 from pydantic import Field, ValidationInfo, field_validator
 
 from att.core.fields import Id, Moment, Name, Number, PartOfName, RowId, Seq, Truth
+from att.core.names import RAW_LENGTH
 from att.http.schemas import PageQuery, QueryModel
 
+LISTEN_GROUPS = 100
+Reference = Annotated[str, Field(min_length=1, max_length=RAW_LENGTH)]  # to a group
 IDS = 200  # as many as fit into the first line of a request
 NAMED = 100  # users of one request, given by their ids
 
@@ -28,6 +31,14 @@ class EventsQuery(QueryModel):
         if before is not None and info.data.get("after") is not None:
             raise ValueError("must not be given with 'after'")
         return before
+
+
+class ListenQuery(QueryModel):
+    """Groups to hear: ``group``, an id or a name, repeated. Without it all of one's groups are heard."""
+
+    repeatable: ClassVar[frozenset[str]] = frozenset({"group"})
+
+    group: Annotated[list[Reference], Field(max_length=LISTEN_GROUPS)] = []
 
 
 # Users

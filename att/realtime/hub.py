@@ -75,12 +75,15 @@ class Hub:
                 return
             group_id = position.group_id
             joined = listener.joined.pop(group_id, None)
+            if not listener.wants(group_id):
+                continue
             self._start_group(listener, position, resume.get(group_id, position.seq), joined)
         if listener not in self.registry:
             return
         spans, listener.joined, listener.is_started = listener.joined, {}, True
         for marker in listener.markers.values():
-            self._send_marker(listener, marker)
+            if listener.wants(marker.group_id):
+                self._send_marker(listener, marker)
         for group_id, span in spans.items():
             if listener.is_new_to(group_id, span.last):  # by no position, and not since
                 seq = max(span.first - 1, listener.left.get(group_id, 0))
@@ -132,6 +135,8 @@ class Hub:
         """Tell the user's sockets of att.v1 that their read marker of a group has moved."""
         for listener in self.registry.of_user(position.user_id):
             known = listener.markers.get(position.group_id)
+            if not listener.wants(position.group_id):
+                continue
             if listener.dialect is Dialect.V1 and (known is None or known.seq < position.seq):
                 listener.markers[position.group_id] = position
                 if listener.is_started:
@@ -372,6 +377,8 @@ class Hub:
         """Add the listeners of a user who joined by this event. Return those that were not there before."""
         admitted = []
         for listener in self.registry.of_user(user_id):
+            if not listener.wants(stream.group_id):
+                continue
             if not listener.is_started:
                 listener.joined[stream.group_id] = listener.joined.get(stream.group_id, Span(seq, seq)).widened(seq)
             elif stream.admit(listener, seq):

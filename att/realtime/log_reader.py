@@ -158,7 +158,7 @@ class LogReader:
         joinings = await self._log.joinings(user_ids)
         known = self._hub.registry.memberships()
         for user_id, group_id, seqs in joinings:
-            if group_id in known.get(user_id, ()):
+            if group_id in known.get(user_id, ()) or not self._hub.registry.lacks(user_id, group_id):
                 continue
             if not seqs:
                 self._hub.user_state_unknown(user_id)

@@ -45,7 +45,7 @@ class Span(NamedTuple):
 class Listener:
     """One open socket of a user under a session, opened at ``since`` by ``time.monotonic``.
 
-    The other fields belong to the hub. ``groups`` are those whose streams it is placed in. ``left`` maps groups that
+    It hears only the groups in ``only``, or all if that is None. The other fields belong to the hub. ``groups`` are those whose streams it is placed in. ``left`` maps groups that
     its user has left, or was not a member of when the positions were read, to that seq. ``joined`` maps groups that its
     user joined before it was started to their seqs, and ``markers`` groups to the highest of their read markers
     that has come since the socket was opened.
@@ -59,6 +59,7 @@ class Listener:
         "joined",
         "left",
         "markers",
+        "only",
         "session_id",
         "since",
         "user_id",
@@ -76,11 +77,17 @@ class Listener:
         self.left: dict[UUID, int] = {}
         self.joined: dict[UUID, Span] = {}
         self.markers: dict[UUID, MarkerPosition] = {}
+        self.only: AbstractSet[UUID] | None = None
         self.is_started = False
+
+    def wants(self, group_id: UUID) -> bool:
+        """Return True if the listener is to hear this group."""
+        return self.only is None or group_id in self.only
 
     def is_new_to(self, group_id: UUID, seq: int) -> bool:
         """Return True if the listener does not know of its user's joining with this seq."""
-        return not self.is_started or (group_id not in self.groups and seq > self.left.get(group_id, 0))
+        is_known = group_id in self.groups or seq <= self.left.get(group_id, 0)
+        return not self.is_started or (self.wants(group_id) and not is_known)
 
 
 _NOBODY: AbstractSet[Listener] = frozenset()
@@ -147,6 +154,11 @@ class Registry:
             if listener.is_started:
                 found[listener.user_id] = found.get(listener.user_id, listener.groups) & listener.groups
         return found
+
+    def lacks(self, user_id: UUID, group_id: UUID) -> bool:
+        """Return True if a started listener of the user wants this group, and is not placed in it."""
+        listeners = self._users.get(user_id, _NOBODY)
+        return any(each.is_started and each.wants(group_id) and group_id not in each.groups for each in listeners)
 
     def of_session(self, session_id: UUID) -> tuple[Listener, ...]:
         """Return the session's listeners."""

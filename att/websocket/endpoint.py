@@ -1,6 +1,7 @@
 """The steps by which a request becomes a listener, in their order."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -8,10 +9,12 @@ from aiohttp import web
 
 from att.accounts.rate_quotas import RateQuotas
 from att.core.memory import MemoryBudget
+from att.core.names import fold, parse_uuid
 from att.core.quotas import Quota
-from att.errors import AttError, NotSignedIn, UpgradeRequired
+from att.errors import AttError, NotAMember, NotSignedIn, UpgradeRequired
+from att.groups.queries import GroupQueries
 from att.http.context import SESSION
-from att.realtime.event_log import EventLog, Publish
+from att.realtime.event_log import EventLog, Position, Publish
 from att.realtime.hub import Hub
 from att.realtime.log_reader import LogReader
 from att.realtime.marker_updates import MarkerUpdates
@@ -36,13 +39,16 @@ class ListenEndpoint:
     reader: LogReader
     publisher: Publisher
     markers: MarkerUpdates
+    groups: GroupQueries
     keepalive: KeepaliveTimer
     quotas: RateQuotas
     outbox_limit: int
     memory: MemoryBudget
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Upgrade a signed-in request. Raises UpgradeRequired, NotSignedIn, QuotaExhausted, DatabaseUnavailable, and
+    async def serve(self, request: web.Request, groups: Sequence[str] = ()) -> web.StreamResponse:
+        """Upgrade a signed-in request, to hear these groups of the user, given by id or name, or all without any.
+
+        Raises UpgradeRequired, NotSignedIn, NoSuchGroup, NotAMember, QuotaExhausted, DatabaseUnavailable, and
         ConnectionError.
         """
         session, dialect = request[SESSION], dialect_of(request)
@@ -63,6 +69,7 @@ class ListenEndpoint:
                 raise NotSignedIn
             positions = await self.log.positions(user_id, counts=dialect is Dialect.V1)
             epoch = self.log.epoch
+            listener.only = await self._chosen(groups, positions, user_id) if groups else None
             response = await accept(request, dialect)
             undo.callback(connection.abort)
             upgraded = detach_transport(request, connection)
@@ -90,6 +97,20 @@ class ListenEndpoint:
         response = await accept(request, dialect)
         connection.refuse(detach_transport(request, connection), *refusal)
         return response
+
+    async def _chosen(self, references: Sequence[str], positions: Sequence[Position], user_id: UUID) -> frozenset[UUID]:
+        """Return the groups of the user that are given by id or name. Raise NoSuchGroup and NotAMember."""
+        own = [position for position in positions if position.is_member]
+        known = {str(position.group_id): position.group_id for position in own}
+        known |= {fold(position.name): position.group_id for position in own}
+        chosen = set()
+        for reference in references:
+            group_id = known.get(str(parse_uuid(reference) or fold(reference)))
+            if group_id is None:
+                await self.groups.find(reference, user_id)
+                raise NotAMember
+            chosen.add(group_id)
+        return frozenset(chosen)
 
     def _connection(self) -> WebSocketConnection:
         return WebSocketConnection(self.keepalive, self.sessions, self.outbox_limit, self.memory)

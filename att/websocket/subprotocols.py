@@ -152,7 +152,7 @@ class AttV1Protocol(PlainProtocol):
 
     def begin(self, epoch: str, positions: Sequence[Position]) -> None:
         self._epoch, self._positions = epoch, positions
-        groups = [position for position in positions if position.is_member]
+        groups = [each for each in positions if each.is_member and self._listener.wants(each.group_id)]
         self._send(messages.hello(self._listener.user_id, self._listener.session_id, HEARTBEAT, epoch, groups))
         self._resume_timer = asyncio.get_running_loop().call_later(
             RESUME_TIMEOUT, self._close, ProtocolError(f"no resume within {RESUME_TIMEOUT:.0f} s")
@@ -194,12 +194,13 @@ class AttV1Protocol(PlainProtocol):
         if self._resume_timer is not None:
             self._resume_timer.cancel()
             self._resume_timer = None
-        is_ahead = any(frame.groups.get(position.group_id, 0) > position.seq for position in positions)
+        resume = {group_id: seq for group_id, seq in frame.groups.items() if self._listener.wants(group_id)}
+        is_ahead = any(resume.get(position.group_id, 0) > position.seq for position in positions)
         epoch = self._epoch if frame.epoch is None else frame.epoch
         if is_ahead or not epoch == self._epoch == self._log_reader.epoch:
-            self._run(self._start_anew(_seqs(positions), self._epoch, frame.groups, epoch))
+            self._run(self._start_anew(_seqs(positions), self._epoch, resume, epoch))
         else:
-            self._start(positions, frame.groups)
+            self._start(positions, resume)
 
     def _broadcast(self, frame: messages.Broadcast) -> None:
         self._in_flight += 1
