@@ -38,7 +38,7 @@ class ListenQuery(QueryModel):
 
     repeatable: ClassVar[frozenset[str]] = frozenset({"group"})
 
-    group: Annotated[list[Reference], Field(max_length=LISTEN_GROUPS)] = []
+    group: Annotated[list[Reference], Field(max_length=LISTEN_GROUPS, default_factory=list)]
 
 
 # Users

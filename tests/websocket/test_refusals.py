@@ -54,7 +54,7 @@ async def test_a_page_is_told_why(client, ann, sign_up, monkeypatch, caplog):
     async with await ben.listen():
         assert await refused(client, "/listen/me", ben.headers) == (429, 1013, "quota exhausted; retry in 38 s")
 
-    async def no_positions(_user_id):
+    async def no_positions(_user_id, **_options):
         raise DatabaseUnavailable
 
     with monkeypatch.context() as patch:

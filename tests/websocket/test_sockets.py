@@ -452,9 +452,9 @@ async def test_a_session_that_ends_while_its_socket_opens(sign_up, client, monke
     ann = await sign_up("ann")
     log = client.app[EVENT_LOG]
 
-    async def log_out_first(user_id, read=log.positions):
+    async def log_out_first(user_id, read=log.positions, **options):
         assert (await ann.request("POST", "/logout")).status == 204
-        return await read(user_id)
+        return await read(user_id, **options)
 
     monkeypatch.setattr(log, "positions", log_out_first)
     ws = await ann.listen()
@@ -470,8 +470,8 @@ async def test_a_membership_that_ends_while_a_socket_opens(sign_up, client, monk
     await ann.add("tea", ben)
     log = client.app[EVENT_LOG]
 
-    async def change_after_read(user_id, read=log.positions):
-        found = await read(user_id)
+    async def change_after_read(user_id, read=log.positions, **options):
+        found = await read(user_id, **options)
         path = f"/groups/{group['id']}" + (f"/members/{ben.id}" if gone == "left" else "")
         assert (await ann.request("DELETE", path)).status == 204
         return found

@@ -156,10 +156,10 @@ async def test_a_peer_that_goes_while_it_opens(client, ann, dial, monkeypatch):
     seen = asyncio.Event()
     gone = asyncio.Event()
 
-    async def wait_until_gone(user_id, read=log.positions):
+    async def wait_until_gone(user_id, read=log.positions, **options):
         seen.set()
         await asyncio.wait_for(gone.wait(), DEADLINE)
-        return await read(user_id)
+        return await read(user_id, **options)
 
     monkeypatch.setattr(log, "positions", wait_until_gone)
     _, writer = await dial()
