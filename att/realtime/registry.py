@@ -45,10 +45,10 @@ class Span(NamedTuple):
 class Listener:
     """One open socket of a user under a session, opened at ``since`` by ``time.monotonic``.
 
-    It hears only the groups in ``only``, or all if that is None. The other fields belong to the hub. ``groups`` are those
-    whose streams it is placed in. ``left`` maps groups that its user has left, or was not a member of when the positions
-    were read, to that seq. ``joined`` maps groups that its user joined before it was started to their seqs, and
-    ``markers`` groups to the highest of their read markers that has come since the socket was opened.
+    It hears only the groups in ``only``, or all if that is None. The other fields belong to the hub. ``groups`` are
+    those whose streams it is placed in. ``left`` maps groups that its user has left, or was not a member of when the
+    positions were read, to that seq. ``joined`` maps groups that its user joined before it was started to their seqs,
+    and ``markers`` groups to the highest of their read markers that has come since the socket was opened.
     """
 
     __slots__ = (
