@@ -10,6 +10,7 @@ from functools import cache, partial
 from typing import NamedTuple
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
 from att import __version__
@@ -23,6 +24,7 @@ from att.accounts.rate_quotas import RateQuotas
 from att.accounts.roles import Roles
 from att.accounts.service import Accounts
 from att.accounts.user_search import UserSearch
+from att.api.docs import DOCS_PAGES
 from att.api.keys import (
     ACCOUNT_SERVICE,
     DEVICES,
@@ -62,6 +64,7 @@ from att.http.access_log import REQUEST_LOG, RequestLog
 from att.http.bodies import BODY_LIMIT
 from att.http.context import MEMORY, READINESS, SETTINGS
 from att.http.middleware import add_headers, problem_middleware
+from att.http.public_files import public_files
 from att.realtime.broker_events import BrokerEvents
 from att.realtime.brokers.base import Broker, SubscribingBroker
 from att.realtime.brokers.postgres import PostgresBroker
@@ -124,7 +127,10 @@ def create_app(settings: Settings | None = None) -> web.Application:
     # aiohttp would log the subprotocols that a client offers, and a browser may send its token among them.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     make = gunicorn.Application if is_hosted else web.Application
-    app = make(middlewares=[problem_middleware], client_max_size=BODY_LIMIT)
+    middlewares: list[Middleware] = [problem_middleware]
+    if settings.public_dir is not None:
+        middlewares.append(public_files(settings.public_dir, DOCS_PAGES))
+    app = make(middlewares=middlewares, client_max_size=BODY_LIMIT)
     app[SETTINGS] = settings
     app[REQUEST_LOG] = RequestLog(logs_requests=settings.access_log)
     app[METRICS] = process_registry()

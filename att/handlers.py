@@ -7,7 +7,7 @@ from att.api.accounts import (
     signup as signup,
 )
 from att.api.broadcasts import broadcast as broadcast
-from att.api.docs import docs as docs, docs_file as docs_file, openapi as openapi
+from att.api.docs import docs as docs, docs_file as docs_file, home as home, openapi as openapi
 from att.api.events import delete_event as delete_event, group_events as group_events
 from att.api.groups import (
     add_members as add_members,

@@ -15,7 +15,7 @@ from att.core.quotas import Quota
 from att.errors import AttError, Forbidden, NotSignedIn, Unavailable
 from att.http.access_log import REQUEST_LOG
 from att.http.bodies import counted_body, load_body
-from att.http.context import SESSION
+from att.http.context import API_PREFIX, SESSION
 from att.http.cors import preflight
 from att.http.credentials import SAFE_METHODS
 from att.http.middleware import Handler
@@ -25,7 +25,7 @@ from att.http.schemas import QueryModel
 
 
 def add_routes(router: web.UrlDispatcher, routes: Iterable[Route]) -> None:
-    """Add each route with its guard, and OPTIONS for each path."""
+    """Add each route with its guard, and OPTIONS for each path, at the root and below ``API_PREFIX``."""
     methods: defaultdict[str, set[str]] = defaultdict(lambda: {"OPTIONS"})
     for route in routes:
         # A name in a path may contain anything but a slash; aiohttp's own pattern leaves out braces.
@@ -33,9 +33,15 @@ def add_routes(router: web.UrlDispatcher, routes: Iterable[Route]) -> None:
         served = {"GET", "HEAD"} if route.method == "GET" and not route.upgrades else {route.method}
         methods[path] |= served
         for method in sorted(served):
-            router.add_route(method, path, guarded(route))
+            _add_route(router, method, path, guarded(route))
     for path, known in methods.items():
-        router.add_route("OPTIONS", path, _options(known))
+        _add_route(router, "OPTIONS", path, _options(known))
+
+
+def _add_route(router: web.UrlDispatcher, method: str, path: str, handler: Handler) -> None:
+    """Add a route twice, so that a page of the same origin may have the shorter path."""
+    router.add_route(method, path, handler)
+    router.add_route(method, API_PREFIX + path, handler)
 
 
 def guarded(route: Route) -> Handler:

@@ -103,3 +103,5 @@ def _announce(urls: list[str], data_place: str) -> None:
     with contextlib.suppress(OSError):  # the reader of our output may be gone
         click.echo(f"att {__version__} listens on {' and '.join(urls)}")
         click.echo(f"data is in {data_place}; stop with Ctrl-C")
+        if not urls[0].startswith("unix:"):
+            click.echo(f"the API's documentation is at {urls[0]}/docs")

@@ -7,6 +7,7 @@ import click
 
 from att.config.parsers import (
     parse_count,
+    parse_directory,
     parse_drain_time,
     parse_duration,
     parse_listen,
@@ -170,6 +171,11 @@ _OPTIONS = (
         default="/",
         help="Path below which a reverse proxy serves the API, as in /api. The proxy removes it from what it passes on."
         " X-Forwarded-Prefix of a --trust-proxy comes first.",
+    ),
+    click.option(
+        "--public-dir",
+        type=Parsed("path", parse_directory),
+        help="Directory of an application's files, to serve beside the API. Then pages address the API below /api.",
     ),
     click.option(
         "--admin-login",

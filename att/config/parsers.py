@@ -179,6 +179,14 @@ def parse_path(text: str) -> Path:
         raise ValueError(f"{text!r} is not a usable path: {error}") from error
 
 
+def parse_directory(text: str) -> Path:
+    """Read the path of a directory that exists. Raise ValueError that says what is wrong."""
+    path = parse_path(text)
+    if not path.is_dir():
+        raise ValueError(f"{str(path)!r} is not a directory; make it, or give the path of another one")
+    return path
+
+
 def parse_path_prefix(text: str) -> str:
     """Return a path without a slash at its end, "" for the root. Raise ValueError that says what is wrong."""
     prefix = text.removesuffix("/")

@@ -114,6 +114,7 @@ class Settings:
     signups: Rate = SIGNUPS
     trust_proxy: frozenset[Proxy] = frozenset()
     path_prefix: str = ""
+    public_dir: Path | None = None
     admin_login: str | None = None
     admin_password: str | None = field(default=None, repr=False)
     drain_time: timedelta = DRAIN_TIME

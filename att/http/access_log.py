@@ -15,7 +15,7 @@ from att.core.log_limits import OncePerInterval, RateLimited
 from att.core.metrics import SECONDS
 from att.errors import AttError
 from att.http.client_info import client_of
-from att.http.context import REQUEST_ID, SESSION
+from att.http.context import API_PREFIX, REQUEST_ID, SESSION
 from att.protocol.frames import CloseCode
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -118,7 +118,7 @@ REQUEST_LOG = web.AppKey("request_log", RequestLog)
 def _route_of(request: web.Request) -> str:
     """Return the route as the table has it, "" if there is none: the path itself may contain anything."""
     resource = request.match_info.route.resource
-    return "" if resource is None else resource.canonical
+    return "" if resource is None else resource.canonical.removeprefix(API_PREFIX)
 
 
 def _describe(request: web.Request) -> str:

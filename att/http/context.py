@@ -7,6 +7,8 @@ from att.core.memory import MemoryBudget
 from att.core.readiness import Readiness
 from att.sessions.store import Session
 
+API_PREFIX = "/api"  # below it each path of the API is served again, and no file
+
 SETTINGS = web.AppKey("settings", Settings)
 MEMORY = web.AppKey("memory", MemoryBudget)
 READINESS = web.AppKey("readiness", Readiness)

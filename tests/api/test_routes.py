@@ -118,6 +118,7 @@ EXPECTED = {
     ("POST", "/broadcast/{group}"): members(200, "broadcast.any"),
     ("GET", "/listen/{user_id}"): oneself(101, None),
     ("GET", "/openapi.json"): anyone(200),
+    ("GET", "/"): anyone(200),
     ("GET", "/docs"): anyone(200),
     ("GET", "/docs/{file}"): anyone(200),
 }
@@ -184,15 +185,26 @@ async def administrator(sign_up, give_role):
 
 
 def test_nothing_else_is_served():
-    """The router serves the table, HEAD beside GET, OPTIONS for each path, and nothing else."""
+    """The router serves the table twice, HEAD beside GET, OPTIONS for each path, and nothing else."""
     router = create_app(Settings()).router
     found = [(route.method, route.resource.canonical) for route in router.routes()]
-    assert sorted(found) == sorted((method, path) for path, methods in served().items() for method in methods)
+    table = [(method, path) for path, methods in served().items() for method in methods]
+    assert sorted(found) == sorted([*table, *((method, f"/api{path}") for method, path in table)])
 
 
 async def test_unknown_path(client):
     """A path that is not in the table is a 404 for every method."""
-    for path in ("/", "/users/", "/groups/", "/signup/", "/groups/a/b", "/listen", "/docs/", "/x//signup", "/Signup"):
+    for path in (
+        "/api",
+        "/users/",
+        "/groups/",
+        "/signup/",
+        "/groups/a/b",
+        "/listen",
+        "/docs/",
+        "/x//signup",
+        "/Signup",
+    ):
         for method in METHODS:
             response = await client.request(method, path)
             assert response.status == 404, (method, path)

@@ -31,7 +31,8 @@ class Server:
         """Start it, with no more open files than that, and wait for its banner."""
         arguments = ["--listen", listen, "--data-dir", str(self.data_dir), *options]
         self.process = ServerProcess(arguments, files=files)
-        self.lines = [await asyncio.to_thread(self.process.stdout.readline) for _ in range(2)]
+        lines = 2 if listen.startswith("unix:") else 3
+        self.lines = [await asyncio.to_thread(self.process.stdout.readline) for _ in range(lines)]
         match = BANNER.search(self.lines[0])
         assert match, (self.lines, self.process.stderr.read())
         self.address = match[1]
