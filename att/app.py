@@ -50,8 +50,9 @@ from att.api.routes import ROUTES
 from att.api.routing import add_routes
 from att.config.database import Database, open_database
 from att.config.settings import Settings
-from att.core.memory import MemoryBudget
+from att.core.memory import RESERVE, MemoryBudget
 from att.core.quotas import Quota, Quotas
+from att.core.read_turns import ReadTurns
 from att.core.readiness import Probe, Readiness
 from att.core.tasks import every
 from att.db.engine import Engine
@@ -62,7 +63,7 @@ from att.groups.removal import RemovalTask
 from att.groups.service import Groups
 from att.http.access_log import REQUEST_LOG, RequestLog
 from att.http.bodies import BODY_LIMIT
-from att.http.context import MEMORY, READINESS, SETTINGS
+from att.http.context import MEMORY, READ_TURNS, READINESS, SETTINGS
 from att.http.middleware import add_headers, problem_middleware
 from att.http.public_files import public_files
 from att.realtime.broker_events import BrokerEvents
@@ -135,7 +136,8 @@ def create_app(settings: Settings | None = None) -> web.Application:
     app[REQUEST_LOG] = RequestLog(logs_requests=settings.access_log)
     app[METRICS] = process_registry()
     app[READINESS] = Readiness()
-    app[MEMORY] = MemoryBudget(settings.memory_budget)
+    app[MEMORY] = MemoryBudget(settings.memory_budget - settings.memory_budget // RESERVE)
+    app[READ_TURNS] = ReadTurns()
     app[KEEPALIVE] = KeepaliveTimer()
     app[QUOTAS] = _quotas(settings)
     app[DOCUMENT] = _document()
@@ -303,6 +305,7 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
         quotas=app[RATE_QUOTAS],
         outbox_limit=app[SETTINGS].outbox_limit,
         memory=app[MEMORY],
+        read_turns=app[READ_TURNS],
     )
     revoker = SessionRevoker(sessions, sessions)
     async with (

@@ -16,7 +16,7 @@ from att.http.acceptor import Acceptor
 from att.http.access_log import REQUEST_LOG
 from att.http.bind import check_listeners
 from att.http.connections import ConnectionLimiter
-from att.http.context import MEMORY, READINESS
+from att.http.context import MEMORY, READ_TURNS, READINESS
 from att.http.tls import Certificate
 from att.server.drain import DRAIN, Drain
 from att.server.gunicorn import GENERATED, announce_administrator
@@ -92,8 +92,10 @@ async def _open_acceptor(runner: web.AppRunner, settings: Settings, certificate:
     if runner.server is None:
         raise RuntimeError("the application has not been set up")
     limits = room_for_connections(), settings.address_connections
-    parts = runner.app[REQUEST_LOG], runner.app[MEMORY]
-    limiter = ConnectionLimiter(runner.server, *limits, settings.trust_proxy, *parts)
+    app = runner.app
+    limiter = ConnectionLimiter(
+        runner.server, *limits, settings.trust_proxy, app[REQUEST_LOG], app[MEMORY], app[READ_TURNS]
+    )
     acceptor = Acceptor(limiter, certificate)
     await acceptor.open(settings.listen)
     return acceptor

@@ -22,3 +22,8 @@ class Pace:
             self._passed = passed
             self.due = min(self._end, now + self._period)
         return self.due
+
+    def extend(self, seconds: float) -> None:
+        """Allow for time in which nothing could pass."""
+        self._end += seconds
+        self.due += seconds

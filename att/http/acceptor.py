@@ -19,7 +19,7 @@ from att.http.bind import open_listeners
 from att.http.connections import NEW, ClientQuota, ConnectionLimiter, Traffic
 from att.http.tls import Certificate
 
-BURST = 64  # connections that are accepted at a time
+BURST = 4  # connections that are accepted, and first read, in one turn of the loop
 HANDSHAKE_TIMEOUT = 10.0  # seconds for the TLS handshake
 _CLOSE_TIMEOUT = 5.0  # seconds for the end of TLS
 _PAUSE = 0.2  # seconds without accepting when the system is out of resources

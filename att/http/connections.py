@@ -5,6 +5,7 @@ aiohttp waits for ever for the head of a request, and for a client to take its r
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import sys
@@ -13,19 +14,27 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from att.core.client_address import Proxy, is_trusted, network_of, parse_address
 from att.core.memory import MemoryBudget
 from att.core.pace import Pace
+from att.core.read_turns import ReadTurns
 from att.http import parse_errors
 from att.http.access_log import RequestLog
+from att.http.context import SESSION
+from att.http.incoming import INCOMING, IncomingRequest
 from att.http.parse_errors import FIELD_LIMIT, FIELDS, HEAD_LIMIT, HEAD_TIMEOUT, LINE_LIMIT
 from att.http.problems import problem_of_http
 
 IDLE_TIMEOUT = 3_630.0  # seconds for which a connection is kept alive: longer than any proxy does
 _RESPONSE_TIMEOUT = 600.0  # seconds for a client to take a response
 _STALL_TIME = 30.0  # seconds for it to take the next bytes
-READ_AHEAD = 32 * 1024  # bytes of a body that are read before the handler asks for it; at most twice as many
+READ_AHEAD = 4 * 1024  # bytes of a body that are read before the handler asks for it; at most twice as many
+_FEW = 4 * 1024  # bytes of a request that need not be counted
+_REQUEST_SIZE = 12 * 1024  # bytes that a request takes beside its own: its objects, its task, timers
+_UNREAD = 128 * 1024  # bytes of the next requests, or of an ignored body, that may be here when one ends
+_LINGER_TIMEOUT = 10.0  # seconds in which the rest of a refused body is ignored
 _SWEEP_INTERVAL = 1.0  # seconds between checks for late heads
 WARNING_INTERVAL = 60.0  # seconds between log lines about refused connections
 
@@ -35,6 +44,7 @@ LIMITS: Mapping[str, Any] = {
     "max_field_size": FIELD_LIMIT,
     "max_headers": FIELDS,
     "read_bufsize": READ_AHEAD,
+    "auto_decompress": False,  # it would unpack what nobody has asked for
 }
 _OPTIONS: Mapping[str, Any] = {**LIMITS, "keepalive_timeout": IDLE_TIMEOUT, "access_log": None}
 
@@ -67,9 +77,24 @@ class ClientQuota:
 
 
 class HttpConnection(web.RequestHandler):
-    """An HTTP connection that counts against a quota, and holds memory while a response waits for its client."""
+    """An HTTP connection that counts against a quota.
 
-    __slots__ = ("_head", "_limiter", "_pace", "_stall", "_waiting", "_whole", "held", "held_since", "quota", "stage")
+    It holds memory while a response waits for its client; ``incoming`` holds that of its request.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "_limiter",
+        "_pace",
+        "_stall",
+        "_waiting",
+        "_whole",
+        "held",
+        "held_since",
+        "incoming",
+        "quota",
+        "stage",
+    )
 
     def __init__(
         self,
@@ -81,7 +106,8 @@ class HttpConnection(web.RequestHandler):
     ) -> None:
         super().__init__(server, loop=loop, **options)
         self._limiter = limiter
-        self._head = 0
+        self._arrived = 0  # bytes since the request's first
+        self.incoming = IncomingRequest(limiter.memory, self._refuse)
         self._stall: asyncio.TimerHandle | None = None  # while the transport is full
         self._whole = 0  # bytes of the response, which stay until all of it is sent; the transport may have a copy
         self.held = 0
@@ -94,21 +120,20 @@ class HttpConnection(web.RequestHandler):
         self._limiter.await_head(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.stage == BUSY:
-            super().data_received(data)
-            return
         if self.stage == IDLE and data:
-            self._head = 0
             self._limiter.await_head(self)
         super().data_received(data)
-        self._head += len(data)
-        if self._head > HEAD_LIMIT:
+        self._arrived += len(data)
+        if self._arrived > _FEW:
+            self.incoming.grow_to(self._arrived + _REQUEST_SIZE)
+        if self._arrived > HEAD_LIMIT and self.stage != BUSY:
             # The count may include a body. If the head was complete, the request has begun when this check runs.
             self._loop.call_soon(self._check_head)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._stop_waiting()
+        self.incoming.release()
         self._limiter.remove(self)
 
     def pause_writing(self) -> None:
@@ -134,10 +159,14 @@ class HttpConnection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Send the response. An HTTP error that was raised outside of the middleware is sent as a problem, too."""
         self._whole = len(resp.body) if isinstance(resp, web.Response) and isinstance(resp.body, bytes) else 0
-        if not isinstance(resp, web.HTTPException):
-            return await super().finish_response(request, resp, start_time)
-        finished = await super().finish_response(request, problem_of_http(resp), start_time)
-        self._limiter.record_rejected(request.remote, finished[0])
+        is_rejected = isinstance(resp, web.HTTPException)
+        finished = await super().finish_response(
+            request, problem_of_http(resp) if isinstance(resp, web.HTTPException) else resp, start_time
+        )
+        if is_rejected:
+            self._limiter.record_rejected(request.remote, finished[0])
+        if not request.content.is_eof():
+            await self._linger(request)
         return finished
 
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
@@ -149,8 +178,11 @@ class HttpConnection(web.RequestHandler):
             self._limiter.set_idle(self)
         else:
             response.force_close()  # the rest of the body is still to come, and is no new head
-            if "Content-Encoding" in request.headers:
-                self._lingering_time = 0.0  # aiohttp would unpack the rest to ignore it
+            self._lingering_time = 0.0  # it lingers by ``_linger``
+        raw = 0 if request.content is EMPTY_PAYLOAD else request.content.total_raw_bytes
+        rest = self._arrived - raw if request.content.is_eof() else self._arrived
+        self.incoming.release(min(rest, _UNREAD) if rest > _FEW or self._messages else 0)
+        self._arrived = 0
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -175,12 +207,31 @@ class HttpConnection(web.RequestHandler):
     def time_out(self) -> None:
         """Reject a head that is late. A client that has sent nothing at all gets no response."""
         if self.transport is not None:  # else it is being closed already
-            self._reject(parse_errors.timed_out() if self._head else None)
+            self._reject(parse_errors.timed_out() if self._arrived else None)
 
     def abort(self) -> None:
         """Close the connection at once."""
         if self.transport is not None:
             self.transport.abort()
+
+    async def _linger(self, request: web.BaseRequest) -> None:
+        """Ignore the rest of the body for some time. A close with unread bytes would reset the connection."""
+        session, turns = request.get(SESSION), self._limiter.read_turns
+        source = self.quota.key if session is None else str(session.user_id)
+        with contextlib.suppress(TimeoutError, ConnectionError, web.RequestPayloadError):
+            async with asyncio.timeout(_LINGER_TIMEOUT):
+                while self.transport is not None and not request.content.is_eof():
+                    await turns.wait(source)
+                    await request.content.readany()
+                    self._arrived = 0
+                    self.incoming.release()
+
+    def _refuse(self) -> None:
+        """Refuse a request that is arriving: the budget of memory is full. Later its handler does."""
+        if self.stage == BUSY:
+            self.abort()
+        elif self.transport is not None:
+            self._reject(parse_errors.busy())
 
     def _stop_waiting(self) -> None:
         self._limiter.memory.release(self, self.held)
@@ -221,6 +272,7 @@ class ConnectionLimiter:
         trusted: Collection[Proxy],
         request_log: RequestLog | None = None,
         memory: MemoryBudget | None = None,
+        read_turns: ReadTurns | None = None,
     ) -> None:
         self._server = server
         self._total = total
@@ -228,6 +280,7 @@ class ConnectionLimiter:
         self._trusted = trusted
         self._request_log = request_log
         self.memory = MemoryBudget(sys.maxsize) if memory is None else memory
+        self.read_turns = read_turns or ReadTurns()
         self._loop = asyncio.get_running_loop()
         self._quotas: dict[str, ClientQuota] = {}
         self._open = 0
@@ -346,6 +399,8 @@ def _setting_busy(make_request: Callable[..., web.BaseRequest]) -> Callable[...,
 
     def make(message: Any, payload: Any, connection: Any, writer: Any, task: Any) -> web.BaseRequest:
         connection.set_busy()
-        return make_request(message, payload, connection, writer, task)
+        request = make_request(message, payload, connection, writer, task)
+        request[INCOMING] = connection.incoming
+        return request
 
     return make

@@ -6,7 +6,8 @@ from secrets import token_hex
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
-from att.http.problems import problem
+from att.errors import Busy
+from att.http.problems import problem, problem_of
 from att.http.security_headers import add_security_headers
 
 HEAD_TIMEOUT = 10.0  # seconds for a head, from the start of the connection, later from the head's first byte
@@ -19,7 +20,6 @@ FIELDS = 100  # headers
 _DETAILS = {
     "Missing 'Host' header": "A request of HTTP/1.1 needs a Host header (RFC 9112, section 3.2).",
     "Duplicate 'Host' header": "A request may have no more than one Host header (RFC 9112, section 3.2).",
-    "Can not decode content-encoding": "Send the body with no Content-Encoding but gzip, deflate or identity.",
     "Invalid method": "The request does not begin with a method that the server supports (RFC 9110, section 9).",
 }
 _UNKNOWN_METHOD = re.compile(r"(Bad status line:\s+)?Invalid method .* HTTP/1\.[01]['\"]$", re.DOTALL | re.MULTILINE)
@@ -33,6 +33,11 @@ def too_many() -> web.Response:
 def timed_out() -> web.Response:
     """Return the response to a head that does not arrive in time."""
     return _last(problem(408, "request timeout", f"The head of the request took longer than {HEAD_TIMEOUT:.0f} s."))
+
+
+def busy() -> web.Response:
+    """Return the response to a request that was still arriving when memory was short."""
+    return _last(problem_of(Busy()))
 
 
 def too_large() -> web.Response:

@@ -20,10 +20,11 @@ from att.config.options import settings_from_environment
 from att.config.settings import ADDRESS_CONNECTIONS, DEFAULT_LISTEN, Settings
 from att.core.memory import MemoryBudget
 from att.core.process import allow_many_files, collect_less_garbage, return_large_blocks
+from att.core.read_turns import ReadTurns
 from att.errors import AttError
 from att.http.access_log import REQUEST_LOG, RequestLog
 from att.http.connections import LIMITS, ConnectionLimiter
-from att.http.context import MEMORY
+from att.http.context import MEMORY, READ_TURNS
 from att.server.drain import DRAIN
 from att.server.logging import set_up_logging
 
@@ -38,14 +39,14 @@ with warnings.catch_warnings():
         """Application whose connections are ours, so that requests that are not HTTP get the usual answers."""
 
         def _make_handler(self, **options: Any) -> web.Server:
-            shared = self[REQUEST_LOG], self[MEMORY]
+            shared = self[REQUEST_LOG], self[MEMORY], self[READ_TURNS]
             return GunicornServer(shared, self._handle, request_factory=self._make_request, **options)
 
 
 class GunicornServer(web.Server):
     """Opens a connection of ours for each one that gunicorn accepts. The time limits apply; the counts do not."""
 
-    def __init__(self, shared: tuple[RequestLog, MemoryBudget], *parts: Any, **options: Any) -> None:
+    def __init__(self, shared: tuple[RequestLog, MemoryBudget, ReadTurns], *parts: Any, **options: Any) -> None:
         super().__init__(*parts, **options)
         self._limiter = ConnectionLimiter(self, sys.maxsize, sys.maxsize, (), *shared)
         self._limiter.start()

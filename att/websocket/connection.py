@@ -10,6 +10,7 @@ from aiohttp import WSCloseCode, WSMessage, WSMsgType
 from aiohttp.http import WebSocketError
 
 from att.core.memory import MemoryBudget
+from att.core.read_turns import ReadTurns
 from att.errors import Unavailable
 from att.http.access_log import OnClose
 from att.http.bodies import BODY_LIMIT
@@ -56,9 +57,14 @@ class WebSocketConnection(FrameReader):
     )
 
     def __init__(
-        self, keepalive: KeepaliveTimer, sessions: SessionStore, outbox_limit: int, memory: MemoryBudget
+        self,
+        keepalive: KeepaliveTimer,
+        sessions: SessionStore,
+        outbox_limit: int,
+        memory: MemoryBudget,
+        read_turns: ReadTurns,
     ) -> None:
-        super().__init__(outbox_limit, memory)
+        super().__init__(outbox_limit, memory, read_turns)
         self.due = 0
         self._keepalive = keepalive
         self._sessions = sessions
@@ -73,7 +79,7 @@ class WebSocketConnection(FrameReader):
         self._session_id, self._expires_at = session.id, session.expires_at.timestamp()
         self._handler = handler
         self._open(upgraded.transport)
-        self._start_reading(MESSAGE_LIMITS[dialect])
+        self._start_reading(MESSAGE_LIMITS[dialect], str(session.user_id))
         self._last_received = self._keepalive.now
         self._keepalive.attach(self, min(_ticks(HEARTBEAT), self._check_session()))
 
@@ -81,7 +87,7 @@ class WebSocketConnection(FrameReader):
         """Take over a transport, only to close it."""
         self._quota, self._on_close = upgraded.quota, upgraded.on_close
         self._open(upgraded.transport)
-        self._start_reading(MESSAGE_LIMITS[Dialect.PLAIN])
+        self._start_reading(MESSAGE_LIMITS[Dialect.PLAIN], "")
         self._keepalive.attach(self, _ticks(HEARTBEAT))
         self.close(code, reason)
         self.data_received(upgraded.early)

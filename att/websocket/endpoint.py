@@ -11,6 +11,7 @@ from att.accounts.rate_quotas import RateQuotas
 from att.core.memory import MemoryBudget
 from att.core.names import fold, parse_uuid
 from att.core.quotas import Quota
+from att.core.read_turns import ReadTurns
 from att.errors import AttError, NotAMember, NotSignedIn, UpgradeRequired
 from att.groups.queries import GroupQueries
 from att.http.context import SESSION
@@ -44,6 +45,7 @@ class ListenEndpoint:
     quotas: RateQuotas
     outbox_limit: int
     memory: MemoryBudget
+    read_turns: ReadTurns
 
     async def serve(self, request: web.Request, groups: Sequence[str] = ()) -> web.StreamResponse:
         """Upgrade a signed-in request, to hear these groups of the user, given by id or name, or all without any.
@@ -113,7 +115,7 @@ class ListenEndpoint:
         return frozenset(chosen)
 
     def _connection(self) -> WebSocketConnection:
-        return WebSocketConnection(self.keepalive, self.sessions, self.outbox_limit, self.memory)
+        return WebSocketConnection(self.keepalive, self.sessions, self.outbox_limit, self.memory, self.read_turns)
 
     def _submit(self, publish: Publish, callback: PublishCallback) -> None:
         self.quotas.take_now(Quota.BROADCASTS, publish.actor_id)

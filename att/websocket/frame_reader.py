@@ -9,6 +9,7 @@ from aiohttp.http import WebSocketError, WebSocketReader
 
 from att.core.memory import MemoryBudget
 from att.core.pace import ARRIVAL_TIMEOUT, PACE_TIME, Pace
+from att.core.read_turns import ReadTurns
 from att.protocol.frames import CloseCode
 from att.websocket.frame_writer import FrameWriter
 from att.websocket.masks import MaskScanner
@@ -86,22 +87,37 @@ class FrameReader(FrameWriter):
     A message must arrive at a minimum pace, and what has come of it counts against the budget of memory.
     """
 
-    __slots__ = ("_arrival", "_is_paused", "_masks", "_pace", "_reader", "_rest", "_turn", "_unfinished", "_unread")
+    __slots__ = (
+        "_arrival",
+        "_has_turn",
+        "_is_paused",
+        "_masks",
+        "_pace",
+        "_reader",
+        "_rest",
+        "_source",
+        "_turns",
+        "_unfinished",
+        "_unread",
+    )
 
-    def __init__(self, limit: int, memory: MemoryBudget) -> None:
+    def __init__(self, limit: int, memory: MemoryBudget, turns: ReadTurns) -> None:
         super().__init__(limit, memory)
         self._reader: WebSocketReader | None = None  # None before ``_start_reading`` and after an error
         self._masks = MaskScanner()
         self._rest = b""
-        self._turn: asyncio.Handle | None = None
+        self._turns = turns
+        self._source = ""
+        self._has_turn = False  # or will have one
         self._is_paused = False
         self._unfinished = UnfinishedMessage()
         self._unread = 0  # bytes that are counted against the budget: of the unfinished message, and the rest
         self._pace: Pace | None = None
         self._arrival: asyncio.TimerHandle | None = None  # while a message is unfinished
 
-    def _start_reading(self, limit: int) -> None:
-        """Start to read messages of at most ``limit`` bytes."""
+    def _start_reading(self, limit: int, source: str) -> None:
+        """Start to read messages of at most ``limit`` bytes. The source takes turns with others."""
+        self._source = source
         self._reader = WebSocketReader(_found, limit + 1, compress=False, decode_text=True)
 
     def _on_message(self, message: WSMessage) -> None:
@@ -147,15 +163,14 @@ class FrameReader(FrameWriter):
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
         self._stop_reading()
-        if self._turn is not None:
-            self._turn.cancel()
 
     def _schedule_turn(self) -> None:
-        if self._turn is None and not self._is_paused:
-            self._turn = asyncio.get_running_loop().call_soon(self._read_on)
+        if not self._has_turn and not self._is_paused:
+            self._has_turn = True
+            self._turns.ask(self._source, self._read_on)
 
     def _read_on(self) -> None:
-        self._turn = None
+        self._has_turn = False
         part, self._rest = self._rest[:TURN], self._rest[TURN:]
         if part and self._reader is not None:
             self._read(self._reader, part)

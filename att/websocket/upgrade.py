@@ -64,6 +64,8 @@ def detach_transport(request: web.Request, protocol: asyncio.Protocol) -> Upgrad
     early = _Early()
     request.protocol.set_parser(early)  # type: ignore[arg-type]  # only these two methods are used
     transport.set_protocol(protocol)
+    if not transport.is_reading():  # aiohttp has paused it, as many bytes came early
+        transport.resume_reading()
     quota = request.protocol.detach() if isinstance(request.protocol, HttpConnection) else None
     # aiohttp takes the connection for lost: it releases everything, and does not close the transport.
     request.protocol.transport = None

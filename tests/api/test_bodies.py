@@ -4,19 +4,23 @@ import asyncio
 import contextlib
 import gzip
 import json
+import zlib
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from people import PASSWORD
 from waiting import eventually
 
 from att.api import schemas
+from att.app import create_app
 from att.core import pace
 from att.http import bodies, requests
 from att.http.bodies import ANONYMOUS_BODY_LIMIT, BODY_LIMIT
 from att.http.context import MEMORY
 from att.http.schemas import QueryModel
 from att.http.validation import FAULTS_SHOWN
+from att.server.gunicorn import Application
 
 DEADLINE = 10
 JSON = {"Content-Type": "application/json"}
@@ -26,6 +30,14 @@ BUDGET = 400_000  # bytes
 @pytest.fixture
 def settings(settings):
     return replace(settings, memory_budget=BUDGET)
+
+
+@pytest.fixture
+async def client(settings, aiohttp_client):
+    """A client of connections of our own."""
+    app = create_app(settings)
+    object.__setattr__(app, "_make_handler", partial(Application._make_handler, app))
+    return await aiohttp_client(app)
 
 
 @pytest.fixture
@@ -101,8 +113,13 @@ async def test_a_small_body_tells_who_asks(client, ann):
 
 async def test_a_session_that_ends_while_its_body_arrives(client, ann, begin, memory):
     """The request is refused: it is no longer true who asks."""
-    reader, writer = await begin("/groups", 15, bearer(ann), body=b'{"name":')
-    await used(memory, 8)
+    blank = b" " * 10_000
+    reader, writer = await begin("/groups", len(blank) + 15, bearer(ann), body=blank + b'{"name":')
+
+    async def has_begun():
+        return memory.used > len(blank)
+
+    await eventually(has_begun, DEADLINE)
     assert (await ann.request("POST", "/logout")).status == 204
     writer.write(b' "tea"}')
     assert (await answer(reader))[::2] == (401, "not signed in")
@@ -137,7 +154,11 @@ async def test_a_full_budget_refuses_the_largest_and_slowest(sign_up, ann, begin
     await bob.make_group("tea")
     small, _ = await begin("/groups", 1_000, bearer(ann), body=b" " * 10)
     slow = [await begin("/groups", BODY_LIMIT, bearer(ann), body=b" " * 100_000) for _ in range(3)]
-    await used(memory, 300_010)
+
+    async def has_arrived():
+        return memory.used > 300_000
+
+    await eventually(has_arrived, DEADLINE)
     assert await bob.broadcast("tea", {"pad": "x" * 150_000}) == 0
     answers = [asyncio.create_task(answer(reader)) for reader, _ in slow]
     async with asyncio.timeout(DEADLINE):
@@ -150,18 +171,38 @@ async def test_a_full_budget_refuses_the_largest_and_slowest(sign_up, ann, begin
     assert not small.at_eof()
 
 
-async def test_unpacked_bytes_count(ann, begin, memory):
-    """A small body in gzip without its end holds what it is unpacked to, until its client has gone."""
-    packed = gzip.compress(b" " * 300_000)[:-20]
+async def test_a_packed_body_counts_as_unpacked(ann, begin, memory, monkeypatch):
+    """Without its end it is not unpacked; with it step by step, of which each counts, and others have their turn."""
+    charged = []
+    charge = memory.charge
+    monkeypatch.setattr(memory, "charge", lambda holder, size: charged.append(size) or charge(holder, size))
+    packed = gzip.compress(b" " * 300_000)
     assert len(packed) < 1_000
-    _, writer = await begin("/groups", 5_000, bearer(ann), "Content-Encoding: gzip", body=packed)
+    reader, writer = await begin("/groups", len(packed), bearer(ann), "Content-Encoding: gzip", body=packed[:-20])
+    assert (await ann.request("GET", "/groups")).status == 200
+    assert sum(charged) <= len(packed)
+    charged.clear()
+    writer.write(packed[-20:])
+    assert (await answer(reader))[0] == 400
+    assert sum(charged) > 300_000
+    assert max(charged[-3:]) <= bodies.UNPACK_STEP
 
-    async def has_unpacked():
-        return memory.used > 200_000
 
-    await eventually(has_unpacked, DEADLINE)
-    writer.transport.abort()
-    await used(memory, 0)
+async def test_all_that_deflate_means(ann):
+    """Several members of gzip, deflate with and without its header; not what ends too early, or is something else."""
+    one, other = b'{"name": ', b'"tea"}'
+    bare = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    for encoding, body, status in [
+        ("gzip", gzip.compress(one) + gzip.compress(other), 201),
+        ("deflate", zlib.compress(one + other), 409),
+        ("deflate", bare.compress(one + other) + bare.flush(), 409),
+        ("gzip", gzip.compress(one + other)[:-4], 400),
+        ("gzip", gzip.compress(one + other) + b"x", 400),
+        ("deflate", zlib.compress(one + other)[:-1], 400),
+        ("gzip", b"", 400),
+    ]:
+        response = await ann.request("POST", "/groups", data=body, headers=JSON | {"Content-Encoding": encoding})
+        assert response.status == status, body
 
 
 async def test_nothing_stays_counted(client, ann, memory):

@@ -353,3 +353,62 @@ async def test_a_full_budget_drops_a_response(connect):
         reader, _ = await connect(server, data=REQUEST.replace(b" / ", b" /large "))
         assert (await read_response(reader))[2] == LARGE
         assert 1 <= memory.given_up.labels("response")._value.get() <= 2
+
+
+# Requests on their way in
+
+
+async def test_what_arrives_counts_from_the_start(connect):
+    """A head that is not complete, a body that no handler reads, and the next request behind one."""
+    memory = MemoryBudget(10**9)
+    async with small_server(memory=memory) as server:
+
+        async def has(low, high):
+            async def is_so():
+                return low <= memory.used <= high
+
+            await eventually(is_so, DEADLINE)
+
+        _, head = await connect(server, data=b"GET / HTTP/1.1\r\nHost: att\r\nX: " + b"x" * 10_000)
+        await has(10_000, 40_000)
+        head.transport.abort()
+        await has(0, 0)
+        long = REQUEST.replace(b" / ", b" /wait ")[:-2] + b"Content-Length: 99999\r\n\r\n"
+        _, body = await connect(server, data=long + b"x" * 9_999)
+        await has(10_000, 40_000)
+        body.transport.abort()
+        await has(0, 0)
+        reader, behind = await connect(server, data=REQUEST + REQUEST[:-2] + b"X: " + b"x" * 10_000)
+        assert (await read_response(reader))[0] == 200
+        await has(10_000, 40_000)
+        behind.transport.abort()
+        await has(0, 0)
+
+
+async def test_a_full_budget_refuses_what_arrives(connect):
+    """A head that is not complete gets 503; the one that is quick is served."""
+    memory = MemoryBudget(80_000)
+    async with small_server(memory=memory) as server:
+        slow, _ = await connect(server, data=b"GET / HTTP/1.1\r\nHost: att\r\nX: " + b"x" * 16_000)
+        await server.has(busy=1)
+        reader, writer = await connect(server, data=REQUEST[:-2] + b"X: " + b"x" * 15_000)
+        other, _ = await connect(server, data=REQUEST[:-2] + b"X: " + b"x" * 15_000)
+        status, headers, _ = await read_response(slow)
+        assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
+        writer.write(b"\r\n\r\n")
+        assert (await read_response(reader))[0] == 200
+        assert not other.at_eof()
+        assert memory.given_up.labels("body")._value.get() == 1
+
+
+async def test_the_rest_of_a_refused_body_does_not_stay(connect):
+    """It is read and ignored, so that the client gets the response, and takes no memory."""
+    memory = MemoryBudget(200_000)
+    async with small_server(memory=memory) as server:
+        head = b"POST /refuse HTTP/1.1\r\nHost: att\r\nContent-Length: 3000000\r\n\r\n"
+        reader, writer = await connect(server, data=head + b"x" * 100_000)
+        assert (await read_response(reader))[0] == 403
+        writer.write(b"x" * 2_900_000)
+        assert await read_to_end(reader) == b""
+        assert memory.used == 0
+        assert memory.given_up.labels("body")._value.get() == 0

@@ -21,9 +21,10 @@ from waiting import eventually
 from att.accounts.administrators import AdministratorCredentials
 from att.config.settings import Settings
 from att.core.memory import MemoryBudget
+from att.core.read_turns import ReadTurns
 from att.http import connections
 from att.http.access_log import REQUEST_LOG, RequestLog
-from att.http.context import MEMORY
+from att.http.context import MEMORY, READ_TURNS
 from att.http.parse_errors import FIELD_LIMIT
 from att.server import gunicorn as module
 
@@ -160,6 +161,7 @@ async def test_a_slow_head(monkeypatch):
     app = module.Application()
     app[REQUEST_LOG] = RequestLog()
     app[MEMORY] = MemoryBudget(1_000_000)
+    app[READ_TURNS] = ReadTurns()
     runner = web.AppRunner(app, keepalive_timeout=DEADLINE, shutdown_timeout=1)
     await runner.setup()
     try:

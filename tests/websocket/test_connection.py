@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from att.core.memory import MemoryBudget
+from att.core.read_turns import ReadTurns
 from att.errors import DatabaseUnavailable
 from att.protocol.frames import CloseCode, close_frame, pong_frame
 from att.realtime.registry import Dialect
@@ -114,7 +115,7 @@ async def open_socket():
         keepalive, handler, quota = KeepaliveTimer(), RecordingHandler(), FakeQuota()
         closed = []
         store = answers[0] if answers and isinstance(answers[0], Store) else Store(*answers)
-        under_test = WebSocketConnection(keepalive, store, 1024**2, MemoryBudget(10**9))
+        under_test = WebSocketConnection(keepalive, store, 1024**2, MemoryBudget(10**9), ReadTurns())
         transport, _ = await asyncio.get_running_loop().create_connection(lambda: under_test, sock=ours)
         taken = Upgraded(transport, b"", quota, closed.append)
         under_test.open(taken, session(**(expires_in or {"days": 30})), handler, Dialect.PLAIN)

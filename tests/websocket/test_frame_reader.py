@@ -10,6 +10,7 @@ from aiohttp.http import WebSocketError
 from hypothesis import given, strategies as st
 
 from att.core.memory import MemoryBudget
+from att.core.read_turns import ReadTurns
 from att.protocol.frames import CloseCode
 from att.websocket import frame_reader
 from att.websocket.frame_reader import FrameReader, UnfinishedMessage
@@ -28,7 +29,7 @@ class RecordingReader(FrameReader):
     """A reader that records messages, and pauses after so many."""
 
     def __init__(self, memory=None):
-        super().__init__(2**20, memory or MemoryBudget(10**9))
+        super().__init__(2**20, memory or MemoryBudget(10**9), ReadTurns())
         self.said = []
         self.error = None
         self.hold_after = None
@@ -58,7 +59,7 @@ async def connected():
     loop = asyncio.get_running_loop()
     transport, heard = await loop.create_connection(RecordingReader, sock=here)
     heard._open(transport)
-    heard._start_reading(1_000)
+    heard._start_reading(1_000, "user")
     reader, writer = await asyncio.open_connection(sock=there)
     yield heard, writer
     transport.abort()
@@ -88,7 +89,7 @@ async def test_two_readers_do_not_mix(connected):
     """They put what they find in the same place."""
     heard, _peer = connected
     other = RecordingReader()
-    other._start_reading(1_000)
+    other._start_reading(1_000, "user")
     first, second = text(b"first"), text(b"second")
     heard.data_received(first[:4])
     other.data_received(second[:4])
@@ -166,7 +167,7 @@ async def test_a_message_of_the_limit(connected):
     """As many bytes as are allowed, in fragments; and the fault in another reader is not ours."""
     heard, _ = connected
     other = RecordingReader()
-    other._start_reading(10)
+    other._start_reading(10, "user")
     other.data_received(b"\xff" * 10)
     half = b"x" * 500
     head = b"\xfe\x01\xf4\0\0\0\0"
