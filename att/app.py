@@ -50,7 +50,7 @@ from att.api.routes import ROUTES
 from att.api.routing import add_routes
 from att.config.database import Database, open_database
 from att.config.settings import Settings
-from att.core.memory import RESERVE, MemoryBudget
+from att.core.memory import UNCOUNTED_SHARE, MemoryBudget
 from att.core.quotas import Quota, Quotas
 from att.core.read_turns import ReadTurns
 from att.core.readiness import Probe, Readiness
@@ -136,7 +136,7 @@ def create_app(settings: Settings | None = None) -> web.Application:
     app[REQUEST_LOG] = RequestLog(logs_requests=settings.access_log)
     app[METRICS] = process_registry()
     app[READINESS] = Readiness()
-    app[MEMORY] = MemoryBudget(settings.memory_budget - settings.memory_budget // RESERVE)
+    app[MEMORY] = MemoryBudget(settings.memory_budget - settings.memory_budget // UNCOUNTED_SHARE)
     app[READ_TURNS] = ReadTurns()
     app[KEEPALIVE] = KeepaliveTimer()
     app[QUOTAS] = _quotas(settings)

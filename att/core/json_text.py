@@ -4,12 +4,14 @@ To build objects of a text of 1 MiB may take half a second: a list costs two byt
 here. So a text is built only if it has few values; a larger one is checked without building anything.
 """
 
-from itertools import accumulate
+from collections.abc import Generator
 from typing import Any
 
 from msgspec import DecodeError, Raw
 from msgspec.json import Decoder
 from pydantic_core import from_json
+
+from att.core.tasks import at_once
 
 FEW = 10_000  # values that are built in some milliseconds
 NESTING = (
@@ -19,6 +21,7 @@ DIGITS = 4_300  # of a whole number: that parser's limit, and that of Python's i
 _KINDS = bytes.maketrans(b"{}", b"[]")
 _REST = bytes(set(range(256)) - set(b'[]{}",'))  # bytes that say nothing about the structure
 _STEPS = 16_384  # brackets that are looked at: of 1 MiB every 64th, so that 32 levels may remain unseen
+_LOOKS = 4_096  # of them at once
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _CHECKER = Decoder(Raw)
 
@@ -30,15 +33,23 @@ def parse(data: bytes) -> Any:
 
 def is_object(data: bytes) -> bool:
     """Return True if a text is an object, False if it is another value. Raises ValueError if it is not JSON."""
+    return at_once(checking(data))
+
+
+def checking(data: bytes) -> Generator[None, None, bool]:
+    """Do the work of ``is_object`` step by step, of which each takes some milliseconds for 1 MiB."""
     if _separators(data) < FEW:
         return isinstance(parse(data), dict)
+    yield
     try:
         data.decode()
         _CHECKER.decode(data)
     except (DecodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
-    if _depth(data) > NESTING:
+    yield
+    if (yield from _depth(data)) > NESTING:
         raise ValueError("it is nested too deeply")
+    yield
     if _has_long_number(data):
         raise ValueError(f"a number has more than {DIGITS} digits")
     return data.lstrip(b" \t\r\n").startswith(b"{")
@@ -60,12 +71,17 @@ def _structure(data: bytes) -> bytes:
     return b"".join(data.split(b'"')[::2])
 
 
-def _depth(data: bytes) -> int:
-    """Return how deeply arrays and objects are nested. Of very many brackets only some are looked at."""
+def _depth(data: bytes) -> Generator[None, None, int]:
+    """Find how deeply arrays and objects are nested. Of very many brackets only some are looked at."""
     brackets = _structure(data).replace(b",", b"")
     step = len(brackets) // _STEPS + 1
-    rises = (2 * brackets.count(b"[", at, at + step) - step for at in range(0, len(brackets) - step + 1, step))
-    return max(accumulate(rises), default=0)
+    depth = deepest = 0
+    for number, at in enumerate(range(0, len(brackets) - step + 1, step)):
+        if number % _LOOKS == 0:
+            yield
+        depth += 2 * brackets.count(b"[", at, at + step) - step
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _has_long_number(data: bytes) -> bool:

@@ -11,7 +11,7 @@ from prometheus_client import Counter
 
 KINDS = ("body", "message", "outbox", "response")
 OVERHEAD = 128  # bytes that a waiting frame takes beside its own
-RESERVE = 4  # a quarter of the budget is not given out: Python and the C library need it beside what is counted
+UNCOUNTED_SHARE = 4  # a quarter of the budget is not given out: Python and the C library need it beside what is counted
 _RELIEF = 8  # a full budget is emptied by an eighth, so that looking for the largest holders is rare
 
 

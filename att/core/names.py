@@ -4,9 +4,12 @@ import re
 import unicodedata
 from uuid import UUID
 
+from msgspec import ValidationError, convert
+
 NAME_LENGTH = 64
 PASSWORD_CHARACTERS = 6
 PASSWORD_BYTES = 1024
+_UUID_LENGTH = 36  # characters
 RAW_LENGTH = 4096  # characters; the time to normalise a text grows with its square
 
 # The rules of ``check_name`` as patterns of ECMA-262 for clients: no controls, no line breaks, no space at the ends.
@@ -97,11 +100,12 @@ def check_key(text: str) -> str:
 
 def parse_uuid(text: str) -> UUID | None:
     """Return the UUID written as in RFC 9562 (8-4-4-4-12 hexadecimal digits, either case), or None."""
-    try:
-        value = UUID(text)
-    except ValueError:
+    if len(text) != _UUID_LENGTH:
         return None
-    return value if str(value) == text.lower() else None
+    try:
+        return convert(text, UUID)  # a resume may have 10,000 of them, and Python's own parser is ten times as slow
+    except (ValidationError, UnicodeEncodeError):
+        return None
 
 
 def _looks_like_uuid(text: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from att.core.fair_queue import FairQueue
 
-MOST = 2  # in one turn of the loop: some 130 KB each are read and looked at in them
+READS_AT_ONCE = 2  # in one turn of the loop: some 130 KB each are read and looked at in them
 
 
 class ReadTurns:
@@ -31,7 +31,7 @@ class ReadTurns:
 
     def _give(self) -> None:
         loop = asyncio.get_running_loop()
-        for _ in range(MOST):
+        for _ in range(READS_AT_ONCE):
             if (take := self._queue.pop()) is not None:
                 loop.call_soon(take)
         self._is_scheduled = len(self._queue) > 0

@@ -5,9 +5,9 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from att.errors import AttError
 
@@ -135,3 +135,27 @@ async def _repeat(state: Work, work: Callable[[], Awaitable[object]], seconds: f
 def is_cancelled() -> bool:
     """Return True if this task was cancelled. aiopg also raises CancelledError when the server cancels a statement."""
     return (task := asyncio.current_task()) is None or task.cancelling() > 0
+
+
+_T = TypeVar("_T")
+
+
+async def in_steps(steps: Generator[None, None, _T]) -> _T:
+    """Do work step by step, so that it keeps nobody waiting. Return its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+        await asyncio.sleep(0)
+
+
+def at_once(steps: Generator[None, None, _T]) -> _T:
+    """Do the same work without a pause."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: _T = end.value
+            return result

@@ -17,6 +17,7 @@ from att.db.schema import groups, roles, skeletons, users
 from att.errors import AttError, Busy, GroupNameTaken, LoginTaken, RoleNameTaken, at_index
 
 PAGE = 500  # names that one statement reads; the skeletons of so many take some 10 ms
+_TURN = 100  # names whose skeletons are found before others have their turn
 PAUSE = 0.02  # seconds between pages
 _START = UUID(int=0)
 
@@ -83,7 +84,7 @@ async def take_names(transaction: Transaction, kind: str, names: Sequence[OwnedN
 
     Raise LoginTaken, GroupNameTaken or RoleNameTaken with the index of the first name that looks like another.
     """
-    params = _params(kind, names)
+    params = await _params(kind, names)
     if await transaction.execute(RESERVE, **params) == len(params["skeletons"]):
         return
     row = await transaction.fetch_one(FIRST_TAKEN, **params)
@@ -96,7 +97,7 @@ async def take_names(transaction: Transaction, kind: str, names: Sequence[OwnedN
 
 async def reserve_names(transaction: Transaction, kind: str, names: Sequence[OwnedName]) -> None:
     """Reserve those skeletons of the names that no other name has."""
-    await transaction.execute(RESERVE, **_params(kind, names))
+    await transaction.execute(RESERVE, **await _params(kind, names))
 
 
 async def reserve_old_names(db: Engine) -> None:
@@ -112,6 +113,10 @@ async def reserve_old_names(db: Engine) -> None:
             await asyncio.sleep(PAUSE)
 
 
-def _params(kind: str, names: Sequence[OwnedName]) -> dict[str, Any]:
-    pairs = [(skeleton, name.owner_id) for name in names for skeleton in skeletons_of(name.name)]
+async def _params(kind: str, names: Sequence[OwnedName]) -> dict[str, Any]:
+    pairs: list[tuple[str, UUID]] = []
+    for number, name in enumerate(names):
+        if number % _TURN == _TURN - 1:
+            await asyncio.sleep(0)
+        pairs += [(skeleton, name.owner_id) for skeleton in skeletons_of(name.name)]
     return {"kind": kind, "skeletons": [pair[0] for pair in pairs], "owner_ids": [pair[1] for pair in pairs]}

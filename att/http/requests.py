@@ -14,6 +14,7 @@ from att.core import json_text
 from att.core.names import check_key
 from att.core.pagination import Order, Window
 from att.core.preconditions import ANY, Preconditions
+from att.core.tasks import in_steps
 from att.http.bodies import load_body
 from att.http.schemas import PageQuery, QueryModel
 from att.http.validation import FAULTS_SHOWN, MORE_FAULTS, explain
@@ -43,7 +44,7 @@ async def read_object(request: web.Request) -> bytes:
     """Read a JSON object, byte for byte. Raises NotJson, NotAnObject, WrongMediaType."""
     body = await read_body(request)
     try:
-        is_object = json_text.is_object(body)
+        is_object = await in_steps(json_text.checking(body))
     except ValueError as error:
         raise _not_json(error) from error
     if not is_object:

@@ -4,7 +4,8 @@ import struct
 from enum import IntEnum
 from typing import Self
 
-_FINAL_TEXT = 0x81
+_CONTINUATION, _TEXT, _FINAL = 0x00, 0x01, 0x80
+_FINAL_TEXT = _FINAL | _TEXT
 _CLOSE, _PING, _PONG = 0x88, 0x89, 0x8A
 _LENGTH_16, _LENGTH_64 = 126, 127
 _REGISTERED = frozenset({0, *range(1000, 1004), *range(1007, 1015)})
@@ -41,6 +42,12 @@ def text_frame(payload: bytes) -> bytes:
     else:
         header = struct.pack("!BBQ", _FINAL_TEXT, _LENGTH_64, length)
     return header + payload
+
+
+def fragment(payload: bytes, *, is_first: bool, is_last: bool) -> bytes:
+    """Return a part of a fragmented text message (RFC 6455, section 5.4)."""
+    head = (_TEXT if is_first else _CONTINUATION) | (_FINAL if is_last else 0)
+    return bytes((head,)) + text_frame(payload)[1:]
 
 
 def is_close_code(code: int) -> bool:

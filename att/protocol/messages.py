@@ -4,8 +4,9 @@ The bytes of ``data`` are never changed: a broadcast is cut out of the client's 
 """
 
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Annotated, NamedTuple, Protocol, TypeVar, cast
 from uuid import UUID
 
@@ -14,11 +15,13 @@ from msgspec.json import Decoder, encode
 
 from att.core import json_text
 from att.core.names import check_key, check_printable, parse_uuid
+from att.core.tasks import at_once
 from att.errors import AttError, InvalidFrame, ProtocolError, QuotaExceeded, QuotaExhausted
 
 SUBPROTOCOL = "att.v1"
 BEARER_PREFIX = "att.bearer."  # prefix of the subprotocol that carries a token
 RESUME_LIMIT = 10_000  # groups in one resume
+HELLO_PART = 500  # groups of hello that are encoded at once
 ID_LENGTH = 200
 GROUP_LENGTH = 256  # a name has 64 characters, each of up to four before normalization
 SEQ_LIMIT = 2**63 - 1
@@ -72,12 +75,24 @@ class Entry(GroupPosition, Protocol):
 
 def hello(user_id: UUID, session_id: UUID, heartbeat: float, epoch: str, groups: Iterable[OwnGroup]) -> bytes:
     """Return the first frame for a listener."""
-    positions = [
-        {"id": group.group_id, "name": group.name, "seq": group.seq, "read": group.read, "unread": group.unread}
-        for group in groups
-    ]
+    return b"".join(hello_parts(user_id, session_id, heartbeat, epoch, groups))
+
+
+def hello_parts(
+    user_id: UUID, session_id: UUID, heartbeat: float, epoch: str, groups: Iterable[OwnGroup]
+) -> Iterator[bytes]:
+    """Yield the first frame for a listener in parts, of ``HELLO_PART`` groups each."""
     head = {"type": "hello", "user_id": user_id, "session_id": session_id, "heartbeat": heartbeat, "epoch": epoch}
-    return encode(head | {"groups": positions})
+    yield encode(head).removesuffix(b"}") + b',"groups":['
+    positions, comma = iter(groups), b""
+    while part := [*islice(positions, HELLO_PART)]:
+        items = [
+            {"id": group.group_id, "name": group.name, "seq": group.seq, "read": group.read, "unread": group.unread}
+            for group in part
+        ]
+        yield comma + encode(items)[1:-1]
+        comma = b","
+    yield b"]}"
 
 
 def event(event: Entry) -> bytes:
@@ -209,6 +224,11 @@ _ANSWERABLE = Decoder(_Answerable)
 
 def parse(text: str | bytes) -> Resume | Broadcast | MarkRead | Ping:
     """Parse a frame of the client. Raise ProtocolError if there is no such frame: InvalidFrame if it has an id."""
+    return at_once(parsing(text))
+
+
+def parsing(text: str | bytes) -> Generator[None, None, Resume | Broadcast | MarkRead | Ping]:
+    """Do the work of ``parse`` step by step."""
     text = text.removeprefix("\ufeff") if isinstance(text, str) else text.removeprefix(BOM_UTF8)
     try:
         frame = _DECODER.decode(text)
@@ -223,7 +243,7 @@ def parse(text: str | bytes) -> Resume | Broadcast | MarkRead | Ping:
     if isinstance(frame, _MarkRead):
         _named(None, "group", check_printable, frame.group)
         return MarkRead(parse_uuid(frame.group) or frame.group, frame.seq)
-    return _resume(frame) if isinstance(frame, _Resume) else _broadcast(frame)
+    return _resume(frame) if isinstance(frame, _Resume) else (yield from _broadcast(frame))
 
 
 def _fault(text: str | bytes, detail: str) -> ProtocolError:
@@ -244,12 +264,17 @@ def _resume(frame: _Resume) -> Resume:
     return Resume(cast("dict[UUID, int]", groups), None if frame.epoch is UNSET else frame.epoch)
 
 
-def _broadcast(frame: _Broadcast) -> Broadcast:
+def _broadcast(frame: _Broadcast) -> Generator[None, None, Broadcast]:
     data = bytes(frame.data)
     key = None if frame.key is UNSET else frame.key
     _named(frame.id, "group", check_printable, frame.group)
     _named(frame.id, "key", check_key, key)
-    _named(frame.id, "data", check_object, data)
+    try:
+        is_object = yield from json_text.checking(data)
+    except ValueError as error:
+        raise InvalidFrame(frame.id, f"data: {error}") from None
+    if not is_object:
+        raise InvalidFrame(frame.id, "data: must be an object")
     return Broadcast(frame.id, parse_uuid(frame.group) or frame.group, data, key)
 
 

@@ -11,7 +11,7 @@ database for the epoch, so what a method returns is of the epoch that ``EventLog
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -48,6 +48,7 @@ READ_BYTES = 8 * 1024**2  # of all groups in one read
 POSITIONS_READ = 1_000  # positions of a user in one read
 _LONG_READS = 2  # users with more than these whose positions are read at the same time
 _LOWEST, _HIGHEST = UUID(int=0), UUID(int=2**128 - 1)
+JOININGS_PART = 500  # of a user that are converted at once
 KEY_LENGTH = 200
 REDACTED = b"null"  # the body of a redacted message; those of others are objects
 READ_ATTEMPTS = 3  # at a read that another server of the database than the present one has answered
@@ -357,15 +358,19 @@ _HEADS = _reading(f"""
     SELECT w.group_id, {_HEAD}, {_EPOCH}
     FROM unnest(CAST(:group_ids AS uuid[])) AS w (group_id) LEFT JOIN groups AS g ON g.id = w.group_id
 """)  # noqa: S608 - of constants
+# A row for each user, as text: the driver converts all rows at once, and there may be very many groups.
 JOININGS = _reading(f"""
-    SELECT j.user_id, j.group_id, array_remove(array_agg(j.seq ORDER BY j.seq), NULL), {_EPOCH} FROM (
-        SELECT m.user_id, m.group_id, NULL AS seq FROM members AS m JOIN groups AS g ON g.id = m.group_id
-        WHERE m.user_id = ANY (CAST(:user_ids AS uuid[]))
-        UNION ALL
-        SELECT e.actor_id, e.group_id, e.seq FROM events AS e
-        WHERE e.actor_id = ANY (CAST(:user_ids AS uuid[])) AND e.kind <> 'message' AND e.kind = 'joined'
-    ) AS j
-    GROUP BY j.user_id, j.group_id
+    SELECT o.user_id, string_agg(concat_ws(',', o.group_id, o.seqs), ' '), {_EPOCH} FROM (
+        SELECT j.user_id, j.group_id, string_agg(CAST(j.seq AS text), ',' ORDER BY j.seq) AS seqs FROM (
+            SELECT m.user_id, m.group_id, NULL AS seq FROM members AS m JOIN groups AS g ON g.id = m.group_id
+            WHERE m.user_id = ANY (CAST(:user_ids AS uuid[]))
+            UNION ALL
+            SELECT e.actor_id, e.group_id, e.seq FROM events AS e
+            WHERE e.actor_id = ANY (CAST(:user_ids AS uuid[])) AND e.kind <> 'message' AND e.kind = 'joined'
+        ) AS j
+        GROUP BY j.user_id, j.group_id
+    ) AS o
+    GROUP BY o.user_id
 """)  # noqa: S608 - of constants
 
 ReadHeld = Callable[[Collection[UUID]], Awaitable[dict[UUID, int]]]
@@ -496,12 +501,17 @@ class EventLog:
         rows = await self._read(_HELD, group_ids=_array(group_ids), epoch=epoch)
         return {row[0]: row[1] for row in rows}
 
-    async def joinings(self, user_ids: Collection[UUID]) -> list[tuple[UUID, UUID, list[int]]]:
-        """Return each of these users with each group that they belong to, or joined according to the log.
+    async def joinings(self, user_ids: Collection[UUID]) -> AsyncIterator[tuple[UUID, UUID, list[int]]]:
+        """Yield each of these users with each group that they belong to, or joined according to the log.
 
         With them come the seqs of their joinings in order; none if they are no longer in the log.
         """
-        return [row[:-1] for row in await self._read(JOININGS, user_ids=_array(user_ids))]
+        for user_id, items, _ in await self._read(JOININGS, user_ids=_array(user_ids)):
+            for number, item in enumerate(items.split(" ")):
+                if number % JOININGS_PART == JOININGS_PART - 1:
+                    await asyncio.sleep(0)
+                group_id, *seqs = item.split(",")
+                yield user_id, UUID(group_id), [*map(int, seqs)]
 
     async def _read(self, statement: Statement, **params: Any) -> list[Any]:
         """Return the rows, whose last column is the epoch, from the server that has the present one."""

@@ -13,13 +13,14 @@ from att.errors import Unavailable
 from att.protocol import messages
 from att.protocol.frames import text_frame
 from att.realtime.event_log import EventLog, Position, ReadHeld
-from att.realtime.hub import READS, Hub
+from att.realtime.hub import READS, SLICE, Hub
 from att.realtime.registry import Listener
 from att.sessions.store import SessionStore
 
 _SWEEP_INTERVAL = 5.0  # seconds between sweeps for missed announcements: their greatest delay
 WHOLE_SWEEP = 12  # every twelfth sweep includes joinings, which the database announces itself
-_CHUNK = 1_000  # groups, users or sessions in one statement
+_CHUNK = 1_000  # groups or sessions in one statement
+_USERS = 100  # in one statement, each with all their groups
 READERS = 4  # listeners that catch up at the same time
 GAP_WAIT = 0.02  # seconds for which a gap may close by itself if the broker carries events
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts to read from a database that does not answer
@@ -95,7 +96,9 @@ class LogReader:
 
         The bodies of one page have about ``size`` bytes.
         """
-        for group_id in self._hub.missing(listener):
+        for number, group_id in enumerate([*listener.groups]):
+            if number % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
             while self._hub.served_up_to(listener, group_id) is not None:
                 await drained()
                 async with self._readers:
@@ -134,7 +137,7 @@ class LogReader:
                 self._hub.session_ended(session_id)
 
     async def _sweep_users(self) -> None:
-        for user_ids in _chunks([*self._hub.registry.memberships()]):
+        for user_ids in _chunks(self._hub.registry.users(), _USERS):
             await self._find_joinings(user_ids)
 
     async def _look_up(self, group_ids: Sequence[UUID]) -> None:
@@ -155,10 +158,8 @@ class LogReader:
             self._to_look_up.clear()
 
     async def _find_joinings(self, user_ids: Sequence[UUID]) -> None:
-        joinings = await self._log.joinings(user_ids)
-        known = self._hub.registry.memberships()
-        for user_id, group_id, seqs in joinings:
-            if group_id in known.get(user_id, ()) or not self._hub.registry.lacks(user_id, group_id):
+        async for user_id, group_id, seqs in self._log.joinings(user_ids):
+            if not self._hub.registry.lacks(user_id, group_id):
                 continue
             if not seqs:
                 self._hub.user_state_unknown(user_id)
@@ -236,6 +237,6 @@ async def _retry(read: Callable[[], Awaitable[_T]]) -> _T:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _chunks(items: Sequence[_T]) -> list[list[_T]]:
+def _chunks(items: Sequence[_T], size: int = _CHUNK) -> list[list[_T]]:
     iterator = iter(items)
-    return [*iter(lambda: [*itertools.islice(iterator, _CHUNK)], [])]
+    return [*iter(lambda: [*itertools.islice(iterator, size)], [])]

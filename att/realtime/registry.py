@@ -147,14 +147,6 @@ class Registry:
         """Return the sessions that have listeners here, each with its user."""
         return {session_id: next(iter(listeners)).user_id for session_id, listeners in self._sessions.items()}
 
-    def memberships(self) -> dict[UUID, set[UUID]]:
-        """Return the users with started listeners, and the groups in which all of these are placed."""
-        found: dict[UUID, set[UUID]] = {}
-        for listener in self.everyone():
-            if listener.is_started:
-                found[listener.user_id] = found.get(listener.user_id, listener.groups) & listener.groups
-        return found
-
     def lacks(self, user_id: UUID, group_id: UUID) -> bool:
         """Return True if a started listener of the user wants this group, and is not placed in it."""
         listeners = self._users.get(user_id, _NOBODY)

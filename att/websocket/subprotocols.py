@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
@@ -10,9 +11,10 @@ from uuid import UUID
 
 from aiohttp import WSMessage, WSMsgType
 
+from att.core.tasks import in_steps
 from att.errors import AttError, Busy, InvalidFrame, ProtocolError
 from att.protocol import messages
-from att.protocol.frames import CloseCode, text_frame
+from att.protocol.frames import CloseCode, fragment, text_frame
 from att.realtime.event_log import Position, Publish
 from att.realtime.hub import SLICE, Hub
 from att.realtime.log_reader import LogReader
@@ -22,6 +24,8 @@ from att.websocket.connection import HEARTBEAT, WebSocketConnection
 
 RESUME_TIMEOUT = 10.0  # seconds for the resume frame
 MARKS = 1_000  # groups of one socket whose read markers wait to be moved
+WHOLE_HELLO = 5_000  # groups in a hello that is not fragmented
+PARSED_AT_ONCE = 64 * 1024  # characters of a frame that is parsed in one step
 IN_FLIGHT = 1_000  # unanswered broadcasts of one socket, at which reading is paused
 
 log = logging.getLogger("att")
@@ -131,7 +135,18 @@ class PlainProtocol:
 class AttV1Protocol(PlainProtocol):
     """Subprotocol att.v1."""
 
-    __slots__ = ("_epoch", "_in_flight", "_mark", "_marking", "_marks", "_positions", "_resume_timer", "_submit")
+    __slots__ = (
+        "_epoch",
+        "_in_flight",
+        "_mark",
+        "_marking",
+        "_marks",
+        "_parsing",
+        "_positions",
+        "_resume_timer",
+        "_submit",
+        "_unparsed",
+    )
 
     def __init__(
         self,
@@ -149,11 +164,31 @@ class AttV1Protocol(PlainProtocol):
         self._positions: Sequence[Position] | None = None
         self._resume_timer: asyncio.TimerHandle | None = None
         self._in_flight = 0
+        self._unparsed: deque[str] | None = None  # frames that wait for a large one, or for the end of hello
+        self._parsing: asyncio.Task[None] | None = None
 
     def begin(self, epoch: str, positions: Sequence[Position]) -> None:
         self._epoch, self._positions = epoch, positions
-        groups = [each for each in positions if each.is_member and self._listener.wants(each.group_id)]
-        self._send(messages.hello(self._listener.user_id, self._listener.session_id, HEARTBEAT, epoch, groups))
+        groups = (each for each in positions if each.is_member and self._listener.wants(each.group_id))
+        about = self._listener.user_id, self._listener.session_id, HEARTBEAT, epoch
+        if len(positions) > WHOLE_HELLO:
+            self._unparsed = deque()
+            self._run(self._begin_in_steps(messages.hello_parts(*about, groups), self._unparsed))
+        else:
+            self._send(messages.hello(*about, groups))
+            self._await_resume()
+
+    async def _begin_in_steps(self, parts: Iterable[bytes], unparsed: deque[str]) -> None:
+        """Send hello in fragments, at the pace of the client. What the client sends meanwhile is parsed at its end."""
+        for number, part in enumerate(parts):
+            await self._connection.drained()
+            self._connection.replay(fragment(part, is_first=not number, is_last=False))
+            await asyncio.sleep(0)
+        self._connection.replay(fragment(b"", is_first=False, is_last=True))
+        self._await_resume()
+        await self._parse_in_steps(unparsed)
+
+    def _await_resume(self) -> None:
         self._resume_timer = asyncio.get_running_loop().call_later(
             RESUME_TIMEOUT, self._close, ProtocolError(f"no resume within {RESUME_TIMEOUT:.0f} s")
         )
@@ -162,16 +197,45 @@ class AttV1Protocol(PlainProtocol):
         if message.type is not WSMsgType.TEXT:
             self._close(ProtocolError("a frame must be text"))
             return
+        text = message.data
+        if self._unparsed is not None:
+            self._connection.pause()
+            self._unparsed.append(text)
+        elif len(text) <= PARSED_AT_ONCE:
+            try:
+                self._answer(messages.parse(text))
+            except ProtocolError as error:
+                self._refuse(error)
+        else:
+            self._connection.pause()
+            self._unparsed = deque([text])
+            self._parsing = asyncio.create_task(self._parse_in_steps(self._unparsed))
+
+    async def _parse_in_steps(self, unparsed: deque[str]) -> None:
+        """Answer a large frame, and those that had come with it, in their order."""
         try:
-            self._answer(messages.parse(message.data))
-        except ProtocolError as error:
-            if isinstance(error, InvalidFrame) and self._positions is None:
-                self._send(messages.error(error.id, error))
-            else:
-                self._close(error)
+            while unparsed:
+                try:
+                    self._answer(await in_steps(messages.parsing(unparsed.popleft())))
+                except ProtocolError as error:
+                    self._refuse(error)
+        except Exception:
+            log.exception("a WebSocket message could not be handled")
+            self._connection.close(CloseCode.RESYNC)
+        self._unparsed = None
+        if self._in_flight < IN_FLIGHT:
+            self._connection.resume()
+
+    def _refuse(self, error: ProtocolError) -> None:
+        if isinstance(error, InvalidFrame) and self._positions is None:
+            self._send(messages.error(error.id, error))
+        else:
+            self._close(error)
 
     def on_lost(self) -> None:
         super().on_lost()
+        if self._parsing is not None:
+            self._parsing.cancel()
         if self._resume_timer is not None:
             self._resume_timer.cancel()
 
@@ -195,8 +259,25 @@ class AttV1Protocol(PlainProtocol):
             self._resume_timer.cancel()
             self._resume_timer = None
         resume = {group_id: seq for group_id, seq in frame.groups.items() if self._listener.wants(group_id)}
-        is_ahead = any(resume.get(position.group_id, 0) > position.seq for position in positions)
-        epoch = self._epoch if frame.epoch is None else frame.epoch
+        if len(positions) > SLICE:
+            self._run(self._resume_in_steps(positions, resume, frame.epoch))
+        else:
+            is_ahead = any(_is_ahead(resume, position) for position in positions)
+            self._resume_from(positions, resume, frame.epoch, is_ahead=is_ahead)
+
+    async def _resume_in_steps(
+        self, positions: Sequence[Position], resume: Mapping[UUID, int], named_epoch: str | None
+    ) -> None:
+        is_ahead = False
+        for start in range(0, len(positions), SLICE):
+            is_ahead = is_ahead or any(_is_ahead(resume, position) for position in positions[start : start + SLICE])
+            await asyncio.sleep(0)
+        self._resume_from(positions, resume, named_epoch, is_ahead=is_ahead)
+
+    def _resume_from(
+        self, positions: Sequence[Position], resume: Mapping[UUID, int], named_epoch: str | None, *, is_ahead: bool
+    ) -> None:
+        epoch = self._epoch if named_epoch is None else named_epoch
         if is_ahead or not epoch == self._epoch == self._log_reader.epoch:
             self._run(self._start_anew(_seqs(positions), self._epoch, resume, epoch))
         else:
@@ -213,7 +294,7 @@ class AttV1Protocol(PlainProtocol):
             reply(error)
 
     def _reply(self, frame_id: messages.FrameId, outcome: Outcome) -> None:
-        if self._in_flight == IN_FLIGHT:
+        if self._in_flight == IN_FLIGHT and self._unparsed is None:
             self._connection.resume()
         self._in_flight -= 1
         if isinstance(outcome, AttError):
@@ -243,7 +324,13 @@ class AttV1Protocol(PlainProtocol):
         self._connection.send(text_frame(payload))
 
     def _close(self, error: ProtocolError) -> None:
+        if self._unparsed is not None:
+            self._unparsed.clear()
         self._connection.close(CloseCode.PROTOCOL_ERROR, error.reason)
+
+
+def _is_ahead(resume: Mapping[UUID, int], position: Position) -> bool:
+    return resume.get(position.group_id, 0) > position.seq
 
 
 def _seqs(positions: Sequence[Position]) -> dict[UUID, int]:

@@ -220,7 +220,7 @@ async def test_each_answer_is_of_the_epoch(log, sql, add_group, ann_id, tea):
         lambda: log.read({tea: 0}),
         lambda: log.read_from(tea, ann_id, 0),
         lambda: log.heads([tea]),
-        lambda: log.joinings([ann_id]),
+        lambda: anext(log.joinings([ann_id]), None),
         lambda: log.held(log.epoch, [tea]),
     ]
     for call in calls:

@@ -576,16 +576,20 @@ async def test_positions_of_what_is_forgotten(log, tea, bob, join, leave, forget
 
 async def test_joinings(log, tea, ann, bob, join, leave, forget, add_group):
     """Present and former groups come with the seqs of joinings that the log still has."""
+
+    async def joinings(user_ids):
+        return [found async for found in log.joinings(user_ids)]
+
     coffee = add_group("coffee", ann)
     join(tea, bob)
     leave(tea, bob)
     join(tea, bob)
     everything = [(ann, coffee, [1]), (ann, tea, [1]), (bob, tea, [2, 4])]
-    assert sorted(await log.joinings([ann, bob])) == sorted(everything)
+    assert sorted(await joinings([ann, bob])) == sorted(everything)
     leave(tea, bob)
-    assert await log.joinings([bob]) == [(bob, tea, [2, 4])]
+    assert await joinings([bob]) == [(bob, tea, [2, 4])]
     join(tea, bob)
     forget(tea, 6)
-    assert await log.joinings([bob]) == [(bob, tea, [])]
+    assert await joinings([bob]) == [(bob, tea, [])]
     leave(tea, bob)
-    assert await log.joinings([bob]) == await log.joinings([uuid4()]) == await log.joinings([]) == []
+    assert await joinings([bob]) == await joinings([uuid4()]) == await joinings([]) == []

@@ -123,7 +123,7 @@ async def test_positions_and_replay(db, sql, crowd, actor, remove):
         assert not (await log.read_from(crowd, actor.user_id, MANY)).was_member
         assert [event.seq for event in (await log.read({crowd: 0}))[crowd].events] == [MANY + 1, MANY + 2]
         assert await log.heads([crowd]) == {crowd: MANY + 2}
-        assert await log.joinings([member]) == []
+        assert [found async for found in log.joinings([member])] == []
         await remove()
     assert members_left(sql) == 0
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from hashing_costs import CHEAPEST
@@ -10,7 +11,8 @@ from people import PASSWORD
 from att.accounts.administrators import AdministratorCredentials, Administrators
 from att.accounts.passwords import Passwords
 from att.accounts.service import Accounts
-from att.db.skeletons import PAGE, reserve_old_names
+from att.db import skeletons
+from att.db.skeletons import PAGE, OwnedName, reserve_old_names
 from att.errors import CannotStart, GroupNameTaken, LoginTaken
 from att.groups.service import Groups
 from att.realtime.hub import Hub
@@ -106,3 +108,15 @@ async def test_the_operator(administrators, accounts):
     await accounts.authenticate("roo\uff54", "another horse")
     with pytest.raises(CannotStart, match=r"U\+200B"):
         await administrators.create(AdministratorCredentials("a\u200bb", PASSWORD))
+
+
+async def test_others_have_their_turn_while_skeletons_are_found():
+    """A thousand take longer than anyone should wait."""
+    names = [OwnedName(None, uuid4(), f"user {number}") for number in range(1_000)]
+    work = asyncio.create_task(skeletons._params("users", names))
+    turns = 0
+    while not work.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert len(work.result()["owner_ids"]) == 1_000
+    assert turns >= 1_000 // skeletons._TURN

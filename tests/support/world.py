@@ -325,7 +325,7 @@ class World:
         yield
         for group_id, heard in heads.items():
             self.hub.compare(group_id, heard, self.books[group_id].head(stands[group_id]))
-        users = [*self.hub.registry.memberships()]
+        users = self.hub.registry.users()
         yield
         members = {group_id: stand.members for group_id, stand in self.stands().items()}
         found = [
@@ -334,9 +334,8 @@ class World:
             for group_id, stand in self.stands().items()
         ]
         yield
-        known = self.hub.registry.memberships()
         for user, group_id, seq in found:
-            if group_id in known.get(user, ()):
+            if not self.hub.registry.lacks(user, group_id):
                 continue
             if seq is not None:
                 self.joined(group_id, seq, user)

@@ -10,7 +10,7 @@ from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 from aiohttp.base_protocol import BaseProtocol
 from hypothesis import given, strategies as st
 
-from att.protocol.frames import PING_FRAME, CloseCode, close_frame, pong_frame, text_frame
+from att.protocol.frames import PING_FRAME, CloseCode, close_frame, fragment, pong_frame, text_frame
 
 CLOSE_REASON_BYTES = 123  # RFC 6455, section 5.5: 125 for a control frame, less 2 for the code
 
@@ -122,3 +122,10 @@ def test_ping():
 def test_close_frame(code, reason, payload):
     """A close frame carries its code in network order, and its reason; without a code nothing (section 5.5.1)."""
     assert decode(close_frame(code, reason)) == (True, 0, 0x8, False, payload, b"")
+
+
+def test_fragments():
+    """A text frame, continuations, and a last one, which may be empty (RFC 6455, section 5.4)."""
+    assert fragment(b"ab", is_first=True, is_last=False) == b"\x01\x02ab"
+    assert fragment(b"c" * 126, is_first=False, is_last=False) == b"\x00\x7e\x00\x7e" + b"c" * 126
+    assert fragment(b"", is_first=False, is_last=True) == b"\x80\x00"

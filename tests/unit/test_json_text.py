@@ -92,3 +92,17 @@ def test_a_large_text_with_long_strings(more):
 def test_a_large_list_is_no_object():
     """It is JSON, though."""
     assert not json_text.is_object(b" [" + MANY + b"]")
+
+
+def test_a_large_text_is_checked_in_steps():
+    """None of them builds anything, and the brackets are counted in several."""
+    nest = b"[" * 150 + b"]" * 150
+    large = b'{"a":[' + b",".join([nest] * 3_000) + b"]}"
+    steps, is_object = json_text.checking(large), []
+
+    def run():
+        is_object.append((yield from steps))
+
+    assert len([*run()]) == 3 + json_text._STEPS // json_text._LOOKS
+    assert is_object == [True]
+    assert [*json_text.checking(b"{}")] == []

@@ -2,23 +2,23 @@
 
 import asyncio
 
-from att.core.read_turns import MOST, ReadTurns
+from att.core.read_turns import READS_AT_ONCE, ReadTurns
 
 
 async def test_sources_take_turns_and_the_loop_runs_between():
     """One with very many connections keeps nobody else waiting, and few are served in one turn of the loop."""
     turns, taken = ReadTurns(), []
-    for number in range(5 * MOST):
+    for number in range(5 * READS_AT_ONCE):
         turns.ask("many", lambda number=number: taken.append(number))
     waiting = asyncio.create_task(turns.wait("few"))
     most = 0
-    while len(taken) < 5 * MOST:
+    while len(taken) < 5 * READS_AT_ONCE:
         before = len(taken)
         await asyncio.sleep(0)
         most = max(most, len(taken) - before)
-        assert waiting.done() or len(taken) <= 2 * MOST
-    assert taken == [*range(5 * MOST)]
-    assert most == MOST
+        assert waiting.done() or len(taken) <= 2 * READS_AT_ONCE
+    assert taken == [*range(5 * READS_AT_ONCE)]
+    assert most == READS_AT_ONCE
 
 
 async def test_a_fault_stops_nobody(caplog):

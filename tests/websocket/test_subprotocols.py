@@ -14,11 +14,14 @@ from att.api.keys import EVENT_LOG, HUB
 from att.app import ENGINE, create_app
 from att.errors import Unavailable
 from att.groups.removal import RemovalTask
+from att.protocol import messages
 from att.protocol.frames import CloseCode
 from att.realtime import hub
 from att.websocket import subprotocols
+from att.websocket.connection import WebSocketConnection
 
 DEADLINE = 5.0
+EARLY_RESUME = b"\x81\x91\0\0\0\0" + b'{"type":"resume"}'  # with a mask of zeros
 SERVER = Draft202012Validator({"$ref": "#/$defs/server", "$defs": SCHEMA["$defs"]})
 
 
@@ -581,3 +584,58 @@ async def test_very_many_groups(talk, client, ann, monkeypatch):
         return not client.app[HUB]._streams
 
     await eventually(is_empty)
+
+
+# Much at once
+
+
+async def test_a_hello_of_very_many_groups_comes_in_fragments(ann, talk, monkeypatch):
+    """It says the same. A resume that comes before its end waits for it, and what follows comes behind it."""
+    for name in ("tea", "pie", "cake"):
+        await ann.make_group(name)
+    whole = (await talk(ann)).hello
+    monkeypatch.setattr(subprotocols, "WHOLE_HELLO", 1)
+    monkeypatch.setattr(messages, "HELLO_PART", 1)
+    fragments = []
+    fragment = subprotocols.fragment
+    monkeypatch.setattr(subprotocols, "fragment", lambda *args, **end: fragments.append(end) or fragment(*args, **end))
+    connection = WebSocketConnection.listen
+
+    def listen(self, early):
+        connection(self, early + EARLY_RESUME)
+
+    monkeypatch.setattr(WebSocketConnection, "listen", listen)
+    parts = await talk(ann)
+    assert parts.hello["groups"] == whole["groups"]
+    assert [end["is_first"] for end in fragments] == [True, *[False] * 5]
+    assert [end["is_last"] for end in fragments] == [*[False] * 5, True]
+    assert await ann.broadcast("tea", {"a": 1}) == 2
+    assert (await parts.receive_until("message"))[-1]["data"] == {"a": 1}
+
+
+async def test_a_large_frame_keeps_its_place(ann, talk, monkeypatch):
+    """Frames behind one that is parsed in steps are answered after it, in their order."""
+    await ann.make_group("tea")
+    monkeypatch.setattr(subprotocols, "PARSED_AT_ONCE", 200)
+    said = await talk(ann, {})
+    for number, size in enumerate([10, 300, 10, 300, 300, 10]):
+        await said.send(type="broadcast", id=number, group="tea", data={"n": number, "pad": "x" * size})
+    await said.send(type="broadcast", id=6, group="tea", data=[0] * 300)
+    await said.send(type="ping")
+    frames = await said.receive_until("pong")
+    while len([frame for frame in frames if frame["type"] in ("message", "ack")]) < 12:
+        frames.append(await said.receive())
+    for kind, member in (("message", "seq"), ("ack", "seq")):
+        seqs = [frame[member] for frame in frames if frame["type"] == kind]
+        assert seqs == sorted(seqs)
+    assert [frame["data"]["n"] for frame in frames if frame["type"] == "message"] == [*range(6)]
+    assert [frame["id"] for frame in frames if frame["type"] == "error"] == [6]
+
+
+async def test_a_resume_of_very_many_groups(ann, talk, monkeypatch):
+    """It is compared with the log step by step, and a seq that is ahead is told."""
+    groups = [str(await ann.make_group(name)) for name in ("tea", "pie", "cake")]
+    monkeypatch.setattr(subprotocols, "SLICE", 1)
+    said = await talk(ann, {groups[1]: 9})
+    frame = await said.receive()
+    assert (frame["type"], frame["group"], frame["to"]) == ("rewind", groups[1], 1)
