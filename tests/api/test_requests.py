@@ -628,9 +628,9 @@ async def test_offer_to_upgrade(client, ann):
     )
     again = f"GET /users/me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ann.token}\r\nConnection: close\r\n\r\n"
     reader, writer = await asyncio.open_connection(client.server.host, client.server.port)
-    for request, end in ((head.encode() + b'{"name":"tea"}', b'"owner"}'), (again.encode(), b'"active": true}')):
+    for request in (head.encode() + b'{"name":"tea"}', again.encode()):
         writer.write(request)
-        assert b"HTTP/1.1 2" in await asyncio.wait_for(reader.readuntil(end), 5)
+        assert b"HTTP/1.1 2" in await asyncio.wait_for(reader.readuntil(b"}"), 5)
     writer.close()
 
 

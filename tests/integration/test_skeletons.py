@@ -118,5 +118,5 @@ async def test_others_have_their_turn_while_skeletons_are_found():
     while not work.done():
         await asyncio.sleep(0)
         turns += 1
-    assert len(work.result()["owner_ids"]) == 1_000
+    assert len({*work.result()["owner_ids"]}) == 1_000
     assert turns >= 1_000 // skeletons._TURN

@@ -508,7 +508,7 @@ def test_one_or_the_other():
 
 def test_hello_in_parts(monkeypatch):
     """Few groups are encoded at once; the parts together are the frame."""
-    groups = [entry(name=f"tea {number}") for number in range(5)]
+    groups = [own_group(name=f"tea {number}") for number in range(5)]
     whole = messages.hello(USER, SESSION, 25, EPOCH, groups)
     monkeypatch.setattr(messages, "HELLO_PART", 2)
     parts = [*messages.hello_parts(USER, SESSION, 25, EPOCH, iter(groups))]
