@@ -68,7 +68,9 @@ class RequestBody:
         return self._data
 
     def close(self) -> None:
-        """Release what is counted, unless the connection does."""
+        """Release the bytes, since aiohttp keeps the request until the connection's next one, and what is counted."""
+        self._data = None
+        self._parts.clear()
         if INCOMING not in self._request:
             self._incoming.release()
 

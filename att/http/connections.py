@@ -163,6 +163,8 @@ class HttpConnection(web.RequestHandler):
         finished = await super().finish_response(
             request, problem_of_http(resp) if isinstance(resp, web.HTTPException) else resp, start_time
         )
+        if isinstance(finished[0], web.Response):
+            finished[0].body = None  # aiohttp keeps the response until the connection's next request
         if is_rejected:
             self._limiter.record_rejected(request.remote, finished[0])
         if not request.content.is_eof():

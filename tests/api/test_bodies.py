@@ -16,7 +16,8 @@ from att.api import schemas
 from att.app import create_app
 from att.core import pace
 from att.http import bodies, requests
-from att.http.bodies import ANONYMOUS_BODY_LIMIT, BODY_LIMIT
+from att.http.bodies import ANONYMOUS_BODY_LIMIT, BODY, BODY_LIMIT
+from att.http.connections import HttpConnection
 from att.http.context import MEMORY
 from att.http.schemas import QueryModel
 from att.http.validation import FAULTS_SHOWN
@@ -217,6 +218,25 @@ async def test_nothing_stays_counted(client, ann, memory):
     await client.post("/login", data=b" " * 100_000, headers=JSON)
     await client.get("/groups")
     assert memory.used == 0
+
+
+async def test_an_idle_connection_keeps_no_body(begin, ann, monkeypatch):
+    """Neither that of its last request nor that of its response, which it would keep until the next request."""
+    await ann.make_group("tea")
+    found = []
+    handle = HttpConnection.finish_response
+
+    async def finish(self, request, response, start):
+        finished = await handle(self, request, response, start)
+        found.append((request[BODY], finished[0]))
+        return finished
+
+    monkeypatch.setattr(HttpConnection, "finish_response", finish)
+    body = json.dumps({"text": "x" * 100_000}).encode()
+    reader, _ = await begin("/broadcast/tea", len(body), bearer(ann), body=body)
+    assert (await answer(reader))[0] == 200
+    [(taken, response)] = found
+    assert (taken._data, taken._parts, response.body) == (None, [], None)
 
 
 # The loop
