@@ -137,7 +137,7 @@ class LogReader:
                 self._hub.session_ended(session_id)
 
     async def _sweep_users(self) -> None:
-        for user_ids in _chunks(self._hub.registry.users(), _USERS):
+        for user_ids in _chunks(self._hub.registry.started_users(), _USERS):
             await self._find_joinings(user_ids)
 
     async def _look_up(self, group_ids: Sequence[UUID]) -> None:

@@ -129,6 +129,10 @@ class Registry:
         """Return the connected users."""
         return list(self._users)
 
+    def started_users(self) -> list[UUID]:
+        """Return the users with started listeners."""
+        return [user_id for user_id, listeners in self._users.items() if any(each.is_started for each in listeners)]
+
     def take_changed(self) -> set[UUID]:
         """Return the users whose listeners have changed since the last call."""
         changed, self._changed = self._changed, set()
@@ -148,9 +152,12 @@ class Registry:
         return {session_id: next(iter(listeners)).user_id for session_id, listeners in self._sessions.items()}
 
     def lacks(self, user_id: UUID, group_id: UUID) -> bool:
-        """Return True if a started listener of the user wants this group, and is not placed in it."""
-        listeners = self._users.get(user_id, _NOBODY)
-        return any(each.is_started and each.wants(group_id) and group_id not in each.groups for each in listeners)
+        """Return True if a started listener of the user wants this group, and is not placed in it.
+
+        So it is if none is started: those that are about to be must learn of joinings after their positions were read.
+        """
+        started = [listener for listener in self._users.get(user_id, _NOBODY) if listener.is_started]
+        return not started or any(each.wants(group_id) and group_id not in each.groups for each in started)
 
     def of_session(self, session_id: UUID) -> tuple[Listener, ...]:
         """Return the session's listeners."""

@@ -325,7 +325,7 @@ class World:
         yield
         for group_id, heard in heads.items():
             self.hub.compare(group_id, heard, self.books[group_id].head(stands[group_id]))
-        users = self.hub.registry.users()
+        users = self.hub.registry.started_users()
         yield
         members = {group_id: stand.members for group_id, stand in self.stands().items()}
         found = [
@@ -335,6 +335,7 @@ class World:
         ]
         yield
         for user, group_id, seq in found:
+            yield
             if not self.hub.registry.lacks(user, group_id):
                 continue
             if seq is not None:

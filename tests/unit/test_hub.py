@@ -597,6 +597,9 @@ def test_lacking_listeners(hub, listen, attach):
     listen(ANN, at(0))
     listen(BEN, at(3), resume={TEA: 1})
     attach(BEN)
+    attach(UUID(int=3))
+    assert hub.registry.lacks(UUID(int=3), TEA)  # it must learn of joinings after its positions were read
+    assert hub.registry.started_users() == [ANN, BEN]
     places = [(who, group) for who in (ANN, BEN) for group in (TEA, PIE)]
     assert [hub.registry.lacks(*place) for place in places] == [False, True, False, True]
 
