@@ -65,11 +65,11 @@ ADD_USER = prepare(
     .on_conflict_do_nothing()
 )
 # Before a change of many users: logins that pass from one of them to another, whose uniqueness is checked at once.
-# No login begins with a space.
+# No login begins with a space, and the history does not count it.
 FREE_LOGINS = prepare(
     update(users)
     .where(THESE_USERS, users.c.login_key == any_(bindparam("login_keys", type_=ARRAY(Text))))
-    .values(login_key=func.concat(" ", users.c.id))
+    .values(login_key=func.concat(" ", users.c.login_key))
 )
 # Changes no row if another user has the login. NULL keeps the current role, even if it was renamed meanwhile.
 _other = users.alias("other")

@@ -6,6 +6,7 @@ https://www.postgresql.org/docs/current/sql-listen.html
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 import aiopg
 from sqlalchemy import bindparam, func, select
@@ -20,15 +21,19 @@ CHANNEL = "att"
 _TIMEOUT = 5.0  # seconds for an answer
 _SILENCE = 5.0  # seconds without a notification until a query checks the connection
 
-NOTIFY = prepare(select(func.pg_notify(CHANNEL, bindparam("payload"))))
+NOTIFY = prepare(select(func.att_notify(bindparam("payload"))))  # on CHANNEL, with the schema
 
 
 class NotificationChannel:
-    """A channel of the database. Its name has only letters."""
+    """A channel of the database. Its name has only letters.
+
+    All schemas share it. ``schema`` is that of the tables, known while listening.
+    """
 
     def __init__(self, dsn: str, name: str) -> None:
         self._dsn = dsn
         self._name = name
+        self.schema = ""
 
     @contextlib.asynccontextmanager
     async def listen(self) -> AsyncIterator[AsyncIterator[str]]:
@@ -47,6 +52,7 @@ class NotificationChannel:
                 **connect_options(self._dsn),
             )
             await _execute(connection, PIN_FOR_SERVING)
+            (self.schema,) = await _execute(connection, "SELECT current_schema()")
             await _execute(connection, f"LISTEN {self._name}")
             async with contextlib.aclosing(self._payloads(connection)) as payloads:
                 yield payloads
@@ -70,10 +76,12 @@ class NotificationChannel:
             yield notification.payload
 
 
-async def _execute(connection: aiopg.Connection, sql: str) -> None:
+async def _execute(connection: aiopg.Connection, sql: str) -> Any:
+    """Run a statement. Return its first row, None if it returns none."""
     try:
         async with connection.cursor() as cursor:
             await cursor.execute(sql)
+            return cursor.raw.fetchone() if cursor.raw.description else None
     except asyncio.CancelledError as error:
         if is_cancelled():
             raise

@@ -397,7 +397,10 @@ async def test_change_many(ann, boss):
 
 
 async def test_swap_logins(ann, boss):
-    """One change of many may pass logins on in any order, whatever their alphabet, also round in a circle."""
+    """One change of many may pass logins on in any order, whatever their alphabet, also round in a circle.
+
+    The history has one change of each.
+    """
     await ask(boss, "POST", body=[{"login": login} for login in ("Ωmega", "b", "c")])
     users = (await ask(boss, "GET", "/users?sort=login"))[1]["items"]
     ids = {user["login"]: user["id"] for user in users}
@@ -406,8 +409,12 @@ async def test_swap_logins(ann, boss):
         return await boss.request("PATCH", "/users", json=[{"id": ids[o], "login": n} for o, n in logins.items()])
 
     for names in ({"ann": "boss", "boss": "ann"}, {"b": "c", "c": "B"}, {"c": "Ωmega", "Ωmega": "ann", "ann": "c"}):
+        before = await recorded(boss)
         response = await rename(**names)
         assert response.status == 200, await response.text()
+        changes = [change for change in await recorded(boss) if change not in before]
+        assert sorted((change["old"]["login"], change["new"]["login"]) for change in changes) == sorted(names.items())
+        assert all(change["new"].get("login_key", "")[:1] != " " for change in changes)
         assert [user["login"] for user in (await response.json())["items"]] == [*names.values()]
         back = [{"id": ids[name], "login": name} for name in names]
         assert (await boss.request("PATCH", "/users", json=back)).status == 200

@@ -39,6 +39,7 @@ def notified(db_url, sql):
                     break
                 assert len(notification.payload.encode()) < 8000
                 payloads.append(json.loads(notification.payload))
+                assert payloads[-1].pop("schema") == "public"
             else:
                 raise AssertionError
             return payloads

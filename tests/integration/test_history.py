@@ -312,6 +312,8 @@ def test_a_role_without_ownership(sql, add_user, news, app_role):
         ):
             with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported)):
                 connection.execute(statement)
+        with pytest.raises(psycopg.errors.CheckViolation):  # the history reads keys without a space before them
+            connection.execute("UPDATE users SET login_key = ' ' || login_key")
         connection.execute("SELECT set_config('att.rehash', 'on', false)")
         connection.execute("UPDATE users SET password_hash = 'known'")
         connection.execute("UPDATE users SET login_key = 'somebody'")

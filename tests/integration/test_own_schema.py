@@ -1,14 +1,24 @@
 """A database that is shared with another program: its ``alembic_version``, and a schema of att's own."""
 
+import contextlib
+import json
+from urllib.parse import quote
+from uuid import UUID
+
 import pytest
 from aiohttp.test_utils import TestClient
+from brokers import ANN, PIE, TEA, RecordingHandler
 from people import PASSWORD, Person
+from psycopg import sql
 
 from att.app import create_app
 from att.cli.doctor.checks import Level
 from att.cli.doctor.database import check_database
+from att.db.engine import Engine
 from att.db.migrate import FOREIGN, bring_up_to_date
 from att.errors import CannotStart
+from att.realtime.brokers.postgres import PostgresBroker
+from att.sessions.redis_store import announce_ended_sessions
 
 
 @pytest.fixture
@@ -75,3 +85,37 @@ async def test_a_schema_of_its_own(shared_db_url, empty_postgresql, settings, ai
     others = sql("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'")
     assert sorted(others.fetchall()) == [("alembic_version",), ("users",)]
     assert sql("SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace").fetchone() == (0,)
+
+
+async def test_two_schemas_of_one_database(empty_db_url, empty_postgresql):
+    """Neither att hears what the other's servers and triggers announce; both hear a server of 0.2.0."""
+    empty_postgresql.autocommit = True
+    names, handlers = ('one "or" so', "two"), []
+    async with contextlib.AsyncExitStack() as stack:
+        for name in names:
+            quoted = sql.Identifier(name).as_string()
+            empty_postgresql.execute(f"CREATE SCHEMA {quoted}")
+            url = f"{empty_db_url}&options={quote(f'-csearch_path={quoted}'.replace(' ', chr(92) + ' '))}"
+            bring_up_to_date(url, migrate=True)
+            db, handler = await Engine.connect(url), RecordingHandler()
+            stack.push_async_callback(db.close)
+            broker = PostgresBroker(db, url)
+            await stack.enter_async_context(broker.running(handler))
+            await handler.until(lambda handler=handler: handler.changes)
+            handlers.append((handler, broker, db, quoted))
+        for seq, (handler, broker, db, quoted) in enumerate(handlers, start=1):
+            await announce_ended_sessions(db, [UUID(int=seq)])
+            empty_postgresql.execute(
+                f"INSERT INTO {quoted}.users (id, login, login_key, search_text, active, role_id)"
+                f" SELECT %s, 'ann', 'ann', '', true, id FROM {quoted}.roles WHERE name = 'User'",
+                [ANN],
+            )
+            empty_postgresql.execute(f"UPDATE {quoted}.users SET active = false")
+            broker.announce_head(TEA, seq)
+            await handler.until(lambda handler=handler: TEA in handler.groups)
+        empty_postgresql.execute("SELECT pg_notify('att', %s)", [json.dumps({"groups": {str(PIE): 9}})])
+        for seq, (handler, *_) in enumerate(handlers, start=1):
+            await handler.until(lambda handler=handler: PIE in handler.groups)
+            assert handler.groups == {TEA: seq, PIE: 9}
+            assert [one.sessions for one in handler.announcements if one.sessions] == [[UUID(int=seq)]]
+            assert [one.users for one in handler.announcements if one.users] == [(ANN,)]

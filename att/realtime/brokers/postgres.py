@@ -146,6 +146,8 @@ class PostgresBroker:
     def _take(self, payload: str, handler: BrokerEventHandler) -> None:
         try:
             value: dict[str, Any] = json.loads(payload)
+            if value.get("schema") not in (None, self._channel.schema):
+                return
             announcement = _parse(value)._replace(markers=decode_markers(value, own=self._id))
             if value.get("from") == self._id and "mark" in value:
                 self._round_trip.finish(float(value["mark"]))
