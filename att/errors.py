@@ -244,7 +244,7 @@ class KeyReused(Invalid, code="key reused"):
 
 
 class PreconditionFailed(AttError, code="precondition failed"):
-    """It has changed since you read it (its ETag is not in If-Match). Read it again."""
+    """The resource has changed since you read it: its ETag is not in If-Match. Read it again."""
 
 
 class TooManyAttempts(AttError, code="too many attempts"):

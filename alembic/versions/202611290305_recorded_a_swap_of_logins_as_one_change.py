@@ -1,7 +1,7 @@
 """Recorded a swap of logins as one change
 
 Revision ID: 1f7ac3d95e08
-Revises: e2b7c4d19f03
+Revises: e7b20d4f91c6
 Create Date: 2026-11-29 03:05:07.318862
 
 Servers of 0.2.0 run on this: they free no login. Nothing is left to contract.
@@ -10,7 +10,7 @@ Servers of 0.2.0 run on this: they free no login. Nothing is left to contract.
 from alembic import op
 
 revision = "1f7ac3d95e08"
-down_revision = "e2b7c4d19f03"
+down_revision = "e7b20d4f91c6"
 branch_labels = None
 depends_on = None
 

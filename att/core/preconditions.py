@@ -36,7 +36,7 @@ class Preconditions(NamedTuple):
         if self.is_outdated(version, exists=exists):
             raise PreconditionFailed
         if self.is_known(version, exists=exists):
-            raise PreconditionFailed("It exists already, as If-None-Match forbids.")
+            raise PreconditionFailed("The resource exists already, which If-None-Match forbids.")
 
 
 def _tags(version: str | None, *, exists: bool) -> set[str]:

@@ -41,19 +41,6 @@ def bob(add_user):
 
 
 @pytest.fixture
-def add_group(sql):
-    """Make a group with these owners; its id. Their joining is in its log."""
-
-    def add(name, *owners):
-        group_id = sql("INSERT INTO groups (name, name_key) VALUES (%s, %s) RETURNING id", name, name)[0][0]
-        for owner in owners:
-            sql("INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'owner')", group_id, owner)
-        return group_id
-
-    return add
-
-
-@pytest.fixture
 def tea(add_group, ann):
     return add_group("tea", ann)
 

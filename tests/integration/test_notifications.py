@@ -42,9 +42,10 @@ async def test_silence(db_url, notify, monkeypatch):
     asked, execute = asyncio.Event(), module._execute
 
     async def observed(connection, sql):
-        await execute(connection, sql)
+        row = await execute(connection, sql)
         if sql == "SELECT 1":
             asked.set()
+        return row
 
     monkeypatch.setattr(module, "_execute", observed)
     async with asyncio.timeout(5), NotificationChannel(db_url, "att").listen() as payloads:
