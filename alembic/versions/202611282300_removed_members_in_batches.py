@@ -135,7 +135,7 @@ $$
 """
 
 # Removes a batch of the members of a deleted group, or of the memberships of a deleted user, and returns their number:
-# 0 when none is left, or when they are locked. The members of a group come in the order of their ids; last_id is that
+# 0 when none is left, or when they are locked. A batch that is not full is the last one. The members of a group come in the order of their ids; last_id is that
 # of the last one removed, so that no batch reads the entries of the index that earlier ones have left behind. Of a
 # user's groups those are skipped that others have locked: broadcasts to all groups of the batch would wait.
 REMOVE_MEMBERS = """
@@ -184,7 +184,7 @@ BEGIN
         );
         GET DIAGNOSTICS removed = ROW_COUNT;
     END IF;
-    IF cardinality(found) = 0 THEN
+    IF cardinality(found) < batch AND removed = cardinality(found) THEN
         DELETE FROM @schema.removals AS r WHERE r.id = removal.id;
     END IF;
     RETURN removed;

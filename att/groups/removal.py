@@ -14,7 +14,7 @@ from att.db.schema import removals
 from att.errors import Busy
 
 REMOVED_AT_ONCE = 500  # members removed in one transaction, which locks the groups that a user leaves
-_PAUSE = 0.02  # seconds between batches, in which others have their turn
+_PAUSE = 0.02  # seconds after each REMOVED_AT_ONCE members, in which others have their turn
 
 PENDING_REMOVALS = prepare(select(removals.c.id).order_by(removals.c.at))
 REMOVE_MEMBERS = prepare(
@@ -31,9 +31,13 @@ class RemovalTask:
 
     async def remove(self) -> None:
         """Remove all that is marked, but what others have locked."""
+        since_pause = 0
         for (removal_id,) in await self._db.fetch_all(PENDING_REMOVALS):
             removed = 1
             with contextlib.suppress(Busy):
                 while removed:
                     (removed,) = await self._db.fetch_one(REMOVE_MEMBERS, removal_id=removal_id, batch=self._at_once)
-                    await asyncio.sleep(_PAUSE)
+                    since_pause += removed
+                    if since_pause >= self._at_once:
+                        since_pause = 0
+                        await asyncio.sleep(_PAUSE)

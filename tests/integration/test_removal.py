@@ -1,5 +1,6 @@
 """Deletion of large groups, and of users in many groups: what is left to the background, and how it is done there."""
 
+import asyncio
 from uuid import UUID, uuid4
 
 import psycopg
@@ -153,13 +154,23 @@ async def test_user_in_many_groups(db, db_url, sql, busy, remove):
     ) == [(2, "left")]
 
 
-async def test_many_users(db, sql, crowd, actor, remove):
-    """The memberships of all users of one statement count together; each user leaves by themselves."""
+async def test_many_users(db, sql, crowd, actor, remove, monkeypatch):
+    """The memberships of all users of one statement count together; each user leaves by themselves.
+
+    One statement removes a user, and pauses come after as many members as with one large group.
+    """
+    pauses, sleep = [], asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds: (pauses.append(seconds), sleep(0))[1])
     sql("DELETE FROM users WHERE id <> %s", actor.user_id)
     assert members_left(sql) == MANY
+    [(first,)] = sql("SELECT id FROM removals ORDER BY at LIMIT 1")
+    assert await db.fetch_one(REMOVE_MEMBERS, removal_id=first, batch=AT_ONCE) == (1,)
+    assert sql("SELECT count(*) FROM removals") == [(MANY - 1,)]
     await remove()
     assert members_left(sql) == 0
+    assert sql("SELECT * FROM removals") == []
     assert sql("SELECT seq FROM groups") == [(2 * MANY,)]
+    assert len(pauses) == (MANY - 1) // AT_ONCE
 
 
 async def test_user_and_group(db, sql, crowd, actor, remove):
