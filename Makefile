@@ -15,6 +15,8 @@ TEST_DB_PORT ?= 5432
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links
 PYTEST := pytest --numprocesses 4 --dist worksteal
+# Without compiled modules each of the many processes of the tests would compile all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test coverage types bench chaos lint fmt lock sbom clean engine dev-run dev-stop run-test-db stop-test-db test-in-docker
 

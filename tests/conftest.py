@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from aiohttp.test_utils import TestClient
-from databases import Databases, copy_data, dsn_of
+from databases import Databases, copy_data, dsn_of, remove
 from hashing_costs import CHEAPEST
 from hypothesis import HealthCheck, settings as hypothesis_settings
 from in_process import run_here  # noqa: F401 - a fixture of many
@@ -27,6 +27,7 @@ from valkey_servers import Valkey, ValkeyCluster
 from att.app import create_app
 from att.config.settings import Rate, Settings
 from att.core.permissions import Actor
+from att.core.process import collect_less_garbage
 from att.core.quotas import Quota
 from att.db.embedded import EmbeddedPostgres
 from att.db.engine import Engine
@@ -37,8 +38,32 @@ hypothesis_settings.load_profile("att")
 
 UNBOUNDED = Rate(10**9, timedelta(seconds=1))  # tests sign up and fail to log in as often as they like
 UNLIMITED = dict.fromkeys(f"quota_{quota.replace('-', '_')}" for quota in Quota)  # settings without quotas
+BASETEMP = pytest.StashKey[Path]()
 SYSTEM = Path(__file__).with_name("system")
 ROOM = 2 * 1024**3  # bytes; a test's database takes some 10 MiB, the log up to 1 GiB
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each run a directory of its own, which it removes.
+
+    Pytest closes the common one of all runs to other users with each run that begins, and the embedded PostgreSQL is
+    another user; and it removes what earlier runs have left, which takes long.
+    """
+    if config.option.basetemp is None:
+        config.stash[BASETEMP] = Path(tempfile.mkdtemp(prefix="att-tests-"))
+        config.option.basetemp = config.stash[BASETEMP] / "base"
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remove it, unless a test has failed, which may have left a log there."""
+    if exitstatus == pytest.ExitCode.OK and BASETEMP in session.config.stash:
+        remove(session.config.stash[BASETEMP])
+
+
+def pytest_collection_finish() -> None:
+    """Do as the server does: exempt the tests and what they have imported from garbage collection."""
+    collect_less_garbage()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -83,13 +108,15 @@ def initialised() -> Iterator[Path]:
     server.start()
     server.stop()
     yield server.data_dir
-    shutil.rmtree(directory)
+    remove(directory)
 
 
 @pytest.fixture
-def data_dir(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_dir(initialised: Path) -> Iterator[Path]:
     """A data directory of the test's own. It has been initialised, which takes longer than all else in a start."""
-    return copy_data(initialised, tmp_path_factory.mktemp("data") / "own")
+    directory = initialised.parent / "own"
+    yield copy_data(initialised, directory)
+    remove(directory)
 
 
 @pytest.fixture(scope="session")

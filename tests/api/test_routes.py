@@ -237,7 +237,7 @@ async def test_other_methods(client):
 async def test_head(client, administrator, new_role):
     """HEAD is answered like GET, without the body."""
     await administrator.make_group("tea")
-    places = {"user_id": administrator.id, "role_id": new_role()}
+    places = {"user_id": administrator.id, "role_id": new_role(), "seq": 2}
     who = {route.path: route.who for route in ROUTES if route.method == "GET"}
     paths = [path for path, methods in served().items() if "HEAD" in methods]
     for template in paths:
@@ -268,43 +268,51 @@ async def test_not_signed_in(client):
                 assert await outcome(response) == NOBODY, (route.method, path)
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=name_of)
-async def test_who_may(*, client, sign_up, give_role, new_role, administrator, route):
+async def test_who_may(*, client, sign_up, give_role, new_role, administrator):
     """Each caller gets the response of the table above, for each permission of their role."""
     people = {name: await sign_up(name) for name in CALLERS[1:4]}
     for permission in Permission:
         people[permission] = await sign_up(f"may {permission}")
         give_role(people[permission].id, permission)
-    answers = {}
-    for name in ("nobody", *people, "oneself"):
-        target = await sign_up(uuid4().hex)
-        group = uuid4().hex[:12] + "g"
-        # Sessions of their own, since the request may end them.
-        owner, caller = await sign_in(client, "owner"), await sign_in(client, people.get(name, target).login)
-        headers = {} if name == "nobody" else caller.headers
-        await owner.make_group(group)
-        await owner.broadcast(group, {})  # its event has the seq 2
+
+    async def new_target():
+        """Make a user, a group that they are a member of, and whatever else stands in a path."""
+        target, group = await sign_up(uuid4().hex), uuid4().hex[:12] + "g"
+        await people["owner"].make_group(group)
+        await people["owner"].broadcast(group, {})  # its event has the seq 2
         for guest in (people["member"], target):
-            await owner.add(group, guest)
-        is_own = not route.path.startswith("/users")
-        places = {
-            "user_id": target.id,
-            "group": group,
-            "role_id": new_role(),
-            "seq": 2,
-            "session_id": await session_id_of(administrator, caller if is_own else target),
-        }
-        path = fill(route.path, **places)
-        if route.upgrades and name == "oneself":
-            socket = await client.ws_connect(path, headers=headers)
-            answers[name] = socket._response.status
-            await socket.close()
-            continue
-        options = request_for(route.method, route.path, **places)
-        answers[name] = await outcome(await client.request(route.method, path, headers=headers, **options))
-    row = EXPECTED[route.method, route.path]
-    assert answers == {name: row.of(name) for name in answers}
-    assert len(answers) == len(CALLERS) + len(Permission)
+            await people["owner"].add(group, guest)
+        return target, {"user_id": target.id, "group": group, "role_id": new_role(), "seq": 2}
+
+    answers, target = {}, None
+    for route in ROUTES:
+        for name in ("nobody", *people, "oneself"):
+            if target is None:
+                target, places = await new_target()
+            caller = people.get(name, target)
+            headers = {} if name == "nobody" else caller.headers
+            if "{session_id}" in route.path:
+                is_own = not route.path.startswith("/users")
+                places["session_id"] = await session_id_of(administrator, caller if is_own else target)
+            path = fill(route.path, **places)
+            if route.upgrades and name == "oneself":
+                socket = await client.ws_connect(path, headers=headers)
+                answer = socket._response.status
+                await socket.close()
+            else:
+                options = request_for(route.method, route.path, **places)
+                answer = await outcome(await client.request(route.method, path, headers=headers, **options))
+            answers.setdefault(name_of(route), {})[name] = answer
+            if route.method != "GET" and isinstance(answer, int):  # it may have ended them, or the caller's session
+                target = None
+                if name in people:
+                    people[name] = await sign_in(client, caller.login)
+    expected = {f"{method} {path}": row for (method, path), row in EXPECTED.items()}
+    assert answers == {
+        name: {caller: expected[name].of(caller) for caller in by_caller} for name, by_caller in answers.items()
+    }
+    assert {len(by_caller) for by_caller in answers.values()} == {len(CALLERS) + len(Permission)}
+    assert answers.keys() == expected.keys()
 
 
 async def session_id_of(administrator, person) -> str:

@@ -50,6 +50,11 @@ def copy_data(source: Path, target: Path) -> Path:
     return target
 
 
+def remove(directory: Path) -> None:
+    """Remove a directory with all that is in it, however much that is."""
+    subprocess.run(["rm", "-rf", directory], check=True)
+
+
 def dsn_of(connection: psycopg.Connection) -> str:
     """Return the DSN of the database that a connection is to."""
     return f"postgresql://{connection.info.user}@/{connection.info.dbname}?host={connection.info.host}"

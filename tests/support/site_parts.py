@@ -196,6 +196,7 @@ class Echo:
         self.port = 0
         self._status = status
         self._server: asyncio.Server
+        self._answering: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
@@ -205,8 +206,13 @@ class Echo:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         await self._server.wait_closed()
+        for task in [*self._answering]:  # until the other end has closed the connection
+            await task
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
         with suppress(OSError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0] or 0))
@@ -214,3 +220,5 @@ class Echo:
             writer.write(answer.encode() + head)
             await writer.drain()
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()

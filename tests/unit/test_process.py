@@ -48,12 +48,12 @@ def test_a_limit_that_cannot_be_raised(monkeypatch):
 def test_garbage():
     """Present objects are exempt from collection, and later ones are collected less often."""
     before, frozen = gc.get_threshold(), gc.get_freeze_count()
+    gc.set_threshold(700, 10, 10)  # Python's own: the tests collect less, too
     try:
         collect_less_garbage()
         assert gc.get_freeze_count() > frozen
-        assert gc.get_threshold()[0] > before[0]
+        assert gc.get_threshold()[0] > 700
     finally:
-        gc.unfreeze()
         gc.set_threshold(*before)
 
 
