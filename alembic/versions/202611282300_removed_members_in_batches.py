@@ -135,9 +135,10 @@ $$
 """
 
 # Removes a batch of the members of a deleted group, or of the memberships of a deleted user, and returns their number:
-# 0 when none is left, or when they are locked. A batch that is not full is the last one. The members of a group come in the order of their ids; last_id is that
-# of the last one removed, so that no batch reads the entries of the index that earlier ones have left behind. Of a
-# user's groups those are skipped that others have locked: broadcasts to all groups of the batch would wait.
+# 0 when none is left, or when they are locked. A batch that is not full is the last one. The members of a group come in
+# the order of their ids; last_id is that of the last one removed, so that no batch reads the entries of the index that
+# earlier ones have left behind. Of a user's groups those are skipped that others have locked: broadcasts to all groups
+# of the batch would wait.
 REMOVE_MEMBERS = """
 CREATE FUNCTION att_remove_members(removal_id uuid, batch integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER

@@ -12,6 +12,9 @@ import schemathesis
 
 from att.api.schemas import _PASSWORDS
 from att.core import precis
+from att.core.process import collect_less_garbage
+
+collect_less_garbage()
 
 KNOWN = tomllib.loads(Path(__file__).with_name("schemathesis.toml").read_text())["dictionaries"]
 GUEST, ROLE, SESSION = (KNOWN[name]["values"][-1] for name in ("user_id", "role_id", "session_id"))
