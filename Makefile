@@ -14,7 +14,7 @@ TEST_DB := att-test-db
 TEST_DB_PORT ?= 5432
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links
-PYTEST := pytest --numprocesses 4 --dist worksteal
+PYTEST := pytest --numprocesses 3 --dist worksteal
 # Without compiled modules each of the many processes of the tests would compile all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 

@@ -29,6 +29,7 @@ from att.config.settings import Rate, Settings
 from att.core.permissions import Actor
 from att.core.process import collect_less_garbage
 from att.core.quotas import Quota
+from att.db import engine
 from att.db.embedded import EmbeddedPostgres
 from att.db.engine import Engine
 
@@ -129,6 +130,14 @@ def embedded(initialised: Path) -> Iterator[EmbeddedPostgres]:
         connection.execute("SELECT pg_reload_conf()")
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_pools() -> Iterator[None]:
+    """Each connection costs PostgreSQL as much CPU time as a dozen requests, and most tests need few."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(engine, "POOL_SIZE", 3)
+        yield
 
 
 @pytest.fixture(scope="session")
