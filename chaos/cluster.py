@@ -9,6 +9,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import SystemRandom
+from typing import IO
 
 import psutil
 import psycopg
@@ -164,9 +165,8 @@ class Server:
     async def _start(self) -> bool:
         if not self._has_listened:
             self._address = f"127.0.0.1:{free_port()}"
-        command = (sys.executable, "-m", "att", "--listen", self._address, *self._options, *OPTIONS)
         with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=log)
+            self._process = await spawn("--listen", self._address, *self._options, *OPTIONS, log=log)
         assert self._process.stdout is not None
         listens = await self._process.stdout.readline() != b""
         self._has_listened |= listens
@@ -224,10 +224,15 @@ class Cluster:
         await self.database.stop()
 
     async def _migrate(self) -> None:
-        command = (sys.executable, "-m", "att", "migrate", "--db-url", self.database.dsn)
-        process = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
+        with (self._root / "migrate.log").open("ab") as log:
+            process = await spawn("migrate", "--db-url", self.database.dsn, log=log)
         if await process.wait():
             raise CannotStart("the schema cannot be made")
+
+
+async def spawn(*arguments: str, log: IO[bytes]) -> Process:
+    """Run ``att-server``."""
+    return await asyncio.create_subprocess_exec(sys.executable, "-m", "att", *arguments, stdout=PIPE, stderr=log)
 
 
 def free_port() -> int:

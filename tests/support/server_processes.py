@@ -1,8 +1,8 @@
 """Server processes that begin with everything imported.
 
 ``ServerProcess`` forks from a process that has imported the server once: imports take most of the CPU of a start. The
-rest is as with ``python -m att``: arguments, environment, streams and signals. tests/system/test_cli.py and the chaos
-run start the command itself.
+rest is as with ``python -m att``: arguments, environment, streams and signals. tests/system/test_cli.py and
+``make chaos`` start the command itself.
 """
 
 import os

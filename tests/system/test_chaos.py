@@ -1,11 +1,55 @@
 """A short chaos run. `make chaos` does the long ones."""
 
-import pytest
+import asyncio
+import os
 
+import pytest
+from server_processes import ServerProcess
+
+from chaos import cluster
 from chaos.__main__ import cells, run, table
 from chaos.plan import SHORT, with_redis
 
-pytestmark = pytest.mark.timeout(180)  # two servers, a database and a Valkey start several times on a busy machine
+pytestmark = [
+    pytest.mark.timeout(180),  # two servers, a database and a Valkey start several times on a busy machine
+    pytest.mark.usefixtures("forks"),
+]
+
+
+class Forked:
+    """A server, with as much of ``asyncio.subprocess.Process`` as the chaos run needs."""
+
+    def __init__(self, arguments, log):
+        reader, writer = os.pipe()
+        with os.fdopen(writer, "wb") as output:
+            self._process = ServerProcess(arguments, output=(output, log))
+        self.stdout = self
+        self._output = os.fdopen(reader, "rb")
+
+    @property
+    def returncode(self):
+        return self._process.poll()
+
+    async def readline(self):
+        return await asyncio.to_thread(self._output.readline)
+
+    def send_signal(self, number):
+        self._process.send_signal(number)
+
+    async def wait(self):
+        status = await asyncio.to_thread(self._process.wait)
+        self._output.close()
+        return status
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """Servers that begin with everything imported: imports take most of the CPU of a start."""
+
+    async def spawn(*arguments, log):
+        return Forked(arguments, log)
+
+    monkeypatch.setattr(cluster, "spawn", spawn)
 
 
 def test_a_short_run(tmp_path_factory):
