@@ -38,7 +38,6 @@ async def told(client, headers=None):
     lists = [await client.get(path, headers=headers) for path in ("/groups?limit=1", "/groups/tea/events?limit=1")]
     links = [re.match("<(.*?)/groups", one.headers["Link"])[1] for one in lists]
     document = await (await client.get("/openapi.json", headers=headers)).json()
-    OpenAPIV31SpecValidator(document).validate()
     servers = [server["url"] for server in document.get("servers", [{"url": ""}])]
     return {*links, *servers, response.cookies[COOKIE]["path"].removesuffix("/")}
 
@@ -46,7 +45,9 @@ async def told(client, headers=None):
 @pytest.mark.parametrize("prefix", ["", "/api", "/a/b%20c"])
 async def test_setting(start, prefix):
     """All that the server says about its own addresses begins with --path-prefix."""
-    assert await told(await start(path_prefix=prefix)) == {prefix}
+    client = await start(path_prefix=prefix)
+    assert await told(client) == {prefix}
+    OpenAPIV31SpecValidator(await (await client.get("/openapi.json")).json()).validate()
 
 
 @pytest.mark.parametrize(

@@ -83,19 +83,30 @@ def allowed_name(field, text):
     return text
 
 
+@schemathesis.hook
+def after_call(_context, case, response):
+    """Note what may have ended the session, or removed what there is."""
+    if case.method != "GET" and response.status_code < 400:
+        Tester.token = None
+
+
 @schemathesis.auth(refresh_interval=None)
 class Tester:
-    """Signs in anew for every request."""
+    """Restores what there is, and signs in anew, after every request that has changed something."""
+
+    token = None
 
     def __init__(self):
         self.database = psycopg.connect(os.environ["ATT_TESTS_DB_URL"], autocommit=True)
 
     def get(self, _case, _context):
-        token = secrets.token_urlsafe(32)
-        with self.database.pipeline():
-            self.restore(self.database.execute)
-            self.database.execute(SIGN_IN, (uuid4(), hashlib.sha256(token.encode()).digest()))
-        return token
+        if Tester.token is None:
+            token = secrets.token_urlsafe(32)
+            with self.database.pipeline():
+                self.restore(self.database.execute)
+                self.database.execute(SIGN_IN, (uuid4(), hashlib.sha256(token.encode()).digest()))
+            Tester.token = token
+        return Tester.token
 
     def restore(self, execute):
         execute("INSERT INTO roles (id, name, name_key) VALUES (%s, 'Spare', 'spare') ON CONFLICT DO NOTHING", (ROLE,))

@@ -252,7 +252,7 @@ async def test_tls(start, tmp_path):
     assert (await ended)[0] == 0
 
 
-CROWD = 2_500  # idle connections
+CROWD = 1_000  # idle connections
 FILES_OF_SERVER = 500
 SOURCES = [f"127.0.0.{number}" for number in range(2, 22)] if sys.platform == "linux" else ["127.0.0.1"]
 
