@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from att.core.fields import Id, Moment, Name, Number, PartOfName, RowId, Seq, Truth
+from att.core.fields import Id, Moment, Name, Number, PartOfName, PositiveSeq, RowId, Seq, Truth
 from att.core.names import RAW_LENGTH
 from att.http.schemas import PageQuery, QueryModel
 
@@ -19,7 +19,7 @@ class EventsQuery(QueryModel):
     """A part of a log: the events after a seq, oldest first, or those before one, newest first."""
 
     after: Seq | None = Field(default=None, description="The `next` of the previous page, or the `seq` of any event.")
-    before: Annotated[Seq, Field(ge=1)] | None = Field(
+    before: PositiveSeq | None = Field(
         default=None, description="Likewise, newest first; the newest page is that before 9223372036854775807."
     )
     kind: Literal["message"] | None = Field(default=None, description="Only events of this kind.")

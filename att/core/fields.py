@@ -144,6 +144,7 @@ Truth = Annotated[bool, BeforeValidator(_truth)]
 PartOfName = Annotated[str, AfterValidator(_part_of_name), _text(1, names.NAME_LENGTH, pattern=names.PART_PATTERN)]
 Number = Annotated[int, BeforeValidator(_digits)]
 Seq = Annotated[int, Field(ge=0, le=MAX_INTEGER), BeforeValidator(_seq)]
+PositiveSeq = Annotated[int, Field(ge=1, le=MAX_INTEGER), BeforeValidator(_seq)]
 SeqValue = Annotated[int, Field(ge=0, le=MAX_INTEGER), BeforeValidator(_whole)]
 Cursor = Annotated[str, Field(max_length=CURSOR_LENGTH, pattern=CURSOR_PATTERN)]
 RowId = Annotated[

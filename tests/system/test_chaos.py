@@ -31,7 +31,10 @@ class Forked:
         return self._process.poll()
 
     async def readline(self):
-        return await asyncio.to_thread(self._output.readline)
+        line = await asyncio.to_thread(self._output.readline)
+        if not line:  # it has ended
+            self._output.close()
+        return line
 
     def send_signal(self, number):
         self._process.send_signal(number)
