@@ -357,8 +357,6 @@ class Hub:
             self._written += 1
             if self._written >= SLICE:
                 yield
-                if stream.seq != event.seq:  # the log has lost it
-                    return
         self.counts.skip(event)
 
     def _audiences(self, stream: GroupStream, event: LogEvent) -> list[tuple[Dialect, tuple[ListenerConnection, ...]]]:

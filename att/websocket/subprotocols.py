@@ -107,7 +107,7 @@ class PlainProtocol:
                     told[group_id] = held[group_id]
             if present == reader.epoch:
                 break
-        if self._listener.dialect is Dialect.V1 and (epoch != present or hello_epoch != present):
+        if self._listener.dialect is Dialect.V1 and epoch != present:
             connection.replay(text_frame(messages.epoch(present)))
         await self._start_in_steps(positions, start | held)
 

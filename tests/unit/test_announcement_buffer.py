@@ -40,6 +40,16 @@ def test_heads(outgoing):
     assert pending(outgoing) == {TEA: (9, [5])}
 
 
+def test_messages_of_another_epoch(outgoing, monkeypatch):
+    """They replace those of the one before, whose size counts no more."""
+    monkeypatch.setattr(module, "GROUP_BYTES", 10)
+    monkeypatch.setattr(module, "BYTES", 14)
+    outgoing.add(message(5, body=b"x" * 10), "the one before")
+    outgoing.add(message(3, body=b"x" * 10), EPOCH)
+    outgoing.add(message(1, PIE, body=b"x" * 4), EPOCH)
+    assert pending(outgoing) == {TEA: (5, [3]), PIE: (1, [1])}
+
+
 def test_a_few_at_a_time(outgoing):
     """Groups are taken in their order."""
     for number in range(5):

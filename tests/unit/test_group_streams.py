@@ -48,6 +48,22 @@ def test_offers_in_order(stream):
     assert (stream.seq, stream.known_head) == (12, 14)
 
 
+def test_rewind(stream, ann, monkeypatch):
+    """Events that are queued, behind a gap, or kept for who catches up are forgotten, with their size."""
+    monkeypatch.setattr(group_streams, "_QUEUE_BYTES", 40)
+    monkeypatch.setattr(group_streams, "RECENT_BYTES", 25)
+    stream.catch_up(ann, 5)
+    for seq in (11, 12, 13, 15):
+        stream.offer(event(seq, b"{12345678}"))
+    stream.pop()
+    stream.rewind(10)
+    assert (stream.seq, stream.known_head, stream.tail, stream.has_early) == (10, 10, 10, False)
+    for seq in range(11, 16):
+        stream.offer(event(seq, b"{12345678}"))
+    assert stream.tail == 14
+    assert [stream.pop().seq for _ in range(2)] == [event.seq for event in stream.recent(10)] == [11, 12]
+
+
 @pytest.mark.parametrize("bound", ["QUEUE_EVENTS", "_QUEUE_BYTES"])
 def test_queue_is_bounded(stream, monkeypatch, bound):
     """An event that does not fit is only noted, and wanted once there is room."""

@@ -413,7 +413,8 @@ def test_an_epoch_that_has_lost_nothing(hub, listen, attach):
 
 
 @pytest.mark.parametrize(
-    ("tea", "stay"), [(6, "ann ben late elsewhere"), (5, "ann late elsewhere"), (3, "late elsewhere")]
+    ("tea", "stay"),
+    [(6, "ann ben late elsewhere"), (5, "ann late elsewhere"), (3, "late elsewhere"), (1, "elsewhere")],
 )
 def test_who_has_received_what_is_lost(hub, listen, tea, stay):
     """They connect again, in either dialect, wherever they are in the stream; the others stay."""
@@ -429,21 +430,39 @@ def test_who_has_received_what_is_lost(hub, listen, tea, stay):
 
 def test_who_has_left_by_what_is_lost(hub, listen):
     """They may be a member again: they connect again, too."""
-    ann, ben = listen(ANN, at(4), at(0, PIE)), listen(BEN, at(3, is_member=False), at(0, PIE))
+    ann, ben = listen(ANN, at(4), at(0, PIE)), listen(BEN, at(4, is_member=False), at(0, PIE))
     hub.offer(left(5))
+    assert hub.known_groups() == {TEA, PIE}
     begin_epoch(hub, tea=4)
     assert closed(CloseCode.RESYNC, ann)
     assert is_open(ben)
 
 
-def test_seqs_of_an_epoch(hub, listen):
+def test_who_starts_meanwhile(hub, listen, attach, monkeypatch):
+    """They connect again if their positions were read before, and are not joined by an event that may be lost."""
+    monkeypatch.setattr(hub_module, "SLICE", 1)
+    listen(ANN, at(4))
+    starting, unstarted = attach(ANN), attach(BEN)
+    steps = hub.starting(starting, [at(0, PIE), at(4)], {})
+    next(steps)
+    hub.offer(joined(5, BEN))
+    begin_epoch(hub, tea=4)
+    assert closed(CloseCode.RESYNC, starting)
+    assert [*steps] == []
+    hub.start(unstarted, [at(4, is_member=False)], {})
+    assert is_open(unstarted)
+    assert hub.wanted() == {}
+
+
+def test_seqs_of_an_epoch(hub, listen, calls):
     """An event of the new epoch is not taken for one that was seen, read, announced or counted in the one before."""
-    gone, ann = listen(BEN, at(4)), listen(ANN, at(0, PIE))
-    for event in (message(5), message(7), message(1, PIE), message(9, UUID(int=99))):
+    gone, ann, other = listen(BEN, at(4)), listen(ANN, at(0, PIE)), UUID(int=99)
+    for event in (message(5), message(7), message(1, PIE), message(9, other)):
         hub.offer(event)
     begin_epoch(hub, tea=4, pie=1)
     assert closed(CloseCode.RESYNC, gone)
-    ben = listen(BEN, at(4))
+    assert ("unsubscribe", TEA) in calls
+    ben = listen(BEN, at(4), at(3, other))
     assert hub.wanted() == {}
     assert [hub.counts.of(event) for event in (message(5), message(1, PIE))] == [None, None]
     hub.offer(message(5))
