@@ -22,7 +22,7 @@ from att.protocol.frames import CloseCode
 from att.sessions.store import Session, SignIn
 
 SIGN_IN = {"user_id", "token", "expires_at"}
-GROUP = {"id", "name", "join", "post", "retention", "history", "created_at", "seq", "role"}
+GROUP = {"id", "name", "join", "post", "retention", "history", "created_at", "seq", "role", "read", "unread"}
 MEMBER = {"user_id", "login", "first_name", "last_name", "role", "joined_at"}
 PAGE = {"items", "next"}
 
