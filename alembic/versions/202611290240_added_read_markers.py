@@ -47,14 +47,12 @@ BEGIN
             lowest = since;
         END IF;
     END IF;
+    lowest = greatest(lowest, att_unread.head - 1000);
     RETURN (
         SELECT count(*) FROM (
-            SELECT FROM (
-                SELECT e.seq, e.kind, e.actor_id, e.body FROM @schema.events AS e
-                WHERE e.group_id = att_unread.group_id AND e.seq > lowest AND e.seq <= att_unread.head
-                ORDER BY e.seq DESC LIMIT 1000
-            ) AS e
-            WHERE e.kind = 'message' AND e.actor_id IS DISTINCT FROM att_unread.user_id
+            SELECT FROM @schema.events AS e
+            WHERE e.group_id = att_unread.group_id AND e.seq > lowest AND e.seq <= att_unread.head
+                AND e.kind = 'message' AND e.actor_id IS DISTINCT FROM att_unread.user_id
                 AND (pg_column_size(e.body) > 8 OR CAST(e.body AS text) <> 'null')
                 AND (e.seq > since OR (
                     SELECT n.kind = 'left' FROM @schema.events AS n
@@ -62,7 +60,7 @@ BEGIN
                         AND n.seq > e.seq
                     ORDER BY n.seq LIMIT 1
                 ))
-            LIMIT 100
+            ORDER BY e.seq DESC LIMIT 100
         ) AS c
     );
 END

@@ -45,6 +45,7 @@ _SLICE = 200  # events of one group in one read
 _SCANNED = 2_000  # events that are read for a page of one kind
 SLICE_BYTES = 1024**2  # of their bodies; the last one may exceed it
 READ_BYTES = 8 * 1024**2  # of all groups in one read
+COUNTED = 100  # groups of a user; of one with more the unread messages are not counted
 POSITIONS_READ = 1_000  # positions of a user in one read
 _LONG_READS = 2  # users with more than these whose positions are read at the same time
 _LOWEST, _HIGHEST = UUID(int=0), UUID(int=2**128 - 1)
@@ -334,7 +335,7 @@ POSITIONS = _reading(f"""
     SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, g.id IS NOT NULL, w.joined_at, coalesce(r.seq, 0),
         CASE
             WHEN r.seq >= g.seq THEN 0
-            WHEN :counts AND g.id IS NOT NULL AND (SELECT count(*) FROM here) < :limit
+            WHEN :counts AND g.id IS NOT NULL AND (SELECT count(*) FROM here) <= :most_counted
                 THEN att_unread(g.id, :user_id, coalesce(r.seq, 0), g.seq, g.history = 'all')
         END,
         {_EPOCH}
@@ -479,7 +480,7 @@ class EventLog:
         """Return the positions of the user's groups, and of those whose log has their joining or leaving.
 
         They are those of one moment, unless there are more than ``POSITIONS_READ``. ``counts`` asks for the numbers of
-        unread messages, of a user with fewer groups.
+        unread messages, of a user in at most ``COUNTED`` groups.
         """
         while True:
             page = _PositionsPage()
@@ -551,7 +552,9 @@ class EventLog:
         self, user_id: UUID, page: "_PositionsPage", found: dict[UUID, Position], *, counts: bool = False
     ) -> bool:
         """Read a page of positions. Return True if there may be more."""
-        rows = await self._read(POSITIONS, user_id=user_id, limit=POSITIONS_READ, counts=counts, **vars(page))
+        rows = await self._read(
+            POSITIONS, user_id=user_id, limit=POSITIONS_READ, most_counted=COUNTED, counts=counts, **vars(page)
+        )
         for row in rows:
             if row[3] is not None:
                 found.setdefault(row[0], Position(*row[:4], *row[5:7]))

@@ -125,7 +125,7 @@ async def test_bounds(sql, tea, ann_id, bob, join, send, unread):
 
 async def test_very_many_groups(tea, add_group, ann_id, bob, join, send, log, markers, monkeypatch):
     """Of a user in very many groups only what is known without counting is told."""
-    monkeypatch.setattr(event_log, "POSITIONS_READ", 2)
+    monkeypatch.setattr(event_log, "COUNTED", 2)
     others = [add_group(name, bob) for name in ("one", "two")]
     for group in others:
         join(group, ann_id)
