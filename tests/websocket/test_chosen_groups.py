@@ -44,6 +44,7 @@ async def test_att_v1(client, ann, ben, groups):
     """So do hello, resume and read markers; leaving and joining are heard, of other groups neither."""
     for name in groups:
         await ann.broadcast(name, {"n": name})
+    everything = await ann.listen()  # so the server follows the other groups, too
     talk = Talk(await listen(ben, "tea", protocols=V1))
     hello = await talk.receive()
     assert parts(hello["groups"], "name", "seq") == [("tea", 3)]
@@ -61,6 +62,7 @@ async def test_att_v1(client, ann, ben, groups):
     await ann.broadcast("tea", {})
     assert parts([await talk.receive()], "type", "group") == [("message", groups["tea"])]
     await talk.ws.close()
+    await everything.close()
 
 
 async def test_sweeps(client, ann, ben, groups, sql):
