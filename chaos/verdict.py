@@ -197,7 +197,7 @@ def _judge_reads(stored: Stored, record: ListenerRecord) -> Iterator[Violation]:
     told: dict[UUID, int] = {}
     highest: dict[UUID, int] = {}
     for group_id, seq, is_greeting in record.reads:
-        if (seq < highest.get(group_id, 0)) if is_greeting else (seq <= told.get(group_id, 0)):
+        if seq < (highest if is_greeting else told).get(group_id, 0):  # told again after an outage, it is the same
             yield Violation(Rule.MARKER, f"{record.name}: {group_id} goes back to {seq}")
         told[group_id] = 0 if is_greeting else seq
         highest[group_id] = max(seq, highest.get(group_id, 0))

@@ -103,7 +103,7 @@ async def mark_read(request: web.Request) -> web.Response:
 
     It never goes back: a lower seq changes nothing. One above the last event's is cut to that.
     """
-    seq = (await read(request, schemas.ReadMarkerIn)).seq
+    seq = (await read(request, schemas.ReadMarkerChangeIn)).seq
     marker = await request.app[MARKER_UPDATES].move(request[GROUP].id, request[SESSION].user_id, seq)
     return respond(schemas.ReadMarkerOut(read=marker.position.seq, unread=marker.unread))
 
@@ -202,7 +202,7 @@ GROUP_ROUTES = (
         "PUT /groups/{group}/read",
         mark_read,
         Who.MEMBER,
-        body=schemas.ReadMarkerIn,
+        body=schemas.ReadMarkerChangeIn,
         responses={200: schemas.ReadMarkerOut},
     ),
 )
@@ -223,7 +223,7 @@ GROUP_EXAMPLES: Examples = {
         "read": 10,
         "unread": 2,
     },
-    schemas.ReadMarkerIn: {"seq": 12},
+    schemas.ReadMarkerChangeIn: {"seq": 12},
     schemas.ReadMarkerOut: {"read": 12, "unread": 0},
     schemas.MemberOut: {
         "user_id": EXAMPLE_ID,

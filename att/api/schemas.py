@@ -256,7 +256,7 @@ class GroupOut(ResponseModel):
     unread: int | None
 
 
-class ReadMarkerIn(RequestModel):
+class ReadMarkerChangeIn(RequestModel):
     """The last event that one has read."""
 
     seq: SeqValue

@@ -23,6 +23,7 @@ from att.app import create_app
 from att.config.settings import ListenAddress
 from att.core.readiness import Readiness
 from att.core.tasks import supervise
+from att.db import engine
 from att.errors import CannotStart
 from att.http.access_log import REQUEST_LOG
 from att.server import admin as admin_module
@@ -253,7 +254,7 @@ async def test_metrics_after_traffic(client, operator, sign_up):
     assert found["att_append_queue",] == 0
     assert found["att_bus_connected", ("bus", "postgresql")] == 1
     assert 0 < found["att_bus_rings_sent_total", ("bus", "postgresql")] <= 8
-    assert 1 <= found["att_db_connections",] <= found["att_db_connections_limit",] == 10
+    assert 1 <= found["att_db_connections",] <= found["att_db_connections_limit",] == engine.POOL_SIZE
     assert found["att_db_waiting",] == found["att_hashing_running",] == found["att_hashing_waiting",] == 0
     assert found["att_tasks_failing",] == found["att_draining",] == 0
     if sys.platform == "linux":  # elsewhere the library does not tell of the process

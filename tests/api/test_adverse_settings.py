@@ -118,3 +118,5 @@ def test_a_migration_works_with_them(adverse, empty_db_url, empty_postgresql):
     bring_up_to_date(adverse(empty_db_url), migrate=True)
     empty_postgresql.execute("INSERT INTO groups (name, name_key) VALUES ('tea', 'tea')")
     assert empty_postgresql.execute("SELECT count(*) FROM history").fetchone() == (1,)
+    empty_postgresql.execute("REASSIGN OWNED BY adverse TO postgres")
+    empty_postgresql.commit()

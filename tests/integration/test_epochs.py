@@ -297,8 +297,8 @@ async def test_positions_of_two_epochs(log, sql, monkeypatch, ann_id, tea, add_g
     coffee = add_group("coffee", ann_id)
     read, epochs = log._read_positions, []
 
-    async def and_then_begin(*arguments):
-        is_more = await read(*arguments)
+    async def and_then_begin(*arguments, **options):
+        is_more = await read(*arguments, **options)
         if len(epochs) < 2:
             for group in (tea, coffee):
                 sql("SELECT att_broadcast(%s, '{}')", group)

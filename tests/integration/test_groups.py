@@ -293,6 +293,13 @@ async def test_two_owners_demote_each_other(groups, db, sql, ann, bob):
         assert sql("SELECT count(*) FROM members WHERE group_id = %s AND role = 'owner'", tea.id) == [(1,)]
 
 
+@pytest.fixture
+def many_connections(monkeypatch):
+    """As many as a server has."""
+    monkeypatch.setattr("att.db.engine.POOL_SIZE", 10)
+
+
+@pytest.mark.usefixtures("many_connections")
 async def test_who_is_removed_while_they_wait(groups, sql, postgresql, ann, bob):
     """A change that waited for the actor's removal fails, though it was allowed before."""
     tea = await groups.create("tea", ann)

@@ -340,7 +340,7 @@ def test_the_trigger_is_not_for_borrowing(sql, app_role):
                 )
 
 
-async def test_the_server_runs_as_such_a_role(aiohttp_client, sql, app_role):
+async def test_the_server_runs_as_such_a_role(app_role, aiohttp_client, sql):
     """All of the API works without ownership of the tables."""
     client = await aiohttp_client(create_app(Settings(db_url=app_role, hashing=CHEAPEST)))
     answer = await client.post("/signup", json={"login": "ann", "password": "correct horse"})

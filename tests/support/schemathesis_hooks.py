@@ -53,13 +53,27 @@ def before_load_schema(_context, raw_schema):
         response["content"]["application/problem+json"]["schema"]["unevaluatedProperties"] = False
 
 
+def allowed_query(query):
+    """Return what of a query goes together."""
+    if "id" in query:
+        return {"id": query["id"]}  # users are either named or searched for
+    return {name: value for name, value in query.items() if name != "after"}  # a cursor is text from a page
+
+
+def shorten(case):
+    """Make the URL short enough: a longer one is refused before its route is known."""
+    if isinstance(case.query, dict) and isinstance(case.query.get("group"), list):
+        case.query["group"] = case.query["group"][:3]
+
+
 @schemathesis.hook
 def before_call(_context, case, _kwargs):
     """Take out of good requests what is rightly refused, for reasons that no schema can give."""
+    shorten(case)
     if not (case.meta and case.meta.generation.mode.is_positive):
         return
     if isinstance(case.query, dict):
-        case.query.pop("after", None)  # a cursor is text that was taken from a page
+        case.query = allowed_query(case.query)
     if isinstance(case.body, list):
         case.body = [*{item.get("id", index): item for index, item in enumerate(case.body)}.values()]  # none twice
     items = case.body if isinstance(case.body, list) else [case.body]

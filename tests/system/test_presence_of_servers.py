@@ -18,10 +18,9 @@ MARKER = "INSERT INTO nodes (id, name, seen_at) VALUES (gen_random_uuid(), 'mark
 @pytest.fixture
 async def servers(data_dir):
     """Two servers on one database, the second to be killed."""
-    first = Server(data_dir)
-    await first.start()
-    second = Server(data_dir)
-    await second.start()
+    first, second = Server(data_dir), Server(data_dir)
+    for server in (first, second):
+        await server.start("--quota-requests", "unlimited")  # presence is asked for until it changes
     yield first, second
     second.process.kill()
     await asyncio.to_thread(second.process.communicate)

@@ -227,15 +227,15 @@ export interface ProfilePage {
   next: string | null;
 }
 
-/** The last event that one has read. */
-export interface ReadMarker-Input {
-  seq: number;
-}
-
 /** The seq up to which one has read, and the number of messages of others above it, counted up to 100. */
-export interface ReadMarker-Output {
+export interface ReadMarker {
   read: number;
   unread: number;
+}
+
+/** The last event that one has read. */
+export interface ReadMarkerChange {
+  seq: number;
 }
 
 /** A role and its permissions. */
