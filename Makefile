@@ -18,10 +18,15 @@ PYTEST := pytest --numprocesses 3 --dist worksteal
 # Without compiled modules each of the many processes of the tests would compile all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test coverage types bench chaos lint fmt lock sbom clean engine dev-run dev-stop run-test-db stop-test-db test-in-docker
+.PHONY: run example test coverage types bench chaos lint fmt lock sbom clean engine dev-run dev-stop run-test-db stop-test-db test-in-docker
 
 run: $(INSTALLED)  ## Start the server on the embedded PostgreSQL; ARGS="--listen :8080" passes options on
 	$(BIN)/att-server $(ARGS)
+
+example: $(INSTALLED)  ## Serve the chat of examples/chat, as docs/tutorial/chat.md builds it
+	mkdir -p build/chat
+	cp examples/chat/* clients/js/src/att.js build/chat
+	$(BIN)/att-server --public-dir build/chat $(ARGS)
 
 test: $(DEV_INSTALLED) $(NPM_INSTALLED)  ## Run lint, types and tests; ARGS="-k login" chooses tests
 	$(MAKE) --jobs 2 lint types

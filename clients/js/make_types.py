@@ -48,20 +48,20 @@ def _declare(name: str, schema: Json, definitions: Json) -> str:
     return f"{comment}export type {name} = {_type(schema, definitions)};\n"
 
 
-def _comment(schema: Json, indent: str = "") -> str:
+def _comment(schema: Json) -> str:
     if "description" not in schema:
         return ""
-    text = f"{indent}/** {' '.join(schema['description'].split())} */"
-    return textwrap.fill(text, 118, subsequent_indent=f"{indent} * ", break_on_hyphens=False) + "\n"
+    text = f"/** {' '.join(schema['description'].split())} */"
+    return textwrap.fill(text, 116, subsequent_indent=" * ", break_on_hyphens=False) + "\n"
 
 
 def _object(schema: Json, definitions: Json) -> str:
     required = schema.get("required", ())
     members = (
-        f"{_comment(member, '  ')}  {name}{'' if name in required else '?'}: {_type(member, definitions)};\n"
+        f"{_comment(member)}{name}{'' if name in required else '?'}: {_type(member, definitions)};\n"
         for name, member in schema["properties"].items()
     )
-    return f"{{\n{''.join(members)}}}"
+    return f"{{\n{textwrap.indent(''.join(members), '  ')}}}"
 
 
 def _type(schema: Json, definitions: Json) -> str:

@@ -13,6 +13,7 @@ import type {
   NewGroup,
   Present,
   Problem,
+  Profile,
   ServerFrames,
   User,
   UserChange,
@@ -64,6 +65,8 @@ export interface AttOptions {
   token?: string;
   /** Keeps the positions in the logs. By default localStorage in pages, elsewhere none. */
   store?: PositionStore | null;
+  /** Ids or names of the groups to listen to. By default all of one's own. */
+  groups?: string[];
   /** Ask for who is online. By default false. */
   presence?: boolean;
   /** For runtimes without a global one. */
@@ -104,9 +107,6 @@ export interface Page<Item> {
   /** Where the next page begins; null at the end. */
   next: string | null;
 }
-
-/** What others may see of a user. */
-export type Profile = Pick<User, "id" | "login" | "first_name" | "last_name">;
 
 /** A page when awaited; all items when iterated over. */
 export interface List<Item, P = Page<Item>> extends Promise<P>, AsyncIterable<Item> {}
@@ -152,6 +152,8 @@ export class Att {
   token?: string;
   /** Id of the user, once known. */
   userId?: string;
+  /** Who is online, by group id, if `presence` was asked for. */
+  readonly online: ReadonlyMap<string, Online>;
   /** True while the connection is open. */
   readonly connected: boolean;
   /** Number of broadcasts that the server has not answered. */

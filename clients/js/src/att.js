@@ -39,7 +39,7 @@ const HINT = /; retry in (\d+(?:\.\d+)?) s$/;
 export class AttError extends Error {
   constructor(problem = {}, options) {
     super(problem.detail ?? problem.error, options);
-    this.name = "AttError";
+    this.name = new.target.name;
     this.code = problem.error ?? "error";
     this.status = problem.status;
     this.errors = problem.errors;
@@ -247,6 +247,7 @@ class Connection {
 export class Att {
   #store;
   #WebSocket;
+  #listenUrl;
   #wantsPresence;
   #usesCookie;
   #handlers = new Map(); // sets of {handler}, by type of event
@@ -257,7 +258,6 @@ export class Att {
   #oneByOne = false; // send the next broadcast only when the last one is answered
   #retryTimer;
   #reads = new Map(); // read markers to send, by group
-  #online = new Map(); // by group: the users who are online, each with since when; or their number
   #running; // AbortController of all that goes on until close()
   #ready; // promise of the first hello
   #connection; // once it has resumed
@@ -272,18 +272,22 @@ export class Att {
   token;
   /** Id of the user, once known. */
   userId;
+  /** Who is online, by group id: `{group, count, users}`. */
+  online = new Map();
 
   /**
    * `url` is that of a server, in a page also relative, as "/api". Options: `token` signs in; `store` keeps positions,
-   * by default localStorage where there is one, and null for none; `presence: true` asks for who is online; `WebSocket`
-   * is for runtimes that have none.
+   * by default localStorage where there is one, and null for none; `groups` are the ids or names of those to listen to,
+   * by default all; `presence: true` asks for who is online; `WebSocket` is for runtimes that have none.
    */
-  constructor(url, { token, store = browserStore(), presence = false, WebSocket } = {}) {
+  constructor(url, { token, store = browserStore(), groups = [], presence = false, WebSocket } = {}) {
     const base = new URL(url, globalThis.location?.href);
     this.url = (base.origin + base.pathname).replace(/\/+$/, "");
     this.token = token;
     this.#usesCookie = !token && base.origin === globalThis.location?.origin;
     this.#store = store;
+    const query = new URLSearchParams(groups.map((group) => ["group", group]));
+    this.#listenUrl = `${this.url.replace(/^http/, "ws")}/listen/me?${query}`;
     this.#wantsPresence = presence;
     this.#WebSocket = WebSocket;
   }
@@ -704,7 +708,7 @@ export class Att {
       signal.throwIfAborted();
       if (!kind) throw new AttError({ detail: "There is no WebSocket in this runtime: give the option WebSocket." });
       const protocols = this.token ? [SUBPROTOCOL, `att.bearer.${this.token}`] : [SUBPROTOCOL];
-      connection = new Connection(kind, `${this.url.replace(/^http/, "ws")}/listen/me`, protocols);
+      connection = new Connection(kind, this.#listenUrl, protocols);
       signal.addEventListener("abort", () => connection.end(signal.reason), { once: true });
       const hello = await connection.hello;
       if (hello.type !== "hello") throw protocolError("The server did not send hello.");
@@ -736,7 +740,7 @@ export class Att {
       this.#connection = undefined;
       clearTimeout(this.#retryTimer);
       this.#retryTimer = undefined;
-      this.#online.clear();
+      this.online.clear();
       connection?.end();
       release();
     }
@@ -767,17 +771,19 @@ export class Att {
     this.#saveSoon();
   }
 
-  /** Keep who is online, and tell it as a whole, by an event `presence` `{group, count, users}`. */
-  #onPresence({ type, group, user, users, count }) {
-    const known = this.#online.get(group);
-    if (type === "presence")
-      this.#online.set(group, users ? new Map(users.map(({ user, since }) => [user, since])) : count);
-    else if (!(known instanceof Map)) return;
-    else if (type === "offline") known.delete(user);
-    else if (!known.has(user)) known.set(user, new Date().toISOString());
-    const now = this.#online.get(group);
-    const all = now instanceof Map ? Array.from(now, ([user, since]) => ({ user, since })) : null;
-    this.#emit("presence", { group, count: all ? all.length : now, users: all });
+  /** Keep who is online, and emit it as a whole. In large groups only their number is known. */
+  #onPresence({ type, group, user, users = null, count = users?.length }) {
+    if (type !== "presence") {
+      users = this.online.get(group)?.users;
+      if (!users) return;
+      const others = users.filter((one) => one.user !== user);
+      if (type === "online" && others.length < users.length) return;
+      users = type === "online" ? [...users, { user, since: new Date().toISOString() }] : others;
+      count = users.length;
+    }
+    const online = { group, count, users };
+    this.online.set(group, online);
+    this.#emit("presence", online);
   }
 
   // Positions

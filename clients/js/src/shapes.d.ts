@@ -336,9 +336,9 @@ export interface Problem {
   error: string;
   /** All faults of invalid input. */
   errors?: {
-  field: string;
-  detail: string;
-}[];
+    field: string;
+    detail: string;
+  }[];
   /** The quota at fault. */
   quota?: "groups-owned" | "groups-joined" | "members" | "retention" | "group-log" | "sockets" | "sessions" | "broadcasts" | "requests";
   /** Position of the item at fault. */
@@ -354,18 +354,18 @@ export interface HelloFrame {
   heartbeat: number;
   epoch: string;
   groups: ({
-  id: string;
-  name: string;
-  seq: number;
-  /** Up to which seq you have read; 0 if you have not. */
-  read: number;
-  /** How many messages of others are above it, counted up to 100; null if they are not counted. */
-  unread: number | null;
-})[];
+    id: string;
+    name: string;
+    seq: number;
+    /** Up to which seq you have read; 0 if you have not. */
+    read: number;
+    /** How many messages of others are above it, counted up to 100; null if they are not counted. */
+    unread: number | null;
+  })[];
 }
 
-/** A broadcast. `data` is byte for byte what was sent, or null once that is redacted; `from` is null when it was sent
- * by SQL on nobody's behalf. */
+/** A broadcast. `data` is byte for byte what was sent, or null once that is redacted; `from` is null when it was
+ * sent by SQL on nobody's behalf. */
 export interface MessageFrame {
   type: "message";
   group: string;
@@ -383,11 +383,11 @@ export interface JoinedFrame {
   name: string;
   seq: number;
   user: {
-  id: string;
-  login: string | null;
-  first_name: string | null;
-  last_name: string | null;
-};
+    id: string;
+    login: string | null;
+    first_name: string | null;
+    last_name: string | null;
+  };
   at: string;
 }
 
@@ -467,8 +467,8 @@ export interface ReadFrame {
   seq: number;
 }
 
-/** The log has a new epoch. Your positions are of it from here on: what you have heard holds, but for what a `rewind`
- * has told before. */
+/** The log has a new epoch. Your positions are of it from here on: what you have heard holds, but for what a
+ * `rewind` has told before. */
 export interface EpochFrame {
   type: "epoch";
   epoch: string;

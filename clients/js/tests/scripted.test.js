@@ -596,9 +596,9 @@ test("presence is told as a whole after each change", async () => {
   assert.deepEqual(told, [
     [G1, 1, [ME]],
     [G1, 2, [ME, "b"]],
-    [G1, 2, [ME, "b"]],
     [G1, 1, ["b"]],
     [G2, 101, undefined],
     [G2, 102, undefined],
   ]);
+  assert.equal(att.online.get(G1).count, 1);
 });
