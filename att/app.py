@@ -74,6 +74,7 @@ from att.realtime.hub import Hub
 from att.realtime.log_reader import GAP_WAIT, LogReader
 from att.realtime.marker_updates import MarkerUpdates
 from att.realtime.presence import Presence, PresenceReporter
+from att.realtime.presence_feed import PresenceFeed
 from att.realtime.publisher import Publisher
 from att.realtime.registry import Registry
 from att.realtime.retention import RetentionTask
@@ -107,6 +108,7 @@ QUOTAS = web.AppKey("quotas", Quotas)
 HUB_WOKEN = web.AppKey("hub_woken", asyncio.Event)
 SESSION_CACHE = web.AppKey("session_cache", SessionCache)
 BROKERS: web.AppKey[Sequence[Broker]] = web.AppKey("brokers", list)  # att receives from all, and sends by the last
+PRESENCE_FEED = web.AppKey("presence_feed", PresenceFeed)
 KEEPALIVE = web.AppKey("keepalive", KeepaliveTimer)
 RETENTION = web.AppKey("retention", RetentionTask)
 METRICS = web.AppKey("metrics", CollectorRegistry)
@@ -255,11 +257,13 @@ async def _passwords(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _hub(app: web.Application) -> AsyncIterator[None]:
-    """Give HUB, HUB_WOKEN, DRAIN. Needs BACKENDS."""
+    """Give HUB, HUB_WOKEN, PRESENCE_FEED, DRAIN. Needs ENGINE, BACKENDS."""
     app[HUB_WOKEN] = woken = asyncio.Event()
     broker = app[BACKENDS].broker
     calls = {} if broker is None else {"subscribe": broker.subscribe, "unsubscribe": broker.unsubscribe}
-    app[HUB] = hub = Hub(Registry(), wake=woken.set, **calls)
+    registry = Registry()
+    app[PRESENCE_FEED] = feed = PresenceFeed(app[ENGINE], registry)
+    app[HUB] = hub = Hub(registry, wake=woken.set, on_member=feed.on_member, **calls)
     app[DRAIN] = Drain(hub, app[KEEPALIVE], app[READINESS], app[SETTINGS].drain_time.total_seconds())
     yield
 
@@ -299,6 +303,7 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
         log=log,
         reader=reader,
         publisher=publisher,
+        presence=app[PRESENCE_FEED],
         markers=markers,
         groups=app[GROUP_SERVICE],
         keepalive=keepalive,
@@ -335,9 +340,9 @@ async def _cleanup(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _presence(app: web.Application) -> AsyncIterator[None]:
-    """Give PRESENCE. Report this node's users. Needs ENGINE, HUB."""
+    """Give PRESENCE. Report this node's users, and tell who is connected. Needs ENGINE, HUB, PRESENCE_FEED."""
     app[PRESENCE] = Presence(app[ENGINE])
-    async with PresenceReporter(app[ENGINE], app[HUB].registry).running():
+    async with PresenceReporter(app[ENGINE], app[HUB].registry).running(), app[PRESENCE_FEED].running():
         yield
 
 

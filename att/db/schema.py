@@ -252,8 +252,9 @@ signing_keys = sa.Table(
 )
 
 # The running servers, and the users connected to each: the opening time of their earliest open socket, and the number
-# of sockets. The rows of a server are deleted with it. Unlogged, since the rows are worthless after a crash, and
-# PostgreSQL then empties the tables. No foreign key to users: the rows of a deleted user go when their sockets close.
+# of sockets. changes counts what a server has recorded. The rows of a server are deleted with it. Unlogged, since the
+# rows are worthless after a crash, and PostgreSQL then empties the tables. No foreign key to users: the rows of a
+# deleted user go when their sockets close.
 nodes = sa.Table(
     "nodes",
     metadata,
@@ -261,6 +262,7 @@ nodes = sa.Table(
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("started_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
     sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False, server_default=_now),
+    sa.Column("changes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     prefixes=["UNLOGGED"],
 )
 presence = sa.Table(

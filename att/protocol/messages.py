@@ -128,6 +128,23 @@ def read(group_id: UUID, name: str, seq: int) -> bytes:
     return f'{{"type":"read",{_group(group_id, name)},"seq":{seq}}}'.encode()
 
 
+def presence(group_id: UUID, users: Iterable[tuple[UUID, datetime]]) -> bytes:
+    """Return the frame for the connected members of a group, each with the time since when."""
+    found = [{"user": user_id, "since": timestamp(since)} for user_id, since in users]
+    return encode({"type": "presence", "group": group_id, "users": found})
+
+
+def presence_count(group_id: UUID, count: int) -> bytes:
+    """Return the frame for the number of connected members of a large group."""
+    return f'{{"type":"presence","group":"{group_id}","count":{count}}}'.encode()
+
+
+def online(group_id: UUID, user_id: UUID, *, is_online: bool) -> bytes:
+    """Return the frame for a member who has connected, or is connected no more."""
+    kind = "online" if is_online else "offline"
+    return f'{{"type":"{kind}","group":"{group_id}","user":"{user_id}"}}'.encode()
+
+
 def epoch(epoch: str) -> bytes:
     """Return the frame that tells the epoch from here on."""
     return encode({"type": "epoch", "epoch": epoch})
@@ -171,11 +188,12 @@ class Ping(_Frame, frozen=True, tag="ping"):
 class Resume(NamedTuple):
     """The first frame: the last seq received of each group. Other groups start with new events.
 
-    The seqs are of the epoch; of the one in hello if it is None.
+    The seqs are of the epoch; of the one in hello if it is None. With ``presence`` the client is told who is connected.
     """
 
     groups: dict[UUID, int]
     epoch: str | None = None
+    presence: bool = False
 
 
 class Broadcast(NamedTuple):
@@ -197,6 +215,7 @@ class MarkRead(NamedTuple):
 class _Resume(_Frame, frozen=True, tag="resume"):
     groups: Annotated[dict[str, Annotated[int, Meta(ge=0, le=SEQ_LIMIT)]], Meta(max_length=RESUME_LIMIT)] = {}
     epoch: Annotated[str, Meta(pattern=EPOCH_PATTERN)] | UnsetType = UNSET
+    presence: bool = False
 
 
 class _Broadcast(_Frame, frozen=True, tag="broadcast"):
@@ -261,7 +280,8 @@ def _resume(frame: _Resume) -> Resume:
     groups = {parse_uuid(text): seq for text, seq in frame.groups.items()}
     if None in groups:
         raise ProtocolError("groups: each is named by its id, a UUID")
-    return Resume(cast("dict[UUID, int]", groups), None if frame.epoch is UNSET else frame.epoch)
+    epoch = None if frame.epoch is UNSET else frame.epoch
+    return Resume(cast("dict[UUID, int]", groups), epoch, frame.presence)
 
 
 def _broadcast(frame: _Broadcast) -> Generator[None, None, Broadcast]:

@@ -27,7 +27,8 @@ class Hub:
 
     ``registry`` holds the connected listeners, ``counts`` the deliveries. The hub calls ``wake`` when there is work:
     slices for ``step``, or reads in ``wanted``. It calls ``subscribe`` for a group's first listener on this node and
-    ``unsubscribe`` after its last; announcements of other groups are not needed.
+    ``unsubscribe`` after its last; announcements of other groups are not needed. It calls ``on_member`` with a
+    group, a user, and the kind of the event by which the user has joined or left.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class Hub:
         wake: Callable[[], None] = lambda: None,
         subscribe: Callable[[UUID], None] = lambda _: None,
         unsubscribe: Callable[[UUID], None] = lambda _: None,
+        on_member: Callable[[UUID, UUID, str], None] = lambda *_: None,
     ) -> None:
         self.registry = registry
         self._wake = wake
         self._subscribe = subscribe
         self._unsubscribe = unsubscribe
+        self._on_member = on_member
         self._streams: dict[UUID, GroupStream] = {}
         self._read_queue = ReadQueue()
         self._running: deque[Iterator[None]] = deque()
@@ -364,6 +367,8 @@ class Hub:
         whose = self.registry.of_user(event.user_id) if event.user_id and event.kind != "message" else ()
         if event.kind == "joined" and event.user_id:
             self._admit(stream, event.seq, event.user_id)
+        if event.kind in ("joined", "left") and event.user_id:
+            self._on_member(event.group_id, event.user_id, event.kind)
         audiences = [(dialect, stream.audience(dialect)) for dialect in Dialect]
         if event.kind == "left":
             for listener in whose:

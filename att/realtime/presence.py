@@ -27,7 +27,7 @@ from att.realtime.registry import Registry
 
 _TICK = 1.0  # seconds between writes of changed users
 _SIGN_INTERVAL = 2.0  # seconds between signs of life
-_SILENCE = timedelta(seconds=8)  # after which a node counts as dead
+SILENCE = timedelta(seconds=8)  # after which a node counts as dead
 _CHUNK = 1_000  # users in one statement
 _STOP_TIMEOUT = 2.0  # seconds to delete the records at the end
 
@@ -59,7 +59,7 @@ class UserPresence(NamedTuple):
     sockets: int
 
 
-_is_alive = nodes.c.seen_at > func.now() - literal(_SILENCE)
+_is_alive = nodes.c.seen_at > func.now() - literal(SILENCE)
 _here = select(presence.c.user_id, presence.c.since, presence.c.sockets).join(nodes).where(_is_alive).subquery("here")
 
 PRESENT_IN_GROUP = Listing(
@@ -93,6 +93,9 @@ REGISTER = prepare(
     """)
 )
 SIGN_OF_LIFE = prepare(update(nodes).where(nodes.c.id == bindparam("node_id")).values(seen_at=func.now()))
+COUNT_CHANGE = prepare(
+    update(nodes).where(nodes.c.id == bindparam("node_id")).values(seen_at=func.now(), changes=nodes.c.changes + 1)
+)
 # Writes nothing for a node that others have deleted, and keeps them from deleting it meanwhile.
 WRITE = prepare(
     text("""
@@ -109,7 +112,7 @@ REMOVE = prepare(text("DELETE FROM presence WHERE node_id = :node_id AND user_id
 _SWEEP = prepare(
     delete(nodes).where(
         nodes.c.id.in_(
-            select(nodes.c.id).where(nodes.c.seen_at < func.now() - literal(_SILENCE)).with_for_update(skip_locked=True)
+            select(nodes.c.id).where(nodes.c.seen_at < func.now() - literal(SILENCE)).with_for_update(skip_locked=True)
         )
     )
 )
@@ -154,6 +157,7 @@ class PresenceReporter:
         self._epoch: datetime | None = None  # the monotonic clock's 0; None if not registered
         self._next_sign = 0.0
         self._pending: set[UUID] = set()
+        self._has_written = False
         self._has_failed = False
 
     @contextlib.asynccontextmanager
@@ -185,6 +189,10 @@ class PresenceReporter:
             chunk = [*islice(self._pending, _CHUNK)]
             await self._write(chunk, self._epoch)
             self._pending.difference_update(chunk)
+            self._has_written = True
+        if self._has_written:  # after the writes, so that whoever sees the count sees them, too
+            await self._db.execute(COUNT_CHANGE, node_id=self._node_id)
+            self._has_written = False
 
     async def _give_sign_of_life(self) -> None:
         """Update this node's row, or register anew if it is gone. Delete the rows of dead nodes."""

@@ -19,6 +19,7 @@ from att.realtime.event_log import EventLog, Position, Publish
 from att.realtime.hub import Hub
 from att.realtime.log_reader import LogReader
 from att.realtime.marker_updates import MarkerUpdates
+from att.realtime.presence_feed import PresenceFeed
 from att.realtime.publish_queue import PublishCallback
 from att.realtime.publisher import Publisher
 from att.realtime.registry import Dialect, Listener
@@ -40,6 +41,7 @@ class ListenEndpoint:
     reader: LogReader
     publisher: Publisher
     markers: MarkerUpdates
+    presence: PresenceFeed
     groups: GroupQueries
     keepalive: KeepaliveTimer
     quotas: RateQuotas
@@ -127,5 +129,11 @@ class ListenEndpoint:
 
     def _protocol_for(self, listener: Listener, connection: WebSocketConnection) -> PlainProtocol:
         if listener.dialect is Dialect.V1:
-            return AttV1Protocol(listener, connection, self.hub, self.reader, ClientActions(self._submit, self._mark))
+            return AttV1Protocol(
+                listener,
+                connection,
+                self.hub,
+                self.reader,
+                ClientActions(self._submit, self._mark, self.presence.watch),
+            )
         return PlainProtocol(listener, connection, self.hub, self.reader)

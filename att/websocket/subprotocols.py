@@ -34,11 +34,12 @@ log = logging.getLogger("att")
 class ClientActions(NamedTuple):
     """Actions that a client asks for. ``submit`` takes a broadcast and calls back; ``mark`` moves a read marker.
 
-    Both raise why they do not.
+    Both raise why they do not. ``watch`` tells a listener who is connected.
     """
 
     submit: Callable[[Publish, PublishCallback], None]
     mark: Callable[[UUID | str, UUID, int], Awaitable[object]]
+    watch: Callable[[Listener], None]
 
 
 class PlainProtocol:
@@ -146,6 +147,7 @@ class AttV1Protocol(PlainProtocol):
         "_resume_timer",
         "_submit",
         "_unparsed",
+        "_watch",
     )
 
     def __init__(
@@ -157,7 +159,7 @@ class AttV1Protocol(PlainProtocol):
         actions: ClientActions,
     ) -> None:
         super().__init__(listener, connection, hub, log_reader)
-        self._submit, self._mark = actions
+        self._submit, self._mark, self._watch = actions
         self._marks: dict[UUID | str, int] = {}
         self._marking: asyncio.Task[None] | None = None
         self._epoch = ""
@@ -264,6 +266,8 @@ class AttV1Protocol(PlainProtocol):
         else:
             is_ahead = any(_is_ahead(resume, position) for position in positions)
             self._resume_from(positions, resume, frame.epoch, is_ahead=is_ahead)
+        if frame.presence:
+            self._watch(self._listener)
 
     async def _resume_in_steps(
         self, positions: Sequence[Position], resume: Mapping[UUID, int], named_epoch: str | None

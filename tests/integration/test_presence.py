@@ -17,7 +17,7 @@ from waiting import eventually
 from att.core.pagination import Window
 from att.db.engine import Engine, Statement
 from att.errors import NoSuchUser
-from att.realtime.presence import _CHUNK, _SILENCE, PRESENT_IN_GROUP, Presence, PresenceReporter, UserPresence
+from att.realtime.presence import _CHUNK, PRESENT_IN_GROUP, SILENCE, Presence, PresenceReporter, UserPresence
 from att.realtime.registry import Listener, Registry
 
 NAME = f"{socket.gethostname()}:{os.getpid()}"
@@ -55,7 +55,7 @@ def presence(db):
 @pytest.fixture
 def silence(sql):
     """Have every node be silent for as long as that."""
-    return lambda span=_SILENCE: sql("UPDATE nodes SET seen_at = now() - %s - interval '1 second'", span)
+    return lambda span=SILENCE: sql("UPDATE nodes SET seen_at = now() - %s - interval '1 second'", span)
 
 
 async def read(presence, user_id):

@@ -467,6 +467,31 @@ export interface ReadFrame {
   seq: number;
 }
 
+/** The connected members of a group; in a large group only their number. It replaces what was known. */
+export interface PresenceFrame {
+  type: "presence";
+  group: string;
+  users?: {
+    user: string;
+    since: string;
+  }[];
+  count?: number;
+}
+
+/** A member of the group is connected now. */
+export interface OnlineFrame {
+  type: "online";
+  group: string;
+  user: string;
+}
+
+/** A member of the group is not connected any more, or no member. */
+export interface OfflineFrame {
+  type: "offline";
+  group: string;
+  user: string;
+}
+
 /** The log has a new epoch. Your positions are of it from here on: what you have heard holds, but for what a
  * `rewind` has told before. */
 export interface EpochFrame {
@@ -514,6 +539,9 @@ export interface ServerFrames {
   gap: GapFrame;
   rewind: RewindFrame;
   read: ReadFrame;
+  presence: PresenceFrame;
+  online: OnlineFrame;
+  offline: OfflineFrame;
   epoch: EpochFrame;
   ack: AckFrame;
   error: ErrorFrame;
