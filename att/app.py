@@ -29,6 +29,7 @@ from att.api.keys import (
     ACCOUNT_SERVICE,
     DEVICES,
     DOCUMENT,
+    EPHEMERALS,
     EVENT_LOG,
     GROUP_SERVICE,
     HISTORY,
@@ -69,6 +70,7 @@ from att.http.public_files import public_files
 from att.realtime.broker_events import BrokerEvents
 from att.realtime.brokers.base import Broker, SubscribingBroker
 from att.realtime.brokers.postgres import PostgresBroker
+from att.realtime.ephemeral_publisher import EphemeralPublisher
 from att.realtime.event_log import EventLog
 from att.realtime.hub import Hub
 from att.realtime.log_reader import GAP_WAIT, LogReader
@@ -278,7 +280,12 @@ async def _accounts(app: web.Application) -> AsyncIterator[None]:
     app[USER_SEARCH] = UserSearch(db)
     app[PROFILES] = Profiles(db)
     app[ROLE_SERVICE] = roles = Roles(db)
-    rates = {Quota.REQUESTS: app[SETTINGS].quota_requests, Quota.BROADCASTS: app[SETTINGS].quota_broadcasts}
+    settings = app[SETTINGS]
+    rates = {
+        Quota.REQUESTS: settings.quota_requests,
+        Quota.BROADCASTS: settings.quota_broadcasts,
+        Quota.EPHEMERALS: settings.quota_ephemerals,
+    }
     app[RATE_QUOTAS] = RateQuotas(app[QUOTAS], rates, roles.permissions_of)
     app[GROUP_SERVICE] = Groups(db, hub, app[QUOTAS])
     app[HISTORY] = History(db)
@@ -286,9 +293,9 @@ async def _accounts(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _realtime(app: web.Application) -> AsyncIterator[None]:
-    """Give EVENT_LOG, BROKERS, PUBLISHER, MARKER_UPDATES, LISTEN_ENDPOINT, and run them.
+    """Give EVENT_LOG, BROKERS, PUBLISHER, EPHEMERALS, MARKER_UPDATES, LISTEN_ENDPOINT, and run them.
 
-    Needs DATABASE, BACKENDS, ENGINE, HUB, HUB_WOKEN, SESSION_CACHE, GROUP_SERVICE.
+    Needs DATABASE, BACKENDS, ENGINE, HUB, HUB_WOKEN, SESSION_CACHE, GROUP_SERVICE, ROLE_SERVICE.
     """
     db, hub, sessions, keepalive = app[ENGINE], app[HUB], app[SESSION_CACHE], app[KEEPALIVE]
     postgres, redis = PostgresBroker(db, app[DATABASE].dsn), app[BACKENDS].broker
@@ -296,6 +303,9 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
     app[BROKERS] = brokers = [postgres] if redis is None else [postgres, redis]
     reader = LogReader(log, hub, sessions, app[HUB_WOKEN], 0.0 if redis is None else GAP_WAIT)
     app[PUBLISHER] = publisher = Publisher(log, hub, brokers[-1])
+    app[EPHEMERALS] = ephemerals = EphemeralPublisher(
+        log, hub, brokers[-1], app[GROUP_SERVICE], app[ROLE_SERVICE].permissions_of
+    )
     app[MARKER_UPDATES] = markers = MarkerUpdates(ReadMarkers(db), hub, brokers[-1])
     app[LISTEN_ENDPOINT] = ListenEndpoint(
         hub=hub,
@@ -304,6 +314,7 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
         reader=reader,
         publisher=publisher,
         presence=app[PRESENCE_FEED],
+        ephemerals=ephemerals,
         markers=markers,
         groups=app[GROUP_SERVICE],
         keepalive=keepalive,
@@ -366,6 +377,7 @@ async def _monitoring(app: web.Application) -> AsyncIterator[None]:
         quotas=app[QUOTAS],
         hub=app[HUB],
         publisher=app[PUBLISHER],
+        ephemerals=app[EPHEMERALS],
         brokers=app[BROKERS],
         db=app[ENGINE],
         passwords=app[PASSWORDS],

@@ -211,6 +211,7 @@ def att(db: Database, redis_url: str | None = None) -> Server:
     options = ["--listen", "127.0.0.1:PORT", "--db-url", url, "--address-connections", "1000000", "--drain-time", "0s"]
     options += ["--quota-sockets", "unlimited"]
     options += ["--quota-broadcasts", "999999999/1s", "--quota-requests", "999999999/1s"]
+    options += ["--quota-ephemerals", "unlimited"]
     redis = ["--redis-url", redis_url] if redis_url else []
     return Server("att", [program, *options, *redis])
 

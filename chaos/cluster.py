@@ -27,6 +27,7 @@ ADMIN, PASSWORD = "admin", "correct horse"
 OPTIONS = (
     *("--outbox-limit", "16KiB", "--signups", "1000000/1s", "--admin-login", ADMIN, "--admin-password", PASSWORD),
     *("--quota-sockets", "unlimited", "--quota-broadcasts", "unlimited", "--quota-requests", "unlimited"),
+    *("--quota-ephemerals", "unlimited"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Quotas of what a user does in a time: requests and broadcasts. Each server counts by itself."""
+"""Quotas of what a user does in a time: requests, broadcasts and ephemeral messages. Each server counts by itself."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ class RateQuotas:
 
     async def prepare(self, user_id: UUID) -> None:
         """Read the user's role, if ``take_now`` needs it."""
-        if Quota.BROADCASTS in self._buckets:
+        if not self._buckets.keys().isdisjoint((Quota.BROADCASTS, Quota.EPHEMERALS)):
             await self.is_exempt(user_id)
 
     async def take(self, quota: Quota, user_id: UUID) -> None:

@@ -13,6 +13,7 @@ from att.accounts.user_search import UserSearch
 from att.core.permissions import Permissions
 from att.groups.queries import GroupView
 from att.groups.service import Groups
+from att.realtime.ephemeral_publisher import EphemeralPublisher
 from att.realtime.event_log import EventLog
 from att.realtime.hub import Hub
 from att.realtime.marker_updates import MarkerUpdates
@@ -32,6 +33,7 @@ SESSION_LISTENER: web.AppKey[SessionListener] = web.AppKey("session_listener", S
 HUB = web.AppKey("hub", Hub)
 PRESENCE = web.AppKey("presence", Presence)
 EVENT_LOG = web.AppKey("event_log", EventLog)
+EPHEMERALS = web.AppKey("ephemerals", EphemeralPublisher)
 MARKER_UPDATES = web.AppKey("marker_updates", MarkerUpdates)
 PUBLISHER = web.AppKey("publisher", Publisher)
 LISTEN_ENDPOINT = web.AppKey("listen_endpoint", ListenEndpoint)

@@ -33,6 +33,15 @@ class EventsQuery(QueryModel):
         return before
 
 
+class BroadcastQuery(QueryModel):
+    """Whether the message goes to the present listeners alone."""
+
+    ephemeral: Truth = Field(
+        default=False,
+        description="Send to those who listen now, and keep nothing. It has at most 4,096 bytes, and no key.",
+    )
+
+
 class ListenQuery(QueryModel):
     """Groups to hear: ``group``, an id or a name, repeated. Without it all of one's groups are heard."""
 

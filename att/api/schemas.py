@@ -331,6 +331,12 @@ class EventPageOut(ResponseModel):
     epoch: str
 
 
+class EphemeralOut(ResponseModel):
+    """The response to an ephemeral broadcast: its group."""
+
+    group: UUID
+
+
 class DeliveryOut(ResponseModel):
     """The response to a broadcast: its position in the group's log, and the number of sockets of this node it went to.
 

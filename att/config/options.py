@@ -227,6 +227,7 @@ _OPTIONS = (
         "200/10s",
         "Quota: broadcasts of a user at once, and the time in which as many are allowed again, on this server",
     ),
+    _quota("ephemerals", parse_rate, "1000/10s", "Quota: ephemeral messages of a user, likewise"),
     _quota("requests", parse_rate, "500/10s", "Quota: requests of a user, likewise"),
     click.option(
         "--tls-cert",

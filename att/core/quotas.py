@@ -24,6 +24,7 @@ class Quota(StrEnum):
     SOCKETS = "sockets"
     SESSIONS = "sessions"
     BROADCASTS = "broadcasts"
+    EPHEMERALS = "ephemerals"
     REQUESTS = "requests"
 
 
@@ -35,6 +36,7 @@ _DETAILS = {
     Quota.GROUP_LOG: "The log of a group can have at most {} bytes. Its owners make room by a lower retention.",
     Quota.SOCKETS: "A user can have at most {} sockets open on one server. Close one first.",
     Quota.BROADCASTS: "This user sends too many broadcasts in a short time.",
+    Quota.EPHEMERALS: "This user sends too many ephemeral messages in a short time.",
     Quota.REQUESTS: "This user sends too many requests in a short time.",
 }
 

@@ -25,6 +25,7 @@ HELLO_PART = 500  # groups of hello that are encoded at once
 ID_LENGTH = 200
 GROUP_LENGTH = 256  # a name has 64 characters, each of up to four before normalization
 SEQ_LIMIT = 2**63 - 1
+EPHEMERAL_LIMIT = 4 * 1024  # bytes of one ephemeral message, which PostgreSQL carries in less than 8,000
 EPOCH_PATTERN = "^[!-~]{1,64}$"
 
 PONG = b'{"type":"pong"}'
@@ -113,6 +114,12 @@ def event(event: Entry) -> bytes:
     return head.encode() + (b"," + event.body.removeprefix(b"{") if event.body else b"}")
 
 
+def ephemeral(group_id: UUID, user_id: UUID, data: bytes) -> bytes:
+    """Return the frame of an ephemeral message."""
+    head = f'{{"type":"ephemeral","group":"{group_id}","from":"{user_id}","data":'
+    return b"".join((head.encode(), data, b"}"))
+
+
 def gap(group_id: UUID, name: str, first: int, last: int) -> bytes:
     """Return the frame for events that are no longer kept: the first and the last seq."""
     return f'{{"type":"gap",{_group(group_id, name)},"from":{first},"to":{last}}}'.encode()
@@ -153,6 +160,11 @@ def epoch(epoch: str) -> bytes:
 def ack(id: FrameId, group_id: UUID, seq: int, at: datetime, epoch: str) -> bytes:  # noqa: A002 - the frame calls it so
     """Return the frame that confirms a broadcast."""
     return encode({"type": "ack", "id": id, "group": group_id, "seq": seq, "at": timestamp(at), "epoch": epoch})
+
+
+def ephemeral_ack(id: FrameId, group_id: UUID) -> bytes:  # noqa: A002 - the frame calls it so
+    """Return the frame that confirms that an ephemeral message was sent."""
+    return encode({"type": "ack", "id": id, "group": group_id})
 
 
 def error(id: FrameId | None, error: AttError) -> bytes:  # noqa: A002 - the frame calls it so
@@ -205,6 +217,14 @@ class Broadcast(NamedTuple):
     key: str | None
 
 
+class EphemeralBroadcast(NamedTuple):
+    """A message for the present listeners of a group, given by its id or its name. With an id it is confirmed."""
+
+    id: FrameId | None
+    group: UUID | str
+    data: bytes
+
+
 class MarkRead(NamedTuple):
     """The last event that the user has read of a group, given by its id or its name."""
 
@@ -219,10 +239,11 @@ class _Resume(_Frame, frozen=True, tag="resume"):
 
 
 class _Broadcast(_Frame, frozen=True, tag="broadcast"):
-    id: _ReadId
     group: _ReadGroup
     data: Raw
+    id: _ReadId | UnsetType = UNSET
     key: str | UnsetType = UNSET
+    ephemeral: bool = False
 
 
 class _MarkRead(_Frame, frozen=True, tag="read"):
@@ -235,18 +256,22 @@ class _Answerable(Struct, frozen=True):
 
     type: object = None
     id: _ReadId | UnsetType = UNSET
+    ephemeral: object = False
 
 
 _DECODER: Decoder[_Resume | _Broadcast | _MarkRead | Ping] = Decoder(_Resume | _Broadcast | _MarkRead | Ping)
 _ANSWERABLE = Decoder(_Answerable)
 
 
-def parse(text: str | bytes) -> Resume | Broadcast | MarkRead | Ping:
+Frame = Resume | Broadcast | EphemeralBroadcast | MarkRead | Ping
+
+
+def parse(text: str | bytes) -> Frame:
     """Parse a frame of the client. Raise ProtocolError if there is no such frame: InvalidFrame if it has an id."""
     return at_once(parsing(text))
 
 
-def parsing(text: str | bytes) -> Generator[None, None, Resume | Broadcast | MarkRead | Ping]:
+def parsing(text: str | bytes) -> Generator[None, None, Frame]:
     """Do the work of ``parse`` step by step."""
     text = text.removeprefix("\ufeff") if isinstance(text, str) else text.removeprefix(BOM_UTF8)
     try:
@@ -266,13 +291,14 @@ def parsing(text: str | bytes) -> Generator[None, None, Resume | Broadcast | Mar
 
 
 def _fault(text: str | bytes, detail: str) -> ProtocolError:
-    """Return the error for a text that is no frame. An answer needs an id, except that to ``read``, which has none."""
+    """Return the error for a text that is no frame. An answer needs an id, but for frames that may have none."""
     try:
         found = _ANSWERABLE.decode(text)
     except (DecodeError, RecursionError):  # it is not JSON, or no object, or its id is none
         return ProtocolError(detail)
     if found.id is UNSET:
-        return InvalidFrame(None, detail) if found.type == "read" else ProtocolError(detail)
+        needs_none = found.type == "read" or (found.type == "broadcast" and found.ephemeral is True)
+        return InvalidFrame(None, detail) if needs_none else ProtocolError(detail)
     return InvalidFrame(found.id, detail)
 
 
@@ -284,18 +310,36 @@ def _resume(frame: _Resume) -> Resume:
     return Resume(cast("dict[UUID, int]", groups), epoch, frame.presence)
 
 
-def _broadcast(frame: _Broadcast) -> Generator[None, None, Broadcast]:
+def _broadcast(frame: _Broadcast) -> Generator[None, None, Broadcast | EphemeralBroadcast]:
     data = bytes(frame.data)
     key = None if frame.key is UNSET else frame.key
-    _named(frame.id, "group", check_printable, frame.group)
-    _named(frame.id, "key", check_key, key)
+    frame_id = None if frame.id is UNSET else frame.id
+    if frame_id is None and not frame.ephemeral:
+        raise ProtocolError("Object missing required field `id`")
+    _named(frame_id, "group", check_printable, frame.group)
+    group = parse_uuid(frame.group) or frame.group
+    if frame_id is None or frame.ephemeral:
+        _named(frame_id, "key", _check_no_key, key)
+        _named(frame_id, "data", _check_small_object, data)
+        return EphemeralBroadcast(frame_id, group, data)
+    _named(frame_id, "key", check_key, key)
     try:
         is_object = yield from json_text.checking(data)
     except ValueError as error:
-        raise InvalidFrame(frame.id, f"data: {error}") from None
+        raise InvalidFrame(frame_id, f"data: {error}") from None
     if not is_object:
-        raise InvalidFrame(frame.id, "data: must be an object")
-    return Broadcast(frame.id, parse_uuid(frame.group) or frame.group, data, key)
+        raise InvalidFrame(frame_id, "data: must be an object")
+    return Broadcast(frame_id, group, data, key)
+
+
+def _check_no_key(_key: str) -> None:
+    raise ValueError("an ephemeral message takes none")
+
+
+def _check_small_object(data: bytes) -> None:
+    if len(data) > EPHEMERAL_LIMIT:
+        raise ValueError(f"must have at most {EPHEMERAL_LIMIT} bytes if it is ephemeral")
+    check_object(data)
 
 
 def check_object(data: bytes) -> None:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from att.realtime.brokers.base import Announcement, Broker
 from att.realtime.brokers.codec import epoch_tag
+from att.realtime.ephemerals import Ephemeral
 from att.realtime.hub import Hub
 from att.realtime.log_reader import LogReader
 from att.realtime.marker_updates import MarkerUpdates
@@ -46,11 +47,19 @@ class BrokerEvents:
             self.log_reader.look_up_soon([*announcement.groups])
         for group_id, seq in announcement.groups.items():
             self.hub.observe_head(group_id, seq)
+        self._offer_ephemerals(announcement.ephemerals)
         for position in announcement.markers:
             self.hub.marker_moved(position)
         if announcement.sweep:
             self.log_reader.sweep_soon()
             self.markers.read_missed()
+
+    def _offer_ephemerals(self, ephemerals: Sequence[Ephemeral]) -> None:
+        """Deliver the ephemerals of the present epoch; the seqs of another one say nothing about it."""
+        tag = epoch_tag(self.log_reader.epoch) if ephemerals else b""
+        for ephemeral in ephemerals:
+            if ephemeral.epoch_tag == tag:
+                self.hub.offer_ephemeral(ephemeral)
 
     def on_connected(self) -> None:
         self.sessions.trust(is_notified=all(broker.is_connected for broker in self.brokers))

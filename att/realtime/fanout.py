@@ -35,6 +35,14 @@ class Counts:
         self.dropped = Counter(
             "att_deliveries_dropped", "Messages not written to a socket, since it is closing.", registry=None
         )
+        self.ephemerals_delivered = Counter(
+            "att_ephemeral_deliveries", "Ephemeral messages written to sockets here.", registry=None
+        )
+        self.ephemerals_dropped = Counter(
+            "att_ephemeral_deliveries_dropped",
+            "Ephemeral messages not written to a socket, since much waits there, or it is closing.",
+            registry=None,
+        )
         self._counts: OrderedDict[tuple[UUID, int], Delivered] = OrderedDict()
         self._waiting: dict[tuple[UUID, int], DeliveryCallback] = {}
 
@@ -49,6 +57,11 @@ class Counts:
                 self._counts.popitem(last=False)
             if callback := self._waiting.pop(key, None):
                 callback(delivered)
+
+    def add_ephemeral(self, delivered: Delivered) -> None:
+        """Count the delivery of an ephemeral."""
+        self.ephemerals_delivered.inc(delivered.delivered)
+        self.ephemerals_dropped.inc(delivered.dropped)
 
     def skip(self, event: LogEvent) -> None:
         """Store that an event has no listener here, unless it was delivered before."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 from uuid import UUID
 
+from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent
 from att.realtime.registry import Dialect, Listener, ListenerConnection
 
@@ -18,7 +19,10 @@ EARLY = 64  # events kept behind a gap, since the missing ones are often on thei
 EARLY_BYTES = 256 * 1024
 RECENT = 256  # events kept while a listener catches up, so that its last step needs no read
 RECENT_BYTES = 64 * 1024  # of them, as all are written at once
+_RULES = ("left", "role", "changed")  # kinds of events that may change who may post
 LAST_KNOWN = 10_000  # groups without listeners whose last seq is kept
+HELD = 256  # ephemerals that wait for events; the oldest are dropped
+LEAVINGS = 1_000  # users who have left, whose last leaving is kept
 _EMPTY_READS = 3  # reads without the announced events, after which they are no longer expected
 
 
@@ -90,9 +94,12 @@ class GroupStream:
         "_connections",
         "_early",
         "_empty_reads",
+        "_ephemerals",
+        "_left",
         "_queue",
         "_recent",
         "_recent_bytes",
+        "_rules_at",
         "_waiting",
         "group_id",
         "is_running",
@@ -108,6 +115,9 @@ class GroupStream:
         self._bytes = 0
         self._early: dict[int, LogEvent] = {}
         self._empty_reads = 0
+        self._ephemerals: deque[Ephemeral] | None = None
+        self._left: dict[UUID, int] | None = None  # seqs of the last leavings of users
+        self._rules_at = seq  # since then all events that change who may post are known
         self._audience: tuple[set[Listener], ...] = tuple(set() for _ in Dialect)
         self._connections: list[tuple[ListenerConnection, ...] | None] = [None for _ in Dialect]  # None: to be built
         self._waiting: dict[Listener, int] = {}
@@ -124,8 +134,8 @@ class GroupStream:
 
     @property
     def has_next(self) -> bool:
-        """True if an event is queued."""
-        return bool(self._queue)
+        """True if an event is queued, or an ephemeral is due."""
+        return bool(self._queue) or (self._ephemerals is not None and self._ephemerals[0].head <= self.seq)
 
     @property
     def wants_read(self) -> bool:
@@ -190,6 +200,7 @@ class GroupStream:
         self._empty_reads += 1
         if self._empty_reads >= _EMPTY_READS:
             self._empty_reads, self.known_head = 0, self.tail
+            self._ephemerals = None
 
     def pop(self) -> LogEvent | None:
         """Remove and return the next event; None if there is none."""
@@ -198,6 +209,10 @@ class GroupStream:
         event = self._queue.popleft()
         self._bytes -= len(event.body)
         self.seq = event.seq
+        if event.kind == "left" and event.user_id is not None and not event.is_end:
+            self._note_leaving(event.user_id)
+        elif event.kind in _RULES:
+            self._rules_at = event.seq
         if self._recent is not None:
             self._keep(self._recent, event)
         return event
@@ -211,19 +226,49 @@ class GroupStream:
     def skip(self, seq: int) -> None:
         """Continue after this seq, without the events before. The stream must have no listeners."""
         self.known_head = seq if seq < self.tail else self.known_head  # the log was set back
-        self.seq = seq
-        self._queue.clear()
-        self._early.clear()
-        self._bytes = 0
+        self._move_to(seq)
 
     def rewind(self, seq: int) -> None:
         """Forget what is above this seq, and what is not applied yet. No listener may be ahead of it."""
-        self.seq = self.known_head = min(self.seq, seq)
+        self.known_head = min(self.seq, seq)
+        self._move_to(self.known_head)
+        self._recent = None if self._recent is None else deque()
+        self._recent_bytes = 0
+
+    def _move_to(self, seq: int) -> None:
+        self.seq = self._rules_at = seq
         self._queue.clear()
         self._early.clear()
         self._bytes = 0
-        self._recent = None if self._recent is None else deque()
-        self._recent_bytes = 0
+        self._ephemerals = self._left = None
+
+    # Ephemerals
+
+    def hold(self, ephemeral: Ephemeral) -> None:
+        """Queue an ephemeral until all events are applied that its sender's node knew of."""
+        if self._ephemerals is None:
+            self._ephemerals = deque(maxlen=HELD)
+        self._ephemerals.append(ephemeral)
+        self.observe(ephemeral.head)
+
+    def pop_ephemeral(self) -> Ephemeral | None:
+        """Remove and return the next ephemeral that is due, and whose sender may still post."""
+        while self._ephemerals is not None and self._ephemerals[0].head <= self.seq:
+            ephemeral = self._ephemerals.popleft()
+            self._ephemerals = self._ephemerals or None
+            if self.permits(ephemeral.user_id, ephemeral.seq):
+                return ephemeral
+        return None
+
+    def permits(self, user_id: UUID, seq: int) -> bool:
+        """Return True if a user who was permitted to post by this event still is by the last applied one."""
+        return seq >= self._rules_at and (self._left is None or seq >= self._left.get(user_id, 0))
+
+    def _note_leaving(self, user_id: UUID) -> None:
+        if self._left is None or len(self._left) >= LEAVINGS:
+            # Those that are forgotten count as a change of the rules: permissions are read again.
+            self._left, self._rules_at = {}, self._rules_at if self._left is None else self.seq
+        self._left[user_id] = self.seq
 
     # Listeners
 

@@ -13,6 +13,7 @@ from att.errors import ShuttingDown
 from att.groups.read_markers import MarkerPosition
 from att.protocol import messages
 from att.protocol.frames import CloseCode, text_frame
+from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent, Position, Replay, Slice
 from att.realtime.fanout import Counts, Delivered, encode, replay, send_gap
 from att.realtime.group_streams import GroupStream, LastKnownSeqs, ReadQueue, StreamPosition
@@ -156,6 +157,23 @@ class Hub:
         else:
             stream.offer(event)
             self._schedule(stream)
+
+    def offer_ephemeral(self, ephemeral: Ephemeral) -> None:
+        """Deliver an ephemeral to the listeners of att.v1 here, after the events that its sender's node knew of."""
+        stream = self._streams.get(ephemeral.group_id)
+        if stream is not None and stream.audience(Dialect.V1):
+            stream.hold(ephemeral)
+            self._schedule(stream)
+
+    def still_permitted(self, group_id: UUID, user_id: UUID, seq: int) -> tuple[int, int] | None:
+        """Return the last event by which a user may post who was permitted to by ``seq``, and the last one known.
+
+        Return None if that is not known here.
+        """
+        stream = self._streams.get(group_id)
+        if stream is None or not stream.permits(user_id, seq):
+            return None
+        return max(seq, stream.seq), max(seq, stream.known_head)
 
     def observe_head(self, group_id: UUID, seq: int) -> None:
         """Note that a group has reached this seq."""
@@ -319,10 +337,13 @@ class Hub:
         self.counts.drop_group(stream.group_id)
 
     def _run(self, stream: GroupStream) -> Iterator[None]:
-        """Apply queued events, one slice at a time."""
+        """Apply queued events and ephemerals, one slice at a time."""
         try:
-            while (event := stream.pop()) is not None:
-                yield from self._apply(stream, event)
+            while stream.has_next:
+                while (ephemeral := stream.pop_ephemeral()) is not None:
+                    yield from self._deliver(stream, ephemeral)
+                if (event := stream.pop()) is not None:
+                    yield from self._apply(stream, event)
         finally:  # an error in one event must not keep back the next
             stream.is_running = False
         self._schedule(stream)
@@ -348,6 +369,21 @@ class Hub:
                         return
         self._written += 1
         self.counts.add(event, Delivered(delivered, total - delivered))
+
+    def _deliver(self, stream: GroupStream, ephemeral: Ephemeral) -> Iterator[None]:
+        """Send an ephemeral. A connection on which much waits does not get it."""
+        connections, seq, sent = stream.audience(Dialect.V1), stream.seq, 0
+        frame = text_frame(messages.ephemeral(ephemeral.group_id, ephemeral.user_id, ephemeral.body))
+        self._written += 1
+        for start in range(0, len(connections), SLICE):
+            part = connections[start : start + SLICE]
+            sent += sum([connection.send_if_room(frame) for connection in part])
+            self._written += len(part)
+            if self._written >= SLICE:
+                yield
+                if stream.seq != seq:  # the log has lost it
+                    return
+        self.counts.add_ephemeral(Delivered(sent, len(connections) - sent))
 
     def _end(self, stream: GroupStream, event: LogEvent) -> Iterator[None]:
         """Dismiss everyone, as their group is deleted. Each gets their own leaving."""

@@ -24,6 +24,9 @@ class ListenerConnection(Protocol):
     def send(self, frame: bytes) -> bool:
         """Send a frame without waiting. Return False if the connection is closing or too slow."""
 
+    def send_if_room(self, frame: bytes) -> bool:
+        """Send a frame likewise, unless so much waits that the connection may be closed as too slow."""
+
     def replay(self, frame: bytes) -> None:
         """Send a frame of a page, which was read at the listener's pace."""
 

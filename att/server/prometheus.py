@@ -25,6 +25,7 @@ from att.core.tasks import failing
 from att.db.engine import Engine
 from att.http.access_log import RequestLog
 from att.realtime.brokers.base import Broker
+from att.realtime.ephemeral_publisher import EphemeralPublisher
 from att.realtime.hub import Hub
 from att.realtime.publisher import Publisher
 from att.realtime.registry import Dialect
@@ -58,6 +59,7 @@ def register(  # noqa: PLR0913 - parts of the server that have metrics
     quotas: Quotas,
     hub: Hub,
     publisher: Publisher,
+    ephemerals: EphemeralPublisher,
     brokers: Sequence[Broker],
     db: Engine,
     passwords: Passwords,
@@ -73,6 +75,7 @@ def register(  # noqa: PLR0913 - parts of the server that have metrics
         quotas.refusals,
         *(request_log.requests, request_log.durations, request_log.refusals, request_log.closes),
         *(hub.counts.delivered, hub.counts.dropped),
+        *(ephemerals.sent, hub.counts.ephemerals_delivered, hub.counts.ephemerals_dropped),
         *(publisher.appended, publisher.repeated, publisher.batch_sizes, publisher.waits),
         memory.given_up,
         _BrokerCounters(brokers),

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from aiohttp import web
@@ -15,6 +16,7 @@ from att.core.read_turns import ReadTurns
 from att.errors import AttError, NotAMember, NotSignedIn, UpgradeRequired
 from att.groups.queries import GroupQueries
 from att.http.context import SESSION
+from att.realtime.ephemeral_publisher import EphemeralPublisher
 from att.realtime.event_log import EventLog, Position, Publish
 from att.realtime.hub import Hub
 from att.realtime.log_reader import LogReader
@@ -40,6 +42,7 @@ class ListenEndpoint:
     log: EventLog
     reader: LogReader
     publisher: Publisher
+    ephemerals: EphemeralPublisher
     markers: MarkerUpdates
     presence: PresenceFeed
     groups: GroupQueries
@@ -129,11 +132,13 @@ class ListenEndpoint:
 
     def _protocol_for(self, listener: Listener, connection: WebSocketConnection) -> PlainProtocol:
         if listener.dialect is Dialect.V1:
-            return AttV1Protocol(
-                listener,
-                connection,
-                self.hub,
-                self.reader,
-                ClientActions(self._submit, self._mark, self.presence.watch),
+            actions = ClientActions(
+                self._submit,
+                self._mark,
+                self.presence.watch,
+                partial(self.quotas.take_now, Quota.EPHEMERALS),
+                self.ephemerals.publish_known,
+                self.ephemerals.publish,
             )
+            return AttV1Protocol(listener, connection, self.hub, self.reader, actions)
         return PlainProtocol(listener, connection, self.hub, self.reader)

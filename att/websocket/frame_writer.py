@@ -91,6 +91,9 @@ class FrameWriter(asyncio.Protocol):
         self._wait(frame)
         return True
 
+    def send_if_room(self, frame: bytes) -> bool:
+        return (self._active_socket is not None or self._pending <= self._limit // 4) and self.send(frame)
+
     def replay(self, frame: bytes) -> None:
         if self._is_open:
             self._wait(frame)

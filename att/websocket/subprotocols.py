@@ -26,20 +26,26 @@ RESUME_TIMEOUT = 10.0  # seconds for the resume frame
 MARKS = 1_000  # groups of one socket whose read markers wait to be moved
 WHOLE_HELLO = 5_000  # groups in a hello that is not fragmented
 PARSED_AT_ONCE = 64 * 1024  # characters of a frame that is parsed in one step
+EPHEMERALS = 1_000  # of one socket that wait until their sender's permission is read
 IN_FLIGHT = 1_000  # unanswered broadcasts of one socket, at which reading is paused
 
 log = logging.getLogger("att")
 
 
 class ClientActions(NamedTuple):
-    """Actions that a client asks for. ``submit`` takes a broadcast and calls back; ``mark`` moves a read marker.
+    """Actions that a client asks for. Each raises why it is not done.
 
-    Both raise why they do not. ``watch`` tells a listener who is connected.
+    ``submit`` takes a broadcast and calls back; ``mark`` moves a read marker; ``watch`` tells a listener who is
+    connected. ``count_ephemeral`` comes before an ephemeral. ``send_known`` sends it, or returns None if that has to
+    wait for the database: then it is for ``send``. Both return the group.
     """
 
     submit: Callable[[Publish, PublishCallback], None]
     mark: Callable[[UUID | str, UUID, int], Awaitable[object]]
     watch: Callable[[Listener], None]
+    count_ephemeral: Callable[[UUID], None]
+    send_known: Callable[[UUID | str, UUID, bytes], UUID | None]
+    send: Callable[[UUID | str, UUID, bytes], Awaitable[UUID]]
 
 
 class PlainProtocol:
@@ -137,17 +143,17 @@ class AttV1Protocol(PlainProtocol):
     """Subprotocol att.v1."""
 
     __slots__ = (
+        "_actions",
+        "_ephemerals",
         "_epoch",
         "_in_flight",
-        "_mark",
         "_marking",
         "_marks",
         "_parsing",
         "_positions",
         "_resume_timer",
-        "_submit",
+        "_sending",
         "_unparsed",
-        "_watch",
     )
 
     def __init__(
@@ -159,7 +165,9 @@ class AttV1Protocol(PlainProtocol):
         actions: ClientActions,
     ) -> None:
         super().__init__(listener, connection, hub, log_reader)
-        self._submit, self._mark, self._watch = actions
+        self._actions = actions
+        self._ephemerals: deque[messages.EphemeralBroadcast] | None = None
+        self._sending: asyncio.Task[None] | None = None
         self._marks: dict[UUID | str, int] = {}
         self._marking: asyncio.Task[None] | None = None
         self._epoch = ""
@@ -241,7 +249,7 @@ class AttV1Protocol(PlainProtocol):
         if self._resume_timer is not None:
             self._resume_timer.cancel()
 
-    def _answer(self, frame: messages.Resume | messages.Broadcast | messages.MarkRead | messages.Ping) -> None:
+    def _answer(self, frame: messages.Frame) -> None:
         if isinstance(frame, messages.Resume):
             self._resume(frame)
         elif self._positions is not None:
@@ -250,6 +258,8 @@ class AttV1Protocol(PlainProtocol):
             self._send(messages.PONG)
         elif isinstance(frame, messages.MarkRead):
             self._mark_read(frame)
+        elif isinstance(frame, messages.EphemeralBroadcast):
+            self._send_ephemeral(frame)
         else:
             self._broadcast(frame)
 
@@ -267,7 +277,7 @@ class AttV1Protocol(PlainProtocol):
             is_ahead = any(_is_ahead(resume, position) for position in positions)
             self._resume_from(positions, resume, frame.epoch, is_ahead=is_ahead)
         if frame.presence:
-            self._watch(self._listener)
+            self._actions.watch(self._listener)
 
     async def _resume_in_steps(
         self, positions: Sequence[Position], resume: Mapping[UUID, int], named_epoch: str | None
@@ -293,7 +303,7 @@ class AttV1Protocol(PlainProtocol):
             self._connection.pause()
         reply = partial(self._reply, frame.id)
         try:
-            self._submit(Publish(frame.group, self._listener.user_id, frame.data, frame.key), reply)
+            self._actions.submit(Publish(frame.group, self._listener.user_id, frame.data, frame.key), reply)
         except AttError as error:
             reply(error)
 
@@ -306,6 +316,38 @@ class AttV1Protocol(PlainProtocol):
         else:
             event = outcome.event
             self._send(messages.ack(frame_id, event.group_id, event.seq, event.at, outcome.epoch))
+
+    def _send_ephemeral(self, frame: messages.EphemeralBroadcast) -> None:
+        """Send an ephemeral at once if its sender's permission is known, else in its order as soon as it is read."""
+        user_id = self._listener.user_id
+        try:
+            self._actions.count_ephemeral(user_id)
+            if self._ephemerals is not None:
+                if len(self._ephemerals) >= EPHEMERALS:
+                    raise Busy
+                self._ephemerals.append(frame)
+            elif (group_id := self._actions.send_known(frame.group, user_id, frame.data)) is not None:
+                self._confirm(frame, group_id)
+            else:
+                self._ephemerals = deque([frame])
+                self._sending = asyncio.create_task(self._close_on_error(self._send_ephemerals(self._ephemerals)))
+        except AttError as error:
+            self._send(messages.error(frame.id, error))
+
+    async def _send_ephemerals(self, frames: deque[messages.EphemeralBroadcast]) -> None:
+        while frames:
+            frame = frames.popleft()
+            try:
+                group_id = await self._actions.send(frame.group, self._listener.user_id, frame.data)
+            except AttError as error:
+                self._send(messages.error(frame.id, error))
+            else:
+                self._confirm(frame, group_id)
+        self._ephemerals = None
+
+    def _confirm(self, frame: messages.EphemeralBroadcast, group_id: UUID) -> None:
+        if frame.id is not None:
+            self._send(messages.ephemeral_ack(frame.id, group_id))
 
     def _mark_read(self, frame: messages.MarkRead) -> None:
         """Move a marker soon. Of many for one group that come meanwhile only the highest is written."""
@@ -320,7 +362,7 @@ class AttV1Protocol(PlainProtocol):
         while self._marks:
             group = next(iter(self._marks))
             try:
-                await self._mark(group, self._listener.user_id, self._marks.pop(group))
+                await self._actions.mark(group, self._listener.user_id, self._marks.pop(group))
             except AttError as error:
                 self._send(messages.error(None, error))
 

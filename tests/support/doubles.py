@@ -26,6 +26,9 @@ class RecordingConnection:
         self.has_changed.set()
         return True
 
+    def send_if_room(self, frame):
+        return self.send(frame)
+
     def replay(self, frame):
         self.send(frame)
 
@@ -62,6 +65,7 @@ class RecordingBroker:
         self.epochs = set()
         self.sweeps = 0
         self.markers = []
+        self.ephemerals = []
 
     def announce(self, event, epoch):
         self.epochs.add(epoch)
@@ -73,6 +77,9 @@ class RecordingBroker:
 
     def announce_marker(self, position):
         self.markers.append(position)
+
+    def announce_ephemeral(self, ephemeral):
+        self.ephemerals.append(ephemeral)
 
     def announce_sweep(self):
         self.sweeps += 1

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from att.groups.read_markers import MarkerPosition
+from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to connect
@@ -26,7 +27,8 @@ class MemberJoined(NamedTuple):
 
 
 class Announcement(NamedTuple):
-    """Content of one payload: group heads, joined members, ended sessions, deleted or disabled users, moved markers.
+    """Content of one payload: group heads, joined members, ended sessions, deleted or disabled users, moved markers,
+    ephemerals of other nodes.
 
     ``events`` are messages sent along, which need no read if the tag is that of the present epoch. ``sweep`` asks for a
     sweep, as not everything fitted in.
@@ -40,6 +42,7 @@ class Announcement(NamedTuple):
     events: Sequence[LogEvent] = ()
     epoch_tag: bytes = b""
     markers: Sequence[MarkerPosition] = ()
+    ephemerals: Sequence[Ephemeral] = ()
 
 
 SWEEP_ANNOUNCEMENT = Announcement({}, sweep=True)
@@ -87,6 +90,9 @@ class Broker(Protocol):
 
     def announce_marker(self, position: MarkerPosition) -> None:
         """Announce that a user's read marker has moved. This node has told its own sockets."""
+
+    def announce_ephemeral(self, ephemeral: Ephemeral) -> None:
+        """Send an ephemeral to the other nodes soon. It is dropped if too much is pending, or the broker is away."""
 
     def announce_sweep(self) -> None:
         """Ask every node for a sweep, because the outcome of a change is unknown."""

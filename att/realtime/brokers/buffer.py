@@ -1,6 +1,7 @@
 """Buffer of pending announcements, bounded in memory however long the broker is away."""
 
 import json
+from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
@@ -8,12 +9,15 @@ from uuid import UUID
 
 from att.core.names import NAME_LENGTH
 from att.groups.read_markers import MarkerPosition
+from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent
 
 GROUPS = 10_000  # with pending heads; more are replaced by one sweep
 BYTES = 4 * 1024**2  # of bodies in all groups
 GROUP_BYTES = 256 * 1024  # of bodies in one payload; nodes read the rest from the log
 EVENTS = 1_000  # of one group in one payload
+EPHEMERALS = 10_000  # pending
+EPHEMERAL_BYTES = 4 * 1024**2  # of their bodies
 MARKERS = 10_000  # pending; further ones are left to a sweep
 MARKERS_AT_ONCE = 20  # in one payload, which must have less than 8,000 bytes
 
@@ -55,6 +59,31 @@ def decode_markers(value: Mapping[str, Any], *, own: object) -> tuple[MarkerPosi
         MarkerPosition(UUID(user_id), UUID(group_id), str(name), int(seq))
         for user_id, group_id, name, seq in value.get("markers", ())
     )
+
+
+class PendingEphemerals:
+    """Ephemerals to be sent to other nodes, in order. Further ones are dropped."""
+
+    def __init__(self) -> None:
+        self._items: deque[Ephemeral] = deque()
+        self._bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def add(self, ephemeral: Ephemeral) -> None:
+        """Add an ephemeral if there is room."""
+        if self._bytes < EPHEMERAL_BYTES and len(self._items) < EPHEMERALS:
+            self._items.append(ephemeral)
+            self._bytes += len(ephemeral.body)
+
+    def take(self, size: int, overhead: int) -> list[Ephemeral]:
+        """Remove and return the next ones, of at most so many bytes with an overhead for each."""
+        taken: list[Ephemeral] = []
+        while self._items and (size := size - len(self._items[0].body) - overhead) >= 0:
+            taken.append(self._items.popleft())
+        self._bytes -= sum(len(ephemeral.body) for ephemeral in taken)
+        return taken
 
 
 class PendingAnnouncement:

@@ -20,10 +20,12 @@ from msgspec.msgpack import Decoder, Encoder
 from pydantic_core import from_json
 
 from att.realtime.brokers.postgres import HIGHEST
+from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent
 
-VERSION = 1
+VERSION, EPHEMERAL_VERSION = 1, 2
 HEADER = Struct("!B8s8sQ")
+EPHEMERAL_HEADER = Struct("!B8s")
 
 
 class _Message(NamedTuple):
@@ -36,6 +38,8 @@ class _Message(NamedTuple):
 
 _ENCODER = Encoder(uuid_format="bytes")
 _DECODER: Decoder[list[_Message]] = Decoder(list[_Message])
+_Seq = Annotated[int, Meta(ge=0, le=HIGHEST)]
+_EPHEMERALS = Decoder(list[tuple[bytes, UUID, _Seq, _Seq, bytes]])
 
 
 class DecodedAnnouncement(NamedTuple):
@@ -73,8 +77,36 @@ def decode(group_id: UUID, payload: bytes, *, own: UUID) -> DecodedAnnouncement:
     return DecodedAnnouncement(tag, head, [_event(group_id, message) for message in messages])
 
 
+def encode_ephemerals(sender: UUID, ephemerals: Iterable[Ephemeral]) -> bytes:
+    """Return the payload with ephemerals of one group, which has a version of its own."""
+    rows = [(each.epoch_tag, each.user_id, each.seq, each.head, each.body) for each in ephemerals]
+    return EPHEMERAL_HEADER.pack(EPHEMERAL_VERSION, sender.bytes[:8]) + _ENCODER.encode(rows)
+
+
+def decode_ephemerals(group_id: UUID, payload: bytes, *, own: UUID) -> list[Ephemeral] | None:
+    """Return the ephemerals of a payload, none of this node's own; None if it has events.
+
+    Raise ValueError if it is malformed.
+    """
+    if len(payload) < EPHEMERAL_HEADER.size or payload[0] != EPHEMERAL_VERSION:
+        return None
+    if payload[1 : EPHEMERAL_HEADER.size] == own.bytes[:8]:
+        return []
+    try:
+        rows = _EPHEMERALS.decode(memoryview(payload)[EPHEMERAL_HEADER.size :])
+    except (DecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    for *_, body in rows:
+        _check_object(body)
+    return [Ephemeral(tag, group_id, user_id, seq, head, body) for tag, user_id, seq, head, body in rows]
+
+
 def _event(group_id: UUID, message: _Message) -> LogEvent:
-    # Checked like the body of a broadcast, since listeners get it unchanged.
-    if not isinstance(from_json(message.body, allow_inf_nan=False, cache_strings=False), dict):
-        raise ValueError("a message is not an object")  # noqa: TRY004 - every fault is a ValueError
+    _check_object(message.body)
     return LogEvent(group_id, message.name, message.seq, "message", message.user_id, message.at, message.body)
+
+
+def _check_object(body: bytes) -> None:
+    """Check like the body of a broadcast, since listeners get it unchanged. Raise ValueError."""
+    if not isinstance(from_json(body, allow_inf_nan=False, cache_strings=False), dict):
+        raise ValueError("a message is not an object")  # noqa: TRY004 - every fault is a ValueError

@@ -3,10 +3,14 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterable
+from typing import Annotated, Any
 from uuid import UUID, uuid4
 
+from msgspec import DecodeError, Meta, Raw, Struct
+from msgspec.json import Decoder, encode
+
+from att.core import json_text
 from att.core.log_limits import OutageLog
 from att.core.tasks import supervise
 from att.db.engine import Engine
@@ -23,11 +27,23 @@ from att.realtime.brokers.base import (
     RoundTrip,
     log,
 )
-from att.realtime.brokers.buffer import PendingMarkers, decode_markers, encode_markers
+from att.realtime.brokers.buffer import PendingEphemerals, PendingMarkers, decode_markers, encode_markers
+from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent
 
 _HEADS = 100  # groups in one payload, which must have less than 8,000 bytes
+_EPHEMERAL_BYTES = 7_800  # of ephemerals in one payload, likewise
+_EPHEMERAL_OVERHEAD = 140  # bytes of an ephemeral in a payload beside its body
+_EPHEMERALS = '{"ephemerals_by":"'  # the beginning of their payloads, before the id of their node
 HIGHEST = 2**63 - 1  # of a bigint in PostgreSQL
+_Seq = Annotated[int, Meta(ge=0, le=HIGHEST)]
+
+
+class _EphemeralPayload(Struct):
+    ephemerals: list[tuple[str, UUID, UUID, _Seq, _Seq, Raw]]
+
+
+_DECODER = Decoder(_EphemeralPayload)
 
 
 class PostgresBroker:
@@ -49,6 +65,7 @@ class PostgresBroker:
         self._outage = OutageLog(f"the broker ({self.name})")
         self._heads: dict[UUID, int] = {}
         self._markers = PendingMarkers()
+        self._ephemerals = PendingEphemerals()
         self._sweep = False
         self._has_pending = asyncio.Event()
         self._idle = asyncio.Event()
@@ -67,6 +84,10 @@ class PostgresBroker:
 
     def announce_marker(self, position: MarkerPosition) -> None:
         self._markers.add(position)
+        self._wake()
+
+    def announce_ephemeral(self, ephemeral: Ephemeral) -> None:
+        self._ephemerals.add(ephemeral)
         self._wake()
 
     def announce_sweep(self) -> None:
@@ -90,11 +111,13 @@ class PostgresBroker:
 
     async def _announce_pending(self) -> None:
         while True:
-            while self._heads or self._markers or self._sweep:
+            while self._heads or self._markers or self._ephemerals or self._sweep:
                 if self._heads or self._sweep:
                     await self._notify()
                 if self._markers:
                     await self._notify_of_markers()
+                if self._ephemerals:
+                    await self._notify_of_ephemerals()
             self._idle.set()
             await self._has_pending.wait()
             self._has_pending.clear()
@@ -124,6 +147,12 @@ class PostgresBroker:
             await asyncio.sleep(FIRST_PAUSE)
         self._sweep, self._markers.is_full = self._sweep or self._markers.is_full, False
 
+    async def _notify_of_ephemerals(self) -> None:
+        taken = self._ephemerals.take(_EPHEMERAL_BYTES, _EPHEMERAL_OVERHEAD)
+        with contextlib.suppress(Unavailable):  # they are not kept
+            await self._db.fetch_one(NOTIFY, payload=_encode_ephemerals(taken, self._id))
+            self.sent += 1
+
     async def _receive(self, handler: BrokerEventHandler) -> None:
         pause = FIRST_PAUSE
         while True:
@@ -145,6 +174,11 @@ class PostgresBroker:
 
     def _take(self, payload: str, handler: BrokerEventHandler) -> None:
         try:
+            if payload.startswith(_EPHEMERALS):
+                self.received += 1
+                if not payload.startswith(f"{_EPHEMERALS}{self._id}"):
+                    handler.on_announcement(Announcement({}, ephemerals=_decode_ephemerals(payload)))
+                return
             value: dict[str, Any] = json.loads(payload)
             if value.get("schema") not in (None, self._channel.schema):
                 return
@@ -156,6 +190,26 @@ class PostgresBroker:
             return
         self.received += 1
         handler.on_announcement(announcement)
+
+
+def _encode_ephemerals(ephemerals: Iterable[Ephemeral], sender: str) -> str:
+    rows = [(each[0].hex(), *each[1:-1], Raw(each.body)) for each in ephemerals]
+    return f'{_EPHEMERALS}{sender}","ephemerals":{encode(rows).decode()}}}'
+
+
+def _decode_ephemerals(payload: str) -> list[Ephemeral]:
+    """Return the ephemerals of a payload. Raise ValueError if it is malformed."""
+    try:
+        rows = _DECODER.decode(payload).ephemerals
+    except (DecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    found = [
+        Ephemeral(bytes.fromhex(tag), group_id, user_id, seq, head, bytes(body))
+        for tag, group_id, user_id, seq, head, body in rows
+    ]
+    if not all(json_text.is_object(each.body) for each in found):
+        raise ValueError("a message is not an object")
+    return found
 
 
 def _parse(value: dict[str, Any]) -> Announcement:

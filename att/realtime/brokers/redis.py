@@ -25,12 +25,14 @@ from att.realtime.brokers.base import (
 from att.realtime.brokers.buffer import (
     AnnouncementBuffer,
     PendingAnnouncement,
+    PendingEphemerals,
     PendingMarkers,
     decode_markers,
     encode_markers,
 )
-from att.realtime.brokers.codec import decode, encode
+from att.realtime.brokers.codec import decode, decode_ephemerals, encode, encode_ephemerals
 from att.realtime.brokers.subscriptions import Subscriptions
+from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent
 from att.redis.client import RedisClient
 from att.redis.pubsub import PubSub, PubSubConnection
@@ -38,6 +40,7 @@ from att.sessions.redis_scripts import ENDED_CHANNEL
 
 ALL, GROUP_CHANNEL, NODE = "att:all", "att:group:", "att:node:"  # channels
 _AT_ONCE = 100  # groups announced by one pipeline
+_EPHEMERAL_BYTES, _EPHEMERAL_OVERHEAD = 256 * 1024, 100  # of all ephemerals in one pipeline, of each beside its body
 SUBSCRIBED_AT_ONCE = 5_000  # groups in one round of subscribing
 _TICK = 2.0  # seconds between measured round trips, and between checks for unneeded channels
 
@@ -62,6 +65,7 @@ class RedisBroker:
         self._is_up = asyncio.Event()
         self._outgoing = AnnouncementBuffer()
         self._markers = PendingMarkers()
+        self._ephemerals = PendingEphemerals()
         self._has_pending = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -112,6 +116,10 @@ class RedisBroker:
         self._markers.add(position)
         self._wake()
 
+    def announce_ephemeral(self, ephemeral: Ephemeral) -> None:
+        self._ephemerals.add(ephemeral)
+        self._wake()
+
     def announce_sweep(self) -> None:
         self._outgoing.is_sweep = True
         self._wake()
@@ -122,8 +130,11 @@ class RedisBroker:
 
     async def _announce_pending(self) -> None:
         while True:
-            while self._outgoing or self._markers:
-                await self._publish()
+            while self._outgoing or self._markers or self._ephemerals:
+                if self._outgoing or self._markers:
+                    await self._publish()
+                if self._ephemerals:
+                    await self._publish_ephemerals()
             self._idle.set()
             await self._has_pending.wait()
             self._has_pending.clear()
@@ -147,6 +158,16 @@ class RedisBroker:
             for position in markers:
                 self._markers.add(position)
             await asyncio.sleep(FIRST_PAUSE)
+
+    async def _publish_ephemerals(self) -> None:
+        groups: dict[UUID, list[Ephemeral]] = {}
+        for ephemeral in self._ephemerals.take(_EPHEMERAL_BYTES, _EPHEMERAL_OVERHEAD):
+            groups.setdefault(ephemeral.group_id, []).append(ephemeral)
+        with contextlib.suppress(Unavailable):  # they are not kept
+            await self._pubsub.publish_sharded(
+                [(f"{GROUP_CHANNEL}{group_id}", encode_ephemerals(self._id, part)) for group_id, part in groups.items()]
+            )
+            self.sent += len(groups)
 
     def _payloads(self, taken: Mapping[UUID, PendingAnnouncement]) -> list[tuple[str, bytes]]:
         return [
@@ -216,6 +237,8 @@ class RedisBroker:
         """Return the announcement. Raise an error if it is malformed: every Redis user can publish payloads."""
         if channel.startswith(GROUP_CHANNEL):
             group_id = UUID(channel.removeprefix(GROUP_CHANNEL))
+            if (ephemerals := decode_ephemerals(group_id, payload, own=self._id)) is not None:
+                return Announcement({}, ephemerals=ephemerals)
             found = decode(group_id, payload, own=self._id)
             return Announcement({group_id: found.head}, events=found.events, epoch_tag=found.epoch_tag)
         value: Any = json.loads(payload)
