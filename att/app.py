@@ -29,7 +29,7 @@ from att.api.keys import (
     ACCOUNT_SERVICE,
     DEVICES,
     DOCUMENT,
-    EPHEMERALS,
+    EPHEMERAL_PUBLISHER,
     EVENT_LOG,
     GROUP_SERVICE,
     HISTORY,
@@ -293,7 +293,7 @@ async def _accounts(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _realtime(app: web.Application) -> AsyncIterator[None]:
-    """Give EVENT_LOG, BROKERS, PUBLISHER, EPHEMERALS, MARKER_UPDATES, LISTEN_ENDPOINT, and run them.
+    """Give EVENT_LOG, BROKERS, PUBLISHER, EPHEMERAL_PUBLISHER, MARKER_UPDATES, LISTEN_ENDPOINT, and run them.
 
     Needs DATABASE, BACKENDS, ENGINE, HUB, HUB_WOKEN, SESSION_CACHE, GROUP_SERVICE, ROLE_SERVICE.
     """
@@ -303,7 +303,7 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
     app[BROKERS] = brokers = [postgres] if redis is None else [postgres, redis]
     reader = LogReader(log, hub, sessions, app[HUB_WOKEN], 0.0 if redis is None else GAP_WAIT)
     app[PUBLISHER] = publisher = Publisher(log, hub, brokers[-1])
-    app[EPHEMERALS] = ephemerals = EphemeralPublisher(
+    app[EPHEMERAL_PUBLISHER] = ephemerals = EphemeralPublisher(
         log, hub, brokers[-1], app[GROUP_SERVICE], app[ROLE_SERVICE].permissions_of
     )
     app[MARKER_UPDATES] = markers = MarkerUpdates(ReadMarkers(db), hub, brokers[-1])
@@ -377,7 +377,7 @@ async def _monitoring(app: web.Application) -> AsyncIterator[None]:
         quotas=app[QUOTAS],
         hub=app[HUB],
         publisher=app[PUBLISHER],
-        ephemerals=app[EPHEMERALS],
+        ephemerals=app[EPHEMERAL_PUBLISHER],
         brokers=app[BROKERS],
         db=app[ENGINE],
         passwords=app[PASSWORDS],

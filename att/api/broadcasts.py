@@ -5,7 +5,7 @@ from aiohttp import web
 from att import errors
 from att.api import schemas
 from att.api.auth import path_group
-from att.api.keys import EPHEMERALS, PUBLISHER, RATE_QUOTAS
+from att.api.keys import EPHEMERAL_PUBLISHER, PUBLISHER, RATE_QUOTAS
 from att.api.query_schemas import BroadcastQuery
 from att.api.route import EXAMPLE_EPOCH, EXAMPLE_ID, EXAMPLE_TIME, Examples, Route
 from att.core.permissions import Permission, Who
@@ -39,7 +39,7 @@ async def _broadcast_ephemeral(request: web.Request, body: bytes, key: str | Non
         raise BodyTooLarge(EPHEMERAL_LIMIT)
     user_id = request[SESSION].user_id
     await request.app[RATE_QUOTAS].take(Quota.EPHEMERALS, user_id)
-    group_id = await request.app[EPHEMERALS].publish(path_group(request), user_id, body)
+    group_id = await request.app[EPHEMERAL_PUBLISHER].publish(path_group(request), user_id, body)
     return respond(schemas.EphemeralOut(group=group_id), status=202)
 
 

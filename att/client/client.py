@@ -29,6 +29,7 @@ from att.client.connection import ClientConnection
 from att.client.messages import (
     Ack,
     Changed,
+    EphemeralMessage,
     Event,
     Gap,
     Joined,
@@ -51,6 +52,7 @@ __all__ = [
     "Backoff",
     "Changed",
     "Client",
+    "EphemeralMessage",
     "Event",
     "Gap",
     "Joined",
@@ -142,13 +144,20 @@ class Client:
         if self._session is not None:
             await self._session.close()
 
-    async def listen(self, positions: Mapping[str, int] | None = None, epoch: str = "") -> AsyncGenerator[Event, None]:
+    async def listen(
+        self,
+        positions: Mapping[str, int] | None = None,
+        epoch: str = "",
+        on_ephemeral: Callable[[EphemeralMessage], object] = lambda _: None,
+    ) -> AsyncGenerator[Event, None]:
         """Yield every event of every group of the user, in order within each group, each once, without end.
 
         Start after ``positions``, also in groups that the user has joined since; without them start now. Yield a Gap
         where the server no longer keeps the missed events, and a Rewind where its log has lost events that were yielded
         before; to find them it needs the ``epoch`` of the positions. ``self.positions`` contain an event as soon as it
         is yielded.
+
+        Call ``on_ephemeral`` with each ephemeral message, as soon as it is read; they have no order with the events.
 
         Raise NotSignedIn or SessionEnded if the user must sign in again, and other AttErrors that another try cannot
         fix. Retry everything else, without end.
@@ -163,6 +172,7 @@ class Client:
                 since = _now()
                 try:
                     connection = await self._connect(is_fresh=is_fresh)
+                    connection.on_ephemeral = on_ephemeral
                     is_fresh = False
                     while True:
                         event = await connection.next()
@@ -205,6 +215,22 @@ class Client:
             log.warning("%s; trying again in %.1f s", reason, delay)
             connection = None  # it did not answer: use HTTP
             await self._pause(delay)
+
+    async def ephemeral(self, group: str, data: Mapping[str, Any] | bytes) -> None:
+        """Send a JSON object to those who listen now to the group with this id or name. The server does not keep it.
+
+        Raise the server's refusal (NotAMember, NoSuchGroup, …), or Unavailable if it may not have been sent.
+        """
+        body, connection = _encode(data), self._connection
+        try:
+            # A server that is too old for it knows no epochs either. It would close the socket.
+            if connection is not None and connection.is_responsive and connection.epoch:
+                await connection.broadcast_ephemeral(group, body)
+            else:
+                url = f"{self._url}/broadcast/{_in_path(group)}?ephemeral=true"
+                await _post(self._open_session(), url, body, {}, {"group"})
+        except Lost as lost:
+            raise errors.Unavailable(f"The message may have been lost: {lost}.") from lost
 
     async def read(self, group: str, seq: int) -> int:
         """Move the user's read marker of the group with this id or name, unless it is there or beyond it.
@@ -319,7 +345,7 @@ async def _send(  # noqa: PLR0913, PLR0917 - a request has as many parts
         ):
             answer = await response.json(content_type=None) if "json" in response.content_type else {}
             found: dict[str, Any] = answer if isinstance(answer, dict) else {}
-            if response.status == 200 and members <= found.keys():
+            if response.status in (200, 202) and members <= found.keys():
                 return found
             raise _refused(url, response.status, response.headers, found)
     except (aiohttp.ClientError, OSError, ValueError) as error:

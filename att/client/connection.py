@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Self
 
 import aiohttp
@@ -12,11 +12,13 @@ from att import errors
 from att.client.messages import (
     TRY_AGAIN,
     Ack,
+    EphemeralMessage,
     Event,
     Frame,
     Lost,
     NewEpoch,
     close_error,
+    ephemeral_of,
     event_of,
     read,
     refusal,
@@ -41,6 +43,7 @@ class ClientConnection:
         self._pending: dict[int, asyncio.Future[Ack | Exception]] = {}
         self._ids = itertools.count(1)
         self._reader: asyncio.Task[None] | None = None
+        self.on_ephemeral: Callable[[EphemeralMessage], object] = lambda _: None
         self.user_id = hello.user_id
         self.epoch = hello.epoch
         self.groups = {group.id: group.seq for group in hello.groups}
@@ -83,8 +86,15 @@ class ClientConnection:
 
     async def broadcast(self, group: str, body: bytes, key: str) -> Ack:
         """Broadcast a JSON object. Raise the server's refusal, or Lost if the server may or may not have it."""
+        return await self._broadcast(group, f'"key":{json.dumps(key)}', body)
+
+    async def broadcast_ephemeral(self, group: str, body: bytes) -> None:
+        """Broadcast a JSON object to those who listen now. Raise the server's refusal, or Lost."""
+        await self._broadcast(group, '"ephemeral":true', body)
+
+    async def _broadcast(self, group: str, member: str, body: bytes) -> Ack:
         number = next(self._ids)
-        names = f'"id":{number},"group":{json.dumps(group)},"key":{json.dumps(key)}'
+        names = f'"id":{number},"group":{json.dumps(group)},{member}'
         frame = f'{{"type":"broadcast",{names},"data":'.encode() + body + b"}"
         parse(frame)  # the server closes the socket after a malformed frame
         answer: asyncio.Future[Ack | Exception] = asyncio.get_running_loop().create_future()
@@ -151,6 +161,8 @@ class ClientConnection:
             await self._events.put(NewEpoch(frame.epoch))
         elif frame.type == "read":
             self.markers[frame.group] = max(frame.seq, self.markers.get(frame.group, 0))
+        elif frame.type == "ephemeral":
+            self.on_ephemeral(ephemeral_of(frame))
         elif (event := event_of(frame)) is not None:
             await self._events.put(event)
 

@@ -112,6 +112,20 @@ class Redacted(NamedTuple):
     at: datetime
 
 
+class EphemeralMessage(NamedTuple):
+    """A message that no log keeps. ``body`` is a JSON object, byte for byte as sent."""
+
+    group: str
+    sender: str
+    body: bytes
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Return ``body`` as a dictionary."""
+        data: dict[str, Any] = json.loads(self.body)
+        return data
+
+
 class Gap(NamedTuple):
     """Notice that the events from ``first`` to ``seq`` are no longer kept."""
 
@@ -277,7 +291,7 @@ _EVENTS: Mapping[str, Callable[[Frame], Event]] = MappingProxyType(
         "rewind": lambda frame: Rewind(frame.group, frame.name, frame.to),
     }
 )
-_KNOWN = {*_EVENTS, "hello", "read", "epoch", "ack", "error", "pong"}
+_KNOWN = {*_EVENTS, "ephemeral", "hello", "read", "epoch", "ack", "error", "pong"}
 
 
 def read(text: str) -> Frame:
@@ -304,6 +318,11 @@ def event_of(frame: Frame) -> Event | None:
     """Return the event in a frame; None if the frame has none or its type is unknown."""
     build = _EVENTS.get(frame.type)
     return None if build is None else build(frame)
+
+
+def ephemeral_of(frame: Frame) -> EphemeralMessage:
+    """Return the message in an ephemeral frame."""
+    return EphemeralMessage(frame.group, str(frame.origin), bytes(frame.data))
 
 
 def refusal(code: str, detail: str) -> errors.AttError:

@@ -68,7 +68,7 @@ DRAIN_TIME = timedelta(seconds=20)
 ADDRESS_CONNECTIONS = 1_000
 MEMORY_SHARE = 8  # an eighth is the default budget: objects take more than their bytes, and others need memory, too
 BROADCASTS = Rate(200, timedelta(seconds=10))
-EPHEMERALS = Rate(1_000, timedelta(seconds=10))
+EPHEMERAL_RATE = Rate(1_000, timedelta(seconds=10))
 REQUESTS = Rate(500, timedelta(seconds=10))
 
 
@@ -131,7 +131,7 @@ class Settings:
     quota_sockets: int | None = 50
     quota_sessions: int | None = 100
     quota_broadcasts: Rate | None = BROADCASTS
-    quota_ephemerals: Rate | None = EPHEMERALS
+    quota_ephemerals: Rate | None = EPHEMERAL_RATE
     quota_requests: Rate | None = REQUESTS
     tls_cert: Path | None = None
     tls_key: Path | None = None

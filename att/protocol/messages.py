@@ -263,15 +263,15 @@ _DECODER: Decoder[_Resume | _Broadcast | _MarkRead | Ping] = Decoder(_Resume | _
 _ANSWERABLE = Decoder(_Answerable)
 
 
-Frame = Resume | Broadcast | EphemeralBroadcast | MarkRead | Ping
+ClientFrame = Resume | Broadcast | EphemeralBroadcast | MarkRead | Ping
 
 
-def parse(text: str | bytes) -> Frame:
+def parse(text: str | bytes) -> ClientFrame:
     """Parse a frame of the client. Raise ProtocolError if there is no such frame: InvalidFrame if it has an id."""
     return at_once(parsing(text))
 
 
-def parsing(text: str | bytes) -> Generator[None, None, Frame]:
+def parsing(text: str | bytes) -> Generator[None, None, ClientFrame]:
     """Do the work of ``parse`` step by step."""
     text = text.removeprefix("\ufeff") if isinstance(text, str) else text.removeprefix(BOM_UTF8)
     try:

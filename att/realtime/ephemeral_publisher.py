@@ -49,6 +49,7 @@ class EphemeralPublisher:
         self._broker = broker
         self._groups = groups
         self._permissions_of = permissions_of
+        self._clock = time.monotonic
         self._known: dict[tuple[UUID | str, UUID], _Known] = {}
         self._tag = "", b""
         self.sent = Counter("att_ephemerals", "Ephemeral messages sent here.", registry=None)
@@ -63,7 +64,7 @@ class EphemeralPublisher:
     def publish_known(self, group: UUID | str, user_id: UUID, body: bytes) -> UUID | None:
         """Send a message likewise, without waiting. Return None if the permission is not known, and has to be read."""
         known = self._known.get((group, user_id))
-        if known is None or known.epoch != self._log.epoch or known.until < time.monotonic():
+        if known is None or known.epoch != self._log.epoch or known.until < self._clock():
             return None
         span = self._hub.still_permitted(known.group_id, user_id, known.seq)
         if span is None:
@@ -79,7 +80,7 @@ class EphemeralPublisher:
         except Forbidden:
             if not permits(await self._permissions_of(user_id), Permission.BROADCAST_ANY):
                 raise
-            until = time.monotonic() + _ROLE_SECONDS
+            until = self._clock() + _ROLE_SECONDS
         self._known.pop((group, user_id), None)
         self._known[group, user_id] = _Known(view.id, view.seq, epoch, until)
         if len(self._known) > _KNOWN:

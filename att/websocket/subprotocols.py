@@ -26,7 +26,7 @@ RESUME_TIMEOUT = 10.0  # seconds for the resume frame
 MARKS = 1_000  # groups of one socket whose read markers wait to be moved
 WHOLE_HELLO = 5_000  # groups in a hello that is not fragmented
 PARSED_AT_ONCE = 64 * 1024  # characters of a frame that is parsed in one step
-EPHEMERALS = 1_000  # of one socket that wait until their sender's permission is read
+WAITING_EPHEMERALS = 1_000  # of one socket that wait until their sender's permission is read
 IN_FLIGHT = 1_000  # unanswered broadcasts of one socket, at which reading is paused
 
 log = logging.getLogger("att")
@@ -249,7 +249,7 @@ class AttV1Protocol(PlainProtocol):
         if self._resume_timer is not None:
             self._resume_timer.cancel()
 
-    def _answer(self, frame: messages.Frame) -> None:
+    def _answer(self, frame: messages.ClientFrame) -> None:
         if isinstance(frame, messages.Resume):
             self._resume(frame)
         elif self._positions is not None:
@@ -323,7 +323,7 @@ class AttV1Protocol(PlainProtocol):
         try:
             self._actions.count_ephemeral(user_id)
             if self._ephemerals is not None:
-                if len(self._ephemerals) >= EPHEMERALS:
+                if len(self._ephemerals) >= WAITING_EPHEMERALS:
                     raise Busy
                 self._ephemerals.append(frame)
             elif (group_id := self._actions.send_known(frame.group, user_id, frame.data)) is not None:

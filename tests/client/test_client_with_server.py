@@ -86,6 +86,45 @@ async def test_resumes(base, tea):
         ]
 
 
+async def test_ephemerals(base, tea, sign_up):
+    """They come at once, whichever way they are sent; who may not send them is refused either way."""
+    ann, ben, group = tea
+    heard, has_come = [], asyncio.Event()
+
+    def note(message):
+        heard.append(message)
+        has_come.set()
+
+    async def next_one():
+        async with asyncio.timeout(PATIENCE):
+            await has_come.wait()
+        has_come.clear()
+        return heard.pop()
+
+    cat = await sign_up("cat")
+    async with Client(base, token=ben.token) as client, Client(base, token=cat.token) as stranger:
+        stream = client.listen(on_ephemeral=note)
+        first = asyncio.ensure_future(anext(stream))
+        async with asyncio.timeout(PATIENCE):
+            await client.connected.wait()
+        await client.ephemeral("tea", b'{ "n":1.0}')
+        message = await next_one()
+        assert message == (group, str(ben.id), b'{ "n":1.0}')
+        assert message.data == {"n": 1}
+        async with Client(base, token=ann.token) as sender:
+            await sender.ephemeral(group, {"n": 2})
+        assert (await next_one()).sender == str(ann.id)
+        with pytest.raises(errors.NotAMember):
+            await stranger.ephemeral("tea", {})
+        with pytest.raises(errors.NoSuchGroup):
+            await client.ephemeral("coffee", {})
+        assert not first.done()
+        await ann.broadcast("tea", {})
+        async with asyncio.timeout(PATIENCE):
+            assert (await first).seq == 3
+        await stream.aclose()
+
+
 async def hear(client, count):
     """So many events."""
     async with asyncio.timeout(60):

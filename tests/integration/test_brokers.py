@@ -7,7 +7,9 @@ import pytest
 from brokers import EPOCH, PIE, TEA, Postgres, RecordingHandler, Redis, message
 
 from att.groups.read_markers import MarkerPosition
-from att.realtime.brokers import postgres, redis
+from att.protocol.messages import EPHEMERAL_LIMIT
+from att.realtime.brokers import buffer, postgres, redis
+from att.realtime.ephemerals import Ephemeral
 
 
 async def eventually(is_so, seconds=5):
@@ -68,6 +70,28 @@ async def test_announce_markers(node, other):
     assert {*other[1].markers} == {position._replace(name=position.name[:64]) for position in told}
     await node[1].until(lambda: node[1].markers)
     assert node[1].markers == [last]
+
+
+async def test_announce_ephemerals(node, other, monkeypatch):
+    """They reach the other nodes in order and byte for byte; their own node gets none. Surplus ones are dropped."""
+    told = [
+        Ephemeral(b"12345678", group_id, uuid4(), number, 2**63 - 1, body)
+        for number, (group_id, body) in enumerate([(TEA, '{"x": "\\u00e9é🍵"}'.encode()), (PIE, b'{"n": 1.0}')] * 50)
+    ]
+    largest = told[0]._replace(seq=2**63 - 1, body=b'{"x":"' + b"y" * (EPHEMERAL_LIMIT - 8) + b'"}')
+    for ephemeral in (largest, *told):
+        node[0].announce_ephemeral(ephemeral)
+    for group_id in (TEA, PIE):
+        wanted = [each for each in (largest, *told) if each.group_id == group_id]
+        await other[1].until(lambda wanted=wanted, group_id=group_id: other[1].ephemerals(group_id) == wanted)
+    monkeypatch.setattr(buffer, "PENDING_EPHEMERALS", 1)
+    other[0].announce_ephemeral(told[0])
+    other[0].announce_ephemeral(told[2])
+    other[0].announce_head(TEA, 9)
+    await node[1].until(lambda: node[1].ephemerals(TEA))
+    node[0].announce_ephemeral(told[4])
+    await other[1].until(lambda: other[1].ephemerals(TEA)[-1] == told[4])
+    assert node[1].ephemerals(TEA) == [told[0]]
 
 
 async def test_announce_sweep(node, other):

@@ -6,12 +6,15 @@ from metric_samples import samples
 
 from att import __version__
 from att.accounts.passwords import Passwords
+from att.accounts.roles import Roles
 from att.core.memory import MemoryBudget
 from att.core.quotas import Quotas
 from att.core.readiness import Readiness
+from att.groups.queries import GroupQueries
 from att.http.access_log import RequestLog
 from att.protocol.frames import CloseCode
 from att.realtime.brokers.postgres import PostgresBroker
+from att.realtime.ephemeral_publisher import EphemeralPublisher
 from att.realtime.event_log import EventLog
 from att.realtime.hub import Hub
 from att.realtime.publisher import Publisher
@@ -35,6 +38,7 @@ def registry(db, db_url, request_log):
         quotas=Quotas(),
         hub=hub,
         publisher=Publisher(EventLog(db), hub, broker),
+        ephemerals=EphemeralPublisher(EventLog(db), hub, broker, GroupQueries(db), Roles(db).permissions_of),
         brokers=[broker],
         db=db,
         passwords=Passwords(),

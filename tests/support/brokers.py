@@ -76,6 +76,11 @@ class RecordingHandler:
         """The moved markers."""
         return [position for announcement in self.announcements for position in announcement.markers]
 
+    def ephemerals(self, group_id):
+        """The ephemerals of a group."""
+        found = [each for announcement in self.announcements for each in announcement.ephemerals]
+        return [each for each in found if each.group_id == group_id]
+
     @property
     def sweeps(self):
         """The number of announced sweeps."""

@@ -9,7 +9,16 @@ import pytest
 from brokers import AT, EPOCH, TEA, message
 from hypothesis import given, strategies as st
 
-from att.realtime.brokers.codec import HEADER, DecodedAnnouncement, decode, encode, epoch_tag
+from att.realtime.brokers.codec import (
+    HEADER,
+    DecodedAnnouncement,
+    decode,
+    decode_ephemerals,
+    encode,
+    encode_ephemerals,
+    epoch_tag,
+)
+from att.realtime.ephemerals import Ephemeral
 
 HERE, THERE = UUID(int=8 << 64), UUID(int=9 << 64)
 TAG = epoch_tag(EPOCH)
@@ -93,3 +102,20 @@ def test_anything(rest):
     for payload in (rest, HEADER.pack(1, HERE.bytes[:8], TAG, 7) + rest):
         with contextlib.suppress(ValueError):
             assert announcement(payload).head > 0
+
+
+def test_ephemerals():
+    """They come out as they went in, but not on their own node; events are not taken for them, nor the reverse."""
+    sent = [Ephemeral(TAG, TEA, HERE, 0, 2**63 - 1, b'{ "n":1.0}'), Ephemeral(TAG, TEA, THERE, 7, 7, b"{}")]
+    payload = encode_ephemerals(HERE, sent)
+    assert decode_ephemerals(TEA, payload, own=THERE) == sent
+    assert decode_ephemerals(TEA, payload, own=HERE) == []
+    assert decode_ephemerals(TEA, encode(HERE, EPOCH, 7, [message(7)]), own=THERE) is None
+    with pytest.raises(ValueError, match=r"version|cut off"):
+        announcement(payload)
+    for body in (b"[]", b"", b"{", b"\xff"):
+        with pytest.raises(ValueError, match=r"."):
+            decode_ephemerals(TEA, encode_ephemerals(HERE, [sent[0]._replace(body=body)]), own=THERE)
+    for end in range(9, len(payload)):
+        with pytest.raises(ValueError, match=r"."):
+            decode_ephemerals(TEA, payload[:end], own=THERE)

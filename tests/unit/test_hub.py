@@ -10,6 +10,7 @@ from doubles import is_empty
 from att.errors import ShuttingDown
 from att.protocol.frames import CloseCode, text_frame
 from att.realtime import hub as hub_module
+from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent, Position, Replay, Slice
 from att.realtime.fanout import NOBODY, Delivered
 from att.realtime.hub import Hub
@@ -33,6 +34,9 @@ class Recording:
     def send(self, frame):
         self.frames.append(frame)
         return True
+
+    def send_if_room(self, frame):
+        return self.send(frame)
 
     def replay(self, frame):
         self.send(frame)
@@ -878,3 +882,91 @@ def test_disconnect(hub, registry, listen, attach):
     assert [listener.connection.reasons for listener in listeners] == [[b""], [b"why"], [b"why"]]
     assert hub_is_empty(hub, registry)
     hub.detach(late)
+
+
+# Ephemerals
+
+
+def ephemeral(seq, head, user_id=ANN):
+    return Ephemeral(b"tag", TEA, user_id, seq, head, BODY)
+
+
+def ephemerals(listener):
+    """The number of ephemerals that a listener has received."""
+    return sum(b'"ephemeral"' in frame for frame in listener.connection.frames)
+
+
+def test_ephemeral(hub, listen):
+    """All listeners of att.v1 get it at once; plain ones and other groups' do not."""
+    ann, ben, plain = listen(ANN, at(5)), listen(BEN, at(5)), listen(BEN, at(5), dialect=Dialect.PLAIN)
+    cat = listen(UUID(int=3), at(5, PIE))
+    hub.offer_ephemeral(ephemeral(5, 5))
+    assert [ephemerals(each) for each in (ann, ben, plain, cat)] == [1, 1, 0, 0]
+
+
+def test_ephemeral_after_the_events_that_its_sender_knew_of(hub, listen):
+    """A member who left by one of them does not get it; who remains gets it after them."""
+    ann, ben = listen(ANN, at(5)), listen(BEN, at(5))
+    hub.offer_ephemeral(ephemeral(5, 7))
+    assert hub.wanted() == {TEA: 5}
+    hub.read(TEA, 5, Slice([message(6), left(7, BEN)], 7))
+    assert [ephemerals(each) for each in (ann, ben)] == [1, 0]
+    assert [b'"left"' in frame for frame in ann.connection.frames] == [False, True, False]
+
+
+@pytest.mark.parametrize("end", [left(6), message(6)._replace(kind="changed", user_id=None, body=b'{"by":null}')])
+def test_ephemeral_of_a_sender_whose_permission_has_ended(hub, listen, end):
+    """What was permitted before a leaving of theirs or a change of the rules is dropped; what was after it is not."""
+    ann, ben = listen(ANN, at(5)), listen(BEN, at(5))
+    hub.offer(end)
+    hub.offer_ephemeral(ephemeral(5, 5))
+    hub.offer_ephemeral(ephemeral(5, 6))
+    assert (ephemerals(ann), ephemerals(ben)) == (0, 0)
+    hub.offer_ephemeral(ephemeral(6, 6))
+    assert ephemerals(ben) == 1
+    assert hub.still_permitted(TEA, ANN, 5) is None
+    assert hub.still_permitted(TEA, ANN, 6) == (6, 6)
+
+
+def test_others_leavings_end_no_permission(hub, listen, monkeypatch):
+    """But when too many have left to remember them all permissions are read again."""
+    monkeypatch.setattr("att.realtime.group_streams.LEAVINGS", 2)
+    listen(ANN, at(5))
+    for seq in (6, 7):
+        hub.offer(left(seq, UUID(int=seq)))
+        assert hub.still_permitted(TEA, ANN, 5) == (seq, seq)
+    hub.offer(left(8, UUID(int=8)))
+    assert hub.still_permitted(TEA, ANN, 7) is None
+    assert hub.still_permitted(TEA, ANN, 8) == (8, 8)
+
+
+def test_permission_before_the_stream_began(hub, listen):
+    """Nothing is known of what happened before, nor of groups without a stream, nor after the log was set back."""
+    listen(ANN, at(5))
+    assert hub.still_permitted(TEA, ANN, 4) is None
+    assert hub.still_permitted(PIE, ANN, 9) is None
+    hub.offer(message(6))
+    hub.begin_epoch(EPOCH_FRAME, {TEA: 5})
+    assert hub.still_permitted(TEA, ANN, 4) is None
+
+
+def test_ephemeral_whose_events_never_come(hub, listen):
+    """It is dropped as soon as the events are not expected any more, and keeps none back."""
+    ann = listen(ANN, at(5))
+    hub.offer_ephemeral(ephemeral(5, 2**40))
+    hub.offer_ephemeral(ephemeral(5, 5))
+    for _ in range(3):
+        hub.read(TEA, 5, Slice([], 5))
+    hub.offer_ephemeral(ephemeral(5, 5))
+    assert ephemerals(ann) == 1
+    assert hub.wanted() == {}
+
+
+def test_a_large_group_gets_an_ephemeral_in_slices(hub, listen, monkeypatch):
+    monkeypatch.setattr(hub_module, "SLICE", 2)
+    listeners = [listen(UUID(int=100 + number), at(5)) for number in range(5)]
+    hub.offer_ephemeral(ephemeral(5, 5))
+    assert sum(map(ephemerals, listeners)) == 2
+    while hub.step():
+        pass
+    assert [ephemerals(each) for each in listeners] == [1] * 5

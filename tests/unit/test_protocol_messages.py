@@ -18,7 +18,7 @@ from att.core.tasks import at_once
 from att.errors import NotAMember, ProtocolError, QuotaExceeded, QuotaExhausted
 from att.protocol import messages
 from att.protocol.frames import CloseCode
-from att.protocol.messages import Broadcast, MarkRead, Ping, Resume, check_object, parse
+from att.protocol.messages import Broadcast, EphemeralBroadcast, MarkRead, Ping, Resume, check_object, parse
 
 GROUP = UUID("86fd539a-d29f-4d47-8ced-1e78a9e50d33")
 USER = UUID("513c5a25-edc3-4715-95bc-32682b4ba522")
@@ -113,6 +113,11 @@ FRAMES = [
         messages.event(entry(body=b"null")),
         f'{{"type":"message",{G},"name":"tea","seq":7,"from":"{USER}",{T},"data":null}}',
     ),
+    (
+        messages.ephemeral(GROUP, USER, b'{ "cups" :2.0}'),
+        f'{{"type":"ephemeral",{G},"from":"{USER}","data":{{ "cups" :2.0}}}}',
+    ),
+    (messages.ephemeral_ack("a", GROUP), f'{{"type":"ack","id":"a",{G}}}'),
     (messages.gap(GROUP, "tea", 3, 9), f'{{"type":"gap",{G},"name":"tea","from":3,"to":9}}'),
     (messages.rewind(GROUP, "tea", 0), f'{{"type":"rewind",{G},"name":"tea","to":0}}'),
     (messages.read(GROUP, "tea", 7), f'{{"type":"read",{G},"name":"tea","seq":7}}'),
@@ -202,6 +207,12 @@ def test_time(hours):
         ('{"type":"broadcast","id":1,"group":"tea","data":{}}', Broadcast(1, "tea", b"{}", None)),
         ('{"type":"read","group":"tea","seq":0}', MarkRead("tea", 0)),
         (f'{{"type":"read","group":"{GROUP}","seq":{2**63 - 1}}}', MarkRead(GROUP, 2**63 - 1)),
+        ('{"type":"broadcast","ephemeral":false,"id":1,"group":"g","data":{}}', Broadcast(1, "g", b"{}", None)),
+        ('{"type":"broadcast","ephemeral":true,"group":"g","data":{}}', EphemeralBroadcast(None, "g", b"{}")),
+        (
+            f'{{"type":"broadcast","ephemeral":true,"group":"{GROUP}","data":{{}},"id":7}}',
+            EphemeralBroadcast(7, GROUP, b"{}"),
+        ),
         (
             f'{{"data":{{"a":[1,"\\u00e9"]}},"key":"a b","id":"x","group":"{GROUP}","type":"broadcast"}}',
             Broadcast("x", GROUP, b'{"a":[1,"\\u00e9"]}', "a b"),

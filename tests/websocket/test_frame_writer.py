@@ -141,6 +141,24 @@ async def test_a_frame_that_is_taken_in_parts(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
+async def test_a_frame_that_may_be_dropped(way):
+    """It is sent in its order while little waits, and dropped while much does; that closes nothing."""
+    async with pair(way) as (out, peer):
+        assert out.send_if_room(b"a")
+        assert out.send(LARGE)
+        for _ in range(3):
+            assert not out.send_if_room(b"dropped")
+        peer.transport.resume_reading()
+        await peer.has_read(1 + len(LARGE))
+        await _until(lambda: not out._is_full)
+        assert out.send_if_room(b"b")
+        expected = b"a" + LARGE + b"b"
+        assert await peer.has_read(len(expected)) == expected
+        out.close(CloseCode.RESYNC)
+        assert not out.send_if_room(b"after")
+
+
+@pytest.mark.parametrize("way", WAYS)
 async def test_back_to_the_direct_way(way):
     """When nothing waits any more."""
     async with pair(way, limit=10**9) as (out, peer):

@@ -16,7 +16,7 @@ GROUPS = 10_000  # with pending heads; more are replaced by one sweep
 BYTES = 4 * 1024**2  # of bodies in all groups
 GROUP_BYTES = 256 * 1024  # of bodies in one payload; nodes read the rest from the log
 EVENTS = 1_000  # of one group in one payload
-EPHEMERALS = 10_000  # pending
+PENDING_EPHEMERALS = 10_000  # pending
 EPHEMERAL_BYTES = 4 * 1024**2  # of their bodies
 MARKERS = 10_000  # pending; further ones are left to a sweep
 MARKERS_AT_ONCE = 20  # in one payload, which must have less than 8,000 bytes
@@ -73,7 +73,7 @@ class PendingEphemerals:
 
     def add(self, ephemeral: Ephemeral) -> None:
         """Add an ephemeral if there is room."""
-        if self._bytes < EPHEMERAL_BYTES and len(self._items) < EPHEMERALS:
+        if self._bytes < EPHEMERAL_BYTES and len(self._items) < PENDING_EPHEMERALS:
             self._items.append(ephemeral)
             self._bytes += len(ephemeral.body)
 

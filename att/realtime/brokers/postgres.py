@@ -32,15 +32,18 @@ from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent
 
 _HEADS = 100  # groups in one payload, which must have less than 8,000 bytes
-_EPHEMERAL_BYTES = 7_800  # of ephemerals in one payload, likewise
+_EPHEMERAL_BYTES = 7_400  # of ephemerals in one payload, likewise, beside the name of a schema
 _EPHEMERAL_OVERHEAD = 140  # bytes of an ephemeral in a payload beside its body
-_EPHEMERALS = '{"ephemerals_by":"'  # the beginning of their payloads, before the id of their node
+_EPHEMERALS = '"ephemerals_by":"'  # near the beginning of their payloads, before the id of their node
+_BEGINNING = 500
 HIGHEST = 2**63 - 1  # of a bigint in PostgreSQL
 _Seq = Annotated[int, Meta(ge=0, le=HIGHEST)]
 
 
 class _EphemeralPayload(Struct):
+    ephemerals_by: str
     ephemerals: list[tuple[str, UUID, UUID, _Seq, _Seq, Raw]]
+    schema: str | None = None
 
 
 _DECODER = Decoder(_EphemeralPayload)
@@ -174,10 +177,8 @@ class PostgresBroker:
 
     def _take(self, payload: str, handler: BrokerEventHandler) -> None:
         try:
-            if payload.startswith(_EPHEMERALS):
-                self.received += 1
-                if not payload.startswith(f"{_EPHEMERALS}{self._id}"):
-                    handler.on_announcement(Announcement({}, ephemerals=_decode_ephemerals(payload)))
+            if _EPHEMERALS in payload[:_BEGINNING]:
+                self._take_ephemerals(payload, handler)
                 return
             value: dict[str, Any] = json.loads(payload)
             if value.get("schema") not in (None, self._channel.schema):
@@ -191,21 +192,33 @@ class PostgresBroker:
         self.received += 1
         handler.on_announcement(announcement)
 
+    def _take_ephemerals(self, payload: str, handler: BrokerEventHandler) -> None:
+        """Handle the ephemerals of another node; this one has delivered its own. Raise ValueError."""
+        if f"{_EPHEMERALS}{self._id}" in payload[:_BEGINNING]:
+            self.received += 1
+            return
+        found = _decode(payload)
+        if found.schema in (None, self._channel.schema):
+            self.received += 1
+            handler.on_announcement(Announcement({}, ephemerals=_ephemerals_of(found)))
+
 
 def _encode_ephemerals(ephemerals: Iterable[Ephemeral], sender: str) -> str:
     rows = [(each[0].hex(), *each[1:-1], Raw(each.body)) for each in ephemerals]
-    return f'{_EPHEMERALS}{sender}","ephemerals":{encode(rows).decode()}}}'
+    return f'{{{_EPHEMERALS}{sender}","ephemerals":{encode(rows).decode()}}}'
 
 
-def _decode_ephemerals(payload: str) -> list[Ephemeral]:
-    """Return the ephemerals of a payload. Raise ValueError if it is malformed."""
+def _decode(payload: str) -> _EphemeralPayload:
     try:
-        rows = _DECODER.decode(payload).ephemerals
+        return _DECODER.decode(payload)
     except (DecodeError, RecursionError) as error:
         raise ValueError(str(error)) from error
+
+
+def _ephemerals_of(payload: _EphemeralPayload) -> list[Ephemeral]:
     found = [
         Ephemeral(bytes.fromhex(tag), group_id, user_id, seq, head, bytes(body))
-        for tag, group_id, user_id, seq, head, body in rows
+        for tag, group_id, user_id, seq, head, body in payload.ephemerals
     ]
     if not all(json_text.is_object(each.body) for each in found):
         raise ValueError("a message is not an object")

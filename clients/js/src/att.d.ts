@@ -116,7 +116,7 @@ export interface LogPage extends Page<LogEvent> {
 }
 
 /** Place of a broadcast in the log of its group. */
-export type Ack = Omit<AckFrame, "type" | "id">;
+export type Ack = Required<Omit<AckFrame, "type" | "id">>;
 
 /** Who is online in a group. `users` is null in large groups. */
 export interface Online {

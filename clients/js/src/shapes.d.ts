@@ -43,6 +43,11 @@ export interface Delivery {
   dropped: number;
 }
 
+/** The response to an ephemeral broadcast: its group. */
+export interface Ephemeral {
+  group: string;
+}
+
 /** An event of a group's log. `user_id` sent it, joined or left, and is null for other kinds. `data` is the JSON
  * object that was sent, null once it is redacted; for other kinds the members of their frame. */
 export interface Event {
@@ -340,7 +345,7 @@ export interface Problem {
     detail: string;
   }[];
   /** The quota at fault. */
-  quota?: "groups-owned" | "groups-joined" | "members" | "retention" | "group-log" | "sockets" | "sessions" | "broadcasts" | "requests";
+  quota?: "groups-owned" | "groups-joined" | "members" | "retention" | "group-log" | "sockets" | "sessions" | "broadcasts" | "ephemerals" | "requests";
   /** Position of the item at fault. */
   index?: number;
 }
@@ -442,6 +447,14 @@ export interface RedactedFrame {
   by: string | null;
 }
 
+/** A message that no log keeps. `data` is byte for byte what was sent. */
+export interface EphemeralFrame {
+  type: "ephemeral";
+  group: string;
+  from: string;
+  data: { [name: string]: any };
+}
+
 /** The events from the seq `from` to the seq `to` are no longer kept, and cannot be given. */
 export interface GapFrame {
   type: "gap";
@@ -499,18 +512,19 @@ export interface EpochFrame {
   epoch: string;
 }
 
-/** The broadcast of this id is in the log. */
+/** The broadcast of this id is in the log. If it is ephemeral, it was sent; then there is no `seq`, `at` and
+ * `epoch`. */
 export interface AckFrame {
   type: "ack";
   id: string | number;
   group: string;
-  seq: number;
-  at: string;
-  epoch: string;
+  seq?: number;
+  at?: string;
+  epoch?: string;
 }
 
-/** The frame of this id is refused; null stands for a `read`, which has none. `error` is stable, `detail` is for
- * people. */
+/** The frame of this id is refused; null stands for a `read`, or an ephemeral broadcast without one. `error` is
+ * stable, `detail` is for people. */
 export interface ErrorFrame {
   type: "error";
   id: string | number | null;
@@ -536,6 +550,7 @@ export interface ServerFrames {
   changed: ChangedFrame;
   role: RoleFrame;
   redacted: RedactedFrame;
+  ephemeral: EphemeralFrame;
   gap: GapFrame;
   rewind: RewindFrame;
   read: ReadFrame;
