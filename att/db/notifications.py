@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import aiopg
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import ARRAY, Text, bindparam, cast, func, select
 
 from att.core.tasks import is_cancelled
 from att.db.dsn import CONNECTION_ERRORS, ServerAddress, connect_options
@@ -22,6 +22,8 @@ _TIMEOUT = 5.0  # seconds for an answer
 _SILENCE = 5.0  # seconds without a notification until a query checks the connection
 
 NOTIFY = prepare(select(func.att_notify(bindparam("payload"))))  # on CHANNEL, with the schema
+
+NOTIFY_ALL = prepare(select(func.att_notify(func.unnest(cast(bindparam("payloads"), ARRAY(Text))))))
 
 
 class NotificationChannel:

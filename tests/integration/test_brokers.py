@@ -73,7 +73,7 @@ async def test_announce_markers(node, other):
 
 
 async def test_announce_ephemerals(node, other, monkeypatch):
-    """They reach the other nodes in order and byte for byte; their own node gets none. Surplus ones are dropped."""
+    """They reach the other nodes in order and byte for byte; their own node gets none. The oldest are dropped."""
     told = [
         Ephemeral(b"12345678", group_id, uuid4(), number, 2**63 - 1, body)
         for number, (group_id, body) in enumerate([(TEA, '{"x": "\\u00e9é🍵"}'.encode()), (PIE, b'{"n": 1.0}')] * 50)
@@ -87,11 +87,18 @@ async def test_announce_ephemerals(node, other, monkeypatch):
     monkeypatch.setattr(buffer, "PENDING_EPHEMERALS", 1)
     other[0].announce_ephemeral(told[0])
     other[0].announce_ephemeral(told[2])
-    other[0].announce_head(TEA, 9)
     await node[1].until(lambda: node[1].ephemerals(TEA))
-    node[0].announce_ephemeral(told[4])
-    await other[1].until(lambda: other[1].ephemerals(TEA)[-1] == told[4])
-    assert node[1].ephemerals(TEA) == [told[0]]
+    assert node[1].ephemerals(TEA) == [told[2]]
+
+
+async def test_announce_many_ephemerals(node, other):
+    """They arrive in order, also those that are the same, in many payloads."""
+    same = Ephemeral(b"12345678", TEA, uuid4(), 1, 1, b'{"x":"' + b"y" * 1_000 + b'"}')
+    for _ in range(1_000):
+        node[0].announce_ephemeral(same)
+    node[0].announce_ephemeral(same._replace(seq=2))
+    await other[1].until(lambda: len(other[1].ephemerals(TEA)) == 1_001)
+    assert other[1].ephemerals(TEA) == [same] * 1_000 + [same._replace(seq=2)]
 
 
 async def test_announce_sweep(node, other):

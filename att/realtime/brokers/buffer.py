@@ -62,7 +62,7 @@ def decode_markers(value: Mapping[str, Any], *, own: object) -> tuple[MarkerPosi
 
 
 class PendingEphemerals:
-    """Ephemerals to be sent to other nodes, in order. Further ones are dropped."""
+    """Ephemerals to be sent to other nodes, in order. If there are too many the oldest are dropped."""
 
     def __init__(self) -> None:
         self._items: deque[Ephemeral] = deque()
@@ -72,10 +72,11 @@ class PendingEphemerals:
         return bool(self._items)
 
     def add(self, ephemeral: Ephemeral) -> None:
-        """Add an ephemeral if there is room."""
-        if self._bytes < EPHEMERAL_BYTES and len(self._items) < PENDING_EPHEMERALS:
-            self._items.append(ephemeral)
-            self._bytes += len(ephemeral.body)
+        """Add an ephemeral."""
+        self._items.append(ephemeral)
+        self._bytes += len(ephemeral.body)
+        while self._bytes > EPHEMERAL_BYTES or len(self._items) > PENDING_EPHEMERALS:
+            self._bytes -= len(self._items.popleft().body)
 
     def take(self, size: int, overhead: int) -> list[Ephemeral]:
         """Remove and return the next ones, of at most so many bytes with an overhead for each."""

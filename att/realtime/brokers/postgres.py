@@ -14,7 +14,7 @@ from att.core import json_text
 from att.core.log_limits import OutageLog
 from att.core.tasks import supervise
 from att.db.engine import Engine
-from att.db.notifications import CHANNEL, NOTIFY, NotificationChannel
+from att.db.notifications import CHANNEL, NOTIFY, NOTIFY_ALL, NotificationChannel
 from att.errors import DatabaseUnavailable, Unavailable
 from att.groups.read_markers import MarkerPosition
 from att.realtime.brokers.base import (
@@ -36,6 +36,7 @@ _EPHEMERAL_BYTES = 7_400  # of ephemerals in one payload, likewise, beside the n
 _EPHEMERAL_OVERHEAD = 140  # bytes of an ephemeral in a payload beside its body
 _EPHEMERALS = '"ephemerals_by":"'  # near the beginning of their payloads, before the id of their node
 _BEGINNING = 500
+_EPHEMERAL_PAYLOADS = 64  # in one statement, since a busy event loop has few of them in a second
 HIGHEST = 2**63 - 1  # of a bigint in PostgreSQL
 _Seq = Annotated[int, Meta(ge=0, le=HIGHEST)]
 
@@ -151,10 +152,13 @@ class PostgresBroker:
         self._sweep, self._markers.is_full = self._sweep or self._markers.is_full, False
 
     async def _notify_of_ephemerals(self) -> None:
-        taken = self._ephemerals.take(_EPHEMERAL_BYTES, _EPHEMERAL_OVERHEAD)
+        payloads: list[str] = []
+        while self._ephemerals and len(payloads) < _EPHEMERAL_PAYLOADS:
+            taken = self._ephemerals.take(_EPHEMERAL_BYTES, _EPHEMERAL_OVERHEAD)
+            payloads.append(_encode_ephemerals(taken, self._id, len(payloads)))
         with contextlib.suppress(Unavailable):  # they are not kept
-            await self._db.fetch_one(NOTIFY, payload=_encode_ephemerals(taken, self._id))
-            self.sent += 1
+            await self._db.fetch_all(NOTIFY_ALL, payloads=payloads)
+            self.sent += len(payloads)
 
     async def _receive(self, handler: BrokerEventHandler) -> None:
         pause = FIRST_PAUSE
@@ -203,9 +207,10 @@ class PostgresBroker:
             handler.on_announcement(Announcement({}, ephemerals=_ephemerals_of(found)))
 
 
-def _encode_ephemerals(ephemerals: Iterable[Ephemeral], sender: str) -> str:
+def _encode_ephemerals(ephemerals: Iterable[Ephemeral], sender: str, number: int) -> str:
+    """Return a payload. Of two that are the same PostgreSQL would drop one, so those of one statement are numbered."""
     rows = [(each[0].hex(), *each[1:-1], Raw(each.body)) for each in ephemerals]
-    return f'{{{_EPHEMERALS}{sender}","ephemerals":{encode(rows).decode()}}}'
+    return f'{{{_EPHEMERALS}{sender}","number":{number},"ephemerals":{encode(rows).decode()}}}'
 
 
 def _decode(payload: str) -> _EphemeralPayload:
