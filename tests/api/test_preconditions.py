@@ -149,9 +149,9 @@ async def test_unknown_parameter(boss, places):
     """A query parameter that the route does not know is named; nothing is done."""
     for route in ROUTES:
         options = request_for(route.method, route.path, **places)
-        options["params"] = options.get("params", {}) | {"ephemeral": "true"}
+        options["params"] = options.get("params", {}) | {"transient": "true"}
         path = fill(route.path, **places | ({"user_id": "me"} if route.upgrades else {}))
         response = await boss.request(route.method, path, **options)
         problem = await response.json()
         assert (response.status, problem["error"]) == (422, "invalid input"), route.endpoint
-        assert problem["errors"] == [{"field": "ephemeral", "detail": "is not known"}]
+        assert problem["errors"] == [{"field": "transient", "detail": "is not known"}]
