@@ -18,7 +18,7 @@ PYTEST := pytest --numprocesses 3 --dist worksteal
 # Without compiled modules each of the many processes of the tests would compile all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run example test coverage types bench chaos lint fmt lock sbom clean engine dev-run dev-stop run-test-db stop-test-db test-in-docker
+.PHONY: run example test tests coverage types bench chaos lint fmt lock sbom clean engine dev-run dev-stop run-test-db stop-test-db test-in-docker
 
 run: $(INSTALLED)  ## Start the server on the embedded PostgreSQL; ARGS="--listen :8080" passes options on
 	$(BIN)/att-server $(ARGS)
@@ -29,7 +29,9 @@ example: $(INSTALLED)  ## Serve the chat of examples/chat, as docs/tutorial/chat
 	$(BIN)/att-server --public-dir build/chat $(ARGS)
 
 test: $(DEV_INSTALLED) $(NPM_INSTALLED)  ## Run lint, types and tests; ARGS="-k login" chooses tests
-	$(MAKE) --jobs 2 lint types
+	$(MAKE) --jobs 3 lint types tests
+
+tests:
 	$(BIN)/python -m $(PYTEST) $(ARGS)
 
 coverage: $(DEV_INSTALLED) $(NPM_INSTALLED)  ## Run the tests with coverage, which must be 95 % or more; takes twice as long

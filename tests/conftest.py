@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import timedelta
@@ -32,6 +33,9 @@ from att.core.quotas import Quota
 from att.db import engine
 from att.db.embedded import EmbeddedPostgres
 from att.db.engine import Engine
+
+# jsonschema imports it for the format "iri", which no schema of ours has. It takes 2 s of CPU, in each worker.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 # How fast a machine is says nothing about the code.
 hypothesis_settings.register_profile("att", deadline=None, suppress_health_check=[HealthCheck.too_slow])
