@@ -27,7 +27,7 @@ from att.realtime.hub import Hub
 from att.realtime.registry import Listener, Registry
 from att.server.drain import _TICK, DRAIN, REQUEST_TIME, Drain, portions
 
-DEADLINE = 5  # seconds
+DEADLINE = 20  # seconds
 FOR_EVER = 3_600.0  # seconds
 
 

@@ -16,7 +16,7 @@ from att.config.settings import Rate, Settings
 from att.core.quotas import Quota
 from att.protocol.frames import CloseCode
 
-DEADLINE = 5.0
+DEADLINE = 20
 SLOW = Rate(3, timedelta(hours=1))  # three at once, and the next one after 20 minutes
 FEW = {"quota_groups_owned": 2, "quota_groups_joined": 3, "quota_members": 2, "quota_retention": 50}
 

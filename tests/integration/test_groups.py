@@ -27,7 +27,7 @@ from att.errors import (
 )
 from att.groups.service import Groups
 
-DEADLINE = 5.0
+DEADLINE = 20
 
 
 class Recorder:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from aiohttp import WSMsgType
 
-DEADLINE = 5.0
+DEADLINE = 20
 V1 = ("att.v1",)
 
 

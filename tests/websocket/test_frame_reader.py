@@ -15,7 +15,7 @@ from att.protocol.frames import CloseCode
 from att.websocket import frame_reader
 from att.websocket.frame_reader import FrameReader, UnfinishedMessage
 
-DEADLINE = 5
+DEADLINE = 20
 PING = b"\x89\x80\0\0\0\0"
 
 

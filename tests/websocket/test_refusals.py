@@ -11,7 +11,7 @@ from att.app import KEEPALIVE, create_app
 from att.errors import DatabaseUnavailable
 from att.websocket import frame_writer
 
-DEADLINE = 5.0
+DEADLINE = 20
 V1 = ("att.v1",)
 ELSEWHERE = {"Origin": "https://elsewhere.example"}
 

@@ -20,7 +20,7 @@ from att.realtime import hub
 from att.websocket import subprotocols
 from att.websocket.connection import WebSocketConnection
 
-DEADLINE = 5.0
+DEADLINE = 20
 EARLY_RESUME = b"\x81\x91\0\0\0\0" + b'{"type":"resume"}'  # with a mask of zeros
 SERVER = Draft202012Validator({"$ref": "#/$defs/server", "$defs": SCHEMA["$defs"]})
 

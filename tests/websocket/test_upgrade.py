@@ -13,7 +13,7 @@ from waiting import eventually
 from att.api.keys import EVENT_LOG, HUB
 from att.protocol.frames import text_frame
 
-DEADLINE = 5
+DEADLINE = 20
 KEY, ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # the example of RFC 6455, section 1.3
 
 
