@@ -128,6 +128,9 @@ class PresenceFeed:
         for group_id, user_id, is_member in moves:
             if (group := self._groups.get(group_id)) is not None:
                 (group.present.add if is_member and user_id in self._since else group.present.discard)(user_id)
+            if not is_member:  # even one who is back already: a client has forgotten the group with its own `left`
+                for listener in self._registry.of_user(user_id):
+                    self._told_groups.get(listener, set()).discard(group_id)
         await self._tell()
 
     async def _read_nodes(self) -> set[UUID]:

@@ -1,5 +1,7 @@
 """Presence over att.v1: who else is connected, on any node, at once and with each change."""
 
+import asyncio
+
 import pytest
 from people import Person
 from talks import parts
@@ -92,6 +94,24 @@ async def test_members(ann, ben, tea, talk, sign_up):
         ("online", cake["id"]),
     ]
     assert {frame["type"] for frame in await quiet.receive_until("joined")} <= {"joined", "left"}
+
+
+async def test_leaving_and_coming_back(client, ann, ben, tea, talk, monkeypatch):
+    """Who leaves a group is told its state anew after joining again, also when both come between two reads."""
+    said, state = await watching(talk, ben)
+    feed, gate = client.app[PRESENCE_FEED], asyncio.Lock()
+
+    async def tick(go=feed.tick):
+        async with gate:
+            await go()
+
+    monkeypatch.setattr(feed, "tick", tick)
+    async with gate:
+        await ann.remove("tea", ben)
+        await ann.add("tea", ben)
+        assert [(await said.receive())["type"] for _ in range(2)] == ["left", "joined"]
+    again = await said.receive()
+    assert (again["group"], users(again)) == (tea, users(state))
 
 
 async def test_a_large_group(ann, ben, tea, talk, monkeypatch):
