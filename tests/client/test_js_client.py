@@ -23,8 +23,10 @@ async def test_against_a_scripted_server(aiohttp_server):
 
 
 @NEEDS_NODE
-async def test_against_a_real_server(client):
+async def test_against_a_real_server(client, monkeypatch):
     """Every public method is tried, with the types that it is declared to have."""
+    monkeypatch.setattr("att.realtime.presence._TICK", 0.05)  # so that nobody waits for a second
+    monkeypatch.setattr("att.realtime.presence_feed._INTERVAL", 0.05)
     await run_node(*RUN, "tests/live.test.ts", ATT_URL=f"http://127.0.0.1:{client.port}")
 
 

@@ -286,8 +286,9 @@ export class Att {
     this.token = token;
     this.#usesCookie = !token && base.origin === globalThis.location?.origin;
     this.#store = store;
-    const query = new URLSearchParams(groups.map((group) => ["group", group]));
-    this.#listenUrl = `${this.url.replace(/^http/, "ws")}/listen/me?${query}`;
+    const address = new URL(`${this.url.replace(/^http/, "ws")}/listen/me`);
+    address.search = new URLSearchParams(groups.map((group) => ["group", group]));
+    this.#listenUrl = address.href;
     this.#wantsPresence = presence;
     this.#WebSocket = WebSocket;
   }
@@ -762,6 +763,7 @@ export class Att {
     if (type === "ack" || type === "error") return this.#onAnswer(frame);
     if (type === "presence" || type === "online" || type === "offline") return this.#onPresence(frame);
     if (type === "pong") return;
+    if (type === "left" && frame.user === this.userId) this.online.delete(group); // nothing more is told of it
     this.#emit(type, frame);
     if (type === "epoch") this.#epoch = frame.epoch;
     else if (LOGGED.has(type)) this.#positions[group] = frame.seq;

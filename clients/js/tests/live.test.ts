@@ -4,14 +4,24 @@ import assert from "node:assert/strict";
 import { after, test } from "node:test";
 
 import { Att, AttError, Conflict, Forbidden, Invalid, NotFound, NotSignedIn } from "../src/att.js";
-import type { Ack, Events, Group, List, Member, MessageFrame, PositionStore, User } from "../src/att.js";
+import type {
+  Ack,
+  EphemeralFrame,
+  Events,
+  Group,
+  List,
+  Member,
+  MessageFrame,
+  Online,
+  PositionStore,
+  User,
+} from "../src/att.js";
 
 const url = process.env.ATT_URL!;
 const password = "correct horse";
 const called = new Set<string>();
 const methods = Object.getOwnPropertyNames(Att.prototype).filter((name) => name !== "constructor");
 const clients: Att[] = [];
-const AWAITED = ["ephemeral"]; // the server does not know them yet
 
 for (const name of methods) {
   const property = Object.getOwnPropertyDescriptor(Att.prototype, name)!;
@@ -27,7 +37,7 @@ for (const name of methods) {
 after(() => {
   for (const att of clients) att.close();
   assert.deepEqual(
-    methods.filter((name) => !called.has(name) && !AWAITED.includes(name)),
+    methods.filter((name) => !called.has(name)),
     [],
     "every method is tried here",
   );
@@ -43,10 +53,15 @@ async function person(options: ConstructorParameters<typeof Att>[1] = {}): Promi
   return att;
 }
 
-/** The next event of this type. */
-function next<Type extends keyof Events>(att: Att, type: Type): Promise<Events[Type]> {
+/** The next event of this type that fits. */
+function next<Type extends keyof Events>(
+  att: Att,
+  type: Type,
+  fits: (event: Events[Type]) => boolean = () => true,
+): Promise<Events[Type]> {
   return new Promise((resolve) => {
     const off = att.on(type, (event) => {
+      if (!fits(event)) return;
       off();
       resolve(event);
     });
@@ -177,6 +192,61 @@ test("broadcasting and listening", async () => {
   assert.deepEqual([(await left).user, (await left).removed], [ben.userId, true]);
   await assert.rejects(ben.broadcast("tea", {}), Forbidden);
   await assert.rejects(ben.broadcast("coffee", {}), NotFound);
+});
+
+test("ephemerals", async () => {
+  const [ann, ben, eve] = [await person(), await person(), await person()];
+  const { id } = await ann.createGroup({ name: "draft" });
+  await ann.setMember(id, ben.userId!);
+  for (const att of [ann, ben, eve]) await att.connect();
+  const started = [ann, ben].map((att) => next(att, "message"));
+  const { seq } = await ann.broadcast(id, {});
+  await Promise.all(started);
+
+  const heard: Promise<EphemeralFrame>[] = [ann, ben].map((att) => next(att, "ephemeral"));
+  assert.equal(ann.ephemeral("Draft", { typing: true }), true);
+  const frame = { type: "ephemeral", group: id, from: ann.userId, data: { typing: true } };
+  assert.deepEqual(await Promise.all(heard), [frame, frame]);
+  assert.equal((await ann.group(id)).seq, seq);
+
+  for (const [att, data, error] of [
+    [eve, {}, Forbidden],
+    [ann, { text: "x".repeat(4096) }, Invalid],
+  ] as const) {
+    const refused = next(att, "refused");
+    att.ephemeral(id, data);
+    assert.ok((await refused) instanceof error);
+  }
+});
+
+test("who is online", async () => {
+  const [ann, ben] = [await person({ presence: true }), await person()];
+  const { id } = await ann.createGroup({ name: "here", join: "open" });
+  await ben.join(id);
+  const who = ({ users }: Online) => users!.map(({ user }) => user);
+  const only = next(ann, "presence");
+  await ann.connect();
+  assert.deepEqual(who(await only), [ann.userId]);
+  assert.equal((await only).count, 1);
+
+  const came = next(ann, "presence");
+  await ben.connect();
+  assert.deepEqual(who(await came), [ann.userId, ben.userId]);
+  assert.equal(ann.online.get(id), await came);
+  assert.ok((await came).users!.every(({ since }) => since.endsWith("Z")));
+
+  const left = next(ann, "left", ({ user }) => user === ann.userId);
+  await ann.setMember(id, ben.userId!, "owner");
+  await ann.leave(id);
+  await left;
+  assert.equal(ann.online.has(id), false);
+  const back = next(ann, "presence");
+  await ann.join(id);
+  assert.deepEqual(new Set(who(await back)), new Set([ann.userId, ben.userId]));
+
+  const went = next(ann, "presence", ({ count }) => count === 1);
+  ben.close();
+  assert.deepEqual(who(await went), [ann.userId]);
 });
 
 test("history", async () => {

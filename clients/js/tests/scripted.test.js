@@ -545,6 +545,20 @@ test("while too many wait for a slow loop the connection is closed; nothing is l
   assert.deepEqual((await seen()).resumes, [{ [G1]: 0 }, { [G1]: 1000 }]);
 });
 
+test("the address has a query only if groups are chosen", async () => {
+  const seen = [];
+  class Noting extends WebSocket {
+    constructor(address, protocols) {
+      super(address, protocols);
+      seen.push(address);
+    }
+  }
+  await script({ parts: [{}, {}] });
+  for (const groups of [[], ["one & only", "two"]]) await client({ groups, WebSocket: Noting }).connect();
+  const address = `${url.replace("http", "ws")}/listen/me`;
+  assert.deepEqual(seen, [address, `${address}?group=one+%26+only&group=two`]);
+});
+
 // What is not kept
 
 test("ephemerals are dropped and read markers kept while there is no connection", async () => {
