@@ -51,10 +51,11 @@ def _server_options(function: Callable[..., None]) -> Callable[..., None]:
     type=click.Path(dir_okay=False, path_type=Path),
     help="A file that stores the positions: the next run continues where this one ended.",
 )
-def listen(resume: Path | None, **who: str) -> None:
+@click.option("--group", "groups", multiple=True, help="Id or name of a group: print only its events. May be repeated.")
+def listen(resume: Path | None, groups: tuple[str, ...], **who: str) -> None:
     """Print every event of the user's groups, one JSON object per line. Ctrl-C ends it."""
     try:
-        _run(_listen(_connector(**who), resume))
+        _run(_listen(_connector(**who), resume, groups))
     except BrokenPipeError:
         pass
     except OSError as error:
@@ -124,14 +125,14 @@ async def _broadcast(connector: Connector, group: str, body: bytes, key: str | N
         return await client.broadcast(group, body, key)
 
 
-async def _listen(connector: Connector, file: Path | None) -> None:
+async def _listen(connector: Connector, file: Path | None, groups: tuple[str, ...]) -> None:
     positions, epoch = ({}, "") if file is None else _load(file)
     if file is not None:
         _save(file, positions, epoch)  # fail at once if the file cannot be written
     async with await connector() as client:
         started = asyncio.create_task(_on_connected(client, file))
         try:
-            async with contextlib.aclosing(client.listen(positions, epoch)) as events:
+            async with contextlib.aclosing(client.listen(positions, epoch, groups=groups)) as events:
                 async for event in events:
                     click.echo(line_of(event))
                     if file is not None:

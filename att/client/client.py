@@ -15,11 +15,11 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 from uuid import uuid4
 
 import aiohttp
@@ -37,6 +37,7 @@ from att.client.messages import (
     Lost,
     Message,
     NewEpoch,
+    Online,
     Profile,
     Redacted,
     Rewind,
@@ -58,6 +59,7 @@ __all__ = [
     "Joined",
     "Left",
     "Message",
+    "Online",
     "Profile",
     "Redacted",
     "Rewind",
@@ -113,6 +115,8 @@ class Client:
         """Read markers of the user by group id, as ``listen`` has received them last."""
         self.unread: dict[str, int | None] = {}
         """Unread messages by group id when ``listen`` connected last; None where they were not counted."""
+        self.online: dict[str, Online] = {}
+        """Connected members by group id, if ``listen`` was given ``on_presence``. Empty while it is not connected."""
         self.connected = asyncio.Event()
         """Set while ``listen`` is connected."""
 
@@ -149,30 +153,37 @@ class Client:
         positions: Mapping[str, int] | None = None,
         epoch: str = "",
         on_ephemeral: Callable[[EphemeralMessage], object] = lambda _: None,
+        on_presence: Callable[[Online], object] | None = None,
+        groups: Iterable[str] = (),
     ) -> AsyncGenerator[Event, None]:
         """Yield every event of every group of the user, in order within each group, each once, without end.
+
+        With ``groups``, up to 100 ids or names, yield only the events of these.
 
         Start after ``positions``, also in groups that the user has joined since; without them start now. Yield a Gap
         where the server no longer keeps the missed events, and a Rewind where its log has lost events that were yielded
         before; to find them it needs the ``epoch`` of the positions. ``self.positions`` contain an event as soon as it
         is yielded.
 
-        Call ``on_ephemeral`` with each ephemeral message, as soon as it is read; they have no order with the events.
+        Call ``on_ephemeral`` with each ephemeral message, and ``on_presence`` with who is online in a group at first
+        and after each change, as soon as it is read; they have no order with the events.
 
-        Raise NotSignedIn or SessionEnded if the user must sign in again, and other AttErrors that another try cannot
-        fix. Retry everything else, without end.
+        Raise NotSignedIn or SessionEnded if the user must sign in again, NoSuchGroup or NotAMember if ``groups`` name
+        such a one, and other AttErrors that another try cannot fix. Retry everything else, without end.
         """
         if self._is_listening:
             raise RuntimeError("this client is already listening")
         self.positions, self.epoch = dict(positions or {}), epoch if positions else ""
         self._is_listening = True
+        query = urlencode([("group", group) for group in groups])
         backoff, is_fresh = Backoff(), not positions
         try:
             while True:
                 since = _now()
                 try:
-                    connection = await self._connect(is_fresh=is_fresh)
-                    connection.on_ephemeral = on_ephemeral
+                    connection = await self._open(query)
+                    connection.on_ephemeral, connection.on_presence = on_ephemeral, on_presence
+                    await self._resume(connection, is_fresh=is_fresh)
                     is_fresh = False
                     while True:
                         event = await connection.next()
@@ -252,27 +263,31 @@ class Client:
         answer = await _post(self._open_session(), path, body, headers, {"group", "seq", "at"})
         return Ack(answer["group"], answer["seq"], datetime.fromisoformat(answer["at"]), answer.get("epoch", ""))
 
-    async def _connect(self, *, is_fresh: bool) -> ClientConnection:
-        """Connect and resume from ``self.positions``. Raise Lost or an AttError."""
+    async def _open(self, query: str) -> ClientConnection:
+        """Connect. Raise Lost or an AttError."""
         try:
-            url = f"{self._url}/listen/me"
+            url = f"{self._url}/listen/me" + (query and f"?{query}")
             connection = self._connection = await ClientConnection.open(self._open_session(), url)
         except aiohttp.WSServerHandshakeError as error:
             raise _refused(self._url, error.status, error.headers or {}, {"detail": error.message}) from error
         except (aiohttp.ClientError, OSError) as error:
             raise _failure(self._url, error) from error
+        return connection
+
+    async def _resume(self, connection: ClientConnection, *, is_fresh: bool) -> None:
+        """Resume from ``self.positions``. Raise Lost."""
         for group, seq in connection.groups.items():
             # In a group that the user joined while we were disconnected, 0 gives all events from the join on.
             self.positions.setdefault(group, seq if is_fresh else 0)
         current_first = sorted(self.positions, key=connection.groups.__contains__, reverse=True)
         await connection.resume({group: self.positions[group] for group in current_first[:RESUME_LIMIT]}, self.epoch)
-        self.markers, self.unread = connection.markers, connection.unread
+        self.markers, self.unread, self.online = connection.markers, connection.unread, connection.online
         self.epoch = self.epoch or connection.epoch  # a later one comes after what it has lost
         self.connected.set()
-        return connection
 
     async def _disconnect(self) -> None:
         self.connected.clear()
+        self.online = {}
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()

@@ -17,9 +17,11 @@ from att.client.messages import (
     Frame,
     Lost,
     NewEpoch,
+    Online,
     close_error,
     ephemeral_of,
     event_of,
+    online_of,
     read,
     refusal,
 )
@@ -44,6 +46,8 @@ class ClientConnection:
         self._ids = itertools.count(1)
         self._reader: asyncio.Task[None] | None = None
         self.on_ephemeral: Callable[[EphemeralMessage], object] = lambda _: None
+        self.on_presence: Callable[[Online], object] | None = None
+        self.online: dict[str, Online] = {}
         self.user_id = hello.user_id
         self.epoch = hello.epoch
         self.groups = {group.id: group.seq for group in hello.groups}
@@ -64,11 +68,14 @@ class ClientConnection:
     async def resume(self, positions: Mapping[str, int], epoch: str) -> None:
         """Resume after these positions of an epoch, and start to read events.
 
-        Without an epoch they are of the one in hello. An older server has none, and must not be sent one.
+        Without an epoch they are of the one in hello. An older server has none, and must not be sent one. Nor does it
+        know presence, which is asked for if ``on_presence`` is set.
         """
         frame: dict[str, object] = {"type": "resume", "groups": dict(positions)}
         if epoch and self.epoch:
             frame["epoch"] = epoch
+        if self.on_presence is not None and self.epoch:
+            frame["presence"] = True
         await self._send(json.dumps(frame).encode())
         self._reader = asyncio.create_task(self._read())
 
@@ -163,8 +170,20 @@ class ClientConnection:
             self.markers[frame.group] = max(frame.seq, self.markers.get(frame.group, 0))
         elif frame.type == "ephemeral":
             self.on_ephemeral(ephemeral_of(frame))
+        elif frame.type == "presence":
+            self._on_presence(online_of(frame))
+        elif frame.type in ("online", "offline"):
+            if (online := self.online.get(frame.group)) is not None:
+                self._on_presence(online.changed(str(frame.user), is_online=frame.type == "online"))
         elif (event := event_of(frame)) is not None:
+            if frame.type == "left" and frame.user == self.user_id:
+                self.online.pop(frame.group, None)  # nothing more is told of it
             await self._events.put(event)
+
+    def _on_presence(self, online: Online) -> None:
+        if self.on_presence is not None and online != self.online.get(online.group):
+            self.online[online.group] = online
+            self.on_presence(online)
 
     def _on_answer(self, frame: Frame) -> None:
         answer = self._pending.get(frame.id) if isinstance(frame.id, int) else None

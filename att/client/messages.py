@@ -126,6 +126,23 @@ class EphemeralMessage(NamedTuple):
         return data
 
 
+class Online(Struct, frozen=True):
+    """The connected members of a group: since when, by the user's id. In a large group ``users`` is None."""
+
+    group: str
+    count: int
+    users: dict[str, datetime] | None
+
+    def changed(self, user: str, *, is_online: bool) -> "Online":
+        """Return who is online after a user has come or gone. The moment of a coming is now."""
+        if self.users is None:
+            return self
+        users = {each: since for each, since in self.users.items() if each != user}
+        if is_online:
+            users[user] = self.users.get(user, datetime.now(UTC))
+        return Online(self.group, len(users), users)
+
+
 class Gap(NamedTuple):
     """Notice that the events from ``first`` to ``seq`` are no longer kept."""
 
@@ -214,6 +231,13 @@ class GroupStanding(Struct):
     unread: int | None = None
 
 
+class UserOnline(Struct):
+    """A connected user, from presence."""
+
+    user: str
+    since: datetime
+
+
 class Frame(Struct):
     """Any frame of the server. Members that its type does not have keep their defaults."""
 
@@ -241,6 +265,8 @@ class Frame(Struct):
     retention: int = 0
     history: str = "since_join"
     groups: list[GroupStanding] = []
+    users: list[UserOnline] | None = None
+    count: int = 0
 
 
 class _Any(Struct):
@@ -291,7 +317,7 @@ _EVENTS: Mapping[str, Callable[[Frame], Event]] = MappingProxyType(
         "rewind": lambda frame: Rewind(frame.group, frame.name, frame.to),
     }
 )
-_KNOWN = {*_EVENTS, "ephemeral", "hello", "read", "epoch", "ack", "error", "pong"}
+_KNOWN = {*_EVENTS, "ephemeral", "presence", "online", "offline", "hello", "read", "epoch", "ack", "error", "pong"}
 
 
 def read(text: str) -> Frame:
@@ -323,6 +349,12 @@ def event_of(frame: Frame) -> Event | None:
 def ephemeral_of(frame: Frame) -> EphemeralMessage:
     """Return the message in an ephemeral frame."""
     return EphemeralMessage(frame.group, str(frame.origin), bytes(frame.data))
+
+
+def online_of(frame: Frame) -> Online:
+    """Return the state in a presence frame."""
+    users = None if frame.users is None else {each.user: each.since for each in frame.users}
+    return Online(frame.group, frame.count if users is None else len(users), users)
 
 
 def refusal(code: str, detail: str) -> errors.AttError:

@@ -35,6 +35,7 @@ from att.client.client import (
     Joined,
     Left,
     Message,
+    Online,
     Profile,
     Redacted,
     Rewind,
@@ -139,6 +140,33 @@ async def test_events(script, someone):
     assert positions[-1] == {G1: 8, G2: 25}
     assert positions[:4] == [{G1: 5, G2: 9}, {G1: 6, G2: 9}, {G1: 6, G2: 20}, {G1: 7, G2: 20}]
     assert script.offered == [("Bearer secret", "att.v1")]
+    await stream.aclose()
+
+
+async def test_presence(script, someone):
+    """The frames become states of a group, of a large one only how many; changes of unknown states are passed over."""
+    script.parts = [
+        sends(
+            {"type": "online", "group": G1, "user": "b"},
+            {"type": "presence", "group": G1, "users": [{"user": ME, "since": AT}]},
+            {"type": "online", "group": G1, "user": "b"},
+            {"type": "online", "group": G1, "user": "b"},
+            {"type": "offline", "group": G1, "user": ME},
+            {"type": "presence", "group": G2, "count": 101},
+            {"type": "offline", "group": G2, "user": "b"},
+            {"type": "left", "group": G1, "name": "tea", "seq": 1, "user": ME, "at": AT},
+        )
+    ]
+    told = []
+    stream = someone.listen(on_presence=told.append)
+    await take(stream, 1)
+    assert told[0] == Online(G1, 1, {ME: MOMENT})
+    assert [(one.group, one.count, one.users and {*one.users}) for one in told[1:]] == [
+        (G1, 2, {ME, "b"}),
+        (G1, 1, {"b"}),
+        (G2, 101, None),
+    ]
+    assert someone.online == {G2: Online(G2, 101, None)}
     await stream.aclose()
 
 

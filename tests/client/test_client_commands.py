@@ -96,11 +96,12 @@ async def interrupted(process):
 async def test_listen(script, start):
     """Each event is a line, at once; Ctrl-C ends it."""
     script.parts = [sends(message(1), message(2, data={"é": "\n"}))]
-    process = await start("listen", **TOKEN)
+    process = await start("listen", "--group", "tea", "--group", "a & b", **TOKEN)
     for seq, data in [(1, {"n": 1}), (2, {"é": "\n"})]:
         assert await line(process) == message(seq, data=data)
     assert await interrupted(process) == (130, "att-server: interrupted")
     assert script.offered == [("Bearer secret", "att.v1")]
+    assert script.chosen == [["tea", "a & b"]]
 
 
 def test_lines():

@@ -125,6 +125,65 @@ async def test_ephemerals(base, tea, sign_up):
         await stream.aclose()
 
 
+async def test_who_is_online(base, tea, monkeypatch):
+    """The whole state comes first and after each change, and is forgotten with the group or the connection."""
+    monkeypatch.setattr("att.realtime.presence._TICK", 0.05)  # so that nobody waits for a second
+    monkeypatch.setattr("att.realtime.presence_feed._INTERVAL", 0.05)
+    ann, ben, group = tea
+    told = asyncio.Queue()
+
+    async def next_state():
+        async with asyncio.timeout(PATIENCE):
+            online = await told.get()
+        assert (online.group, online.count) == (group, len(online.users))
+        return {*online.users}
+
+    async with Client(base, token=ben.token) as client, Client(base, token=ann.token) as other:
+        stream = client.listen(on_presence=told.put_nowait)
+        first = asyncio.ensure_future(anext(stream))
+        assert await next_state() == {str(ben.id)}
+        _, there = await begin(other)
+        assert await next_state() == {str(ann.id), str(ben.id)}
+        assert client.online[group].users[str(ann.id)].tzinfo is not None
+        assert other.online == {}
+        there.cancel()
+        assert await next_state() == {str(ben.id)}
+        await ann.remove("tea", ben)
+        async with asyncio.timeout(PATIENCE):
+            assert isinstance(await first, Left)
+        assert client.online == {}
+        await ann.add("tea", ben)
+        assert await next_state() == {str(ben.id)}
+        await stream.aclose()
+        assert client.online == {}
+
+
+async def test_chosen_groups(base, tea, sign_up):
+    """Only the named groups are heard, also after a loss; one that is not there, or not one's own, is an error."""
+    ann, _, group = tea
+    coffee = (await ann.make_group("coffee & milk"))["id"]
+    await ann.make_group("other")
+    await (await sign_up("cat")).make_group("cats")
+    async with Client(base, token=ann.token) as client:
+        stream = client.listen(groups=["coffee & milk", group])
+        first = asyncio.ensure_future(anext(stream))
+        async with asyncio.timeout(PATIENCE):
+            await client.connected.wait()
+        for name in ("other", "tea"):
+            await ann.broadcast(name, {})
+        async with asyncio.timeout(PATIENCE):
+            assert (await first).group == group
+        await client._disconnect()
+        for name in ("other", "coffee & milk"):
+            await ann.broadcast(name, {})
+        assert [event.group for event in await take(stream, 1)] == [coffee]
+        assert {*client.positions} == {group, coffee}
+        await stream.aclose()
+        for name, error in (("nowhere", errors.NoSuchGroup), ("cats", errors.NotAMember)):
+            with pytest.raises(error):
+                await take(client.listen(groups=[name]), 1)
+
+
 async def hear(client, count):
     """So many events."""
     async with asyncio.timeout(60):

@@ -18,7 +18,7 @@ class Script:
 
     def __init__(self):
         self.parts, self.answers = [], []
-        self.resumes, self.requests, self.frames, self.offered = [], [], [], []
+        self.resumes, self.requests, self.frames, self.offered, self.chosen = [], [], [], [], []
         self.groups, self.heartbeat, self.epoch = {G1: 0}, 25.0, "first"
         self.epochs = []
         self.app = web.Application()
@@ -28,6 +28,7 @@ class Script:
 
     async def _listen(self, request):
         self.offered.append((request.headers.get("Authorization"), request.headers.get("Sec-WebSocket-Protocol")))
+        self.chosen.append(request.query.getall("group", []))
         part = self.parts.pop(0)
         if isinstance(part, web.Response):
             return part
