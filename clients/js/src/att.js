@@ -263,6 +263,7 @@ export class Att {
   #connection; // once it has resumed
   #wake = () => {}; // ends the pause before the next connection, but for what the server has asked for
   #drained; // promise that slow iterators have caught up
+  #shown; // promise that the page, which was left, is shown again
   #positions; // last seq by group id; undefined before the first connection
   #epoch; // of the positions
   #isRewound = false; // the stored positions may be above ours and wrong
@@ -677,7 +678,14 @@ export class Att {
       this.#connection?.probe();
     };
     globalThis.addEventListener?.("online", wake, { signal });
-    globalThis.addEventListener?.("pagehide", () => this.#save(), { signal });
+    // A browser may keep a page that was left, with its sockets, for the back button: nobody is there.
+    const leave = () => {
+      this.#save();
+      this.#shown = new Promise((resolve) => globalThis.addEventListener("pageshow", resolve, { once: true }));
+      this.#connection?.end(unavailable("The page was left."));
+    };
+    globalThis.addEventListener?.("pagehide", leave, { signal });
+    globalThis.addEventListener?.("pageshow", wake, { signal });
     document?.addEventListener("visibilitychange", () => document.hidden || wake(), { signal });
     for (let bound = FIRST_DELAY; ; bound = Math.min(bound * 2, LONGEST_DELAY)) {
       const since = seconds();
@@ -695,6 +703,7 @@ export class Att {
       this.#wake = () => woken.abort();
       await sleep(jitter, signal, woken.signal);
       await this.#drained;
+      await this.#shown;
       signal.throwIfAborted();
     }
   }
