@@ -1,6 +1,6 @@
 import { Att, NotSignedIn } from "./att.js";
 
-const att = new Att("/api", { store: null });
+const att = new Att("/api", { store: null, presence: true });
 const $ = (id) => document.getElementById(id);
 const element = (name, properties) => Object.assign(document.createElement(name), properties);
 const say = (text) => ($("status").textContent = text);
@@ -29,10 +29,8 @@ $("sign-out").onclick = () => att.logOut();
 
 // Groups
 let current; // the open group
-
 async function showGroups() {
-  const groups = await Array.fromAsync(att.groups({ all: true }));
-  const buttons = groups.map((group) => {
+  const buttons = await Array.fromAsync(att.groups({ all: true }), (group) => {
     const textContent = group.name + (group.unread ? ` (${group.unread})` : "");
     return element("button", { textContent, className: group.id === current?.id ? "open" : "", onclick: () => open(group) });
   });
@@ -51,6 +49,7 @@ for (const type of ["connected", "joined", "left", "changed"]) att.on(type, show
 
 // Messages
 const names = new Map(); // by user id
+const rowOf = (seq) => document.querySelector(`[data-seq="${seq}"]`);
 
 async function nameOf(id) {
   if (id && !names.has(id)) for (const user of await att.users([id])) names.set(id, user.login);
@@ -60,11 +59,10 @@ async function nameOf(id) {
 /** Show a message at its place, once. */
 async function show({ seq, user_id, data }) {
   const textContent = data ? `${await nameOf(user_id)}: ${data.text}` : "taken back";
-  const rows = [...$("messages").children];
-  if (rows.some((row) => Number(row.dataset.seq) === seq)) return;
+  if (rowOf(seq)) return;
   const row = element("li", { textContent });
   Object.assign(row.dataset, { seq, user: user_id });
-  $("messages").insertBefore(row, rows.find((one) => !(one.dataset.seq < seq)) ?? null);
+  $("messages").insertBefore(row, [...$("messages").children].find((one) => !(one.dataset.seq < seq)));
 }
 
 async function showPage(before) {
@@ -107,6 +105,22 @@ att.on("read", showGroups);
 $("messages").ondblclick = ({ target: { dataset } }) => {
   if (dataset.user === att.userId) att.redact(current.id, dataset.seq).catch((error) => say(error.message));
 };
-att.on("redacted", ({ group, of }) => {
-  if (group === current?.id) document.querySelector(`[data-seq="${of}"]`)?.replaceChildren("taken back");
+att.on("redacted", ({ group, of }) => group === current?.id && rowOf(of)?.replaceChildren("taken back"));
+
+// Who is here
+async function showHere() {
+  const online = att.online.get(current?.id);
+  const people = online?.users ? await Promise.all(online.users.map(({ user }) => nameOf(user))) : [online?.count];
+  if (online === att.online.get(current?.id)) $("here").textContent = `Here: ${people.join(", ")}`;
+}
+for (const type of ["presence", "disconnected"]) att.on(type, showHere);
+addEventListener("opened", showHere);
+
+// Who is typing
+$("send").oninput = () => current && att.ephemeral(current.id, { typing: true });
+att.on("ephemeral", async ({ group, from }) => {
+  if (group !== current?.id || from === att.userId) return;
+  const note = element("span", { textContent: `– ${await nameOf(from)} is typing …` });
+  $("typing").replaceChildren(note);
+  setTimeout(() => note.remove(), 3000);
 });

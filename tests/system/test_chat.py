@@ -174,6 +174,29 @@ class Chat:
         await self.ann.open("tea")
         await self.ann.page.until("document.querySelector('#messages').lastChild?.textContent === 'taken back'")
 
+    async def show_who_is_here(self):
+        """Both are; then one, while the other is elsewhere; then both again, when that one comes back."""
+        here = "document.querySelector('#here').textContent"
+        for person in (self.ann, self.ben):
+            await person.open("tea")
+        for person in (self.ann, self.ben):
+            await person.page.until(f"['Here: ann, ben', 'Here: ben, ann'].includes({here})")
+        await self.ben.page.send("Page.navigate", url="about:blank")
+        await self.ann.page.until(f"{here} === 'Here: ann'")
+        await self.ben.page.until("(history.back(), true)")
+        await self.ben.page.until("document.querySelector('#chat')?.hidden === false")
+        await self.ann.page.until(f"{here} === 'Here: ann, ben'")
+
+    async def show_who_is_typing(self):
+        """The other one sees it, for a while; oneself does not."""
+        typing = "document.querySelector('#typing').textContent"
+        for person in (self.ann, self.ben):
+            await person.open("tea")
+        for person, other in ((self.ann, self.ben), (self.ben, self.ann)):
+            await person.page.type("#send [name=text]", "h")
+            await other.page.until(f"{typing}.endsWith('{person.login} is typing …')")
+        await self.ann.page.until(f"{typing} === ''")
+
 
 @pytest.mark.timeout(180)  # two browsers, and a server that is started twice
 async def test_the_tutorial(tmp_path):
@@ -197,7 +220,7 @@ async def test_the_tutorial(tmp_path):
                 await (reload(page) if tried else page.open(server.address))
             await getattr(chat, re.sub(r"\W+", "_", heading.lower()))()
             tried += 1
-        assert tried == 7
+        assert tried == 9
         complaints = [text for page in pages for text in page.complaints]
         assert [text for text in complaints if "ERR_CONNECTION_REFUSED" not in text] == []  # it was dead for a while
     await server.end(signal.SIGTERM)
