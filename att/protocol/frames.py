@@ -5,7 +5,8 @@ from enum import IntEnum
 from typing import Self
 
 _CONTINUATION, _TEXT, _FINAL = 0x00, 0x01, 0x80
-_FINAL_TEXT = _FINAL | _TEXT
+FINAL_TEXT = _FINAL | _TEXT
+FIRST_FRAGMENT, LAST_FRAGMENT = _TEXT, _FINAL | _CONTINUATION  # first bytes of frames
 _CLOSE, _PING, _PONG = 0x88, 0x89, 0x8A
 _LENGTH_16, _LENGTH_64 = 126, 127
 _REGISTERED = frozenset({0, *range(1000, 1004), *range(1007, 1015)})
@@ -36,11 +37,11 @@ def text_frame(payload: bytes) -> bytes:
     """Return an unfragmented, unmasked text frame with ``payload``, which must be UTF-8 (RFC 6455, section 5.2)."""
     length = len(payload)
     if length < _LENGTH_16:
-        header = struct.pack("!BB", _FINAL_TEXT, length)
+        header = struct.pack("!BB", FINAL_TEXT, length)
     elif length < 1 << 16:
-        header = struct.pack("!BBH", _FINAL_TEXT, _LENGTH_16, length)
+        header = struct.pack("!BBH", FINAL_TEXT, _LENGTH_16, length)
     else:
-        header = struct.pack("!BBQ", _FINAL_TEXT, _LENGTH_64, length)
+        header = struct.pack("!BBQ", FINAL_TEXT, _LENGTH_64, length)
     return header + payload
 
 
@@ -48,6 +49,11 @@ def fragment(payload: bytes, *, is_first: bool, is_last: bool) -> bytes:
     """Return a part of a fragmented text message (RFC 6455, section 5.4)."""
     head = (_TEXT if is_first else _CONTINUATION) | (_FINAL if is_last else 0)
     return bytes((head,)) + text_frame(payload)[1:]
+
+
+def payload_of(frame: bytes) -> bytes:
+    """Return the payload of an unmasked frame."""
+    return frame[{_LENGTH_16: 4, _LENGTH_64: 10}.get(frame[1], 2) :]
 
 
 def is_close_code(code: int) -> bool:
