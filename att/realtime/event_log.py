@@ -140,6 +140,22 @@ class Position(NamedTuple):
     unread: int | None = None
 
 
+class LogMoment(NamedTuple):
+    """A time of the database in microseconds since 1970, the oldest running transaction, and the next one to begin."""
+
+    at: int
+    oldest: int
+    next: int
+    epoch: str
+
+    def is_settled(self, later: "LogMoment") -> bool:
+        """Return True if by a later moment all transactions had ended that had begun to write before this one.
+
+        Then the log has all events with a time up to this moment's: each is logged in a transaction that has an id.
+        """
+        return self.epoch == later.epoch and self.next <= later.oldest
+
+
 class Slice(NamedTuple):
     """Consecutive events, oldest first, and the last seq of the log: 0 when it is empty."""
 
@@ -355,6 +371,32 @@ CURRENT_EPOCH = prepare(text("SELECT c.id FROM att_current_epoch() AS c"))
 _HELD = _reading(f"""
     SELECT h.group_id, h.held, {_EPOCH} FROM att_held(CAST(:group_ids AS uuid[]), CAST(:epoch AS text)) AS h
 """)  # noqa: S608 - of constants
+# The xmax of a snapshot is only above the last transaction that has ended; the age counts from the next one to begin.
+_MOMENT = _reading(f"""
+    SELECT CAST(1e6 * extract(epoch FROM statement_timestamp()) AS bigint), CAST(CAST(s.xmin AS text) AS bigint),
+        CAST(CAST(s.xmax AS text) AS bigint) + age(CAST(s.xmax AS xid)), {_EPOCH}
+    FROM (SELECT pg_snapshot_xmin(n), pg_snapshot_xmax(n) FROM pg_current_snapshot() AS n) AS s (xmin, xmax)
+""")  # noqa: S608 - of constants
+# Where no event of that time is kept, what retention has removed was of before it if the database keeps any event of
+# that time (events are removed by age in the order of time), and the group has not had too many since.
+_SEQS_AT = _reading(f"""
+    SELECT w.group_id, coalesce(
+        (
+            SELECT e.seq FROM events AS e
+            WHERE e.group_id = w.group_id AND e.at <= t.at ORDER BY e.seq DESC LIMIT 1
+        ),
+        CASE WHEN o.seq > g.seq - g.retention + 1 AND (SELECT min(e.at) FROM events AS e) <= t.at THEN o.seq - 1 END,
+        0
+    ), {_EPOCH}
+    FROM unnest(CAST(:group_ids AS uuid[])) AS w (group_id)
+    CROSS JOIN (SELECT to_timestamp(0) + CAST(:at AS bigint) * interval '1 microsecond' AS at OFFSET 0) AS t
+    LEFT JOIN groups AS g ON g.id = w.group_id
+    CROSS JOIN LATERAL (
+        SELECT coalesce(
+            (SELECT e.seq FROM events AS e WHERE e.group_id = w.group_id ORDER BY e.seq LIMIT 1), g.seq + 1
+        ) AS seq OFFSET 0
+    ) AS o
+""")  # noqa: S608 - of constants
 _HEADS = _reading(f"""
     SELECT w.group_id, {_HEAD}, {_EPOCH}
     FROM unnest(CAST(:group_ids AS uuid[])) AS w (group_id) LEFT JOIN groups AS g ON g.id = w.group_id
@@ -500,6 +542,18 @@ class EventLog:
     async def held(self, epoch: str, group_ids: Collection[UUID]) -> dict[UUID, int]:
         """Return up to which seq positions of an epoch hold in the present one: 0 if the epoch is not known."""
         rows = await self._read(_HELD, group_ids=_array(group_ids), epoch=epoch)
+        return {row[0]: row[1] for row in rows}
+
+    async def moment(self) -> LogMoment:
+        """Return the present moment."""
+        [row] = await self._read(_MOMENT)
+        return LogMoment(*row)
+
+    async def seqs_at(self, group_ids: Sequence[UUID], at: int) -> dict[UUID, int]:
+        """Return the last seq of each group at this time, or a lower one if that is not known any more."""
+        rows: list[Any] = []
+        for start in range(0, len(group_ids), POSITIONS_READ):
+            rows += await self._read(_SEQS_AT, group_ids=_array(group_ids[start : start + POSITIONS_READ]), at=at)
         return {row[0]: row[1] for row in rows}
 
     async def joinings(self, user_ids: Collection[UUID]) -> AsyncIterator[tuple[UUID, UUID, list[int]]]:

@@ -350,6 +350,11 @@ class GroupStream:
         """Return the last seq sent to a listener that catches up, else None."""
         return self._catching.get(listener)
 
+    def sent_up_to(self, listener: Listener) -> int:
+        """Return the seq up to which a listener in this stream has certainly been sent all events."""
+        applied = self.seq - self.is_running  # the frames of the last one are perhaps still being written
+        return self._catching.get(listener, self._waiting.get(listener, applied))
+
     def serve(self, listener: Listener, position: StreamPosition) -> None:
         """Note that a listener was sent events up to this position. At the stream's own seq it has caught up."""
         if position.seq < self.seq:

@@ -102,6 +102,17 @@ class Hub:
         stream = self._streams.get(group_id)
         return None if stream is None else stream.served_up_to(listener)
 
+    def behind(self, listener: Listener, position: Position) -> int | None:
+        """Return the last seq sent to a listener that has not been sent all up to its user's position, else None."""
+        stream, left = self._streams.get(position.group_id), listener.left.get(position.group_id, 0)
+        if stream is not None and position.group_id in listener.groups:
+            sent = stream.sent_up_to(listener)
+        elif position.is_member:  # it has not heard of the joining yet
+            sent = left
+        else:
+            sent = left - 1 if stream is not None and stream.is_running else position.seq
+        return sent if sent < position.seq else None
+
     def serve(self, listener: Listener, group_id: UUID, found: Replay) -> None:
         """Send a listener that catches up the events above the seq up to which it was served."""
         after = self.served_up_to(listener, group_id)

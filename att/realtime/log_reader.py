@@ -12,7 +12,7 @@ from att.core.tasks import supervise
 from att.errors import Unavailable
 from att.protocol import messages
 from att.protocol.frames import text_frame
-from att.realtime.event_log import EventLog, Position, ReadHeld
+from att.realtime.event_log import EventLog, LogMoment, Position, ReadHeld
 from att.realtime.hub import READS, SLICE, Hub
 from att.realtime.registry import Listener
 from att.sessions.store import SessionStore
@@ -83,6 +83,10 @@ class LogReader:
     async def positions(self, user_id: UUID) -> list[Position]:
         """Return the user's positions as soon as the database answers."""
         return await _retry(lambda: self._log.positions(user_id))
+
+    async def moment(self) -> LogMoment:
+        """Return the present moment of the log as soon as the database answers."""
+        return await _retry(self._log.moment)
 
     async def held(self, epoch: str, seqs: Mapping[UUID, int]) -> dict[UUID, int]:
         """Return up to which seq these positions of an epoch hold, as soon as the database answers."""

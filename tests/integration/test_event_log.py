@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -580,3 +581,76 @@ async def test_joinings(log, tea, ann, bob, join, leave, forget, add_group):
     assert await joinings([bob]) == [(bob, tea, [])]
     leave(tea, bob)
     assert await joinings([bob]) == await joinings([uuid4()]) == await joinings([]) == []
+
+
+# Times
+
+
+@pytest.fixture
+def dated(sql, tea, ann):
+    """A log with an event in each second: the first at second 1, in microseconds."""
+
+    def go(count):
+        sql(
+            "INSERT INTO events (group_id, seq, kind, actor_id, body) SELECT %s, n, 'message', %s, '{}'"
+            " FROM generate_series(2, %s) AS n",
+            tea,
+            ann,
+            count,
+        )
+        sql("UPDATE groups SET seq = %s", count)
+        sql("UPDATE events SET at = to_timestamp(seq)")
+
+    return go
+
+
+async def test_seqs_at(log, sql, tea, ann, add_group, dated, forget):
+    """They are those of the last events up to then, and 0 if it is not known which those were."""
+    dated(5)
+    pie = add_group("pie", ann)
+
+    async def at(seconds):
+        return (await log.seqs_at([tea, pie], int(seconds * 1_000_000)))[tea]
+
+    assert [await at(seconds) for seconds in (0, 1, 1.5, 3.999999, 4, 5, 100)] == [0, 1, 1, 3, 4, 5, 5]
+    assert (await log.seqs_at([pie], 4_000_000)) == {pie: 0}
+    assert await log.seqs_at([], 1) == {}
+    forget(tea, 3)
+    assert [await at(seconds) for seconds in (2, 4)] == [0, 4]
+
+
+async def test_seqs_at_of_what_retention_has_removed(log, sql, tea, ann, add_group, dated, forget):
+    """What was removed by age is older than all that is kept, so a group without newer events is where it was."""
+    dated(5)
+    sql("UPDATE events SET at = to_timestamp(2) WHERE group_id = %s", add_group("old", ann))
+    forget(tea, 3)
+    assert (await log.seqs_at([tea], 2_500_000)) == {tea: 3}
+    assert (await log.seqs_at([tea], 1_500_000)) == {tea: 0}
+    forget(tea, 5)
+    assert (await log.seqs_at([tea], 2_500_000)) == {tea: 5}
+    for retention, seq in ((1, 5), (0, 0)):
+        sql("ALTER TABLE groups DISABLE TRIGGER USER")
+        sql("UPDATE groups SET retention = %s WHERE id = %s", retention, tea)
+        assert (await log.seqs_at([tea], 2_500_000)) == {tea: seq}
+
+
+async def test_moments(log, sql, tea, ann, db_url):
+    """A moment is settled as soon as all transactions have ended that had begun to write before it; then no event of a
+    time before it can come.
+    """
+    first = await log.moment()
+    assert first.is_settled(await log.moment())
+    with psycopg.connect(db_url) as other:
+        other.execute("SELECT att_broadcast(%s, '{}')", (tea,))
+        begun = await log.moment()
+        assert not begun.is_settled(await log.moment())
+        assert first.is_settled(begun)
+        [[at]] = other.execute(
+            "SELECT CAST(1e6 * extract(epoch FROM at) AS bigint) FROM events WHERE seq = 2"
+        ).fetchall()
+        assert first.at < at < begun.at
+        other.commit()
+    assert begun.is_settled(await log.moment())
+    assert (await log.seqs_at([tea], begun.at)) == {tea: 2}
+    sql("SELECT att_begin_epoch()")
+    assert not begun.is_settled(await log.moment())

@@ -970,3 +970,34 @@ def test_a_large_group_gets_an_ephemeral_in_slices(hub, listen, monkeypatch):
     while hub.step():
         pass
     assert [ephemerals(each) for each in listeners] == [1] * 5
+
+
+def test_what_a_listener_has_been_sent(hub, listen, monkeypatch):
+    """It is behind while its positions are ahead of it, and while the frames of an event are being written."""
+    monkeypatch.setattr(hub_module, "SLICE", 1)
+    ann, ben = listen(ANN, at(5)), listen(BEN, at(5))
+    assert [hub.behind(ann, at(seq)) for seq in (4, 5, 6)] == [None, None, 5]
+    hub.offer(message(6))  # only one of them has got it
+    assert [hub.behind(each, at(6)) for each in (ann, ben)] == [5, 5]
+    while hub.step():
+        pass
+    assert [hub.behind(each, at(6)) for each in (ann, ben)] == [None, None]
+    hub.offer(message(8))  # behind a gap
+    assert hub.behind(ann, at(8)) == 6
+
+
+def test_what_a_listener_has_been_sent_elsewhere(hub, listen, monkeypatch):
+    """Of groups in which it catches up, or has no place: as a member it is behind, after its leaving it is not."""
+    ann, ben, zoe = listen(ANN, at(5), resume={TEA: 2}), listen(BEN, at(5)), listen(UUID(int=3), at(5))
+    assert hub.behind(ann, at(5)) == 2
+    assert [hub.behind(ann, at(9, PIE, is_member=each)) for each in (True, False)] == [0, None]
+    hub.offer(left(6, BEN))
+    assert hub.behind(ben, at(6, is_member=False)) is None
+    assert hub.behind(ben, at(9)) == 6
+    monkeypatch.setattr(hub_module, "SLICE", 1)
+    listen(ANN, at(6))
+    hub.offer(left(7, UUID(int=3)))
+    assert hub.behind(zoe, at(7, is_member=False)) == 6
+    while hub.step():
+        pass
+    assert hub.behind(zoe, at(7, is_member=False)) is None
