@@ -264,7 +264,7 @@ class QuotaExhausted(TooManyAttempts, code="quota exhausted"):
 
 
 class UpgradeRequired(AttError, code="websocket required"):
-    """This address accepts only WebSockets (RFC 6455, version 13)."""
+    """This address is for WebSockets (RFC 6455, version 13), or for those who accept text/event-stream."""
 
 
 class Unavailable(AttError, code="unavailable"):

@@ -14,6 +14,7 @@ from att.core.permissions import Actor, Permission, Permissions, check_covers, p
 from att.http.client_info import client_of
 from att.http.context import REQUEST_ID, SESSION
 from att.http.credentials import SAFE_METHODS, bearer_token, check_origin, session_cookies
+from att.http.requests import wants_event_stream
 from att.sessions.store import Session
 
 
@@ -21,11 +22,13 @@ async def identify(request: web.Request, *, upgrades: bool = False) -> Session:
     """Return the session of the bearer token or the cookie. Raises NotSignedIn, or OriginNotAllowed for the cookie.
 
     ``upgrades`` is True for a WebSocket. Any other offer to upgrade, such as h2c, is ignored (RFC 9110, section 7.8).
+    A stream of server-sent events is like a WebSocket, except that browsers name the origin only if it is another one.
     """
     token = bearer_token(request)
     if token is None:
         token = next(iter(session_cookies(request).values()), None)
-        if token and (request.method not in SAFE_METHODS or (upgrades and "Upgrade" in request.headers)):
+        names_origin = "Upgrade" in request.headers or (wants_event_stream(request) and "Origin" in request.headers)
+        if token and (request.method not in SAFE_METHODS or (upgrades and names_origin)):
             check_origin(request)
     session = await request.app[SESSIONS].find(token) if token else None
     if session is None:

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from att.core.fields import Id, Moment, Name, Number, PartOfName, PositiveSeq, RowId, Seq, Truth
 from att.core.names import RAW_LENGTH
 from att.http.schemas import PageQuery, QueryModel
+from att.protocol.event_stream import ID_LIMIT
 
 LISTEN_GROUPS = 100
 Reference = Annotated[str, Field(min_length=1, max_length=RAW_LENGTH)]  # to a group
@@ -48,6 +49,11 @@ class ListenQuery(QueryModel):
     repeatable: ClassVar[frozenset[str]] = frozenset({"group"})
 
     group: Annotated[list[Reference], Field(max_length=LISTEN_GROUPS, default_factory=list)]
+    last_event_id: str | None = Field(
+        default=None,
+        max_length=ID_LIMIT,
+        description="For server-sent events: as the header Last-Event-ID, which counts.",
+    )
 
 
 # Users

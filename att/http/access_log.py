@@ -1,9 +1,11 @@
-"""Metrics and log lines of requests: a count, a duration, and an access log if the operator wants one."""
+"""Metrics and log lines of requests: a count, a duration, and an access log if the operator wants one.
+
+What is said here of a WebSocket also holds for a stream of server-sent events.
+"""
 
 import logging
 from collections.abc import Callable
 from functools import cache, partial
-from http import HTTPStatus
 from time import perf_counter
 from typing import Any
 
@@ -65,7 +67,11 @@ class RequestLog:
         count, durations = self._metrics_of(_route_of(request), method if method in METHODS else "other", status)
         count.inc()
         durations.observe(seconds)
-        if self._logs_requests and status != HTTPStatus.SWITCHING_PROTOCOLS:
+        if not self._logs_requests:
+            return
+        if _DETACHED in request:
+            request[_DETACHED]["status"] = status
+        else:
             access_log.info("request", extra=_facts(request) | {"status": status, "ms": _ms(seconds)})
 
     def rejected(self, peer: str | None, response: web.StreamResponse) -> None:
@@ -82,7 +88,8 @@ class RequestLog:
         """Return the callback for the end of the WebSocket that this request becomes."""
         if not self._logs_requests:
             return self._count_close
-        return partial(self._log_close, _facts(request), perf_counter())
+        facts = request[_DETACHED] = _facts(request)
+        return partial(self._log_close, facts, perf_counter())
 
     def _find_metrics(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
         route = route or NO_ROUTE
@@ -95,7 +102,7 @@ class RequestLog:
 
     def _log_close(self, facts: dict[str, Any], start: float, code: int | None) -> None:
         self._closed(code)
-        end = {"status": 101, "ms": _ms(perf_counter() - start), "close_code": ABNORMAL if code is None else int(code)}
+        end = {"ms": _ms(perf_counter() - start), "close_code": ABNORMAL if code is None else int(code)}
         access_log.info("request", extra=facts | end)
 
     def unavailable(self, request: web.Request, error: AttError) -> None:
@@ -113,6 +120,7 @@ class RequestLog:
 
 
 REQUEST_LOG = web.AppKey("request_log", RequestLog)
+_DETACHED: web.RequestKey[dict[str, Any]] = web.RequestKey("detached", dict)  # facts of a request that is logged later
 
 
 def _route_of(request: web.Request) -> str:

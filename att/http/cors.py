@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 from att.http.context import SETTINGS
 from att.http.credentials import origin_of
 
-REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-Request-ID"
+REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, X-Request-ID"
 ANSWER_HEADERS = "ETag, Link, Location, Retry-After, X-Request-ID"
 MAX_AGE = 7200  # seconds for which a browser caches a preflight; no browser accepts more
 

@@ -20,6 +20,8 @@ from att.http.schemas import PageQuery, QueryModel
 from att.http.validation import FAULTS_SHOWN, MORE_FAULTS, explain
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
+EVENT_STREAM = "text/event-stream"
+LAST_EVENT_ID = "Last-Event-ID"
 VALUES = 25_000  # in one body that is built: a thousand users or roles with all fields have fewer
 _TURN = 50  # items that are checked before other requests have their turn
 # An entity tag; the mark of a weak one stands before it (RFC 9110, section 8.8.3).
@@ -112,6 +114,13 @@ def _without_most_unknown(shape: type[BaseModel], value: Any) -> Any:
     known = {name: value[name] for name in shape.model_fields if name in value}
     unknown = (name for name in value if name not in shape.model_fields)
     return known | dict.fromkeys(islice(unknown, FAULTS_SHOWN + 1))
+
+
+def wants_event_stream(request: web.Request) -> bool:
+    """Return True if the request accepts server-sent events, and is no handshake of a WebSocket."""
+    accepted = ",".join(request.headers.getall(hdrs.ACCEPT, ())).lower().split(",")
+    is_accepted = any(part.partition(";")[0].strip() == EVENT_STREAM for part in accepted)
+    return is_accepted and "websocket" not in request.headers.get(hdrs.UPGRADE, "").lower()
 
 
 def read_query(request: web.Request, shape: type[QueryShape]) -> QueryShape:

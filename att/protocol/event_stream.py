@@ -104,7 +104,8 @@ class EventId:
         changed = {**recent, **self._recent}
         named = {group_id: changed.get(group_id, self.seqs.get(group_id, seq)) for group_id, seq in behind.items()}
         rest = ((group_id, seq) for group_id, seq in reversed(changed.items()) if group_id not in named)
-        self.since, self.is_crowded = since, len(named.keys() | changed.keys()) > NAMED_GROUPS
+        self.since = since
+        self.is_crowded = len(named.keys() | changed.keys()) >= NAMED_GROUPS  # then there may be more
         self.seqs = named | dict(islice(rest, NAMED_GROUPS - len(named)))
         return True
 

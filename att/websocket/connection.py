@@ -6,7 +6,7 @@ import math
 import time
 from typing import Protocol
 
-from aiohttp import WSCloseCode, WSMessage, WSMsgType
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from aiohttp.http import WebSocketError
 
 from att.core.memory import MemoryBudget
@@ -20,7 +20,7 @@ from att.realtime.registry import Dialect
 from att.sessions.store import Session, SessionStore
 from att.websocket.frame_reader import FrameReader
 from att.websocket.keepalive import TICK, KeepaliveTimer
-from att.websocket.upgrade import Upgraded
+from att.websocket.upgrade import Upgraded, accept
 
 HEARTBEAT = 25.0  # seconds of silence before a ping; after half as long again the peer is considered gone
 
@@ -73,6 +73,13 @@ class WebSocketConnection(FrameReader):
         self._quota: ClientQuota | None = None
         self._on_close: OnClose | None = None
 
+    async def accept(self, request: web.Request, dialect: Dialect) -> web.StreamResponse:
+        """Send the head of the response; ``detach_transport`` must follow at once.
+
+        Raise ConnectionError if the peer is gone.
+        """
+        return await accept(request, dialect)
+
     def open(self, upgraded: Upgraded, session: Session, handler: MessageHandler, dialect: Dialect) -> None:
         """Take over a transport, so that frames can be sent. Messages are handled after ``listen``."""
         self._quota, self._on_close = upgraded.quota, upgraded.on_close
@@ -81,14 +88,14 @@ class WebSocketConnection(FrameReader):
         self._open(upgraded.transport)
         self._start_reading(MESSAGE_LIMITS[dialect], str(session.user_id))
         self._last_received = self._keepalive.now
-        self._keepalive.attach(self, min(_ticks(HEARTBEAT), self._check_session()))
+        self._keepalive.attach(self, min(ticks(HEARTBEAT), self._check_session()))
 
     def refuse(self, upgraded: Upgraded, code: CloseCode, reason: bytes) -> None:
         """Take over a transport, only to close it."""
         self._quota, self._on_close = upgraded.quota, upgraded.on_close
         self._open(upgraded.transport)
         self._start_reading(MESSAGE_LIMITS[Dialect.PLAIN], "")
-        self._keepalive.attach(self, _ticks(HEARTBEAT))
+        self._keepalive.attach(self, ticks(HEARTBEAT))
         self.close(code, reason)
         self.data_received(upgraded.early)
 
@@ -158,7 +165,7 @@ class WebSocketConnection(FrameReader):
 
     def check_liveness(self) -> int:
         """Ping a silent peer or cut it, and check the session. Return the ticks to the next check."""
-        ping, end = _ticks(HEARTBEAT), _ticks(HEARTBEAT * 1.5)
+        ping, end = ticks(HEARTBEAT), ticks(HEARTBEAT * 1.5)
         if not self._is_open:
             return ping
         silent = self._keepalive.now - self._last_received
@@ -191,5 +198,6 @@ class WebSocketConnection(FrameReader):
                 self._expires_at = session.expires_at.timestamp()
 
 
-def _ticks(seconds: float) -> int:
+def ticks(seconds: float) -> int:
+    """Return the number of ticks of the keepalive timer in this time."""
     return max(round(seconds / TICK), 1)

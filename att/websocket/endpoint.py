@@ -16,6 +16,8 @@ from att.core.read_turns import ReadTurns
 from att.errors import AttError, NotAMember, NotSignedIn, UpgradeRequired
 from att.groups.queries import GroupQueries
 from att.http.context import SESSION
+from att.http.requests import wants_event_stream
+from att.protocol.event_stream import EventId
 from att.realtime.ephemeral_publisher import EphemeralPublisher
 from att.realtime.event_log import EventLog, Position, Publish
 from att.realtime.hub import Hub
@@ -27,10 +29,11 @@ from att.realtime.publisher import Publisher
 from att.realtime.registry import Dialect, Listener
 from att.sessions.store import SessionStore
 from att.websocket.connection import HEARTBEAT, WebSocketConnection
+from att.websocket.event_stream import EventStreamConnection, EventStreamProtocol
 from att.websocket.keepalive import KeepaliveTimer
 from att.websocket.refusals import refusal_of
 from att.websocket.subprotocols import AttV1Protocol, ClientActions, PlainProtocol
-from att.websocket.upgrade import accept, detach_transport, dialect_of
+from att.websocket.upgrade import detach_transport, dialect_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,20 +55,23 @@ class ListenEndpoint:
     memory: MemoryBudget
     read_turns: ReadTurns
 
-    async def serve(self, request: web.Request, groups: Sequence[str] = ()) -> web.StreamResponse:
+    async def serve(
+        self, request: web.Request, groups: Sequence[str] = (), last: EventId | None = None
+    ) -> web.StreamResponse:
         """Upgrade a signed-in request, to hear these groups of the user, given by id or name, or all without any.
 
-        Raises UpgradeRequired, NotSignedIn, NoSuchGroup, NotAMember, QuotaExhausted, DatabaseUnavailable, and
-        ConnectionError.
+        A request for server-sent events gets these, from the last id on. Raises UpgradeRequired, NotSignedIn,
+        NoSuchGroup, NotAMember, QuotaExhausted, DatabaseUnavailable, and ConnectionError.
         """
-        session, dialect = request[SESSION], dialect_of(request)
+        is_stream = wants_event_stream(request)
+        session, dialect = request[SESSION], Dialect.V1 if is_stream else dialect_of(request)
         user_id = session.user_id
         if dialect is Dialect.V1:
             await self.quotas.prepare(user_id)
         # A peer that is lost without a word keeps its socket until the second heartbeat. Nothing is awaited between
         # this and the attachment of a listener within the quota.
         await self.quotas.check_sockets(user_id, len(self.hub.registry.of_user(user_id)), HEARTBEAT * 1.5)
-        connection = self._connection()
+        connection = self._connection(EventStreamConnection if is_stream else WebSocketConnection)
         listener = Listener(session.user_id, session.id, connection, dialect)
         protocol = self._protocol_for(listener, connection)
         with contextlib.ExitStack() as undo:
@@ -74,10 +80,14 @@ class ListenEndpoint:
             # The listener is attached before both are read, so it misses no change made meanwhile.
             if await self.sessions.check(session.id) is None:
                 raise NotSignedIn
+            if isinstance(protocol, EventStreamProtocol):
+                await protocol.find_moment(self.log)
             positions = await self.log.positions(user_id, counts=dialect is Dialect.V1)
             epoch = self.log.epoch
             listener.only = await self._chosen(groups, positions, user_id) if groups else None
-            response = await accept(request, dialect)
+            if isinstance(protocol, EventStreamProtocol):
+                await protocol.find_start(self.log, epoch, positions, last)
+            response = await connection.accept(request, dialect)
             undo.callback(connection.abort)
             upgraded = detach_transport(request, connection)
             connection.open(upgraded, session, protocol, dialect)
@@ -101,7 +111,7 @@ class ListenEndpoint:
         if dialect is not Dialect.V1:
             return None
         connection = self._connection()
-        response = await accept(request, dialect)
+        response = await connection.accept(request, dialect)
         connection.refuse(detach_transport(request, connection), *refusal)
         return response
 
@@ -119,8 +129,8 @@ class ListenEndpoint:
             chosen.add(group_id)
         return frozenset(chosen)
 
-    def _connection(self) -> WebSocketConnection:
-        return WebSocketConnection(self.keepalive, self.sessions, self.outbox_limit, self.memory, self.read_turns)
+    def _connection(self, kind: type[WebSocketConnection] = WebSocketConnection) -> WebSocketConnection:
+        return kind(self.keepalive, self.sessions, self.outbox_limit, self.memory, self.read_turns)
 
     def _submit(self, publish: Publish, callback: PublishCallback) -> None:
         self.quotas.take_now(Quota.BROADCASTS, publish.actor_id)
@@ -140,5 +150,7 @@ class ListenEndpoint:
                 self.ephemerals.publish_known,
                 self.ephemerals.publish,
             )
+            if isinstance(connection, EventStreamConnection):
+                return EventStreamProtocol(listener, connection, self.hub, self.reader, actions)
             return AttV1Protocol(listener, connection, self.hub, self.reader, actions)
         return PlainProtocol(listener, connection, self.hub, self.reader)

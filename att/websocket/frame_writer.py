@@ -182,9 +182,12 @@ class FrameWriter(asyncio.Protocol):
         """Send the close frame if there is one, behind what waits."""
         transport = self._transport
         if transport is not None and self._close_code is not None and not transport.is_closing():
-            self._wait(close_frame(self._close_code, self._reason))
+            self._wait(self._close_frame(self._close_code))
             # A peer that has not taken the close frame by then never will; its pending data must not stay.
             self._deadline = asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT, transport.abort)
+
+    def _close_frame(self, code: int) -> bytes:
+        return close_frame(code, self._reason)
 
     @property
     def _is_open(self) -> bool:

@@ -57,7 +57,8 @@ def allowed_query(query):
     """Return what of a query goes together."""
     if "id" in query:
         return {"id": query["id"]}  # users are either named or searched for
-    return {name: value for name, value in query.items() if name != "after"}  # a cursor is text from a page
+    # A cursor is text from a page, an id of an event text from a stream.
+    return {name: value for name, value in query.items() if name not in ("after", "last_event_id")}
 
 
 def shorten(case):

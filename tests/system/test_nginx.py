@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import aiohttp
 import psycopg
 import pytest
+from event_streams import EventSource
 from people import PASSWORD
 from site_parts import DEPLOY, ROOT, Echo, Nginx, Node, Redis, needs_nginx, open_directory, started
 from waiting import eventually
@@ -123,6 +124,31 @@ async def test_conversation(site, web):
     assert heard[:2] == [{"kettle": "on"}] * 2
     assert [message["data"] for message in heard[2:]] == [{"kettle": "on"}] * 2
     assert 0 < delivered < 4  # by the node that took it: the others' were on the other node
+
+
+async def test_server_sent_events(site, web):
+    """Each event comes through nginx at once, and a stream goes on where another one has ended, on any node."""
+    eve = await sign_up(web, "eve")
+    async with web.post("/groups", json={"name": "stream"}, headers=eve.headers) as response:
+        assert response.status == 201
+    last = ""
+    for number in range(4):
+        if last:
+            async with web.post("/broadcast/stream", json={"missed": number}, headers=eve.headers) as response:
+                assert response.status == 200
+        accept = {"Accept": "text/event-stream", "Accept-Encoding": "gzip", "Last-Event-ID": last}
+        async with web.get("/listen/me", headers=eve.headers | accept) as response:
+            assert (response.status, response.headers["Content-Type"]) == (200, "text/event-stream")
+            assert "Content-Encoding" not in response.headers
+            source = EventSource(response, last)
+            assert (await source.receive())["type"] == "hello"
+            if last:
+                assert (await source.receive())["data"] == {"missed": number}
+            async with web.post("/broadcast/stream", json={"live": number}, headers=eve.headers) as broadcast:
+                assert broadcast.status == 200
+            assert (await source.receive())["data"] == {"live": number}
+            last = source.last_id
+            source.close()
 
 
 async def test_cookie(web, site):

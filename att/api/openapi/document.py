@@ -15,8 +15,9 @@ from att.core.permissions import Who
 from att.core.quotas import Quota
 from att.http.bodies import BODY_LIMIT
 from att.http.credentials import COOKIE, DEVICE_COOKIE, HOST_COOKIE
-from att.http.requests import IDEMPOTENCY_KEY
+from att.http.requests import IDEMPOTENCY_KEY, LAST_EVENT_ID
 from att.http.status_codes import phrase_of
+from att.protocol.event_stream import ID_LIMIT
 
 ABOUT = f"""\
 Accounts, groups and broadcasts.
@@ -79,6 +80,12 @@ _KEY = {
     "description": "A request that is repeated with the same key gets the first response. Another body is refused.",
     "schema": {"type": "string", "pattern": KEY_PATTERN},
 }
+_LAST_EVENT_ID = {
+    "name": LAST_EVENT_ID,
+    "in": "header",
+    "description": "For server-sent events: the `id` of the last event, after which the stream goes on.",
+    "schema": {"type": "string", "maxLength": ID_LIMIT},
+}
 _IF_MATCH = {
     "name": "If-Match",
     "in": "header",
@@ -139,6 +146,8 @@ def _operation(route: Route, schemas: Schemas) -> Json:
         operation["parameters"].append(_IF_NONE_MATCH)
     if route.takes_key:
         operation["parameters"].append(_KEY)
+    if route.upgrades:
+        operation["parameters"].append(_LAST_EVENT_ID)
     if route.body is not None:
         content = schemas.content(route.body, "validation")
         operation["requestBody"] = {"required": route.is_body_required, "content": content}
