@@ -18,6 +18,7 @@ from chaos.frames import Ack
 from chaos.listeners import Listener, ListenerV1, Person
 from chaos.plan import SERVERS, Broadcast, Change, Incident, Plan, Trouble
 from chaos.senders import BROADCAST, Senders
+from chaos.sse_listeners import SseListener
 from chaos.verdict import Group
 
 UNDER_WAY = 400  # actions at the same time; then the plan waits
@@ -109,6 +110,8 @@ class Trial:
 
         if client.is_plain:
             return Listener(name, person, connect, seed)
+        if number % 5 == 0 and not client.from_start:
+            return SseListener(name, person, connect, seed, self._groups, from_start=False)
         return ListenerV1(name, person, connect, seed, self._groups, from_start=client.from_start)
 
     @contextlib.asynccontextmanager
@@ -210,7 +213,7 @@ class Trial:
     @staticmethod
     def _is_in(listener: Listener, log: Group) -> bool:
         is_member = log.is_member(listener.person.id, max(log.entries, default=0))
-        return isinstance(listener, ListenerV1) and is_member and listener.is_connected.is_set()
+        return type(listener) is ListenerV1 and is_member and listener.is_connected.is_set()
 
     async def _until_all_have(self, what: str) -> None:
         async with self._cluster.database.transaction() as connection:
