@@ -327,6 +327,7 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
     async with (
         reader.running(),
         revoker.running(),
+        ephemerals.running(),
         BrokerEvents(hub, reader, sessions, revoker, markers, brokers).running(),
         publisher.running(),
         markers.running(),

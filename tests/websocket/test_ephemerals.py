@@ -15,6 +15,7 @@ from att.app import create_app
 from att.config.settings import Rate
 from att.errors import DatabaseUnavailable
 from att.protocol.messages import EPHEMERAL_LIMIT
+from att.realtime.broker_events import BrokerEvents
 from att.websocket import subprotocols
 
 
@@ -240,6 +241,21 @@ async def test_a_node_that_has_not_heard_of_the_removal(ann, ben, tea, listen, o
     assert (await said.receive())["type"] == "message"
     await other.app[EPHEMERAL_PUBLISHER].publish(tea, ann.id, b'{"n":3}')  # on the same way, so it comes after it
     assert (await said.receive())["data"] == {"n": 3}
+
+
+async def test_announcements_that_are_lost(ann, ben, tea, listen, other, sql, monkeypatch):
+    """A removal holds a second later even where no announcement of it arrives, for the sender and for the listener."""
+    said, gone = await listen(there(other, ann)), await listen(there(other, ben))
+    for each in (said, gone):
+        await each.send(type="broadcast", ephemeral=True, group=tea, data={})
+        assert [(await one.receive())["type"] for one in (said, gone)] == ["ephemeral"] * 2
+    monkeypatch.setattr(BrokerEvents, "on_announcement", lambda *_: None)
+    sql("DELETE FROM members WHERE user_id = %s", ben.id)
+    monkeypatch.setattr(other.app[EPHEMERAL_PUBLISHER], "_clock", lambda: 1e12)
+    await gone.send(type="broadcast", ephemeral=True, group=tea, data={"n": 1}, id=1)
+    assert ("ephemeral",) not in parts(await gone.receive_until("left"), "type")
+    await said.send(type="broadcast", ephemeral=True, group=tea, data={"n": 2})
+    assert [(await said.receive()).get("data") for _ in range(2)] == [None, {"n": 2}]
 
 
 async def test_another_epoch(client, ann, ben, tea, listen, monkeypatch):
