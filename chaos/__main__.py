@@ -46,7 +46,10 @@ def run(seed: int, size: Size, root: Path) -> Result:
     return Result(seed, evidence, violations, trial.connections, trial.times_too_slow, time.monotonic() - start)
 
 
-COLUMNS = ("seed", "seconds", "in log", "sent", "acked", "sockets", "too slow", "received", *Rule)
+COLUMNS = (
+    *("seed", "seconds", "in log", "sent", "acked", "redacted"),
+    *("sockets", "too slow", "received", "ephemerals", *Rule),
+)
 
 
 def cells(result: Result) -> list[str]:
@@ -57,9 +60,11 @@ def cells(result: Result) -> list[str]:
         sum(map(len, evidence.stored.logs.values())),
         len(evidence.sendings),
         sum(bool(sending.acks) for sending in evidence.sendings),
+        len(evidence.redactions),
         result.connections,
         result.times_too_slow,
         evidence.deliveries,
+        evidence.heard,
         *(counts[rule] for rule in Rule),
     )
     return [str(result.seed), f"{result.seconds:.0f}", *(f"{figure:,}" for figure in figures)]

@@ -39,6 +39,7 @@ class Database:
 
     def __init__(self, root: Path, *, has_standby: bool) -> None:
         self._postgres = EmbeddedPostgres(root / "data")
+        self.has_standby = has_standby
         self._standby = Standby(self._postgres, root / "standby") if has_standby else None
         self._lost: EmbeddedPostgres | None = None
         self._free: list[psycopg.AsyncConnection] = []

@@ -41,6 +41,27 @@ class Frame(NamedTuple):
     body: str | None
 
 
+class Heard(NamedTuple):
+    """An ephemeral message as an att.v1 listener received it at ``at``, on its connection with this number.
+
+    ``position`` is what the listener has of the group's log at that time, in the epoch of the connection.
+    """
+
+    group_id: UUID
+    user_id: UUID
+    body: str
+    connection: int
+    position: Position
+    at: float
+
+
+class Opening(NamedTuple):
+    """The beginning of a connection, before the first of its frames, whose index in the record is ``frame``."""
+
+    frame: int
+    at: float
+
+
 class Read(NamedTuple):
     """A read marker as a listener was told it: by hello if ``is_greeting``, which counts as new for the connection."""
 
@@ -54,7 +75,8 @@ class ListenerRecord:
     """Frames that one att.v1 client received, over all its connections, each of which resumed where the last ended.
 
     ``bases`` are the seqs above which it asked for each group (0 where none is given). ``standings`` are the groups and
-    positions at which the server said that its user was a member, ``reads`` the user's read markers.
+    positions at which the server said that its user was a member, ``reads`` the user's read markers. If it
+    ``is_parsed``, the bodies are the same JSON written anew.
     """
 
     name: str
@@ -63,6 +85,9 @@ class ListenerRecord:
     frames: list[Frame] = field(default_factory=list)
     standings: list[tuple[UUID, Position]] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    heard: list[Heard] = field(default_factory=list)
+    openings: list[Opening] = field(default_factory=list)
+    is_parsed: bool = False
 
 
 @dataclass
@@ -92,12 +117,32 @@ class Sending:
     is_refused: bool = False
 
 
+@dataclass
+class Ephemeral:
+    """An ephemeral message, with a unique body. ``is_refused`` says that its sender was no member."""
+
+    group_id: UUID
+    user_id: UUID
+    body: str
+    sent_at: float
+    is_refused: bool = False
+
+
+class Redaction(NamedTuple):
+    """A message that was taken back, which was acknowledged at ``at``."""
+
+    group_id: UUID
+    seq: int
+    at: float
+
+
 class Change(NamedTuple):
-    """A user's join or leave that was acknowledged."""
+    """A user's join or leave that was acknowledged at ``at``."""
 
     group_id: UUID
     user_id: UUID
     kind: str
+    at: float = 0.0
 
 
 class Stored(NamedTuple):
@@ -112,13 +157,19 @@ class Stored(NamedTuple):
 
 @dataclass
 class Evidence:
-    """All evidence. ``lost`` is the database that a standby replaced; ``faults`` should never happen."""
+    """All evidence. ``lost`` is the database that a standby replaced; ``faults`` should never happen.
+
+    ``markings`` are the highest acknowledged read markers of users in groups.
+    """
 
     stored: Stored
     lost: Stored | None = None
     records: Sequence[ListenerRecord] = ()
     plain_records: Sequence[PlainRecord] = ()
     sendings: Sequence[Sending] = ()
+    ephemerals: Sequence[Ephemeral] = ()
+    redactions: Sequence[Redaction] = ()
+    markings: Mapping[tuple[UUID, UUID], int] = field(default_factory=dict)
     changes: Sequence[Change] = ()
     faults: Sequence[str] = ()
 
@@ -127,3 +178,8 @@ class Evidence:
         """The number of messages received."""
         framed = sum(frame.kind == "message" for record in self.records for frame in record.frames)
         return framed + sum(len(record.bodies) for record in self.plain_records)
+
+    @property
+    def heard(self) -> int:
+        """The number of ephemeral messages received."""
+        return sum(len(record.heard) for record in self.records)

@@ -126,6 +126,14 @@ class Read(_Frame, tag="read"):
     seq: int
 
 
+class Ephemeral(_Frame, tag="ephemeral"):
+    """A message that is not in the log."""
+
+    group: UUID
+    from_: UUID = msgspec.field(name="from")
+    data: msgspec.Raw
+
+
 class Epoch(_Frame, tag="epoch"):
     """Positions are of another epoch from here on."""
 
@@ -133,13 +141,13 @@ class Epoch(_Frame, tag="epoch"):
 
 
 class Ack(_Frame, tag="ack"):
-    """A broadcast is in the log."""
+    """A broadcast is in the log, or an ephemeral one, which has no place there, was sent."""
 
     id: int
     group: UUID
-    seq: int
-    at: str
-    epoch: str
+    seq: int = 0
+    at: str = ""
+    epoch: str = ""
 
 
 class Error(_Frame, tag="error"):
@@ -150,7 +158,8 @@ class Error(_Frame, tag="error"):
     detail: str
 
 
-ServerFrame = Hello | Message | Joined | Left | Changed | Role | Redacted | Gap | Rewind | Read | Epoch | Ack | Error
+Event = Message | Joined | Left | Changed | Role | Redacted
+ServerFrame = Hello | Event | Gap | Rewind | Read | Ephemeral | Epoch | Ack | Error
 DECODER: msgspec.json.Decoder[ServerFrame] = msgspec.json.Decoder(ServerFrame)
 
 
@@ -173,7 +182,7 @@ def event(frame: ServerFrame) -> Frame | None:
     match frame:
         case Message():
             body = sys.intern(bytes(frame.data).decode())  # stored once for all listeners
-            return Frame(frame.group, frame.seq, "message", frame.from_, body)
+            return Frame(frame.group, frame.seq, "message", frame.from_, None if body == "null" else body)
         case Joined():
             return Frame(frame.group, frame.seq, "joined", frame.user.id, None)
         case Left() | Changed() | Role() | Redacted():

@@ -13,8 +13,8 @@ import msgspec
 from aiohttp import WSMsgType
 
 from chaos import frames
-from chaos.evidence import Frame, ListenerRecord, PlainRecord, Position, Read
-from chaos.frames import Ack, Epoch, Error, Hello, Rewind
+from chaos.evidence import Frame, Heard, ListenerRecord, Opening, PlainRecord, Position, Read
+from chaos.frames import Ack, Ephemeral, Epoch, Error, Hello, Rewind
 from chaos.plan import Mishap
 
 CONNECT_TIMEOUT = 5.0  # seconds
@@ -179,6 +179,7 @@ class ListenerV1(Listener):
         self.record = ListenerRecord(name, person.id)
         self.positions: dict[UUID, int] = dict.fromkeys(groups, 0)
         self.epoch = ""
+        self._server_epoch = ""
         self._is_new = not from_start
         self.markers: dict[UUID, int] = {}
         self._waiting: dict[int, asyncio.Future[Ack | Error | None]] = {}
@@ -186,13 +187,20 @@ class ListenerV1(Listener):
 
     async def broadcast(self, number: int, group: str, body: str, key: str | None) -> Ack | Error | None:
         """Send; return None if the result is unknown. Raises NotConnected if it certainly was not sent."""
+        tail = "" if key is None else f',"key":{msgspec.json.encode(key).decode()}'
+        return await self._ask(number, f'"group":"{group}","data":{body}{tail}')
+
+    async def broadcast_ephemeral(self, number: int, group: str, body: str) -> Ack | Error | None:
+        """Send an ephemeral message likewise."""
+        return await self._ask(number, f'"ephemeral":true,"group":"{group}","data":{body}')
+
+    async def _ask(self, number: int, members: str) -> Ack | Error | None:
         socket = self._socket
         if socket is None or not self.is_connected.is_set():
             raise NotConnected
         answered: asyncio.Future[Ack | Error | None] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answered
-        tail = "" if key is None else f',"key":{msgspec.json.encode(key).decode()}'
-        frame = f'{{"type":"broadcast","id":{number},"group":"{group}","data":{body}{tail}}}'
+        frame = f'{{"type":"broadcast","id":{number},{members}}}'
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 await socket.send_str(frame)
@@ -201,6 +209,10 @@ class ListenerV1(Listener):
             return None
         finally:
             self._waiting.pop(number, None)
+
+    async def _listen(self) -> None:
+        self._open(time.time())
+        await super()._listen()
 
     async def _converse(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         message = await socket.receive(timeout=CONNECT_TIMEOUT)
@@ -212,12 +224,11 @@ class ListenerV1(Listener):
         if not isinstance(hello, Hello) or hello.user_id != self.person.id or socket.protocol != "att.v1":
             self.faults.append(f"{self.name}: greeted with {message.data[:80]}")
             return
+        is_new = self._is_new
         self._greet(hello)
         groups = {str(group_id): seq for group_id, seq in self.positions.items()}
-        self.epoch = self.epoch or hello.epoch
-        resume = {"type": "resume"} if self._is_new else {"type": "resume", "epoch": self.epoch, "groups": groups}
+        resume = {"type": "resume"} if is_new else {"type": "resume", "epoch": self.epoch, "groups": groups}
         await socket.send_json(resume)
-        self._is_new = False
         self.is_connected.set()
         try:
             await self._read(socket, self._hear)
@@ -231,13 +242,19 @@ class ListenerV1(Listener):
             with contextlib.suppress(OSError, aiohttp.ClientError):
                 await self._socket.send_json({"type": "read", "group": str(group_id), "seq": seq})
 
+    def _open(self, at: float) -> None:
+        """Note that a connection begins."""
+        self.record.openings.append(Opening(len(self.record.frames), at))
+
     def _greet(self, hello: Hello) -> None:
+        self.epoch, self._server_epoch = self.epoch or hello.epoch, hello.epoch
         self.record.standings += [(group.id, Position(group.seq, hello.epoch)) for group in hello.groups]
         if self._is_new:  # it starts at the positions of hello
             self.record.bases = {group.id: group.seq for group in hello.groups}
             self.positions |= self.record.bases
         self.markers = {group.id: group.read for group in hello.groups}
         self.record.reads += [Read(group.id, group.read, is_greeting=True) for group in hello.groups]
+        self._is_new = False
 
     def _hear(self, text: str) -> None:
         try:
@@ -256,8 +273,13 @@ class ListenerV1(Listener):
         elif isinstance(frame, frames.Read):
             self.record.reads.append(Read(frame.group, frame.seq))
             self.markers[frame.group] = max(frame.seq, self.markers.get(frame.group, 0))
+        elif isinstance(frame, Ephemeral):
+            position = Position(self.positions.get(frame.group, 0), self._server_epoch)
+            body = bytes(frame.data).decode()
+            connection = len(self.record.openings)
+            self.record.heard.append(Heard(frame.group, frame.from_, body, connection, position, time.time()))
         elif isinstance(frame, Epoch):
-            self.epoch = frame.epoch
+            self.epoch = self._server_epoch = frame.epoch
         elif isinstance(frame, Rewind):
             self.record.frames.append(Frame(frame.group, frame.to, "rewind", None, self.epoch))
             self.positions[frame.group] = frame.to

@@ -5,7 +5,7 @@ Ids and results are not in the plan: it counts users, clients and groups from 0.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from random import Random
 from typing import NamedTuple
@@ -19,6 +19,15 @@ class Way(StrEnum):
     HTTP = "http"
     SOCKET = "socket"
     SQL = "sql"
+
+
+class Kind(StrEnum):
+    """A kind of listener."""
+
+    V1 = "att.v1"
+    PLAIN = "plain"
+    JAVASCRIPT = "the JavaScript client"
+    SSE = "server-sent events"
 
 
 class Disaster(StrEnum):
@@ -38,6 +47,10 @@ class Disaster(StrEnum):
     CUT_REDIS = "all connections to Redis are cut"
 
 
+KINDS = {Kind.V1: 0.65, Kind.PLAIN: 0.15, Kind.JAVASCRIPT: 0.1, Kind.SSE: 0.1}  # with their shares of the listeners
+CHATTER = 6  # ephemeral messages around the time when their sender leaves, or is removed
+FREEZE = 2.0  # seconds at least
+REMOVED = 10  # clients whose users are removed from all groups meanwhile
 REDIS = (Disaster.KILL_REDIS, Disaster.CUT_REDIS)  # only with Redis
 
 
@@ -50,7 +63,7 @@ class Mishap(StrEnum):
 
 
 class Size(NamedTuple):
-    """The amount of everything. ``broadcasts`` and the like are per second; fewer ``deliveries`` prove little.
+    """The amount of everything. ``broadcasts`` to ``mishaps`` are per second; fewer ``deliveries`` prove little.
 
     ``promotions`` is the share of seeds in which a standby is promoted.
     """
@@ -60,6 +73,9 @@ class Size(NamedTuple):
     groups: int
     seconds: float
     broadcasts: float
+    ephemerals: float
+    redactions: float
+    markings: float
     changes: float
     mishaps: float
     disasters: tuple[Disaster, ...]
@@ -74,6 +90,9 @@ STANDARD = Size(
     groups=20,
     seconds=30,
     broadcasts=160,
+    ephemerals=100,
+    redactions=4,
+    markings=4,
     changes=8,
     mishaps=8,
     disasters=(
@@ -93,6 +112,9 @@ SHORT = Size(
     groups=5,
     seconds=6,
     broadcasts=60,
+    ephemerals=40,
+    redactions=2,
+    markings=2,
     changes=6,
     mishaps=5,
     disasters=(Disaster.KILL_SERVER, Disaster.END_LISTENING, Disaster.KILL_DATABASE),
@@ -108,10 +130,10 @@ def with_redis(size: Size) -> Size:
 
 @dataclass(frozen=True)
 class Client:
-    """A listener: att.v1 or plain; with ``from_start`` from the beginning of each log, not from now on."""
+    """A listener; with ``from_start`` from the beginning of each log, not from now on."""
 
     user: int
-    is_plain: bool
+    kind: Kind
     from_start: bool
 
 
@@ -126,6 +148,36 @@ class Broadcast:
     key: str | None
     repeats: bool
     is_undone: bool
+    server: int
+
+
+@dataclass(frozen=True)
+class Ephemeral:
+    """An ephemeral message, over HTTP or a socket."""
+
+    way: Way
+    client: int
+    group: int
+    body: str
+    server: int
+
+
+@dataclass(frozen=True)
+class Redaction:
+    """One of the messages acknowledged so far is taken back, by its sender or in SQL."""
+
+    way: Way
+    choice: float
+    server: int
+
+
+@dataclass(frozen=True)
+class Marking:
+    """A client's user has read a group up to a part of what the client has of it: over HTTP."""
+
+    client: int
+    group: int
+    part: float
     server: int
 
 
@@ -158,11 +210,14 @@ class Incident:
     seconds: float
 
 
+Action = Broadcast | Ephemeral | Redaction | Marking | Change | Trouble | Incident
+
+
 class Step(NamedTuple):
     """An action, ``at`` seconds from the start."""
 
     at: float
-    action: Broadcast | Change | Trouble | Incident
+    action: Action
 
 
 @dataclass(frozen=True)
@@ -186,7 +241,7 @@ def make_plan(seed: int, size: Size) -> Plan:
     """Make the plan of a seed, always the same."""
     random = Random(seed)
     clients = tuple(
-        Client(number % size.users, is_plain=random.random() < 0.15, from_start=random.random() < 0.3)
+        Client(number % size.users, random.choices([*KINDS], [*KINDS.values()])[0], from_start=random.random() < 0.3)
         for number in range(size.clients)
     )
     members = frozenset((random.randrange(size.groups), user) for user in range(size.users) for _ in range(4))
@@ -201,43 +256,89 @@ class _Planner:
         self._random = random
         self._size = size
         self._clients = clients
+        self._ephemerals = 0
         self._groups_of = [[group for group, user in sorted(members) if user == each] for each in range(size.users)]
 
     def steps(self) -> Iterator[Step]:
         random, size = self._random, self._size
-        for number in range(int(size.broadcasts * size.seconds)):
-            yield Step(random.uniform(0, size.seconds), self._broadcast(number))
+        yield from self._sendings()
         for _ in range(int(size.changes * size.seconds)):
-            yield Step(random.uniform(0, size.seconds), self._change())
+            at, change = random.uniform(0, size.seconds), self._change()
+            yield Step(at, change)
+            clients = [number for number, each in enumerate(self._clients) if each.user in change.users]
+            if clients and not change.is_joining:
+                for _ in range(CHATTER):
+                    yield Step(at + random.uniform(-2, 4), self._ephemeral(random.choice(clients), change.group))
         for _ in range(int(size.mishaps * size.seconds)):
             yield Step(random.uniform(0, size.seconds), self._trouble())
         disasters = random.sample(size.disasters, len(size.disasters))
         pause = size.seconds / (len(disasters) + 1)
         for number, disaster in enumerate(disasters, 1):
-            incident = Incident(disaster, random.randrange(1000), random.uniform(0.1, 2.5))
-            yield Step(pause * (number + random.uniform(-0.5, 0.5)), incident)
+            at = pause * (number + random.uniform(-0.5, 0.5))
+            is_freeze = disaster is Disaster.FREEZE_SERVER
+            yield Step(
+                at, Incident(disaster, random.randrange(1000), random.uniform(FREEZE if is_freeze else 0.1, 2.5))
+            )
+            yield from self._removals(at) if is_freeze else ()
         if random.random() < size.promotions:  # early enough for each server to find out while much goes on
             incident = Incident(Disaster.PROMOTE_STANDBY, 0, random.uniform(0.2, 2.5))
             yield Step(size.seconds * random.uniform(0.1, 0.6), incident)
 
+    def _removals(self, at: float) -> Iterator[Step]:
+        """Remove users while a server is frozen. When it wakes, their ephemeral messages wait there, like the news."""
+        clients = [number for number, client in enumerate(self._clients) if client.kind is Kind.V1]
+        for client in self._random.sample(clients, REMOVED):
+            user = self._clients[client].user
+            for group in self._groups_of[user]:
+                yield Step(at + 0.1, Change(Way.SQL, (user,), group, is_joining=False, server=0))
+                for after in (-0.5, -0.2, *(self._random.uniform(1.3, FREEZE) for _ in range(3))):
+                    ephemeral = replace(self._ephemeral(client, group), way=Way.SOCKET)
+                    yield Step(at + after, ephemeral)
+
+    def _sendings(self) -> Iterator[Step]:
+        random, size = self._random, self._size
+        for number in range(int(size.broadcasts * size.seconds)):
+            yield Step(random.uniform(0, size.seconds), self._broadcast(number))
+        for _ in range(int(size.redactions * size.seconds)):
+            way = random.choices((Way.HTTP, Way.SQL), (3, 1))[0]
+            redaction = Redaction(way, random.random(), random.randrange(SERVERS))
+            yield Step(random.uniform(0, size.seconds), redaction)
+        for _ in range(int(size.markings * size.seconds)):
+            client = random.randrange(len(self._clients))
+            marking = Marking(client, self._group_of(client), random.random(), random.randrange(SERVERS))
+            yield Step(random.uniform(0, size.seconds), marking)
+        for _ in range(int(size.ephemerals * size.seconds)):
+            client = random.randrange(len(self._clients))
+            yield Step(random.uniform(0, size.seconds), self._ephemeral(client, self._group_of(client)))
+
     def _broadcast(self, number: int) -> Broadcast:
         random = self._random
         client = random.randrange(len(self._clients))
-        theirs = self._groups_of[self._clients[client].user]
-        is_any = random.random() < 0.1  # mostly a group that they are not a member of
         way = random.choices([*Way], (3, 5, 1))[0]
-        if way is Way.SOCKET and self._clients[client].is_plain:
+        if way is Way.SOCKET and self._clients[client].kind is not Kind.V1:
             way = Way.HTTP
         return Broadcast(
             way,
             client,
-            group=random.randrange(self._size.groups) if is_any else random.choice(theirs),
+            group=self._group_of(client),
             body=self._body(number),
             key=f"key {number}" if random.random() < 0.5 else None,
             repeats=random.random() < 0.1,
             is_undone=way is Way.SQL and random.random() < 0.2,
             server=random.randrange(SERVERS),
         )
+
+    def _ephemeral(self, client: int, group: int) -> Ephemeral:
+        self._ephemerals += 1
+        body = f'{{"ephemeral":{self._ephemerals},"padding":"{"é" * self._random.randrange(200)}"}}'
+        way = self._random.choices((Way.HTTP, Way.SOCKET), (1, 4))[0]
+        return Ephemeral(way, client, group, body, self._random.randrange(SERVERS))
+
+    def _group_of(self, client: int) -> int:
+        """Return a group of the client's user, or seldom any, mostly one that they are not a member of."""
+        theirs = self._groups_of[self._clients[client].user]
+        is_any = self._random.random() < 0.1
+        return self._random.randrange(self._size.groups) if is_any else self._random.choice(theirs)
 
     def _body(self, number: int) -> str:
         """Return a unique JSON object, in a form that parsing and formatting would change."""

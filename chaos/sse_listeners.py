@@ -1,6 +1,7 @@
 """Clients that listen by server-sent events: all that one remembers is the last id."""
 
 import asyncio
+import time
 
 import aiohttp
 import msgspec
@@ -24,6 +25,7 @@ class SseListener(ListenerV1):
     _response: aiohttp.ClientResponse | None = None
 
     async def _listen(self) -> None:
+        self._open(time.time())
         session, url = self._connect()
         headers = {**self.person.headers, **ACCEPT, **({"Last-Event-ID": self._last_id} if self._last_id else {})}
         async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -76,7 +78,6 @@ class SseListener(ListenerV1):
             hello = frames.parse(data)
             assert isinstance(hello, Hello)
             self._greet(hello)
-            self.epoch, self._is_new = self.epoch or hello.epoch, False
             self.is_connected.set()
         else:
             self._hear(data)

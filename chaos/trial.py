@@ -15,8 +15,21 @@ from chaos.cluster import ADMIN, PASSWORD, Cluster
 from chaos.disasters import END_LISTENING, Disasters
 from chaos.evidence import Entry, Evidence, Position, Sending, Stored
 from chaos.frames import Ack
+from chaos.js_listeners import JsListener, Node
 from chaos.listeners import Listener, ListenerV1, Person
-from chaos.plan import SERVERS, Broadcast, Change, Incident, Plan, Trouble
+from chaos.plan import (
+    SERVERS,
+    Action,
+    Broadcast,
+    Change,
+    Ephemeral,
+    Incident,
+    Kind,
+    Marking,
+    Plan,
+    Redaction,
+    Trouble,
+)
 from chaos.senders import BROADCAST, Senders
 from chaos.sse_listeners import SseListener
 from chaos.verdict import Group
@@ -27,7 +40,11 @@ FIRST_WITHOUT = 2 * 10**9  # the number of a frame that is sent without Redis
 POLL_PAUSE = 0.1  # seconds
 
 EPOCH = "SELECT id FROM att_current_epoch()"
-LOG = "SELECT group_id, seq, kind, actor_id, body::text, key, extract(epoch FROM at)::float FROM events ORDER BY 1, 2"
+# The body of a message that was taken back is null in JSON.
+LOG = """
+    SELECT group_id, seq, kind, actor_id, nullif(body::text, 'null'), key, extract(epoch FROM at)::float
+    FROM events ORDER BY 1, 2
+"""
 
 
 class Trial:
@@ -37,6 +54,7 @@ class Trial:
         self.plan = plan
         self.faults: list[str] = []
         self._cluster = Cluster(root, SERVERS, has_standby=plan.has_standby, has_redis=plan.size.has_redis)
+        self._node = Node(root / "node.log")
         self._session: aiohttp.ClientSession
         self._people: list[Person] = []
         self._groups: list[UUID] = []
@@ -108,15 +126,22 @@ class Trial:
         def connect() -> tuple[aiohttp.ClientSession, str]:
             return self._session, self._cluster.servers[next(choices) % SERVERS].url
 
-        if client.is_plain:
-            return Listener(name, person, connect, seed)
-        if number % 5 == 0 and not client.from_start:
-            return SseListener(name, person, connect, seed, self._groups, from_start=False)
-        return ListenerV1(name, person, connect, seed, self._groups, from_start=client.from_start)
+        match client.kind:
+            case Kind.PLAIN:
+                return Listener(name, person, connect, seed)
+            case Kind.V1:
+                return ListenerV1(name, person, connect, seed, self._groups, from_start=client.from_start)
+            case Kind.SSE:
+                return SseListener(name, person, connect, seed, self._groups, from_start=False)
+            case Kind.JAVASCRIPT:
+                return JsListener(
+                    name, person, connect, seed, self._groups, from_start=client.from_start, node=self._node
+                )
 
     @contextlib.asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(listener.run()) for listener in self._listeners]
+        tasks.append(asyncio.create_task(self._node.run()))
         try:
             # No user has left a group yet: a listener that starts now receives a group joined later from the join.
             await self._until(lambda: all(each.is_connected.is_set() for each in self._listeners), "connect at first")
@@ -149,18 +174,24 @@ class Trial:
             task.result()
         await disasters.heal()
 
-    def _do(
-        self, disasters: Disasters, number: int, action: Broadcast | Change | Trouble | Incident
-    ) -> Coroutine[Any, Any, None]:
+    def _do(self, disasters: Disasters, number: int, action: Action) -> Coroutine[Any, Any, None]:
+        senders = self._senders
         match action:
             case Broadcast():
-                return self._senders.broadcast(action, number, self._people[self.plan.clients[action.client].user])
+                doing = senders.broadcast(action, number, self._listeners[action.client].person)
+            case Ephemeral():
+                doing = senders.broadcast_ephemeral(action, number, self._listeners[action.client].person)
+            case Redaction():
+                doing = senders.redact(action)
+            case Marking():
+                doing = senders.mark(action, self._listeners[action.client].person)
             case Change():
-                return self._senders.change(action)
+                doing = senders.change(action)
             case Trouble():
-                return self._listeners[action.client].suffer(action.mishap, action.seconds)
+                doing = self._listeners[action.client].suffer(action.mishap, action.seconds)
             case Incident():
-                return disasters.cause(action)
+                doing = disasters.cause(action)
+        return doing
 
     async def _catch_up(self) -> None:
         """Let all connect, send each group a last message without an announcement, and wait until all have it."""
@@ -271,6 +302,9 @@ class Trial:
             records=[each.record for each in self._listeners if isinstance(each, ListenerV1)],
             plain_records=[record for each in self._listeners for record in each.plain_records],
             sendings=[*self._senders.sendings, *self._barriers],
+            ephemerals=self._senders.ephemerals,
+            redactions=self._senders.redactions,
+            markings=self._senders.markings,
             changes=self._senders.changes,
             faults=[
                 *self.faults,

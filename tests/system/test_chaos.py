@@ -60,6 +60,8 @@ def test_a_short_run(tmp_path_factory):
     result = run(1, SHORT, tmp_path_factory.mktemp("chaos"))
     assert result.violations == [], table([cells(result)])
     assert result.connections > SHORT.clients
+    assert result.evidence.redactions
+    assert {record.is_parsed for record in result.evidence.records if record.heard} == {False, True}
 
 
 def test_a_short_run_with_redis(tmp_path_factory):

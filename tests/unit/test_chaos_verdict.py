@@ -1,11 +1,27 @@
 """The verdict of the chaos run: each way in which a promise can be broken is found, and nothing else is."""
 
+import json
 from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
-from chaos.evidence import Change, Entry, Evidence, Frame, ListenerRecord, PlainRecord, Position, Read, Sending, Stored
+from chaos.evidence import (
+    Change,
+    Entry,
+    Ephemeral,
+    Evidence,
+    Frame,
+    Heard,
+    ListenerRecord,
+    Opening,
+    PlainRecord,
+    Position,
+    Read,
+    Redaction,
+    Sending,
+    Stored,
+)
 from chaos.plan import SHORT, STANDARD, Broadcast, make_plan
 from chaos.verdict import Group, Rule, frame_of, judge
 
@@ -71,6 +87,10 @@ def ben(*seqs, **changes):
     return {"records": [replace(ListenerRecord("ben", BEN, {}, frames(*seqs)), **changes)]}
 
 
+def plain(*bodies, opened_at=3.5, is_open=False):
+    return {"plain_records": [PlainRecord("plain", BEN, opened_at, [*bodies], is_open=is_open)]}
+
+
 def test_read_markers():
     """A marker goes back neither in a connection nor from one to the next, and is stored."""
     for reads, is_right in (
@@ -84,13 +104,90 @@ def test_read_markers():
         assert found == (set() if is_right else {Rule.MARKER})
 
 
+def test_marking():
+    """A marker that was acknowledged is stored."""
+    reached = stored(LOG)._replace(markers={(BEN, TEA): 5})
+    assert not rules(stored=reached, markings={(BEN, TEA): 5})
+    assert rules(stored=reached, markings={(BEN, TEA): 6}) == {Rule.MARKER}
+
+
+def ephemeral(sender=ANN, at=5.2, **changes):
+    return replace(Ephemeral(TEA, sender, '{"e": 1}', at), **changes)
+
+
+def heard(seq, sender=ANN, connection=1, at=7.7):
+    return Heard(TEA, sender, '{"e": 1}', connection, Position(seq), at)
+
+
+@pytest.mark.parametrize(
+    ("sent", "heards", "rule"),
+    [
+        (ephemeral(), [heard(3), heard(5, connection=2)], None),
+        (ephemeral(), [heard(3), heard(5)], Rule.DOUBLED),
+        (ephemeral(), [heard(6)], Rule.OUTSIDER),
+        (ephemeral(), [heard(2)], Rule.OUTSIDER),
+        (ephemeral(EVE), [heard(5, EVE)], Rule.OUTSIDER),
+        (ephemeral(is_refused=True), [heard(5)], Rule.OUTSIDER),
+        (ephemeral(BEN), [heard(5)], Rule.ALTERED),
+        (ephemeral(body='{"e": 2}'), [heard(5)], Rule.ALTERED),
+        # His removal is acknowledged at 6.5, and he joins again at 8.
+        (ephemeral(at=6.9), [heard(5)], None),
+        (ephemeral(at=7.6), [heard(5)], Rule.OUTSIDER),
+        (ephemeral(BEN, at=7.6), [heard(5, BEN)], Rule.OUTSIDER),
+        (ephemeral(BEN, at=7.6), [heard(8, BEN, at=8.1)], None),
+    ],
+)
+def test_ephemerals(sent, heards, rule):
+    """Each comes as it was sent, once on a connection, from a member to members."""
+    changes = [*evidence().changes[:1], Change(TEA, BEN, "left", 6.5)]
+    assert rules(ephemerals=[sent], changes=changes, **ben(*OF_BEN, heard=heards)) == ({rule} if rule else set())
+
+
+# Ann takes B back.
+SHORTENED = [
+    *(entry._replace(body=None) if entry.seq == 4 else entry for entry in LOG),
+    Entry(10, "redacted", None, json.dumps({"by": str(ANN), "of": 4}), None, 10.0),
+]
+TAKEN_BACK = frame_of(TEA, SHORTENED[-1])
+
+
+def ben_after_redaction(body, **changes):
+    received = [frame._replace(body=body) if frame.seq == 4 else frame for frame in frames(*OF_BEN)]
+    return {"records": [replace(ListenerRecord("ben", BEN, {}, [*received, TAKEN_BACK]), **changes)]}
+
+
+def rules_of_redaction(log=SHORTENED, **changes):
+    records = ben_after_redaction(B) | {"redactions": [Redaction(TEA, 4, 10.1)]}
+    return rules(**{"stored": stored(log), **records, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({}, None),
+        (ben_after_redaction(None), None),
+        (ben_after_redaction('{"n":1}', is_parsed=True), None),
+        (plain(C, D), None),
+        (plain(C, is_open=True), Rule.MISSING),
+        (ben_after_redaction('{"n":1}'), Rule.ALTERED),
+        (ben_after_redaction(C, is_parsed=True), Rule.ALTERED),
+        (ben_after_redaction(B, openings=[Opening(0, 10.0), Opening(5, 11.0)]), None),
+        (ben_after_redaction(B, openings=[Opening(0, 11.0)]), Rule.ALTERED),
+        ({"redactions": [Redaction(TEA, 5, 10.1)]}, Rule.UNLOGGED),
+        ({"log": [*LOG, SHORTENED[-1]]}, Rule.LOG),
+        ({"log": [*SHORTENED[:-1], SHORTENED[-1]._replace(body='{"by": null, "of": 5}')]}, Rule.LOG),
+        ({"log": [*SHORTENED[:-1], SHORTENED[-1]._replace(body=json.dumps({"by": str(BEN), "of": 4}))]}, Rule.LOG),
+    ],
+)
+def test_redactions(changes, rule):
+    """A body may be missing from when on it was taken back, for good by an event that the log has."""
+    found = rules_of_redaction(**changes)
+    assert rule in found if rule else not found
+
+
 def ben_hears(frame):
     """That, besides what is his."""
     return {"records": [ListenerRecord("ben", BEN, {}, [*frames(*OF_BEN), frame])]}
-
-
-def plain(*bodies, opened_at=3.5, is_open=False):
-    return {"plain_records": [PlainRecord("plain", BEN, opened_at, [*bodies], is_open=is_open)]}
 
 
 def sent(*sendings):
@@ -271,6 +368,16 @@ def test_a_failover_without_fault():
 )
 def test_what_a_failover_must_not_do(changes, rule):
     assert rule in rules_of_failover(**changes)
+
+
+def test_a_redaction_that_is_lost():
+    """Its listeners have no body of what the present database has."""
+    lost = [*LOG[:3], LOG[3]._replace(body=None), *LOG[4:], SHORTENED[-1]]
+    nulled = [frame._replace(body=None) if frame.seq == 4 else frame for frame in frames(*range(2, 10))]
+    received = [*nulled, TAKEN_BACK, rewind(7), *new(8, 9, 10)]
+    changes = {"lost": stored(lost, epochs={OLD, "lost"}), **ann(*received, base=1)}
+    assert not rules_of_failover(**changes)
+    assert rules_of_failover(**ann(*nulled, rewind(7), *new(8, 9, 10), base=1)) == {Rule.ALTERED}
 
 
 def test_a_rewind_without_a_failover():
