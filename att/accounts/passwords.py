@@ -13,8 +13,7 @@ from argon2.exceptions import VerificationError
 
 from att.config.settings import OWASP, HashingCost
 from att.core.client_address import site_of
-from att.core.fair_queue import FairQueue
-from att.errors import Busy
+from att.core.fair_semaphore import FairSemaphore
 
 WORKERS = os.cpu_count() or 1
 _QUEUE = 128  # waiting hashes: a few seconds of work at OWASP's cost
@@ -39,20 +38,18 @@ class Passwords:
     def __init__(self, cost: HashingCost = OWASP, *, workers: int = WORKERS, queue: int = _QUEUE) -> None:
         self._hasher = PasswordHasher(cost.time_cost, cost.memory_kib, cost.parallelism)
         self._workers = workers
-        self._running = 0
-        self._turns: FairQueue[asyncio.Future[bool]] = FairQueue(queue, share=-(-queue // 2))
+        self._places = FairSemaphore(workers, most=workers, queue=queue, share=-(-queue // 2))
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="hash")
         self._decoy = self._hasher.hash(secrets.token_hex())
 
     @property
     def use(self) -> QueueUse:
         """Return the use of the queue."""
-        return QueueUse(self._running, len(self._turns))
+        return QueueUse(self._places.taken, self._places.waiting)
 
     def close(self) -> None:
         """Cancel waiting hashes. Running ones end by themselves."""
-        while (turn := self._turns.pop()) is not None:
-            turn.cancel()
+        self._places.close()
         self._executor.shutdown(wait=False)
 
     async def hash(self, password: str, address: str | None = None) -> str:
@@ -84,41 +81,14 @@ class Passwords:
             return False
 
     async def _run(self, work: Callable[[], _T], address: str | None = None) -> _T:
-        await self._wait_for_worker(site_of(address))
+        source = site_of(address)
+        await self._places.acquire(source)
         future = self._executor.submit(work)
         loop = asyncio.get_running_loop()
         # Release the worker when the work ends, even if its caller was cancelled.
-        future.add_done_callback(lambda _done: self._release_from_thread(loop))
+        future.add_done_callback(lambda _done: self._release_from_thread(loop, source))
         return await asyncio.wrap_future(future)
 
-    async def _wait_for_worker(self, source: str) -> None:
-        if self._running < self._workers:
-            self._running += 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        displaced = self._turns.push(source, turn)
-        if displaced is turn:
-            raise Busy
-        if displaced is not None and not displaced.done():
-            displaced.set_result(False)
-        try:
-            has_worker = await turn
-        except asyncio.CancelledError:
-            self._turns.discard(source, turn)
-            if not turn.cancelled() and turn.result():
-                self._release()
-            raise
-        if not has_worker:
-            raise Busy
-
-    def _release_from_thread(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _release_from_thread(self, loop: asyncio.AbstractEventLoop, source: str) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(self._release)
-
-    def _release(self) -> None:
-        """Give the worker to the next in the queue."""
-        while (turn := self._turns.pop()) is not None:
-            if not turn.done():
-                turn.set_result(True)
-                return
-        self._running -= 1
+            loop.call_soon_threadsafe(self._places.release, source)

@@ -1,6 +1,7 @@
 """A bounded queue whose sources take turns, free of I/O."""
 
 from collections import deque
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
@@ -15,13 +16,13 @@ class FairQueue(Generic[_T]):
     def __init__(self, limit: int, share: int) -> None:
         self._limit = limit
         self._share = share
-        self._queues: dict[str, deque[_T]] = {}  # the next to take its turn first
+        self._queues: dict[Hashable, deque[_T]] = {}  # the next to take its turn first
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def push(self, source: str, item: _T) -> _T | None:
+    def push(self, source: Hashable, item: _T) -> _T | None:
         """Add an item. Return the item that has no place, perhaps this one, or None.
 
         In a full queue a source gives way that has more items than this one.
@@ -31,6 +32,8 @@ class FairQueue(Generic[_T]):
             return item
         displaced = None
         if self._count >= self._limit:
+            if self._count == len(self._queues):
+                return item  # nobody has two: quickly, since very many may come
             longest = max(self._queues, key=lambda name: len(self._queues[name]), default=source)
             if len(self._queues.get(longest, ())) <= len(own) + 1:
                 return item
@@ -40,9 +43,9 @@ class FairQueue(Generic[_T]):
         self._count += 1
         return displaced
 
-    def pop(self) -> _T | None:
-        """Remove and return the first item of the source whose turn it is; None if the queue is empty."""
-        source = next(iter(self._queues), None)
+    def pop(self, may: Callable[[Hashable], bool] = lambda _source: True) -> _T | None:
+        """Remove and return the first item of the source whose turn it is; None if there is none that ``may``."""
+        source = next(filter(may, self._queues), None)
         if source is None:
             return None
         queue = self._queues.pop(source)
@@ -52,7 +55,7 @@ class FairQueue(Generic[_T]):
         self._count -= 1
         return item
 
-    def discard(self, source: str, item: _T) -> None:
+    def discard(self, source: Hashable, item: _T) -> None:
         """Remove an item, if it is there."""
         queue = self._queues.get(source)
         if queue is None or item not in queue:

@@ -229,23 +229,6 @@ async def test_one_address_has_half_of_the_queue():
     assert [isinstance(outcome, Busy) for outcome in outcomes] == [False, True, False, False, False, True]
 
 
-async def test_a_turn_that_nobody_takes_goes_to_the_next():
-    """A caller cancelled in the moment in which it gets a worker gives it back."""
-    with bounded(workers=1, queue=3) as passwords:
-        async with asyncio.timeout(DEADLINE):
-            passwords._running = 1
-            first, second = (asyncio.create_task(passwords.hash(PASSWORD)) for _ in range(2))
-            await asyncio.sleep(0)
-            with pytest.raises(Busy):
-                await passwords.hash(PASSWORD)
-            passwords._release()
-            first.cancel()
-            assert await second
-            with pytest.raises(asyncio.CancelledError):
-                await first
-            await eventually(lambda: has_room(passwords))
-
-
 async def test_work_for_somebody_who_has_gone_keeps_its_place():
     """A cancelled caller keeps its place until its worker is free."""
     with bounded(workers=1, queue=0) as passwords, Gate() as gate:
@@ -267,7 +250,7 @@ async def test_a_loop_that_ended_first():
     with bounded(workers=1, queue=0) as passwords:
         loop = asyncio.new_event_loop()
         loop.close()
-        passwords._release_from_thread(loop)
+        passwords._release_from_thread(loop, "")
         assert passwords.use == (0, 0)
 
 
