@@ -6,7 +6,7 @@ user's positions are read from the database, then started with them.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from uuid import UUID
 
 from att.errors import ShuttingDown
@@ -21,6 +21,7 @@ from att.realtime.registry import Dialect, Listener, ListenerConnection, Registr
 
 SLICE = 500  # frames written, or groups of a listener begun or left, before other streams have their turn
 READS = 100  # groups in one read
+_FRAME = 8 * 1024  # bytes of a frame that are written in the time of another small frame
 
 
 class Hub:
@@ -370,10 +371,10 @@ class Hub:
             if frame is None:
                 continue
             total += len(connections)
-            for start in range(0, len(connections), SLICE):
-                part = connections[start : start + SLICE]
+            weight = _weight(frame)
+            for part in _parts(connections, weight):
                 delivered += sum([connection.send(frame) for connection in part])
-                self._written += len(part)
+                self._written += len(part) * weight
                 if self._written >= SLICE:
                     yield
                     if stream.seq != event.seq:  # the log has lost it
@@ -386,10 +387,10 @@ class Hub:
         connections, seq, sent = stream.audience(Dialect.V1), stream.seq, 0
         frame = text_frame(messages.ephemeral(ephemeral.group_id, ephemeral.user_id, ephemeral.body))
         self._written += 1
-        for start in range(0, len(connections), SLICE):
-            part = connections[start : start + SLICE]
+        weight = _weight(frame)
+        for part in _parts(connections, weight):
             sent += sum([connection.send_if_room(frame) for connection in part])
-            self._written += len(part)
+            self._written += len(part) * weight
             if self._written >= SLICE:
                 yield
                 if stream.seq != seq:  # the log has lost it
@@ -447,3 +448,15 @@ class Hub:
                 continue
             self.detach(listener)
             listener.connection.close(code, reason)
+
+
+def _weight(frame: bytes) -> int:
+    """Return as how many frames of a slice a frame counts."""
+    return 1 + len(frame) // _FRAME
+
+
+def _parts(connections: Sequence[ListenerConnection], weight: int) -> Iterator[Sequence[ListenerConnection]]:
+    """Yield the connections in parts of at most one slice."""
+    size = max(SLICE // weight, 1)
+    for start in range(0, len(connections), size):
+        yield connections[start : start + size]

@@ -248,6 +248,16 @@ def test_slices(hub, listen, calls, monkeypatch):
     assert not hub.step()
 
 
+def test_slices_of_large_frames(hub, listen):
+    """A slice has few of them, since each takes as long as many small ones."""
+    listeners = [listen(ANN, at(0)) for _ in range(20)]
+    hub.offer(message(1, body=b'{"a": "%b"}' % (b"a" * 2**20)))
+    assert 0 < count(listeners) < 10
+    while hub.step():
+        pass
+    assert count(listeners) == 20
+
+
 def test_leaving_between_slices(hub, listen, monkeypatch):
     """A user removed during the fan-out of a message gets it, and nothing after their leaving."""
     monkeypatch.setattr(hub_module, "SLICE", 1)
