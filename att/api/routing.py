@@ -10,6 +10,7 @@ from att.api.auth import identify, is_permitted, path_user, visible_profiles
 from att.api.keys import GROUP, GROUP_SERVICE, LISTEN_ENDPOINT, PROFILE, RATE_QUOTAS, SESSIONS
 from att.api.route import Route
 from att.core import permissions
+from att.core.fair_semaphore import SOURCE
 from att.core.permissions import NO_GROUP, Standing, Who
 from att.core.quotas import Quota
 from att.errors import AttError, Forbidden, NotSignedIn, Unavailable
@@ -76,6 +77,7 @@ def _refused_on_socket(handler: Handler) -> Handler:
 async def _admit(request: web.Request, route: Route) -> None:
     """Find out who asks, read the body, and check who may call the route."""
     session = request[SESSION] = await identify(request, upgrades=route.upgrades)
+    SOURCE.set(session.user_id)
     await request.app[RATE_QUOTAS].take(Quota.REQUESTS, session.user_id)
     is_complete = request.content.is_eof()
     # Before the checks, since their results must still be true when the handler runs.

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from att.core.fair_queue import FairQueue
 
@@ -16,14 +16,14 @@ class ReadTurns:
         self._queue: FairQueue[Callable[[], object]] = FairQueue(sys.maxsize, sys.maxsize)
         self._is_scheduled = False
 
-    def ask(self, source: str, take: Callable[[], object]) -> None:
+    def ask(self, source: Hashable, take: Callable[[], object]) -> None:
         """Call ``take`` when it is the source's turn, soon if nobody else waits."""
         self._queue.push(source, take)
         if not self._is_scheduled:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._give)
 
-    async def wait(self, source: str) -> None:
+    async def wait(self, source: Hashable) -> None:
         """Return when it is the source's turn."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ask(source, lambda: None if turn.done() else turn.set_result(None))

@@ -5,7 +5,7 @@ SQLAlchemy Core compiles statements once, at import, to strings for psycopg2's p
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -16,12 +16,14 @@ from sqlalchemy import Executable, Select
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
 from att import errors
+from att.core.fair_semaphore import SOURCE, FairSemaphore
 from att.core.permissions import Actor
 from att.core.tasks import is_cancelled
 from att.db.dsn import CONNECTION_ERRORS, ServerAddress, connect_options, why_no_connection
 from att.db.pinned_settings import PIN_FOR_SERVING
 
 POOL_SIZE = 10
+USER_CONNECTIONS = 3  # of them for one user, address or own task at a time
 POOL_QUEUE = 1_000  # callers waiting for a connection; the next one gets Busy
 ACQUIRE_TIMEOUT = 5.0  # seconds
 QUERY_TIMEOUT = 5.0  # seconds of our clock, after which the connection is dropped
@@ -169,7 +171,7 @@ class Transaction:
 
 
 class Engine:
-    """A bounded pool of connections, with the methods of a transaction.
+    """A bounded pool of connections, which users share by turns, with the methods of a transaction.
 
     Each method raises the errors of ``CONSTRAINTS``, ``DatabaseUnavailable`` without a database, and ``Busy`` when too
     many callers wait or the statement takes too long. Each takes at most some 20 seconds.
@@ -179,8 +181,7 @@ class Engine:
         self._pool = pool
         self._server = server
         self._is_closed = False
-        self._waiting = 0
-        self._free = asyncio.Semaphore(POOL_SIZE)
+        self._places = FairSemaphore(POOL_SIZE, most=USER_CONNECTIONS, queue=POOL_QUEUE, share=POOL_QUEUE)
         self._releasing: set[asyncio.Future[None]] = set()
 
     @classmethod
@@ -208,7 +209,7 @@ class Engine:
     @property
     def use(self) -> PoolUse:
         """Return the use of the pool."""
-        return PoolUse(self._pool.size, self._pool.size - self._pool.freesize, POOL_SIZE, self._waiting)
+        return PoolUse(self._pool.size, self._pool.size - self._pool.freesize, POOL_SIZE, self._places.waiting)
 
     async def reconnect(self) -> None:
         """Find the server again, and drop the connections that are not in use. Raise DatabaseUnavailable."""
@@ -272,7 +273,8 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[aiopg.Connection]:
-        await self._wait_for_connection()
+        source = SOURCE.get()
+        await self._wait_for_connection(source)
         try:
             connection = await self._acquire()
             try:
@@ -283,20 +285,15 @@ class Engine:
                 self._releasing.add(released)
                 released.add_done_callback(self._releasing.discard)
         finally:
-            self._free.release()
+            self._places.release(source)
 
-    async def _wait_for_connection(self) -> None:
-        """Wait for a free connection. The pool itself wakes no waiter when a connection is lost."""
-        if self._waiting >= POOL_QUEUE:
-            raise errors.Busy
-        self._waiting += 1
+    async def _wait_for_connection(self, source: Hashable) -> None:
+        """Wait for the turn of a source. The pool itself wakes no waiter when a connection is lost."""
         try:
             async with asyncio.timeout(ACQUIRE_TIMEOUT):
-                await self._free.acquire()
+                await self._places.acquire(source)
         except TimeoutError as error:
             raise errors.Busy from error
-        finally:
-            self._waiting -= 1
 
     async def _acquire(self) -> aiopg.Connection:
         if self._is_closed:

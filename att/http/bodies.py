@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from aiohttp import web
 
 from att import errors
-from att.core.client_address import network_of
+from att.core.fair_semaphore import SOURCE
 from att.core.pace import ARRIVAL_TIMEOUT, PACE_TIME, Pace
-from att.http.client_info import client_of
 from att.http.context import MEMORY, READ_TURNS, SESSION
 from att.http.incoming import INCOMING, IncomingRequest
 
@@ -81,7 +80,7 @@ class RequestBody:
             if len(data) > limit:
                 raise BodyTooLarge(limit)
             return data
-        turns, source = self._request.app[READ_TURNS], self._source()
+        turns, source = self._request.app[READ_TURNS], SOURCE.get()
         pace, size = Pace(loop.time(), ARRIVAL_TIMEOUT, PACE_TIME), 0
         async with asyncio.timeout_at(pace.due) as self._deadline:
             while not content.at_eof():
@@ -128,13 +127,8 @@ class RequestBody:
                 rest, unpacker = unpacker.unused_data, zlib.decompressobj(bits)  # the next member (RFC 1952)
             elif not rest and not part:
                 raise EOFError
-            await self._request.app[READ_TURNS].wait(self._source())
+            await self._request.app[READ_TURNS].wait(SOURCE.get())
         return b"".join(parts)
-
-    def _source(self) -> str:
-        """Return who takes turns: the user, or the address of a request that nobody has signed."""
-        session = self._request.get(SESSION)
-        return network_of(client_of(self._request).address) if session is None else str(session.user_id)
 
     def _count(self) -> None:
         """Count what has arrived, unpacked."""

@@ -7,7 +7,7 @@ from aiohttp import web
 from multidict import istr
 
 from att.config.parsers import parse_path_prefix
-from att.core.client_address import Proxy, client_address, is_trusted, parse_address
+from att.core.client_address import Proxy, client_address, is_trusted, network_of, parse_address
 from att.http.context import SETTINGS
 from att.sessions.store import ClientInfo
 
@@ -21,6 +21,16 @@ def client_of(request: web.Request) -> ClientInfo:
     forwarded = request.headers.getall("X-Forwarded-For", ())
     address = client_address(request.remote, forwarded, request.app[SETTINGS].trust_proxy)
     return ClientInfo(address, _printable(request.headers.get("User-Agent", "")) or None)
+
+
+def network_of_client(request: web.Request) -> str:
+    """Return the key of the client's address, which stands for it until it is known who asks."""
+    if "X-Forwarded-For" in request.headers:
+        return network_of(client_of(request).address)
+    return _network_of_peer(request.remote)
+
+
+_network_of_peer = lru_cache(maxsize=1024)(network_of)  # since each request needs it
 
 
 def is_https(request: web.Request) -> bool:

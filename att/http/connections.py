@@ -17,12 +17,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from att.core.client_address import Proxy, is_trusted, network_of, parse_address
+from att.core.fair_semaphore import SOURCE
 from att.core.memory import MemoryBudget
 from att.core.pace import Pace
 from att.core.read_turns import ReadTurns
 from att.http import parse_errors
 from att.http.access_log import RequestLog
-from att.http.context import SESSION
 from att.http.incoming import INCOMING, IncomingRequest
 from att.http.parse_errors import FIELD_LIMIT, FIELDS, HEAD_LIMIT, HEAD_TIMEOUT, LINE_LIMIT
 from att.http.problems import problem_of_http
@@ -218,8 +218,7 @@ class HttpConnection(web.RequestHandler):
 
     async def _linger(self, request: web.BaseRequest) -> None:
         """Ignore the rest of the body for some time. A close with unread bytes would reset the connection."""
-        session, turns = request.get(SESSION), self._limiter.read_turns
-        source = self.quota.key if session is None else str(session.user_id)
+        source, turns = SOURCE.get() or self.quota.key, self._limiter.read_turns
         with contextlib.suppress(TimeoutError, ConnectionError, web.RequestPayloadError):
             async with asyncio.timeout(_LINGER_TIMEOUT):
                 while self.transport is not None and not request.content.is_eof():

@@ -10,8 +10,9 @@ from time import perf_counter
 from aiohttp import web
 
 from att import errors
+from att.core.fair_semaphore import SOURCE
 from att.http.access_log import REQUEST_LOG
-from att.http.client_info import is_https
+from att.http.client_info import is_https, network_of_client
 from att.http.context import READINESS, REQUEST_ID, SESSION
 from att.http.cors import share
 from att.http.credentials import bearer_token, session_cookies, set_session_cookie
@@ -26,6 +27,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, and turn exceptions into problems without internal details."""
     start, request_log = perf_counter(), request.app[REQUEST_LOG]
+    SOURCE.set(network_of_client(request))  # until it is known who asks
     given = request.headers.get("X-Request-ID", "")
     request[REQUEST_ID] = given if _REQUEST_ID_FORM.fullmatch(given) else token_hex(16)
     response: web.StreamResponse

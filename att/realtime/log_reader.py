@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import itertools
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
+from att.core.fair_semaphore import FairSemaphore
 from att.core.tasks import supervise
 from att.errors import Unavailable
 from att.protocol import messages
@@ -21,7 +23,7 @@ _SWEEP_INTERVAL = 5.0  # seconds between sweeps for missed announcements: their 
 WHOLE_SWEEP = 12  # every twelfth sweep includes joinings, which the database announces itself
 _CHUNK = 1_000  # groups or sessions in one statement
 _USERS = 100  # in one statement, each with all their groups
-READERS = 4  # listeners that catch up at the same time
+READERS = 4  # listeners that catch up at the same time, half of them of one user
 GAP_WAIT = 0.02  # seconds for which a gap may close by itself if the broker carries events
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts to read from a database that does not answer
 
@@ -50,7 +52,7 @@ class LogReader:
         self._sessions = sessions
         self._woken, self._to_sweep, self._to_look_up = woken, asyncio.Event(), asyncio.Event()
         self._subscribed: set[UUID] = set()
-        self._readers = asyncio.Semaphore(READERS)
+        self._readers = FairSemaphore(READERS, most=READERS // 2, queue=sys.maxsize, share=sys.maxsize)
         self._gap_wait = gap_wait
         self._gaps: dict[UUID, _Gap] = {}
 
@@ -105,7 +107,7 @@ class LogReader:
                 await asyncio.sleep(0)
             while self._hub.served_up_to(listener, group_id) is not None:
                 await drained()
-                async with self._readers:
+                async with self._readers.place(listener.user_id):
                     await self._serve(listener, group_id, size)
 
     async def _serve(self, listener: Listener, group_id: UUID, size: int) -> None:

@@ -86,7 +86,7 @@ class WebSocketConnection(FrameReader):
         self._session_id, self._expires_at = session.id, session.expires_at.timestamp()
         self._handler = handler
         self._open(upgraded.transport)
-        self._start_reading(MESSAGE_LIMITS[dialect], str(session.user_id))
+        self._start_reading(MESSAGE_LIMITS[dialect], session.user_id)
         self._last_received = self._keepalive.now
         self._keepalive.attach(self, min(ticks(HEARTBEAT), self._check_session()))
 

@@ -1,12 +1,14 @@
 """Reading of frames (RFC 6455): aiohttp's reader extracts messages from the peer's bytes, a limited part at a time."""
 
 import asyncio
+from collections.abc import Hashable
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMessage
 from aiohttp._websocket.reader import WebSocketDataQueue  # the reader requires this class, which is not public
 from aiohttp.http import WebSocketError, WebSocketReader
 
+from att.core.fair_semaphore import SOURCE
 from att.core.memory import MemoryBudget
 from att.core.pace import ARRIVAL_TIMEOUT, PACE_TIME, Pace
 from att.core.read_turns import ReadTurns
@@ -107,7 +109,7 @@ class FrameReader(FrameWriter):
         self._masks = MaskScanner()
         self._rest = b""
         self._turns = turns
-        self._source = ""
+        self._source: Hashable = ""
         self._has_turn = False  # or will have one
         self._is_paused = False
         self._unfinished = UnfinishedMessage()
@@ -115,7 +117,7 @@ class FrameReader(FrameWriter):
         self._pace: Pace | None = None
         self._arrival: asyncio.TimerHandle | None = None  # while a message is unfinished
 
-    def _start_reading(self, limit: int, source: str) -> None:
+    def _start_reading(self, limit: int, source: Hashable) -> None:
         """Start to read messages of at most ``limit`` bytes. The source takes turns with others."""
         self._source = source
         self._reader = WebSocketReader(_found, limit + 1, compress=False, decode_text=True)
@@ -184,6 +186,7 @@ class FrameReader(FrameWriter):
         reader.feed_data(data[:unmasked])
         messages, error = _found.take()
         self._unfinished.feed(data)
+        SOURCE.set(self._source)  # also of the tasks that messages start
         for message in messages:
             self._on_message(message)
         if unmasked is not None:

@@ -1,6 +1,7 @@
 """The engine: its methods, transactions, and the translation of driver errors."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from sqlalchemy import bindparam, insert, literal, select, text, update
 from waiting import eventually
 
 from att import errors
+from att.core.fair_semaphore import SOURCE
 from att.core.permissions import Actor
 from att.db import engine
 from att.db.engine import Engine, prepare
@@ -319,13 +321,14 @@ async def test_an_exhausted_pool_is_busy(db, monkeypatch):
     """A caller that waits too long gets Busy, and the pool stays usable."""
     held, release = asyncio.Event(), asyncio.Event()
 
-    async def hold() -> None:
+    async def hold(source: int) -> None:
+        SOURCE.set(source)
         async with db.transaction():
             if len(db._pool._used) == engine.POOL_SIZE:
                 held.set()
             await release.wait()
 
-    holders = [asyncio.create_task(hold()) for _ in range(engine.POOL_SIZE)]
+    holders = [asyncio.create_task(hold(source)) for source in range(engine.POOL_SIZE)]
     await asyncio.wait_for(held.wait(), 5)
     monkeypatch.setattr(engine, "ACQUIRE_TIMEOUT", 0.1)
     with pytest.raises(errors.Busy):
@@ -337,12 +340,32 @@ async def test_an_exhausted_pool_is_busy(db, monkeypatch):
 
 
 async def all_waiting(db, count):
-    return db._waiting == count
+    return db.use.waiting == count
+
+
+async def sleep_for(db, source):
+    """Hold a connection in the name of a source."""
+    SOURCE.set(source)
+    await db.fetch_one(SLEEP, seconds=30)
+
+
+async def test_one_user_leaves_connections_to_others(db_url, monkeypatch):
+    """However much one user asks for and however long it takes, others are served."""
+    monkeypatch.setattr(engine, "USER_CONNECTIONS", 2)
+    db = await Engine.connect(db_url)
+    many = [asyncio.create_task(sleep_for(db, "many")) for _ in range(2 * engine.POOL_SIZE)]
+    await eventually(lambda: all_waiting(db, 2 * engine.POOL_SIZE - engine.USER_CONNECTIONS))
+    assert await db.fetch_one(COUNT_USERS) == (0,)
+    for task in many:
+        task.cancel()
+    await asyncio.gather(*many, return_exceptions=True)
+    assert await db.fetch_one(COUNT_USERS) == (0,)
+    await db.close()
 
 
 async def test_those_who_wait_are_served_when_every_connection_is_lost(db, postgresql):
     """Waiting callers get new connections when ten connections are lost."""
-    busy = [asyncio.create_task(db.fetch_one(SLEEP, seconds=30)) for _ in range(engine.POOL_SIZE)]
+    busy = [asyncio.create_task(sleep_for(db, source)) for source in range(engine.POOL_SIZE)]
     sleeping = "FROM pg_stat_activity WHERE application_name = 'att' AND state = 'active'"
 
     async def all_asleep():
@@ -387,10 +410,16 @@ async def test_a_new_connection_whose_first_statement_is_cancelled_is_busy(db, m
         await db.fetch_one(COUNT_USERS)
 
 
-async def test_the_queue_for_a_connection_is_bounded(db, monkeypatch):
+async def test_the_queue_for_a_connection_is_bounded(db_url, monkeypatch):
     monkeypatch.setattr(engine, "POOL_QUEUE", 0)
-    with pytest.raises(errors.Busy):
-        await db.fetch_one(COUNT_USERS)
+    db = await Engine.connect(db_url)
+    async with contextlib.AsyncExitStack() as held:
+        for _ in range(engine.USER_CONNECTIONS):
+            await held.enter_async_context(db.transaction())
+        with pytest.raises(errors.Busy):
+            await db.fetch_one(COUNT_USERS)
+    assert await db.fetch_one(COUNT_USERS) == (0,)
+    await db.close()
 
 
 async def test_a_restarted_database_is_found_again(data_dir):

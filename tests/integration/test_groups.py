@@ -295,8 +295,9 @@ async def test_two_owners_demote_each_other(groups, db, sql, ann, bob):
 
 @pytest.fixture
 def many_connections(monkeypatch):
-    """As many as a server has."""
+    """As many as a server has, for one user, as whom everything below HTTP counts."""
     monkeypatch.setattr("att.db.engine.POOL_SIZE", 10)
+    monkeypatch.setattr("att.db.engine.USER_CONNECTIONS", 10)
 
 
 @pytest.mark.usefixtures("many_connections")

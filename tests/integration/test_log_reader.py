@@ -144,15 +144,19 @@ async def test_catch_up_while_the_database_is_away(log_reader, spy_log, listen, 
     assert ann.connection.frames == frames(1)
 
 
-async def test_few_catch_up_at_the_same_time(log_reader, spy_log, listen, append, tea):
-    """The database is not asked for everything at once when all come back."""
+async def test_few_catch_up_at_the_same_time(log_reader, spy_log, listen, append, tea, ann_id, add_user, sql):
+    """The database is not asked for everything at once when all come back, and only half of it for one user."""
+    ben_id = add_user("ben").user_id
+    sql("INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')", tea, ben_id)
     await append(tea, 1)
-    listeners = [await listen(resume={tea: 1}) for _ in range(module.READERS + 3)]
+    people = [ann_id] * module.READERS + [ben_id] * module.READERS
+    listeners = [await listen(user_id, resume={tea: 2}) for user_id in people]
     async with spy_log.paused():
         tasks = [asyncio.create_task(log_reader.catch_up(listener, drained, SLICE_BYTES)) for listener in listeners]
         for _ in range(10):
             await asyncio.sleep(0)
-        assert len(spy_log.reads) == module.READERS
+        half = module.READERS // 2
+        assert [user_id for _, user_id, _ in spy_log.reads] == [ann_id] * half + [ben_id] * half
     await asyncio.gather(*tasks)
     assert {tuple(listener.connection.frames) for listener in listeners} == {tuple(frames(1))}
 
