@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
+from people import PASSWORD
 from waiting import eventually
 
-from att.app import ENGINE
+from att.app import ENGINE, create_app
 from att.db import engine
 
 DEADLINE = 5.0
@@ -63,9 +66,31 @@ async def test_requests(ann, ben, locked, is_waiting):
         await is_waiting(count - engine.USER_CONNECTIONS)
         async with asyncio.timeout(DEADLINE):
             assert (await ben.request("GET", "/users/me")).status == 200
-            assert (await ben.client.post("/signup", json={"login": "cat", "password": "correct horse"})).status == 201
+            assert (await ben.client.post("/signup", json={"login": "cat", "password": PASSWORD})).status == 201
         await is_waiting(count - engine.USER_CONNECTIONS)
     assert {response.status for response in await asyncio.gather(*slow)} == {200}
+
+
+async def test_strangers(settings, aiohttp_client, locked):
+    """Before it is known who asks, each client's address has its turns, also behind a proxy."""
+    proxies = frozenset({ip_network("127.0.0.0/8")})
+    client = await aiohttp_client(create_app(replace(settings, trust_proxy=proxies)))
+
+    def send(path, address, login):
+        form = {"login": login, "password": PASSWORD}
+        return client.post(path, json=form, headers={"X-Forwarded-For": address})
+
+    async def is_waiting():
+        return client.app[ENGINE].use.waiting == 1
+
+    with locked("SELECT * FROM roles"):
+        count = engine.USER_CONNECTIONS + 1
+        slow = [asyncio.create_task(send("/signup", "192.0.2.1", f"user {number}")) for number in range(count)]
+        await eventually(is_waiting)
+        async with asyncio.timeout(DEADLINE):
+            assert (await send("/login", "192.0.2.2", "nobody")).status == 401
+        assert await is_waiting()
+    assert {response.status for response in await asyncio.gather(*slow)} == {201}
 
 
 async def test_sockets(ann, ben, talk, locked, is_waiting):

@@ -7,6 +7,7 @@ from contextlib import suppress
 import pytest
 
 from att.core import tasks
+from att.core.fair_semaphore import SOURCE
 from att.core.tasks import Work, every, failing, supervise
 from att.errors import DatabaseUnavailable
 
@@ -103,6 +104,20 @@ async def test_work_that_always_fails_does_not_spin(monkeypatch, caplog):
         for _ in range(10):
             await asyncio.sleep(0)
     assert len(failures) == 1
+
+
+@pytest.mark.parametrize("start", [supervise, lambda name, work: every(name, work, 60)])
+async def test_own_work_takes_turns_by_its_name(start):
+    """Not as that of the user in whose request it may be started."""
+    seen = asyncio.get_running_loop().create_future()
+
+    async def work():
+        if not seen.done():
+            seen.set_result(SOURCE.get())
+
+    SOURCE.set("somebody")
+    async with start("sweeping", work):
+        assert await asyncio.wait_for(seen, 5) == "sweeping"
 
 
 async def test_supervised_work_ends_with_its_block():
