@@ -117,6 +117,7 @@ METRICS = web.AppKey("metrics", CollectorRegistry)
 
 EXPIRY_INTERVAL = 300.0  # seconds between removals of expired sessions
 TRIM_INTERVAL = 30.0  # seconds between trimmings of the log
+DELETION_INTERVAL = 300.0  # seconds between deletions of the logs of deleted groups
 SKELETON_INTERVAL = 3_600.0  # seconds between searches for names that other programs have stored
 REMOVAL_INTERVAL = 5.0  # seconds between removals of the members of large groups that were deleted
 
@@ -345,6 +346,7 @@ async def _cleanup(app: web.Application) -> AsyncIterator[None]:
     async with (
         every("removal of expired sessions", app[SESSIONS].sweep, EXPIRY_INTERVAL),
         every("trimming of the log", app[RETENTION].trim, TRIM_INTERVAL),
+        every("deletion of logs", app[RETENTION].delete_logs, DELETION_INTERVAL),
         every("skeletons of names", partial(reserve_old_names, app[ENGINE]), SKELETON_INTERVAL),
         every("removal of members", RemovalTask(app[ENGINE]).remove, REMOVAL_INTERVAL),
     ):

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 DAY = 86_400.0  # seconds
 KIB, MIB, GIB, TIB = (1024.0**power for power in range(1, 5))
-WHOLE_SWEEP = 12  # of this many comparisons of groups, one compares memberships too
+RARE_SWEEP, WHOLE_SWEEP = 24, 120  # of so many looks into the log one asks for sessions, and one compares all
+OVERLAP = 2.0  # times that each event is read as a recent one, at most
 MOST_NODES = 2**24  # the search ends here
 HIGHEST = 10**12  # users; more are not looked for
 
@@ -48,6 +49,7 @@ class Costs:
     db_sweep: float = of(4.1, "µs of PostgreSQL", "upkeep: comparing a group")
     db_joinings: float = of(0.7, "µs of PostgreSQL", "upkeep: comparing a membership")
     db_session: float = of(0.7, "µs of PostgreSQL", "sessions: living, in Redis")
+    db_recent: float = of(0.4, "µs of PostgreSQL", "upkeep: reading a recent event")
     wal: float = of(455.0, "bytes an event", "upkeep: of 100 B, and its removal")
     event: float = of(271.0, "bytes an event", "upkeep: of 100 B, on the disk, with its indexes")
     member: float = of(1_300.0, "bytes a membership", "upkeep: with the event and the history of the join")
@@ -173,12 +175,15 @@ class Model(NamedTuple):
             sockets=work.users * work.connected,
             streams=sum(g.count * r for g, r in zip(groups, reach, strict=True)),
         )
-        return self._priced(rates, groups, received / messages)
+        return self._priced(rates, groups, received / messages, nodes)
 
-    def _priced(self, rates: "_Rates", groups: list[Size], reached: float) -> Load:
+    def _priced(self, rates: "_Rates", groups: list[Size], reached: float, nodes: float) -> Load:
         costs, work, seconds = self.costs, self.workload, self.machines.sweep_interval
-        compared, whole = rates.streams / seconds, rates.sockets * work.groups / seconds / WHOLE_SWEEP
-        alive = rates.sockets / seconds
+        recent = rates.messages * nodes * OVERLAP * seconds  # events in one look of all nodes
+        is_too_much = recent > rates.streams
+        compared = rates.streams / seconds / (1 if is_too_much else WHOLE_SWEEP) + rates.connects * work.groups
+        whole = rates.sockets * work.groups / seconds / (RARE_SWEEP if is_too_much else WHOLE_SWEEP)
+        alive = rates.sockets / seconds / RARE_SWEEP
         cpu = (
             rates.deliveries * costs.delivery
             + rates.messages * costs.append
@@ -192,6 +197,7 @@ class Model(NamedTuple):
         db_cpu = (
             rates.messages * costs.db_append
             + rates.connects * (costs.db_connect + work.missed * costs.db_resume)
+            + min(recent, rates.streams) / seconds * costs.db_recent
             + compared * costs.db_sweep
             + whole * costs.db_joinings
             + alive * costs.db_session

@@ -29,6 +29,7 @@ class BrokerEvents:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run all brokers while the block runs."""
+        self.log_reader.brokers = self.brokers
         async with contextlib.AsyncExitStack() as stack:
             for broker in self.brokers:
                 await stack.enter_async_context(broker.running(self))
@@ -72,3 +73,6 @@ class BrokerEvents:
     def on_disconnected(self) -> None:
         self.sessions.trust(is_notified=False)
         self.markers.begin_outage()
+
+    def on_malformed(self) -> None:
+        self.log_reader.doubt()

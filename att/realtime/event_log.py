@@ -38,6 +38,7 @@ from att.errors import (
     QuotaExceeded,
     Unavailable,
 )
+from att.realtime.log_tail import Snapshot
 
 Kind = Literal["message", "joined", "left", "changed", "role", "redacted"]
 
@@ -185,6 +186,18 @@ class Replay(NamedTuple):
                 is_in = event.kind == "joined"
             if is_in or is_own or self.reads_all:
                 yield event
+
+
+class RecentEvents(NamedTuple):
+    """The heads of the logs with recent events, and recent joinings: group, seq and user; by a read of this snapshot.
+
+    ``number`` is that of the events.
+    """
+
+    snapshot: Snapshot
+    number: int
+    heads: Mapping[UUID, int]
+    joined: Sequence[tuple[UUID, int, UUID]]
 
 
 class LogPart(NamedTuple):
@@ -401,6 +414,24 @@ _HEADS = _reading(f"""
     SELECT w.group_id, {_HEAD}, {_EPOCH}
     FROM unnest(CAST(:group_ids AS uuid[])) AS w (group_id) LEFT JOIN groups AS g ON g.id = w.group_id
 """)  # noqa: S608 - of constants
+# A later read may find the same events again. Clocks are set back by less than a second, or rarely. The third column is
+# the number of the next transaction; xmax is only above the last one that has ended.
+READ_RECENT = _reading(f"""
+    WITH tail AS MATERIALIZED (
+        SELECT e.group_id, e.seq, CASE WHEN e.kind = 'joined' THEN e.actor_id END AS joined FROM events AS e
+        WHERE e.at > CAST(:since AS timestamp with time zone) - interval '1 second' LIMIT :limit
+    )
+    SELECT now(), CAST(CAST(pg_snapshot_xmin(s.it) AS text) AS bigint),
+        CAST(CAST(pg_snapshot_xmax(s.it) AS text) AS bigint) + age(CAST(pg_snapshot_xmax(s.it) AS xid)),
+        (SELECT count(*) FROM tail), w.group_id, {_HEAD}, w.seqs, w.joined, {_EPOCH}
+    FROM pg_current_snapshot() AS s (it)
+    LEFT JOIN (
+        SELECT t.group_id, array_agg(t.seq) FILTER (WHERE t.joined IS NOT NULL) AS seqs,
+            array_agg(t.joined) FILTER (WHERE t.joined IS NOT NULL) AS joined
+        FROM tail AS t GROUP BY t.group_id
+    ) AS w ON true
+    LEFT JOIN groups AS g ON g.id = w.group_id
+""")  # noqa: S608 - of constants
 # A row for each user, as text: the driver converts all rows at once, and there may be very many groups.
 JOININGS = _reading(f"""
     SELECT o.user_id, string_agg(concat_ws(',', o.group_id, o.seqs), ' '), {_EPOCH} FROM (
@@ -538,6 +569,17 @@ class EventLog:
     async def heads(self, group_ids: Collection[UUID]) -> dict[UUID, int]:
         """Return the last seq of each log, 0 when it is empty."""
         return {row[0]: row[1] for row in await self._read(_HEADS, group_ids=_array(group_ids))}
+
+    async def recent(self, since: datetime | None, limit: int) -> RecentEvents:
+        """Return what at most ``limit`` events from a time on tell; nothing without a time."""
+        rows = await self._read(READ_RECENT, since=since, limit=limit)
+        found = [row[4:8] for row in rows if row[4] is not None]
+        joined = [
+            (group_id, seq, user_id)
+            for group_id, _, seqs, user_ids in found
+            for seq, user_id in zip(seqs or (), user_ids or (), strict=True)
+        ]
+        return RecentEvents(Snapshot(*rows[0][:3]), rows[0][3], {row[0]: row[1] for row in found}, joined)
 
     async def held(self, epoch: str, group_ids: Collection[UUID]) -> dict[UUID, int]:
         """Return up to which seq positions of an epoch hold in the present one: 0 if the epoch is not known."""

@@ -48,6 +48,7 @@ class Hub:
         self._unsubscribe = unsubscribe
         self._on_member = on_member
         self._streams: dict[UUID, GroupStream] = {}
+        self._new_groups: set[UUID] = set()
         self._read_queue = ReadQueue()
         self._running: deque[Iterator[None]] = deque()
         self._written = 0
@@ -237,6 +238,16 @@ class Hub:
         streams = self._streams.values() if among is None else filter(None, map(self._streams.get, among))
         return {stream.group_id: stream.known_head for stream in streams}
 
+    @property
+    def group_count(self) -> int:
+        """The number of groups with listeners here."""
+        return len(self._streams)
+
+    def take_new_groups(self) -> set[UUID]:
+        """Return the groups that have got a first listener here since the last call."""
+        taken, self._new_groups = self._new_groups, set()
+        return taken
+
     def compare(self, group_id: UUID, known_head: int, head: int) -> None:
         """Compare the known head of a group with the head of its log, read later."""
         stream = self._streams.get(group_id)
@@ -304,6 +315,7 @@ class Hub:
         if stream is None:
             stream = self._streams[group_id] = GroupStream(group_id, seq)
             stream.observe(self._last_known.take(group_id))
+            self._new_groups.add(group_id)
             self._subscribe(group_id)
         return stream
 
@@ -345,6 +357,7 @@ class Hub:
 
     def _drop(self, stream: GroupStream) -> None:
         if self._streams.pop(stream.group_id, None):
+            self._new_groups.discard(stream.group_id)
             self._unsubscribe(stream.group_id)
         self.counts.drop_group(stream.group_id)
 

@@ -14,13 +14,17 @@ from att.core.tasks import supervise
 from att.errors import Unavailable
 from att.protocol import messages
 from att.protocol.frames import text_frame
+from att.realtime.brokers.base import Broker, is_proven
 from att.realtime.event_log import EventLog, LogMoment, Position, ReadHeld
 from att.realtime.hub import READS, SLICE, Hub
+from att.realtime.log_tail import LogTail
 from att.realtime.registry import Listener
 from att.sessions.store import SessionStore
 
-_SWEEP_INTERVAL = 5.0  # seconds between sweeps for missed announcements: their greatest delay
-WHOLE_SWEEP = 12  # every twelfth sweep includes joinings, which the database announces itself
+_SWEEP_INTERVAL = 5.0  # seconds between looks for missed announcements: the greatest delay of an event
+RARE_SWEEP = 24  # every so many looks one is also for sessions, while the brokers are proven to announce their end
+WHOLE_SWEEP = 120  # and every so many, for what should not be possible, all groups and memberships are compared
+_RECENT = 1_000  # recent events that are read at least, before all groups are compared, which may be more
 _CHUNK = 1_000  # groups or sessions in one statement
 _USERS = 100  # in one statement, each with all their groups
 READERS = 4  # listeners that catch up at the same time, half of them of one user
@@ -42,11 +46,15 @@ class LogReader:
 
     If the broker carries events, those missing before a present one are usually on their way from another node. The
     reader waits ``gap_wait`` seconds for them before it reads the log. The hub sets ``woken``.
+
+    Every few seconds it reads which logs have grown, and so finds events and joinings that were not announced. It asks
+    for the sessions of all listeners as often only while ``brokers`` are not proven to bring what nodes announce.
     """
 
     def __init__(
         self, log: EventLog, hub: Hub, sessions: SessionStore, woken: asyncio.Event, gap_wait: float = 0.0
     ) -> None:
+        self.brokers: Sequence[Broker] = ()
         self._log = log
         self._hub = hub
         self._sessions = sessions
@@ -55,6 +63,8 @@ class LogReader:
         self._readers = FairSemaphore(READERS, most=READERS // 2, queue=sys.maxsize, share=sys.maxsize)
         self._gap_wait = gap_wait
         self._gaps: dict[UUID, _Gap] = {}
+        self._tail = LogTail()
+        self._is_doubtful = True
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -71,6 +81,10 @@ class LogReader:
     def sweep_soon(self) -> None:
         """Sweep soon, since announcements may have been missed."""
         self._to_sweep.set()
+
+    def doubt(self) -> None:
+        """Look up sessions within seconds, since an announcement may have been missed."""
+        self._is_doubtful = True
 
     def look_up_soon(self, group_ids: Iterable[UUID]) -> None:
         """Look up these groups soon, since their announcements may have been missed."""
@@ -131,9 +145,32 @@ class LogReader:
         self.sweep_soon()
 
     async def _sweep_groups(self) -> None:
-        """Sweep for events of a node that died between append and announcement. This costs little."""
         for group_ids in _chunks([*self._hub.heads()]):
             await self._look_up(group_ids)
+
+    async def find_recent(self) -> bool:
+        """Look up recent events and joinings, also those of a node that died between append and announcement.
+
+        Return False if there may be others than those found.
+        """
+        limit = max(self._hub.group_count, _RECENT)
+        recent = await self._log.recent(self._tail.since(self._log.epoch), limit)
+        is_complete = self._tail.note(self._log.epoch, recent.snapshot) and recent.number < limit
+        epoch = self._log.epoch
+        notes = [
+            *(partial(self._hub.joined, *joining) for joining in recent.joined),
+            *(partial(self._hub.observe_head, *head) for head in recent.heads.items()),
+        ]
+        for number, note in enumerate(notes):
+            if number % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+                if epoch != self._log.epoch:
+                    return False
+            note()
+        # Their listeners may have read the heads before what an earlier read has found.
+        for group_ids in _chunks([*self._hub.take_new_groups()]):
+            await _retry(partial(self._look_up, group_ids))
+        return is_complete
 
     async def _sweep_sessions(self) -> None:
         owners = self._hub.registry.sessions()
@@ -173,17 +210,29 @@ class LogReader:
                 self._hub.joined(group_id, seq, user_id)
 
     async def _sweep_regularly(self) -> None:
+        doubts, were_joinings_missed = 0, False
         for number in itertools.count(1):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SWEEP_INTERVAL):
                     await self._to_sweep.wait()
-            is_whole = self._to_sweep.is_set() or number % WHOLE_SWEEP == 0
+            is_requested, is_rare = self._to_sweep.is_set(), number % WHOLE_SWEEP == 0
             self._to_sweep.clear()
-            await _retry(self._sweep_groups)
-            if is_whole:
+            is_doubtful, self._is_doubtful = self._is_doubtful or is_requested, False
+            if is_doubtful or not all(map(is_proven, self.brokers)):
+                doubts = 2  # sweeps: one for the listeners that were about to be attached at the first
+            is_complete = await _retry(self.find_recent)
+            were_joinings_missed = were_joinings_missed or not is_complete
+            if is_requested or is_rare or not is_complete:
+                await _retry(self._sweep_groups)
+            if is_requested or is_rare or (were_joinings_missed and number % RARE_SWEEP == 0):
                 await _retry(self._sweep_users)
-            with contextlib.suppress(Unavailable):  # their store may be another than the log's; the next sweep is soon
-                await self._sweep_sessions()
+                were_joinings_missed = False
+            if doubts or number % RARE_SWEEP == 0:
+                doubts = max(doubts - 1, 0)
+                try:
+                    await self._sweep_sessions()
+                except Unavailable:  # their store may be another than the log's
+                    self.doubt()
 
     async def _write(self) -> None:
         while True:
@@ -201,6 +250,8 @@ class LogReader:
                 limit, pause = READS, _FIRST_PAUSE
                 await self._wait(self._gap_wait if wanted else None)
                 continue
+            if any(map(self._hub.may_fill_gap, due)):
+                self.doubt()  # what the broker should have brought has not come
             try:
                 found = await self._log.read(due)
             except Unavailable:  # a smaller read may finish in time

@@ -15,7 +15,6 @@ AFTERLIFE = timedelta(hours=1)  # how long a deleted group's log is kept, so tha
 BATCH = 1_000  # events that one statement deletes
 _PAGE = 5_000  # groups that one statement checks
 PAGES = 20  # in one call; ten calls check a million groups
-DELETED_PAGES = 4  # likewise, to find deleted groups, which takes longer and is less urgent
 START = UUID(int=0)
 
 # Reads the oldest event alone: the row of most groups shows that they have no surplus.
@@ -92,7 +91,10 @@ class RetentionTask:
             self._after_overfull = await self._trim_page(OVERFULL, DELETE_OVERFULL, self._after_overfull, grace=GRACE)
             if self._after_overfull == START:
                 break
-        for _ in range(DELETED_PAGES):
+
+    async def delete_logs(self) -> None:
+        """Delete the logs of groups that were deleted a while ago. To find them takes longer, and is less urgent."""
+        for _ in range(PAGES):
             self._after_deleted = await self._trim_page(
                 _DELETED_GROUPS, DELETE_LOGS, self._after_deleted, afterlife=AFTERLIFE
             )

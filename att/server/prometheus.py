@@ -85,7 +85,7 @@ def register(  # noqa: PLR0913 - parts of the server that have metrics
     for dialect, name in DIALECTS.items():
         sockets.labels(name).set_function(partial(hub.registry.sockets.__getitem__, dialect))
     gauge("att_listening_users", "Users with an open WebSocket.", lambda: len(hub.registry.users()))
-    gauge("att_heard_groups", "Groups with a listener.", lambda: len(hub.heads()))
+    gauge("att_heard_groups", "Groups with a listener.", lambda: hub.group_count)
     gauge("att_append_queue", "Messages waiting to be appended.", lambda: publisher.waiting)
     connected = Gauge("att_bus_connected", "1 if the broker is connected, else 0.", ["bus"], registry=registry)
     lag = Gauge("att_bus_lag_seconds", "Round trip of this node's last announcement.", ["bus"], registry=registry)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import time
+from functools import cache
 from typing import Protocol
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
@@ -198,6 +199,7 @@ class WebSocketConnection(FrameReader):
                 self._expires_at = session.expires_at.timestamp()
 
 
+@cache
 def ticks(seconds: float) -> int:
     """Return the number of ticks of the keepalive timer in this time."""
     return max(round(seconds / TICK), 1)

@@ -9,6 +9,7 @@ from brokers import EPOCH, PIE, TEA, Postgres, RecordingHandler, Redis, message
 from att.groups.read_markers import MarkerPosition
 from att.protocol.messages import EPHEMERAL_LIMIT
 from att.realtime.brokers import buffer, postgres, redis
+from att.realtime.brokers.base import is_proven
 from att.realtime.ephemerals import Ephemeral
 
 
@@ -136,14 +137,14 @@ async def test_sessions(place, node, other):
 
 
 async def test_malformed_payloads(place, node, other, caplog):
-    """A malformed payload is logged and ignored, and later ones are received."""
+    """A malformed payload is logged and told, and later ones are received."""
     count = place.garble()
     node[0].announce(message(1), EPOCH)
     await other[1].until(lambda: other[1].groups == {TEA: 1})
     node[0].announce_sweep()
     for _, handler in (node, other):
         await handler.until(lambda handler=handler: handler.sweeps)
-        assert (handler.changes, handler.groups) == (["connected"], {TEA: 1})
+        assert (handler.changes, handler.groups, handler.malformed) == (["connected"], {TEA: 1}, count)
     assert [(record.levelname, record.exc_info) for record in caplog.records] == [("WARNING", None)] * 2 * count
 
 
@@ -208,6 +209,20 @@ async def test_the_round_trip_while_nothing_is_received(place, node):
         await handler.until(lambda: handler.changes[1:2] == ["disconnected"])
         broker.announce(message(2), EPOCH)
         await eventually(lambda: broker.round_trip > 0.2)
+
+
+async def test_proof(place, monkeypatch):
+    """While nothing is announced a node's own payloads prove that it misses nothing; without them it is not known."""
+    for each in (postgres, redis):
+        monkeypatch.setattr(each, "ECHO_INTERVAL", 0.01)
+    handler = RecordingHandler()
+    async with place.broker() as broker, broker.running(handler):
+        assert not is_proven(broker)
+        await eventually(lambda: is_proven(broker))
+        with place.away():
+            await eventually(lambda: not is_proven(broker), 15)
+        await eventually(lambda: is_proven(broker), 15)
+    assert handler.announcements == []
 
 
 # The end

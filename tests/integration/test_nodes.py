@@ -59,6 +59,8 @@ class Server:
     async def running(self):
         async with self.log_reader.running(), self.events.running(), self.publisher.running():
             await until(lambda: all(broker.is_connected for broker in self.brokers))
+            # Without listeners the sweep after connecting ends with its first read.
+            await until(lambda: self.log.recent_found and len(self.log.recent_found) == len(self.log.recent_reads))
             yield self
 
     async def listen(self, user_id):

@@ -9,8 +9,8 @@ from brokers import PIE, TEA, RecordingHandler
 from doubles import Clock
 
 from att.errors import DatabaseUnavailable
-from att.realtime.brokers import postgres as module
-from att.realtime.brokers.base import Announcement, MemberJoined, RoundTrip
+from att.realtime.brokers import base, postgres as module
+from att.realtime.brokers.base import Announcement, MemberJoined, RoundTrip, is_proven
 from att.realtime.brokers.postgres import PostgresBroker
 from att.sessions import redis_store
 
@@ -183,6 +183,20 @@ async def test_the_end_does_not_wait_for_ever(slow, db_url, handler, monkeypatch
 @pytest.fixture
 def clock():
     return Clock(10.0)
+
+
+async def test_a_deaf_connection(db, db_url, handler, sql, monkeypatch):
+    """It is noticed though it answers, as behind a pooler: this node's own payloads do not come back."""
+    monkeypatch.setattr(module, "ECHO_INTERVAL", 0.01)
+    monkeypatch.setattr(base, "ECHO_TIMEOUT", 0.5)
+    broker = PostgresBroker(db, db_url)
+    async with asyncio.timeout(10), broker.running(handler):
+        while not is_proven(broker):  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+        sql("CREATE OR REPLACE FUNCTION att_notify(payload text) RETURNS void LANGUAGE sql AS 'SELECT'")
+        while is_proven(broker):  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+    assert handler.changes == ["connected", "disconnected"]
 
 
 @pytest.fixture

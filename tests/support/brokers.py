@@ -33,6 +33,7 @@ class RecordingHandler:
         self.announcements = []
         self.changes = []
         self.subscribed = []
+        self.malformed = 0
         self.has_changed = asyncio.Event()
 
     def on_announcement(self, announcement):
@@ -50,6 +51,9 @@ class RecordingHandler:
     def on_disconnected(self):
         self.changes.append("disconnected")
         self.has_changed.set()
+
+    def on_malformed(self):
+        self.malformed += 1
 
     async def until(self, probe, seconds=5):
         async with asyncio.timeout(seconds):

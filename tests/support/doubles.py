@@ -92,6 +92,8 @@ class SpyLog(EventLog):
         super().__init__(db)
         self.appends = []
         self.reads = []
+        self.recent_reads = []
+        self.recent_found = []
         self.head_reads = []
         self.heads_found = []  # the reads of heads that were answered
         self.lock_reads = []
@@ -129,6 +131,12 @@ class SpyLog(EventLog):
         found = await super().heads(group_ids)
         self.heads_found.append([*group_ids])
         return found
+
+    async def recent(self, since, limit):
+        self.recent_reads.append(since)
+        await self._pass()
+        self.recent_found.append(await super().recent(since, limit))
+        return self.recent_found[-1]
 
     async def _pass(self):
         self.begun.set()

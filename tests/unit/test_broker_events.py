@@ -140,8 +140,15 @@ def test_on_connected(events, calls, brokers):
     ]
 
 
-async def test_running(events, calls):
-    """All brokers run, and end in reverse order."""
+def test_on_malformed(events, calls):
+    """What the payload may have announced is looked for."""
+    events.on_malformed()
+    assert calls == [("doubt",)]
+
+
+async def test_running(events, calls, brokers, log_reader):
+    """All brokers run, known to the log reader, and end in reverse order."""
     async with events.running():
+        assert log_reader.brokers is brokers
         assert calls == [("first", "runs"), ("second", "runs")]
     assert calls[2:] == [("second", "ends"), ("first", "ends")]

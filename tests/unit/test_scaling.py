@@ -11,7 +11,7 @@ import pytest
 
 from att.cli.doctor.database import CONNECTIONS
 from att.groups.service import RULES
-from att.realtime.log_reader import _SWEEP_INTERVAL, WHOLE_SWEEP
+from att.realtime.log_reader import _SWEEP_INTERVAL, RARE_SWEEP, WHOLE_SWEEP
 from bench import model as module
 from bench.model import DAY, GIB, HIGHEST, Costs, Machines, Model, Workload, assumptions, nodes_reached, sizes
 
@@ -100,12 +100,13 @@ def test_load():
         ("receive", "cores", 2, 8 * 0.875 + 8 * 1.3671875),
         ("redis_publish", "redis_cores", 2, 16),
         ("redis_node", "redis_cores", 2, 8 * 0.875 + 8 * 1.3671875),
-        ("redis_session", "redis_cores", 1, 8 / 5),
+        ("redis_session", "redis_cores", 1, 8 / 5 / 24),
         ("sweep", "cores", 1, (4 * 3 / 4 + 2 * 15 / 16) / 5),
-        ("joinings", "cores", 1, 8 / 5 / 12),
-        ("session", "cores", 1, 8 / 5),
+        ("joinings", "cores", 1, 8 / 5 / 24),
+        ("session", "cores", 1, 8 / 5 / 24),
         ("db_append", "db_cores", 1, 16),
         ("db_sweep", "db_cores", 1, (4 * 3 / 4 + 2 * 15 / 16) / 5),
+        ("db_recent", "db_cores", 1, (4 * 3 / 4 + 2 * 15 / 16) / 5),
         ("wal", "db_wal", 1, 16 * 1e6 / 1024**2),
         ("socket", "memory", 1, 8 * 1e6 / 1024**2),
         ("payload", "redis_network", 2, (16 + 8 * 0.875 + 8 * 1.3671875) * 8e6 / 1e9),
@@ -119,6 +120,16 @@ def test_each_cost(cost, of, nodes, expected):
     """A million of each, alone: who pays it, and how often."""
     load = Model(replace(FREE, **{cost: 1e6}), SMALL, Machines()).load(nodes)
     assert getattr(load, of) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("cost", "expected"), [("db_recent", 2 * 16 / 1_000), ("sweep", 1), ("joinings", 1)])
+def test_the_costs_of_few_messages(cost, expected):
+    """A recent event is read twice; all is compared seldom, here once a second."""
+    workload, machines = replace(SMALL, messages=SMALL.messages / 1_000), Machines(sweep_interval=1 / 120)
+    load = Model(replace(FREE, **{cost: 1e6}), workload, machines).load(1)
+    streams, memberships = 4 * 3 / 4 + 2 * 15 / 16, 8
+    times = {"db_recent": 1, "sweep": streams, "joinings": memberships}[cost]
+    assert (load.db_cores if cost == "db_recent" else load.cores) == pytest.approx(expected * times)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +180,8 @@ def test_how_many_users_some_nodes_hold(nodes):
 
 def test_it_is_the_program_that_is_modelled():
     """Constants that stand in both places are the same."""
-    assert (Machines().sweep_interval, module.WHOLE_SWEEP) == (_SWEEP_INTERVAL, WHOLE_SWEEP)
+    assert Machines().sweep_interval == _SWEEP_INTERVAL
+    assert (module.RARE_SWEEP, module.WHOLE_SWEEP) == (RARE_SWEEP, WHOLE_SWEEP)
     assert (CONNECTIONS, RULES["retention"]) == (module.CONNECTIONS, module.RETENTION)
 
 

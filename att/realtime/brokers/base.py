@@ -13,6 +13,8 @@ from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to connect
+ECHO_INTERVAL = 2.0  # seconds between payloads of a node to itself, by which it knows that it misses none
+ECHO_TIMEOUT = 5.0  # seconds in which they must come back
 STOP_TIMEOUT = 2.0  # seconds to send pending announcements when the server stops
 
 log = logging.getLogger("att")
@@ -63,6 +65,9 @@ class BrokerEventHandler(Protocol):
     def on_disconnected(self) -> None:
         """Handle the loss of the connection. Announcements are missed from now on."""
 
+    def on_malformed(self) -> None:
+        """Handle a payload that cannot be read. It may have been an announcement."""
+
 
 class Broker(Protocol):
     """Carries announcements to every node, the announcing one included.
@@ -99,6 +104,11 @@ class Broker(Protocol):
 
     def running(self, handler: BrokerEventHandler) -> contextlib.AbstractAsyncContextManager[None]:
         """Send and receive announcements while the block runs."""
+
+
+def is_proven(broker: Broker) -> bool:
+    """Return True if the broker has lately brought this node's payloads back to it."""
+    return broker.is_connected and 0.0 < broker.round_trip < ECHO_TIMEOUT
 
 
 class SubscribingBroker(Broker, Protocol):

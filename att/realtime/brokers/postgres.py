@@ -18,6 +18,7 @@ from att.db.notifications import CHANNEL, NOTIFY, NOTIFY_ALL, NotificationChanne
 from att.errors import DatabaseUnavailable, Unavailable
 from att.groups.read_markers import MarkerPosition
 from att.realtime.brokers.base import (
+    ECHO_INTERVAL,
     FIRST_PAUSE,
     LONGEST_PAUSE,
     STOP_TIMEOUT,
@@ -37,6 +38,7 @@ _EPHEMERAL_OVERHEAD = 140  # bytes of an ephemeral in a payload beside its body
 _EPHEMERALS = '"ephemerals_by":"'  # near the beginning of their payloads, before the id of their node
 _BEGINNING = 500
 _EPHEMERAL_PAYLOADS = 64  # in one statement, since a busy event loop has few of them in a second
+_ECHO = frozenset(("from", "mark", "schema"))  # members of a payload by which a node measures the round trip alone
 HIGHEST = 2**63 - 1  # of a bigint in PostgreSQL
 _Seq = Annotated[int, Meta(ge=0, le=HIGHEST)]
 
@@ -103,6 +105,7 @@ class PostgresBroker:
         async with (
             supervise("receiving of announcements", lambda: self._receive(handler)),
             supervise("sending of announcements", self._announce_pending),
+            supervise("measuring of the round trip", self._measure),
         ):
             yield
             with contextlib.suppress(TimeoutError):
@@ -160,6 +163,14 @@ class PostgresBroker:
             await self._db.fetch_all(NOTIFY_ALL, payloads=payloads)
             self.sent += len(payloads)
 
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(ECHO_INTERVAL)
+            if self.is_connected:
+                payload = {"from": self._id, "mark": self._round_trip.start()}
+                with contextlib.suppress(Unavailable):
+                    await self._db.fetch_one(NOTIFY, payload=json.dumps(payload, separators=(",", ":")))
+
     async def _receive(self, handler: BrokerEventHandler) -> None:
         pause = FIRST_PAUSE
         while True:
@@ -190,8 +201,11 @@ class PostgresBroker:
             announcement = _parse(value)._replace(markers=decode_markers(value, own=self._id))
             if value.get("from") == self._id and "mark" in value:
                 self._round_trip.finish(float(value["mark"]))
+            if value.keys() <= _ECHO:
+                return
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError):
             log.warning("ignored a malformed announcement on the channel %s", CHANNEL)
+            handler.on_malformed()
             return
         self.received += 1
         handler.on_announcement(announcement)

@@ -13,6 +13,7 @@ from att.core.tasks import is_cancelled, supervise
 from att.errors import Unavailable
 from att.groups.read_markers import MarkerPosition
 from att.realtime.brokers.base import (
+    ECHO_INTERVAL,
     FIRST_PAUSE,
     LONGEST_PAUSE,
     STOP_TIMEOUT,
@@ -42,7 +43,7 @@ ALL, GROUP_CHANNEL, NODE = "att:all", "att:group:", "att:node:"  # channels
 _AT_ONCE = 100  # groups announced by one pipeline
 _EPHEMERAL_BYTES, _EPHEMERAL_OVERHEAD = 256 * 1024, 100  # of all ephemerals in one pipeline, of each beside its body
 SUBSCRIBED_AT_ONCE = 5_000  # groups in one round of subscribing
-_TICK = 2.0  # seconds between measured round trips, and between checks for unneeded channels
+_TICK = 2.0  # seconds between checks for unneeded channels
 
 
 class RedisBroker:
@@ -180,7 +181,7 @@ class RedisBroker:
             await self._is_up.wait()
             with contextlib.suppress(Unavailable):
                 await self._pubsub.publish(self._own, str(self._round_trip.start()))
-            await asyncio.sleep(_TICK)
+            await asyncio.sleep(ECHO_INTERVAL)
 
     # Receiving
 
@@ -230,6 +231,7 @@ class RedisBroker:
             announcement = self._read(channel, payload)
         except (ValueError, TypeError, AttributeError, RecursionError):
             log.warning("ignored a malformed announcement on the channel %s", channel)
+            self._handler.on_malformed()
             return
         self._handler.on_announcement(announcement)
 
