@@ -62,6 +62,7 @@ def is_close_code(code: int) -> bool:
 
 
 PING_FRAME = bytes((_PING, 0))
+PONG_HEAD, PONG_SIZE = bytes((_PONG, 0x80)), 6  # of a client's answer to it, which ends with the mask
 
 
 def pong_frame(payload: bytes) -> bytes:

@@ -16,7 +16,7 @@ from att.errors import Unavailable
 from att.http.access_log import OnClose
 from att.http.bodies import BODY_LIMIT
 from att.http.connections import ClientQuota
-from att.protocol.frames import PING_FRAME, CloseCode, is_close_code, pong_frame
+from att.protocol.frames import PING_FRAME, PONG_HEAD, PONG_SIZE, CloseCode, is_close_code, pong_frame
 from att.realtime.registry import Dialect
 from att.sessions.store import Session, SessionStore
 from att.websocket.frame_reader import FrameReader
@@ -111,6 +111,8 @@ class WebSocketConnection(FrameReader):
 
     def data_received(self, data: bytes) -> None:
         self._last_received = self._keepalive.now
+        if len(data) == PONG_SIZE and data.startswith(PONG_HEAD) and self._masks.is_between_frames and not self._rest:
+            return  # most that idle peers send is this
         super().data_received(data)
 
     def _on_message(self, message: WSMessage) -> None:

@@ -14,6 +14,11 @@ class MaskScanner:
         self._head = b""  # the beginning of an incomplete head
         self._left = 0  # bytes up to the next head
 
+    @property
+    def is_between_frames(self) -> bool:
+        """Return True if the next byte begins a frame."""
+        return not self._left and not self._head
+
     def find_unmasked(self, data: bytes) -> int | None:
         """Return where in the next bytes the first frame without a mask begins, None if there is none."""
         before = len(self._head)

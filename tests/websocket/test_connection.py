@@ -163,6 +163,17 @@ async def test_a_peer_that_answers_the_ping(open_socket, kind):
         await peer.until(lambda before=before: peer.socket._last_received > before)
 
 
+async def test_what_looks_like_a_pong(open_socket):
+    """It is one between two frames, also of one message, and not within a frame."""
+    peer, pong = await open_socket(), b"\x8a\x80abcd"
+    text = "\N{DOES NOT PRECEDE}abcd".encode()
+    assert text.endswith(pong)
+    frame = b"\x81" + bytes((0x80 | len(text),)) + MASK + text
+    for part in (frame[: -len(pong)], pong, b"\x01\x81" + MASK + b"x", pong, b"\x80\x81" + MASK + b"y", pong):
+        peer.socket.data_received(part)
+    assert peer.handler.messages == [text.decode(), "xy"]
+
+
 async def test_a_peer_that_sends_is_not_pinged(open_socket):
     """It was received a moment ago."""
     peer = await open_socket()
