@@ -2,11 +2,10 @@
 
 import asyncio
 import time
-from functools import partial
 from uuid import uuid4
 
 import pytest
-from doubles import RecordingConnection, bodies, closed, frames, received
+from doubles import RecordingConnection, SpyLog, bodies, closed, frames, received
 from query_plans import nodes, rows_read
 
 from att.errors import DatabaseUnavailable
@@ -190,7 +189,9 @@ async def test_very_many_recent_events(tail, append, listen, tea, monkeypatch):
         assert await received(ann.connection, 3) == frames(1, 2, 3)
 
 
-async def test_a_listener_that_starts_behind_recent_events(tail, hub, spy_log, append, tea, ann_id, monkeypatch):
+async def test_a_listener_that_starts_behind_recent_events(
+    *, tail, hub, spy_log, append, sql, tea, ann_id, monkeypatch
+):
     """It receives them, though they were found before it started, and nothing else remembers them."""
     monkeypatch.setattr(group_streams, "LAST_KNOWN", 0)
     ann = Listener(ann_id, uuid4(), RecordingConnection())
@@ -198,6 +199,7 @@ async def test_a_listener_that_starts_behind_recent_events(tail, hub, spy_log, a
     positions = await spy_log.positions(ann_id)
     await append(tea, 1)
     await tail.find_recent()
+    sql("UPDATE events SET at = at - interval '1 h'")
     hub.start(ann, positions, {})
     async with tail.running():
         await tail.find_recent()
@@ -293,34 +295,51 @@ async def test_a_gap_is_a_doubt(broker, log_reader, spy_log, hub, live_sessions,
         assert await closed(ann.connection) == [CloseCode.SESSION_ENDED]
 
 
-async def test_rare_sweeps(broker, log_reader, live_sessions, listen, tea, monkeypatch):
+async def test_rare_sweeps(broker, log_reader, spy_log, live_sessions, listen, tea, monkeypatch):
     """Sessions are looked up now and then without any doubt."""
-    ann, zoe = await listen(), await listen()
-    monkeypatch.setattr(module, "RARE_SWEEP", 7)
+    ann = await listen()
     async with log_reader.running():
-        for each in (ann, zoe):
-            live_sessions.ids.discard(each.session_id)
-            assert await closed(each.connection) == [CloseCode.SESSION_ENDED]
+        await looks(spy_log)
+        monkeypatch.setattr(module, "RARE_SWEEP", 7)
+        live_sessions.ids.clear()
+        assert await closed(ann.connection) == [CloseCode.SESSION_ENDED]
 
 
-async def test_what_recent_events_do_not_tell(broker, log_reader, spy_log, hub, listen, sql, tea, bob_id, monkeypatch):
-    """When there are too many, all groups are compared at once, and memberships soon."""
-    monkeypatch.setattr(module, "_RECENT", 0)
-    monkeypatch.setattr(module, "RARE_SWEEP", 3)
-    monkeypatch.setattr(spy_log, "recent", partial(recent_without_events, spy_log))
+@pytest.mark.parametrize(("is_complete", "how_often"), [(False, "RARE_SWEEP"), (True, "WHOLE_SWEEP")])
+async def test_what_recent_events_do_not_tell(
+    is_complete,
+    how_often,
+    *,
+    broker,
+    log_reader,
+    spy_log,
+    listen,
+    append,
+    sql,
+    join,
+    tea,
+    add_group,
+    add_user,
+    bob_id,
+    monkeypatch,
+):
+    """When there are too many, all groups are compared at once and memberships soon; now and then without a reason."""
+    mate = add_group("mate", add_user("zoe").user_id)
     ann, bob = await listen(), await listen(bob_id)
+
+    async def recent_without_events(since, limit):
+        found = await SpyLog.recent(spy_log, since, limit)
+        return found._replace(number=0 if is_complete else limit, heads={}, joined=[])
+
     async with log_reader.running():
-        sql("SELECT att_broadcast(%s, '{\"n\":1}')", tea)
+        await looks(spy_log)
+        monkeypatch.setattr(spy_log, "recent", recent_without_events)
+        monkeypatch.setattr(module, how_often, 7)
+        await append(tea, 1)
         assert await received(ann.connection) == frames(1)
-        sql("INSERT INTO members (group_id, user_id, role) VALUES (%s, %s, 'member')", tea, bob_id)
-        sql("SELECT att_broadcast(%s, '{\"n\":2}')", tea)
+        join(mate, bob_id)
+        sql("SELECT att_broadcast(%s, '{\"n\":2}')", mate)
         assert await received(bob.connection) == frames(2)
-
-
-async def recent_without_events(spy_log, since, limit):
-    """Return that there were as many as that."""
-    found = await type(spy_log).recent(spy_log, since, limit)
-    return found._replace(number=limit, heads={}, joined=[])
 
 
 async def test_regularly(log_reader, listen, append, tea, monkeypatch):
