@@ -16,7 +16,7 @@ from report import Report
 LISTENERS = int(os.environ.get("LISTENERS", "10000"))  # and as many groups
 SECONDS = float(os.environ.get("SECONDS", "60"))
 GROUPS = 10  # of each listener, and members of each group
-REST = 30.0  # seconds: every socket has been pinged, and nothing of the connecting is left to do
+REST = 120.0  # seconds: nothing of the start and of the connecting is left to do
 MAKE_GROUPS = """
 INSERT INTO groups (name, name_key, seq) SELECT 'group ' || i, 'group ' || i, 1 FROM generate_series(1, %s) AS i
 RETURNING id
