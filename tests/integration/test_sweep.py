@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -194,12 +195,14 @@ async def test_a_listener_that_starts_behind_recent_events(
 ):
     """It receives them, though they were found before it started, and nothing else remembers them."""
     monkeypatch.setattr(group_streams, "LAST_KNOWN", 0)
+    grow_old = partial(sql, "UPDATE events SET at = at - interval '1 h'")
+    grow_old()  # her joining, which would begin the group here
     ann = Listener(ann_id, uuid4(), RecordingConnection())
     hub.attach(ann)
     positions = await spy_log.positions(ann_id)
     await append(tea, 1)
     await tail.find_recent()
-    sql("UPDATE events SET at = at - interval '1 h'")
+    grow_old()
     hub.start(ann, positions, {})
     async with tail.running():
         await tail.find_recent()
