@@ -164,19 +164,55 @@ def aiohttp(port: int) -> None:
         await request.read()
         return web.json_response(answer)
 
+    _aiohttp([web.post("/broadcast/{group}", handle)], port)
+
+
+def aiohttp_websocket(port: int) -> None:
+    """Serve with a loop of ``send_str`` in aiohttp, of messages over sockets and of posted ones."""
+    from aiohttp import web
+
+    everyone = set()
+    answer = {"group": "0" * 36, "seq": 1, "at": "2026-01-01T00:00:00.000000Z", "delivered": 0, "dropped": 0}
+
+    async def send(text: str) -> None:
+        for socket_ in everyone:
+            await socket_.send_str(text)
+
+    async def listen(request: web.Request) -> web.WebSocketResponse:
+        socket_ = web.WebSocketResponse(compress=False)
+        await socket_.prepare(request)
+        if request.path != "/sender":
+            everyone.add(socket_)
+        try:
+            async for message in socket_:
+                await send(message.data)
+        finally:
+            everyone.discard(socket_)
+        return socket_
+
+    async def post(request: web.Request) -> web.Response:
+        await send(await request.text())
+        return web.json_response(answer)
+
+    _aiohttp([web.post("/broadcast/{group}", post), web.get("/{path:.*}", listen)], port)
+
+
+def _aiohttp(routes: list, port: int) -> None:
+    from aiohttp import web
+
     app = web.Application()
-    app.router.add_post("/broadcast/{group}", handle)
+    app.add_routes(routes)
 
     async def main() -> None:
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
+        await web.TCPSite(runner, "127.0.0.1", port, backlog=BACKLOG).start()
         await asyncio.Future()
 
     uvloop.run(main())
 
 
-PEERS = {peer.__name__: peer for peer in (bare, websockets, starlette, socketio, aiohttp)}
+PEERS = {peer.__name__: peer for peer in (bare, websockets, starlette, socketio, aiohttp, aiohttp_websocket)}
 
 if __name__ == "__main__":
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
