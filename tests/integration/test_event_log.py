@@ -89,6 +89,31 @@ async def test_append(log, sql, tea, ann):
     assert sql("SELECT seq FROM groups") == [(4,)]
 
 
+@pytest.mark.parametrize("post", ["members", "owners"])
+@pytest.mark.parametrize("key", [None, "new", "old"])
+@pytest.mark.parametrize("size", [2, 100, 101])
+async def test_alone_as_in_a_batch(*, db, sql, tea, ann, bob, join, add_user, add_group, post, key, size):
+    """A message that is appended alone has the outcome that it has in a batch."""
+    log, milk = EventLog(db, Quotas({Quota.GROUP_LOG: 204})), add_group("milk", ann)
+    join(tea, bob)
+    await log.append([Publish(tea, ann, body(100), "old"), Publish(tea, ann, b"{}")])
+    sql("UPDATE groups SET post = %s WHERE id = %s", post, tea)
+    stranger = add_user("carl").user_id
+    for sender, group in ((ann, tea), (bob, tea), (stranger, tea), (ann, uuid4())):
+        publish = Publish(group, sender, body(100 if key == "old" else size), key)
+        outcomes = []
+        for publishes in ([publish], [publish, Publish(milk, ann, b"{}")]):
+            outcome = (await log.append(publishes))[0]
+            stored = sql("SELECT seq, actor_id, CAST(body AS text), key, log_offset FROM events WHERE kind = 'message'")
+            heads = sql("SELECT seq, log_end FROM groups WHERE id = %s", tea)
+            outcomes.append((type(outcome), getattr(outcome, "is_repeat", None), stored[:3], heads))
+            sql("DELETE FROM events WHERE seq > 3 AND group_id = %s OR group_id = %s", tea, milk)
+            sql("SET session_replication_role = replica")
+            sql("UPDATE groups SET seq = 3 + (post = 'owners')::int, log_end = 102 WHERE id = %s", tea)
+            sql("SET session_replication_role = origin")
+        assert outcomes[0] == outcomes[1]
+
+
 async def test_by_name(log, ann, add_group):
     """A group is found by its name in any case too; ids and names may come mixed."""
     tea, cafe = add_group("tea", ann), add_group("café å", ann)
