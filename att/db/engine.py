@@ -5,6 +5,7 @@ SQLAlchemy Core compiles statements once, at import, to strings for psycopg2's p
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from att.core.tasks import is_cancelled
 from att.db.dsn import CONNECTION_ERRORS, ServerAddress, connect_options, why_no_connection
 from att.db.pinned_settings import PIN_FOR_SERVING
 
-POOL_SIZE = 10
+POOL_SIZE = 9
 USER_CONNECTIONS = 3  # of them for one user, address or own task at a time
 POOL_QUEUE = 1_000  # callers waiting for a connection; the next one gets Busy
 ACQUIRE_TIMEOUT = 5.0  # seconds
@@ -50,17 +51,23 @@ _BEGIN_AS = (
     "set_config('att.session_id', %s, true), set_config('att.request_id', %s, true)"
 )
 
+_PARAMETER = re.compile(r"%\((\w+)\)s")
+
 DriverError = psycopg2.Error  # raised for our mistakes and missing permissions: see translate()
 
 psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]
 
 
 class Statement(NamedTuple):
-    """SQL in psycopg2's ``pyformat``, its default parameters, and whether it only reads."""
+    """SQL in psycopg2's ``pyformat``, its default parameters, and whether it only reads.
+
+    ``preparation`` is the SQL that prepares it, if it is one that each connection plans once.
+    """
 
     sql: str
     defaults: Mapping[str, Any]
     is_read: bool
+    preparation: str | None = None
 
 
 def prepare(query: Executable) -> Statement:
@@ -68,6 +75,17 @@ def prepare(query: Executable) -> Statement:
     compiled = query.compile(dialect=PGDialect_psycopg2())  # type: ignore[attr-defined, no-untyped-call]
     defaults = {name: value for name, value in compiled.params.items() if value is not None}
     return Statement(str(compiled), MappingProxyType(defaults), isinstance(query, Select))
+
+
+def planned_once(statement: Statement, name: str) -> Statement:
+    """Return a statement with the same parameters that each connection plans once, under this name.
+
+    That saves most of the cost of a short one. All parameters need a cast, unless their type is beyond doubt.
+    """
+    names = [*dict.fromkeys(_PARAMETER.findall(statement.sql))]
+    sql = _PARAMETER.sub(lambda match: f"${names.index(match[1]) + 1}", statement.sql).replace("%%", "%")
+    values = ", ".join(f"%({each})s" for each in names)
+    return statement._replace(sql=f"EXECUTE {name} ({values})", preparation=f"PREPARE {name} AS {sql}")
 
 
 def translate(error: psycopg2.Error) -> Exception:
@@ -171,16 +189,20 @@ class Transaction:
 
 
 class Engine:
-    """A bounded pool of connections, which users share by turns, with the methods of a transaction.
+    """A bounded pool of connections to ``server``, which users share by turns, with the methods of a transaction.
+
+    ``on_reconnect`` is called when connections to the server must not be used any more, and at the end.
 
     Each method raises the errors of ``CONSTRAINTS``, ``DatabaseUnavailable`` without a database, and ``Busy`` when too
     many callers wait or the statement takes too long. Each takes at most some 20 seconds.
     """
 
-    def __init__(self, pool: aiopg.Pool, server: ServerAddress) -> None:
+    def __init__(self, pool: aiopg.Pool, server: ServerAddress, dsn: str) -> None:
         self._pool = pool
-        self._server = server
-        self._is_closed = False
+        self.server = server
+        self.dsn = dsn
+        self.is_closed = False
+        self.on_reconnect: list[Callable[[], None]] = []
         self._places = FairSemaphore(POOL_SIZE, most=USER_CONNECTIONS, queue=POOL_QUEUE, share=POOL_QUEUE)
         self._releasing: set[asyncio.Future[None]] = set()
 
@@ -204,7 +226,7 @@ class Engine:
             )
         except CONNECTION_ERRORS as error:
             raise errors.DatabaseUnavailable(why_no_connection(dsn, error)) from error
-        return cls(pool, server)
+        return cls(pool, server, dsn)
 
     @property
     def use(self) -> PoolUse:
@@ -213,14 +235,16 @@ class Engine:
 
     async def reconnect(self) -> None:
         """Find the server again, and drop the connections that are not in use. Raise DatabaseUnavailable."""
-        await self._server.find()
+        await self.server.find()
+        self._drop_others()
         await self._pool.clear()
 
     async def close(self) -> None:
         """Close all connections, also those in use."""
-        self._is_closed = True
+        self.is_closed = True
+        self._drop_others()
         self._pool.terminate()
-        await self._server.close()
+        await self.server.close()
         # The pool waits for ever for a connection that was lost before its release.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ACQUIRE_TIMEOUT):
@@ -257,6 +281,10 @@ class Engine:
                 close_connection(connection)
                 raise
             await transaction.commit()
+
+    def _drop_others(self) -> None:
+        for drop in self.on_reconnect:
+            drop()
 
     async def _run_with_retry(self, statement: Statement, run: Callable[[Transaction], Any]) -> Any:
         """Run a statement; repeat a read once on a new connection if the first one is lost."""
@@ -296,7 +324,7 @@ class Engine:
             raise errors.Busy from error
 
     async def _acquire(self) -> aiopg.Connection:
-        if self._is_closed:
+        if self.is_closed:
             raise errors.ShuttingDown
         try:
             async with asyncio.timeout(ACQUIRE_TIMEOUT):
@@ -304,10 +332,10 @@ class Engine:
                     with contextlib.suppress(AssertionError):  # an idle connection was lost; the pool has dropped it
                         return await self._pool.acquire()
         except CONNECTION_ERRORS as error:
-            if self._is_closed:
+            if self.is_closed:
                 raise errors.ShuttingDown from error
-            self._server.find_again()
-            raise self._server.unavailable(error) from error
+            self.server.find_again()
+            raise self.server.unavailable(error) from error
         except asyncio.CancelledError as error:
             if is_cancelled():
                 raise

@@ -24,7 +24,8 @@ from sqlalchemy import text
 
 from att.core.names import RAW_LENGTH, fold
 from att.core.quotas import Quota, Quotas
-from att.db.engine import DriverError, Engine, Statement, prepare
+from att.db.direct_connection import DirectConnection
+from att.db.engine import DriverError, Engine, Statement, planned_once, prepare
 from att.errors import (
     AttError,
     ConnectionLost,
@@ -229,14 +230,17 @@ def _reading(sql: str) -> Statement:
 
 
 # Arrays of ids are sent as text, which costs the driver less than a value for each.
-APPEND = prepare(
-    text("""
+APPEND = planned_once(
+    prepare(
+        text("""
     SELECT item, refusal, CAST(group_id AS text), name, seq, at, is_repeat, (SELECT c.id FROM att_current_epoch() AS c)
     FROM att_append(
         CAST(:group_ids AS uuid[]), CAST(:name_keys AS text[]), CAST(:actor_ids AS uuid[]),
         CAST(:bodies AS text[]), CAST(:keys AS text[]), CAST(:log_limit AS bigint)
     )
-    """)
+        """)
+    ),
+    "att_append",
 )
 
 FIRST_BODIES = _reading("""
@@ -475,6 +479,7 @@ class EventLog:
         self.epoch = ""
         self.on_new_epoch: EpochHandler = _keep_nothing
         self._db = db
+        self._writer = DirectConnection(db)
         self._quotas = quotas or Quotas()
         self._changing = asyncio.Lock()
         self._long_reads = asyncio.Semaphore(_LONG_READS)
@@ -693,7 +698,7 @@ class EventLog:
         keys = [publish.key for publish in publishes]
         is_named = any(isinstance(group, str) for group in groups)
         try:
-            return await self._db.fetch_all(
+            return await self._writer.fetch_all(
                 APPEND,
                 group_ids=_array("NULL" if isinstance(group, str) else group for group in groups),
                 name_keys=[key_of(group) for group in groups] if is_named else None,

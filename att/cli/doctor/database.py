@@ -20,7 +20,8 @@ from att.errors import Busy
 _CHANNEL = "attcheck"  # one of our own, to which no server listens
 _UNREACHABLE = "start it, or correct --db-url; a standby does not do"
 _ARRIVAL = 3.0  # seconds until an announcement must have come back
-CONNECTIONS = POOL_SIZE + 2  # of one process: its pool, the broker, and one that finds out where the database is
+# Of one process: its pool, the log's writer, the broker, and one that finds out where the database is.
+CONNECTIONS = POOL_SIZE + 3
 
 
 def _reading(sql: str) -> Statement:
