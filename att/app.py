@@ -90,6 +90,7 @@ from att.sessions.cache import SessionCache
 from att.sessions.revocation import SessionRevoker
 from att.sessions.store import PostgresSessions, SessionStore
 from att.websocket.endpoint import ListenEndpoint
+from att.websocket.frame_writer import send_to_all
 from att.websocket.keepalive import TICK, KeepaliveTimer
 
 
@@ -266,7 +267,7 @@ async def _hub(app: web.Application) -> AsyncIterator[None]:
     calls = {} if broker is None else {"subscribe": broker.subscribe, "unsubscribe": broker.unsubscribe}
     registry = Registry()
     app[PRESENCE_FEED] = feed = PresenceFeed(app[ENGINE], registry)
-    app[HUB] = hub = Hub(registry, wake=woken.set, on_member=feed.on_member, **calls)
+    app[HUB] = hub = Hub(registry, wake=woken.set, on_member=feed.on_member, send_to_all=send_to_all, **calls)
     app[DRAIN] = Drain(hub, app[KEEPALIVE], app[READINESS], app[SETTINGS].drain_time.total_seconds())
     yield
 

@@ -7,6 +7,7 @@ user's positions are read from the database, then started with them.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from att.errors import ShuttingDown
@@ -23,6 +24,12 @@ SLICE = 500  # frames written, or groups of a listener begun or left, before oth
 READS = 100  # groups in one read
 _FRAME = 8 * 1024  # bytes of a frame that are written in the time of another small frame
 
+SendToAll = Callable[[Sequence[Any], bytes], int]  # takes connections of one kind and a frame
+
+
+def _send_to_each(connections: Sequence[ListenerConnection], frame: bytes) -> int:
+    return sum([connection.send(frame) for connection in connections])
+
 
 class Hub:
     """The streams and the registry; a ``GroupListener`` and a ``SessionListener``.
@@ -30,10 +37,11 @@ class Hub:
     ``registry`` holds the connected listeners, ``counts`` the deliveries. The hub calls ``wake`` when there is work:
     slices for ``step``, or reads in ``wanted``. It calls ``subscribe`` for a group's first listener on this node and
     ``unsubscribe`` after its last; announcements of other groups are not needed. It calls ``on_member`` with a
-    group, a user, and the kind of the event by which the user has joined or left.
+    group, a user, and the kind of the event by which the user has joined or left. ``send_to_all`` sends a frame to each
+    connection as its ``send`` does, and returns to how many it was sent.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it calls
         self,
         registry: Registry,
         *,
@@ -41,12 +49,14 @@ class Hub:
         subscribe: Callable[[UUID], None] = lambda _: None,
         unsubscribe: Callable[[UUID], None] = lambda _: None,
         on_member: Callable[[UUID, UUID, str], None] = lambda *_: None,
+        send_to_all: SendToAll = _send_to_each,
     ) -> None:
         self.registry = registry
         self._wake = wake
         self._subscribe = subscribe
         self._unsubscribe = unsubscribe
         self._on_member = on_member
+        self._send_to_all = send_to_all
         self._streams: dict[UUID, GroupStream] = {}
         self._new_groups: set[UUID] = set()
         self._read_queue = ReadQueue()
@@ -386,7 +396,7 @@ class Hub:
             total += len(connections)
             weight = _weight(frame)
             for part in _parts(connections, weight):
-                delivered += sum([connection.send(frame) for connection in part])
+                delivered += self._send_to_all(part, frame)
                 self._written += len(part) * weight
                 if self._written >= SLICE:
                     yield

@@ -12,7 +12,7 @@ import pytest
 from att.core.memory import OVERHEAD, MemoryBudget
 from att.protocol.frames import CloseCode, close_frame
 from att.websocket import frame_writer
-from att.websocket.frame_writer import FrameWriter, SharedSocket
+from att.websocket.frame_writer import FrameWriter, SharedSocket, send_to_all
 
 CERTIFICATES = Path(__file__).parents[1] / "certificates"
 DEADLINE = 20
@@ -405,3 +405,34 @@ async def _until(probe):
     async with asyncio.timeout(DEADLINE):
         while not probe():  # noqa: ASYNC110 - the transport announces it to its protocol alone
             await asyncio.sleep(0.001)
+
+
+async def test_many_at_once():
+    """Each gets a frame as by itself: one that reads, one that is slow, one over TLS, and one that is closing."""
+    limit = 2 * len(LARGE)
+    async with (
+        pair("tcp", limit) as (one, reader),
+        pair("unix", limit) as (slow, late),
+        pair("tls", limit) as (tls, secret),
+        pair("tcp") as (closing, gone),
+    ):
+        closing.close(CloseCode.RESYNC)
+        writers = [one, slow, tls, closing]
+        assert send_to_all(writers, b"1") == 3
+        assert send_to_all(writers, LARGE) == 3
+        assert not slow.is_direct
+        assert send_to_all(writers, b"3") == 3
+        for peer in (reader, late, secret):
+            peer.transport.resume_reading()
+            assert await peer.has_read(len(LARGE) + 2) == b"1" + LARGE + b"3"
+        gone.transport.abort()
+
+
+async def test_many_at_once_of_whom_one_has_gone():
+    """An error of one socket is that of its transport, and the others get the frame."""
+    async with pair("tcp") as (one, _), pair("tcp") as (two, reader):
+        one._active_socket.shutdown(socket.SHUT_WR)
+        assert send_to_all([one, two], b"1") == 2
+        reader.transport.resume_reading()
+        assert await reader.has_read(1) == b"1"
+        await asyncio.wait_for(one.lost.wait(), DEADLINE)
