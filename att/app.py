@@ -75,6 +75,7 @@ from att.realtime.event_log import EventLog
 from att.realtime.hub import Hub
 from att.realtime.log_reader import GAP_WAIT, LogReader
 from att.realtime.marker_updates import MarkerUpdates
+from att.realtime.neighbours import Neighbours
 from att.realtime.presence import Presence, PresenceReporter
 from att.realtime.presence_feed import PresenceFeed
 from att.realtime.publisher import Publisher
@@ -111,6 +112,7 @@ QUOTAS = web.AppKey("quotas", Quotas)
 HUB_WOKEN = web.AppKey("hub_woken", asyncio.Event)
 SESSION_CACHE = web.AppKey("session_cache", SessionCache)
 BROKERS: web.AppKey[Sequence[Broker]] = web.AppKey("brokers", list)  # att receives from all, and sends by the last
+NEIGHBOURS = web.AppKey("neighbours", Neighbours)
 PRESENCE_FEED = web.AppKey("presence_feed", PresenceFeed)
 KEEPALIVE = web.AppKey("keepalive", KeepaliveTimer)
 RETENTION = web.AppKey("retention", RetentionTask)
@@ -156,9 +158,9 @@ def create_app(settings: Settings | None = None) -> web.Application:
         _passwords,
         _hub,
         _accounts,
+        _presence,
         _realtime,
         _cleanup,
-        _presence,
         _administrator,
         _monitoring,
     ]
@@ -294,13 +296,25 @@ async def _accounts(app: web.Application) -> AsyncIterator[None]:
     yield
 
 
-async def _realtime(app: web.Application) -> AsyncIterator[None]:
-    """Give EVENT_LOG, BROKERS, PUBLISHER, EPHEMERAL_PUBLISHER, MARKER_UPDATES, LISTEN_ENDPOINT, and run them.
+async def _presence(app: web.Application) -> AsyncIterator[None]:
+    """Give PRESENCE, NEIGHBOURS. Report this node's users, and tell who is connected. Needs ENGINE, HUB, PRESENCE_FEED.
 
+    This comes before this node listens: see ``Neighbours``.
+    """
+    app[PRESENCE], app[NEIGHBOURS] = Presence(app[ENGINE]), Neighbours()
+    reporter = PresenceReporter(app[ENGINE], app[HUB].registry, app[NEIGHBOURS].counted)
+    async with reporter.running(), app[PRESENCE_FEED].running():
+        yield
+
+
+async def _realtime(app: web.Application) -> AsyncIterator[None]:
+    """Give EVENT_LOG, NEIGHBOURS, BROKERS, PUBLISHER, EPHEMERAL_PUBLISHER, MARKER_UPDATES, LISTEN_ENDPOINT.
+
+    Run them.
     Needs DATABASE, BACKENDS, ENGINE, HUB, HUB_WOKEN, SESSION_CACHE, GROUP_SERVICE, ROLE_SERVICE.
     """
     db, hub, sessions, keepalive = app[ENGINE], app[HUB], app[SESSION_CACHE], app[KEEPALIVE]
-    postgres, redis = PostgresBroker(db, app[DATABASE].dsn), app[BACKENDS].broker
+    postgres, redis = PostgresBroker(db, app[DATABASE].dsn, app[NEIGHBOURS]), app[BACKENDS].broker
     app[EVENT_LOG] = log = EventLog(db, app[QUOTAS])
     app[BROKERS] = brokers = [postgres] if redis is None else [postgres, redis]
     reader = LogReader(log, hub, sessions, app[HUB_WOKEN], 0.0 if redis is None else GAP_WAIT)
@@ -351,13 +365,6 @@ async def _cleanup(app: web.Application) -> AsyncIterator[None]:
         every("skeletons of names", partial(reserve_old_names, app[ENGINE]), SKELETON_INTERVAL),
         every("removal of members", RemovalTask(app[ENGINE]).remove, REMOVAL_INTERVAL),
     ):
-        yield
-
-
-async def _presence(app: web.Application) -> AsyncIterator[None]:
-    """Give PRESENCE. Report this node's users, and tell who is connected. Needs ENGINE, HUB, PRESENCE_FEED."""
-    app[PRESENCE] = Presence(app[ENGINE])
-    async with PresenceReporter(app[ENGINE], app[HUB].registry).running(), app[PRESENCE_FEED].running():
         yield
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
@@ -92,7 +92,17 @@ REGISTER = prepare(
     RETURNING now()
     """)
 )
-SIGN_OF_LIFE = prepare(update(nodes).where(nodes.c.id == bindparam("node_id")).values(seen_at=func.now()))
+_others = nodes.alias("others")
+SIGN_OF_LIFE = prepare(
+    update(nodes)
+    .where(nodes.c.id == bindparam("node_id"))
+    .values(seen_at=func.now())
+    .returning(
+        select(func.count())
+        .where(_others.c.id != bindparam("node_id"), _others.c.seen_at > func.now() - literal(SILENCE))
+        .scalar_subquery()
+    )
+)
 COUNT_CHANGE = prepare(
     update(nodes).where(nodes.c.id == bindparam("node_id")).values(seen_at=func.now(), changes=nodes.c.changes + 1)
 )
@@ -145,13 +155,17 @@ class Presence:
 class PresenceReporter:
     """Records the presence on this node, and that the node is alive.
 
+    Calls ``count_others`` with the number of other nodes, and the time by ``time.monotonic`` when it was asked for.
     Everything lost is written again: after the database was away, after other nodes took this one for dead, after the
     database lost its unlogged tables. Times are the database's.
     """
 
-    def __init__(self, db: Engine, registry: Registry) -> None:
+    def __init__(
+        self, db: Engine, registry: Registry, count_others: Callable[[int, float], None] = lambda *_: None
+    ) -> None:
         self._db = db
         self._registry = registry
+        self._count_others = count_others
         self._started = time.monotonic()
         self._node_id = uuid4()
         self._epoch: datetime | None = None  # the monotonic clock's 0; None if not registered
@@ -162,8 +176,9 @@ class PresenceReporter:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Record while the block runs, and delete the records at its end."""
+        """Record from before the block until after it, then delete the records."""
         self._node_id = uuid4()  # here, since forked processes would share an earlier one
+        await self.tick()
         async with every("recording of presence", self.tick, _TICK):
             yield
         with contextlib.suppress(Unavailable, TimeoutError):
@@ -197,8 +212,13 @@ class PresenceReporter:
     async def _give_sign_of_life(self) -> None:
         """Update this node's row, or register anew if it is gone. Delete the rows of dead nodes."""
         now = time.monotonic()
-        if self._epoch is None or not await self._db.execute(SIGN_OF_LIFE, node_id=self._node_id):
+        found = None
+        if self._epoch is not None:
+            found = await self._db.fetch_one(SIGN_OF_LIFE, node_id=self._node_id)
+        if found is None:
             await self._register()
+        else:
+            self._count_others(found[0], now)
         await self._db.execute(_SWEEP)
         self._next_sign = now + _SIGN_INTERVAL
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from uuid import uuid4
 
 import pytest
@@ -9,14 +10,19 @@ from brokers import PIE, TEA, RecordingHandler
 from doubles import Clock
 
 from att.errors import DatabaseUnavailable
+from att.groups.read_markers import MarkerPosition
 from att.realtime.brokers import base, postgres as module
 from att.realtime.brokers.base import Announcement, MemberJoined, RoundTrip, is_proven
 from att.realtime.brokers.postgres import PostgresBroker
+from att.realtime.ephemerals import Ephemeral
+from att.realtime.neighbours import Neighbours
 from att.sessions import redis_store
+
+SWEEP = Announcement({}, joined=[], sessions=[], sweep=True)
 
 
 class Slow:
-    """An engine that can pause or fail a statement."""
+    """An engine that can pause or fail a statement, but for the first, by which a node tells that it listens."""
 
     def __init__(self, db):
         self.db = db
@@ -25,6 +31,8 @@ class Slow:
         self.payloads = []
 
     async def fetch_one(self, statement, *, payload):
+        if "groups" not in json.loads(payload):
+            return await self.db.fetch_one(statement, payload=payload)
         self.payloads.append(json.loads(payload))
         self.begun.set()
         await self.gate.wait()
@@ -245,3 +253,23 @@ def test_a_round_trip_that_nobody_sent(round_trip, mark):
     with pytest.raises(ValueError, match=r"."):
         round_trip.finish(mark)
     assert round_trip.seconds == 0
+
+
+async def test_alone(db, db_url, handler):
+    """A node that is alone announces nothing but a sweep, until another one listens, which sweeps then."""
+    neighbours, second = Neighbours(), RecordingHandler()
+    first = PostgresBroker(db, db_url, neighbours)
+    async with first.running(handler):
+        await handler.until(lambda: handler.changes)
+        neighbours.counted(0, time.monotonic())
+        first.announce_head(TEA, 1)
+        first.announce_marker(MarkerPosition(uuid4(), TEA, "tea", 1))
+        first.announce_ephemeral(Ephemeral(b"", TEA, uuid4(), 1, 1, b"{}"))
+        first.announce_sweep()
+        await handler.until(lambda: handler.announcements)
+        assert handler.announcements == [SWEEP]
+        async with PostgresBroker(db, db_url).running(second):
+            await second.until(lambda: second.announcements)
+            assert second.announcements[0] == SWEEP
+            first.announce_head(TEA, 2)
+            await second.until(lambda: second.groups == {TEA: 2})

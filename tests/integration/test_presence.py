@@ -384,3 +384,19 @@ async def test_stopping_while_the_database_is_away(node, ann_id, sql, postgresql
         with away(postgresql):
             async with asyncio.timeout(10):
                 await stack.aclose()
+
+
+async def test_other_nodes(db, silence):
+    """A node learns how many others are alive, and when that was asked for."""
+    counts, moments = [], []
+    reporter = PresenceReporter(
+        db, Registry(), lambda others, asked_at: (counts.append(others), moments.append(asked_at))
+    )
+    async with Node(db).reporter.running(), reporter.running():
+        before = time.monotonic()
+        await reporter._give_sign_of_life()
+        assert counts == [1]
+        assert before <= moments[0] <= time.monotonic()
+        silence()
+        await reporter._give_sign_of_life()
+        assert counts[-1] == 0

@@ -31,6 +31,7 @@ from att.realtime.brokers.base import (
 from att.realtime.brokers.buffer import PendingEphemerals, PendingMarkers, decode_markers, encode_markers
 from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent
+from att.realtime.neighbours import Neighbours
 
 _HEADS = 100  # groups in one payload, which must have less than 8,000 bytes
 _EPHEMERAL_BYTES = 7_400  # of ephemerals in one payload, likewise, beside the name of a schema
@@ -57,22 +58,27 @@ class PostgresBroker:
 
     NOTIFY runs outside the announced transaction, since it serialises commits. Payloads carry heads alone: PostgreSQL
     limits them to 8,000 bytes. Database triggers announce on the same channel.
+
+    To a node that is known to be alone nothing but a sweep is announced. A node that begins to listen tells the others.
     """
 
     name = "postgresql"
 
-    def __init__(self, db: Engine, dsn: str) -> None:
+    def __init__(self, db: Engine, dsn: str, neighbours: Neighbours | None = None) -> None:
         self.is_connected = False
         self.sent = self.received = 0
         self._db = db
         self._channel = NotificationChannel(dsn, CHANNEL)
         self._id = str(uuid4())
+        self._neighbours = neighbours or Neighbours()
+        self._neighbours.on_found = self.announce_sweep
         self._round_trip = RoundTrip()
         self._outage = OutageLog(f"the broker ({self.name})")
         self._heads: dict[UUID, int] = {}
         self._markers = PendingMarkers()
         self._ephemerals = PendingEphemerals()
         self._sweep = False
+        self._is_echo_due = False  # it also tells the others that this node listens
         self._has_pending = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -85,16 +91,19 @@ class PostgresBroker:
         self.announce_head(event.group_id, event.seq)
 
     def announce_head(self, group_id: UUID, seq: int) -> None:
-        self._heads[group_id] = max(seq, self._heads.get(group_id, 0))
-        self._wake()
+        if self._neighbours.are_possible:
+            self._heads[group_id] = max(seq, self._heads.get(group_id, 0))
+            self._wake()
 
     def announce_marker(self, position: MarkerPosition) -> None:
-        self._markers.add(position)
-        self._wake()
+        if self._neighbours.are_possible:
+            self._markers.add(position)
+            self._wake()
 
     def announce_ephemeral(self, ephemeral: Ephemeral) -> None:
-        self._ephemerals.add(ephemeral)
-        self._wake()
+        if self._neighbours.are_possible:
+            self._ephemerals.add(ephemeral)
+            self._wake()
 
     def announce_sweep(self) -> None:
         self._sweep = True
@@ -118,7 +127,9 @@ class PostgresBroker:
 
     async def _announce_pending(self) -> None:
         while True:
-            while self._heads or self._markers or self._ephemerals or self._sweep:
+            while self._is_echo_due or self._heads or self._markers or self._ephemerals or self._sweep:
+                if self._is_echo_due:
+                    await self._notify_of_itself()
                 if self._heads or self._sweep:
                     await self._notify()
                 if self._markers:
@@ -141,6 +152,15 @@ class PostgresBroker:
             for group_id, seq in taken.items():
                 self.announce_head(group_id, seq)
             self._sweep = self._sweep or is_sweep
+            await asyncio.sleep(FIRST_PAUSE)
+
+    async def _notify_of_itself(self) -> None:
+        self._is_echo_due = False
+        payload = {"from": self._id, "mark": self._round_trip.start()}
+        try:
+            await self._db.fetch_one(NOTIFY, payload=json.dumps(payload, separators=(",", ":")))
+        except Unavailable:
+            self._is_echo_due = True
             await asyncio.sleep(FIRST_PAUSE)
 
     async def _notify_of_markers(self) -> None:
@@ -167,9 +187,8 @@ class PostgresBroker:
         while True:
             await asyncio.sleep(ECHO_INTERVAL)
             if self.is_connected:
-                payload = {"from": self._id, "mark": self._round_trip.start()}
-                with contextlib.suppress(Unavailable):
-                    await self._db.fetch_one(NOTIFY, payload=json.dumps(payload, separators=(",", ":")))
+                self._is_echo_due = True
+                self._wake()
 
     async def _receive(self, handler: BrokerEventHandler) -> None:
         pause = FIRST_PAUSE
@@ -179,7 +198,10 @@ class PostgresBroker:
                     pause = FIRST_PAUSE
                     self._outage.end()
                     self.is_connected = True
+                    self._neighbours.listening()
                     handler.on_connected()
+                    self._is_echo_due = True
+                    self._wake()
                     async for payload in payloads:
                         self._take(payload, handler)
             except DatabaseUnavailable as error:
@@ -199,6 +221,8 @@ class PostgresBroker:
             if value.get("schema") not in (None, self._channel.schema):
                 return
             announcement = _parse(value)._replace(markers=decode_markers(value, own=self._id))
+            if value.get("from", self._id) != self._id:
+                self._neighbours.heard()
             if value.get("from") == self._id and "mark" in value:
                 self._round_trip.finish(float(value["mark"]))
             if value.keys() <= _ECHO:
@@ -217,6 +241,7 @@ class PostgresBroker:
             return
         found = _decode(payload)
         if found.schema in (None, self._channel.schema):
+            self._neighbours.heard()
             self.received += 1
             handler.on_announcement(Announcement({}, ephemerals=_ephemerals_of(found)))
 
