@@ -21,7 +21,7 @@ SIZES = {"100 B": 100, "4 KB": 4_096}
 DELIVERIES = 40_000  # of one measurement, of at least ROUNDS broadcasts
 ROUNDS = 12
 WARM_UP = 20  # broadcasts
-REST = 0.5  # seconds between the last listener and the first broadcast
+REST = 3.0  # seconds between the last listener and the first broadcast; then att knows that it is alone
 SERVERS = ("att", "bare", "websockets", "starlette", "socketio")
 
 Say = Callable[[bytes], None]

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from harness import REPEATS, Account, Cpu, Database, Server, att, database, figure, peer, run, shuffled
 from load import (
+    TIMEOUT,
     Arrivals,
     Listener,
     Poster,
@@ -31,7 +32,7 @@ from report import Report
 COUNTS = [int(count) for count in sys.argv[1:]] or [1, 10, 100]
 ROUNDS = 500  # broadcasts of one measurement
 WARM_UP = 50
-REST = 0.5  # seconds between the last listener and the first broadcast
+REST = 3.0  # seconds between the last listener and the first broadcast; then a server knows that it is alone
 BODY = json_body(100)
 
 Broadcast = Callable[[], Awaitable[None]]  # returns when the sender has the answer
@@ -53,7 +54,8 @@ async def over_http(server: Server, crowd: Crowd) -> Broadcast:
     async def broadcast() -> None:
         answered.clear()
         poster.post()
-        await answered.wait()
+        async with asyncio.timeout(TIMEOUT):
+            await answered.wait()
 
     return broadcast
 

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
@@ -24,7 +25,9 @@ from report import Report
 
 SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 2.0  # of one measurement
 WARM_UP = 0.5
+REST = 3.0  # seconds after which a server knows that it is alone, and announces nothing
 CONNECTIONS = 64  # that publish over HTTP, each one broadcast at a time
+FEW_CONNECTIONS = 16
 IN_FLIGHT = 900  # broadcasts of a socket in att.v1
 SENDERS = 4  # sockets, when there are many groups
 GROUPS = 100
@@ -72,11 +75,13 @@ async def measure(counter: Counter, server: Server, db: Database) -> Rate:
     return Rate(done / took, used / done * 1e6, db_used / done * 1e6)
 
 
-async def over_http(server: Server, account: Account, groups: Sequence[UUID], db: Database) -> Rate:
+async def over_http(
+    server: Server, account: Account, groups: Sequence[UUID], db: Database, connections: int = CONNECTIONS
+) -> Rate:
     """Publish over many connections, one broadcast at a time on each."""
     counter = Counter()
     posters = []
-    for number in range(CONNECTIONS):
+    for number in range(connections):
         request = post_request(f"/broadcast/{groups[number % len(groups)]}", account, BODY)
         posters.append(Poster(request, counter.on_answer))
         await connect(server.port, posters[-1])
@@ -85,6 +90,9 @@ async def over_http(server: Server, account: Account, groups: Sequence[UUID], db
     for poster in posters:
         poster.transport.abort()
     return rate
+
+
+over_few = partial(over_http, connections=FEW_CONNECTIONS)
 
 
 async def over_v1(server: Server, account: Account, groups: Sequence[UUID], db: Database) -> Rate:
@@ -142,9 +150,11 @@ Load = Callable[[Server, Account, Sequence[UUID], Database], object]
 CASES: dict[str, tuple[Load, int]] = {
     "HTTP, one group": (over_http, 1),
     "HTTP, 100 groups": (over_http, GROUPS),
+    "HTTP, one group, 16 connections": (over_few, 1),
     "att.v1, one group": (over_v1, 1),
     "att.v1, 100 groups": (over_v1, GROUPS),
     "bare aiohttp handler": (over_http, 1),
+    "bare aiohttp handler, 16 connections": (over_few, 1),
 }
 PGBENCH_CASES = {
     "pgbench, one at a time": (1, 1),
@@ -158,6 +168,7 @@ PGBENCH_CASES = {
 async def server_of(case: str, db: Database) -> AsyncIterator[Server]:
     """Start a fresh server."""
     async with peer("aiohttp") if case.startswith("bare") else att(db) as server:
+        await asyncio.sleep(REST)
         yield server
 
 
@@ -180,9 +191,10 @@ async def main() -> None:
                 rates[case].append(await load(server, account, groups[:count], db))
 
         await shuffled([*CASES, *PGBENCH_CASES], REPEATS, go)
-    bare = figure([rate.a_second for rate in rates["bare aiohttp handler"]]).median
-    bare_cost = figure([rate.server for rate in rates["bare aiohttp handler"]]).median
     for case in CASES:
+        usual = rates["bare aiohttp handler" + ", 16 connections" * case.endswith("connections")]
+        bare = figure([rate.a_second for rate in usual]).median
+        bare_cost = figure([rate.server for rate in usual]).median
         report.add(case, "broadcasts", "a second", figure([rate.a_second for rate in rates[case]]))
         report.add(case, "server's CPU", "µs a broadcast", figure([rate.server for rate in rates[case]]))
         report.add(case, "PostgreSQL's CPU", "µs a broadcast", figure([rate.database for rate in rates[case]]))
