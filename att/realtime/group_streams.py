@@ -11,7 +11,7 @@ from uuid import UUID
 
 from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent
-from att.realtime.registry import Dialect, Listener, ListenerConnection
+from att.realtime.registry import Audience, Dialect, Listener
 
 QUEUE_EVENTS = 1_000  # queued events; further ones are read from the log later
 _QUEUE_BYTES = 4 * 1024**2
@@ -119,7 +119,7 @@ class GroupStream:
         self._left: dict[UUID, int] | None = None  # seqs of the last leavings of users
         self._rules_at = seq  # since then all events that change who may post are known
         self._audience: tuple[set[Listener], ...] = tuple(set() for _ in Dialect)
-        self._connections: list[tuple[ListenerConnection, ...] | None] = [None for _ in Dialect]  # None: to be built
+        self._connections: list[Audience | None] = [None for _ in Dialect]  # None: to be built
         self._waiting: dict[Listener, int] = {}
         self._catching: dict[Listener, int] = {}
         self._recent: deque[LogEvent] | None = None
@@ -272,11 +272,11 @@ class GroupStream:
 
     # Listeners
 
-    def audience(self, dialect: Dialect) -> tuple[ListenerConnection, ...]:
+    def audience(self, dialect: Dialect) -> Audience:
         """Return the connections in this dialect that receive the current event."""
         found = self._connections[dialect]
         if found is None:
-            found = self._connections[dialect] = tuple(listener.connection for listener in self._audience[dialect])
+            found = self._connections[dialect] = Audience(each.connection for each in self._audience[dialect])
         return found
 
     def everyone(self) -> list[Listener]:

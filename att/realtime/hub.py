@@ -6,8 +6,7 @@ user's positions are read from the database, then started with them.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from uuid import UUID
 
 from att.errors import ShuttingDown
@@ -18,17 +17,17 @@ from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent, Position, Replay, Slice
 from att.realtime.fanout import Counts, Delivered, encode, replay, send_gap
 from att.realtime.group_streams import GroupStream, LastKnownSeqs, ReadQueue, StreamPosition
-from att.realtime.registry import Dialect, Listener, ListenerConnection, Registry, Span
+from att.realtime.registry import Audience, Dialect, Listener, Registry, Span
 
 SLICE = 500  # frames written, or groups of a listener begun or left, before other streams have their turn
 READS = 100  # groups in one read
 _FRAME = 8 * 1024  # bytes of a frame that are written in the time of another small frame
 
-SendToAll = Callable[[Sequence[Any], bytes], int]  # takes connections of one kind and a frame
+SendToAll = Callable[[Audience, bytes, slice], int]
 
 
-def _send_to_each(connections: Sequence[ListenerConnection], frame: bytes) -> int:
-    return sum([connection.send(frame) for connection in connections])
+def _send_to_each(audience: Audience, frame: bytes, part: slice) -> int:
+    return sum([connection.send(frame) for connection in audience[part]])
 
 
 class Hub:
@@ -37,8 +36,8 @@ class Hub:
     ``registry`` holds the connected listeners, ``counts`` the deliveries. The hub calls ``wake`` when there is work:
     slices for ``step``, or reads in ``wanted``. It calls ``subscribe`` for a group's first listener on this node and
     ``unsubscribe`` after its last; announcements of other groups are not needed. It calls ``on_member`` with a
-    group, a user, and the kind of the event by which the user has joined or left. ``send_to_all`` sends a frame to each
-    connection as its ``send`` does, and returns to how many it was sent.
+    group, a user, and the kind of the event by which the user has joined or left. ``send_to_all`` sends a frame to a
+    part of an audience as ``send`` of each connection does, and returns to how many it was sent.
     """
 
     def __init__(  # noqa: PLR0913 - what it calls
@@ -395,9 +394,9 @@ class Hub:
                 continue
             total += len(connections)
             weight = _weight(frame)
-            for part in _parts(connections, weight):
-                delivered += self._send_to_all(part, frame)
-                self._written += len(part) * weight
+            for part in _parts(len(connections), weight):
+                delivered += self._send_to_all(connections, frame, part)
+                self._written += (part.stop - part.start) * weight
                 if self._written >= SLICE:
                     yield
                     if stream.seq != event.seq:  # the log has lost it
@@ -411,9 +410,9 @@ class Hub:
         frame = text_frame(messages.ephemeral(ephemeral.group_id, ephemeral.user_id, ephemeral.body))
         self._written += 1
         weight = _weight(frame)
-        for part in _parts(connections, weight):
-            sent += sum([connection.send_if_room(frame) for connection in part])
-            self._written += len(part) * weight
+        for part in _parts(len(connections), weight):
+            sent += sum([connection.send_if_room(frame) for connection in connections[part]])
+            self._written += (part.stop - part.start) * weight
             if self._written >= SLICE:
                 yield
                 if stream.seq != seq:  # the log has lost it
@@ -433,7 +432,7 @@ class Hub:
                 yield
         self.counts.skip(event)
 
-    def _audiences(self, stream: GroupStream, event: LogEvent) -> list[tuple[Dialect, tuple[ListenerConnection, ...]]]:
+    def _audiences(self, stream: GroupStream, event: LogEvent) -> list[tuple[Dialect, Audience]]:
         """Return the receivers of the current event, including a user who joins or leaves by it."""
         whose = self.registry.of_user(event.user_id) if event.user_id and event.kind != "message" else ()
         if event.kind == "joined" and event.user_id:
@@ -478,8 +477,8 @@ def _weight(frame: bytes) -> int:
     return 1 + len(frame) // _FRAME
 
 
-def _parts(connections: Sequence[ListenerConnection], weight: int) -> Iterator[Sequence[ListenerConnection]]:
-    """Yield the connections in parts of at most one slice."""
+def _parts(count: int, weight: int) -> Iterator[slice]:
+    """Yield the parts in which as many connections are written to, of at most one slice each."""
     size = max(SLICE // weight, 1)
-    for start in range(0, len(connections), size):
-        yield connections[start : start + size]
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

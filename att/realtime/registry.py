@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Set as AbstractSet
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from att.groups.read_markers import MarkerPosition
@@ -32,6 +32,12 @@ class ListenerConnection(Protocol):
 
     def close(self, code: CloseCode, reason: bytes = b"") -> None:
         """Begin to close the connection, without waiting. The default reason is the code's own."""
+
+
+class Audience(tuple[ListenerConnection, ...]):  # noqa: SLOT001 - it has an attribute
+    """Connections that receive the same frames. ``known`` belongs to the function that sends to them all."""
+
+    known: Any = None
 
 
 class Span(NamedTuple):

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from att.core.memory import MemoryBudget
 from att.protocol.frames import CloseCode, close_frame
+from att.realtime.registry import Audience
 
 _CLOSE_TIMEOUT = 5.0  # seconds for a peer to take pending data and the close frame
 KERNEL_BUFFER = 64 * 1024  # bytes that the kernel may buffer for one socket; its default is megabytes
@@ -23,6 +25,15 @@ class SharedSocket(socket.socket):
 
     def __del__(self) -> None:
         self.detach()
+
+
+class _Changes:
+    """Counts the changes of active sockets of all connections."""
+
+    count = 0
+
+
+_changes = _Changes()
 
 
 class FrameWriter(asyncio.Protocol):
@@ -140,19 +151,21 @@ class FrameWriter(asyncio.Protocol):
             self._waiting = deque()
         if not self._is_full and self._spare_socket is None:  # over TLS what the transport has is a copy
             self._memory.charge(self, PART)
-        self._active_socket, self._is_full = None, True
+        self._set_active(None)
+        self._is_full = True
 
     def resume_writing(self) -> None:
         self._free_transport()
         self._pass_on()
 
     def eof_received(self) -> None:
-        self._active_socket = None  # the transport closes itself now
+        self._set_active(None)  # the transport closes itself now
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._drop_waiting()
         self._free_transport()
-        self._transport = self._active_socket = self._spare_socket = self._waiting = None
+        self._set_active(None)
+        self._transport = self._spare_socket = self._waiting = None
         if self._deadline is not None:
             self._deadline.cancel()
 
@@ -176,8 +189,14 @@ class FrameWriter(asyncio.Protocol):
     def _begin_close(self, code: int, reason: bytes = b"") -> None:
         """Close once. A connection that is not open yet is closed by ``_send_close``."""
         if self._close_code is None:
-            self._close_code, self._reason, self._active_socket = code, reason, None
+            self._set_active(None)
+            self._close_code, self._reason = code, reason
             self._send_close()
+
+    def _set_active(self, active: SharedSocket | None) -> None:
+        if self._active_socket is not active:
+            self._active_socket = active
+            _changes.count += 1
 
     def _send_close(self) -> None:
         """Send the close frame if there is one, behind what waits."""
@@ -206,7 +225,8 @@ class FrameWriter(asyncio.Protocol):
             if self._spare_socket is None and len(frame) <= PART:  # over TLS frames never bypass the transport
                 self._transport.write(frame)
                 return
-            self._active_socket, self._waiting, self._offset = None, deque(), sent
+            self._set_active(None)
+            self._waiting, self._offset = deque(), sent
         self._waiting.append(frame)
         self._waiting_size += len(frame) - sent
         self._memory.charge_frame(self, frame)
@@ -221,7 +241,7 @@ class FrameWriter(asyncio.Protocol):
             self._passed = ()
             if not self._waiting:
                 self._waiting = None
-                self._active_socket = self._spare_socket if self._is_open else None
+                self._set_active(self._spare_socket if self._is_open else None)
                 return
             # A transport that is closing ends as soon as it has sent what it has got.
             self._pass(self._waiting_size if self._transport.is_closing() else PART)
@@ -262,19 +282,36 @@ class FrameWriter(asyncio.Protocol):
         self._waiting_size = self._offset = 0
 
 
-def send_to_all(writers: Iterable[FrameWriter], frame: bytes) -> int:
-    """Send a frame as ``FrameWriter.send`` does, without a call for each. Return how many have taken it."""
-    size, count = len(frame), 0
-    for writer in writers:
-        active = writer._active_socket  # noqa: SLF001 - of this module
-        try:
-            # What is not sent is sent again by the method, which finds the same error.
-            if active is not None and (sent := active.send(frame)) != size:
-                writer._wait(frame, sent)  # noqa: SLF001
-        except OSError:
-            active = None
-        count += active is not None or writer.send(frame)
-    return count
+class _Sockets(NamedTuple):
+    """The active sockets of an audience, None for a connection without one, as of this number of changes."""
+
+    changes: int
+    sockets: Sequence[SharedSocket | None]
+
+
+def send_to_all(audience: Audience, frame: bytes, part: slice) -> int:
+    """Send a frame to a part of an audience as ``FrameWriter.send`` does. Return how many have taken it.
+
+    While no socket changes the loop touches the sockets alone. From the first connection that does not take all on, it
+    goes the usual way: whatever is done about that one may concern the others.
+    """
+    writers: Any = audience
+    known: _Sockets | None = audience.known
+    if known is None or known.changes != _changes.count:
+        known = audience.known = _Sockets(_changes.count, [writer._active_socket for writer in writers])  # noqa: SLF001
+    size, sent, done = len(frame), 0, 0
+    with contextlib.suppress(OSError):
+        for active in known.sockets[part]:
+            if active is None or (sent := active.send(frame)) != size:
+                break
+            done += 1
+        else:
+            return done
+    rest: Sequence[FrameWriter] = writers[part][done:]
+    if 0 < sent < size:
+        rest[0]._wait(frame, sent)  # noqa: SLF001
+        done, rest = done + 1, rest[1:]
+    return done + sum([writer.send(frame) for writer in rest])
 
 
 def _limit_kernel(raw: socket.socket) -> None:

@@ -38,6 +38,7 @@ async def sleeper(postgresql):
 
     async def find():
         row = postgresql.execute(SLEEPING).fetchone()
+        postgresql.commit()  # else it would see the same activity again
         return row and row[0]
 
     return await eventually(find)

@@ -11,6 +11,7 @@ import pytest
 
 from att.core.memory import OVERHEAD, MemoryBudget
 from att.protocol.frames import CloseCode, close_frame
+from att.realtime.registry import Audience
 from att.websocket import frame_writer
 from att.websocket.frame_writer import FrameWriter, SharedSocket, send_to_all
 
@@ -19,6 +20,7 @@ DEADLINE = 20
 LIMIT = 1024**2
 LARGE = b"L" * 4 * 1024**2  # more than any kernel keeps for a socket
 WAYS = ["tcp", "unix", "tls"]
+ALL = slice(0, 500)
 
 
 class Out(FrameWriter):
@@ -417,11 +419,11 @@ async def test_many_at_once():
         pair("tcp") as (closing, gone),
     ):
         closing.close(CloseCode.RESYNC)
-        writers = [one, slow, tls, closing]
-        assert send_to_all(writers, b"1") == 3
-        assert send_to_all(writers, LARGE) == 3
+        writers = Audience([one, slow, tls, closing])
+        assert send_to_all(writers, b"1", ALL) == 3
+        assert send_to_all(writers, LARGE, ALL) == 3
         assert not slow.is_direct
-        assert send_to_all(writers, b"3") == 3
+        assert send_to_all(writers, b"3", ALL) == 3
         for peer in (reader, late, secret):
             peer.transport.resume_reading()
             assert await peer.has_read(len(LARGE) + 2) == b"1" + LARGE + b"3"
@@ -432,7 +434,24 @@ async def test_many_at_once_of_whom_one_has_gone():
     """An error of one socket is that of its transport, and the others get the frame."""
     async with pair("tcp") as (one, _), pair("tcp") as (two, reader):
         one._active_socket.shutdown(socket.SHUT_WR)
-        assert send_to_all([one, two], b"1") == 2
+        assert send_to_all(Audience([one, two]), b"1", ALL) == 2
         reader.transport.resume_reading()
         assert await reader.has_read(1) == b"1"
         await asyncio.wait_for(one.lost.wait(), DEADLINE)
+
+
+async def test_a_part_of_many():
+    """A frame goes to those in the part, also after a socket in another part has changed, or is not used any more."""
+    async with contextlib.AsyncExitStack() as stack:
+        pairs = [await stack.enter_async_context(pair("tcp")) for _ in range(4)]
+        audience = Audience(out for out, _ in pairs)
+        for _, peer in pairs:
+            peer.transport.resume_reading()
+        assert [send_to_all(audience, b"1", slice(*ends)) for ends in ((0, 2), (2, 9))] == [2, 2]
+        kept = audience[1]._active_socket
+        audience[1].close(CloseCode.RESYNC)
+        stack.callback(kept.detach)
+        assert [send_to_all(audience, b"2", slice(*ends)) for ends in ((0, 2), (2, 9))] == [1, 2]
+        for number, (_, peer) in enumerate(pairs):
+            expected = b"1" + (close_frame(CloseCode.RESYNC, b"connect again") if number == 1 else b"2")
+            assert await peer.has_read(len(expected)) == expected
