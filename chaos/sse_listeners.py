@@ -7,7 +7,7 @@ import aiohttp
 import msgspec
 
 from chaos import frames
-from chaos.frames import Hello
+from chaos.frames import Hello, Rewind
 from chaos.listeners import CONNECT_TIMEOUT, RECONNECT, TOO_SLOW, ListenerV1
 
 ACCEPT = {"Accept": "text/event-stream"}
@@ -79,8 +79,13 @@ class SseListener(ListenerV1):
             assert isinstance(hello, Hello)
             self._greet(hello)
             self.is_connected.set()
-        else:
+        elif kind != "rewind" or self._takes_back(data):
             self._hear(data)
+
+    def _takes_back(self, data: str) -> bool:
+        """Return False for a rewind of a group that the id did not name, which has lost nothing."""
+        frame = frames.parse(data)
+        return not isinstance(frame, Rewind) or frame.to < self.positions.get(frame.group, 0)
 
     @property
     def _transport(self) -> asyncio.Transport | None:
