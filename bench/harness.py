@@ -30,6 +30,7 @@ from att.db.embedded import EmbeddedPostgres
 from att.db.migrate import bring_up_to_date
 
 HERE = Path(__file__).parent
+MESSAGES = 20  # in the log of each circle
 START_TIMEOUT = 30.0  # seconds
 REPEATS = int(os.environ.get("REPEATS", "5"))  # of each measurement
 
@@ -107,6 +108,13 @@ class Account(NamedTuple):
     token: str
 
 
+class Circles(NamedTuple):
+    """The groups of an account, and the last seq of each of their logs."""
+
+    groups: list[UUID]
+    head: int
+
+
 class Database:
     """An embedded PostgreSQL on a disk, with fsync on, and the data of the benchmarks."""
 
@@ -181,6 +189,63 @@ class Database:
         )
         self.run("SET session_replication_role = DEFAULT")
         return UUID(str(group_id))
+
+    def circles(self, accounts: Sequence[Account], size: int, each: int) -> list[Circles]:
+        """Create groups of ``size`` of them, so that each account is in ``each`` of them, which are returned.
+
+        Each log has the joins and ``MESSAGES``.
+        """
+        count = len(accounts) * each // size
+        prefix = f"circle of {accounts[0].token} "
+        rows = self.run(
+            "INSERT INTO groups (name, name_key, seq) SELECT %s || i, %s || i, %s FROM generate_series(1, %s) AS i"
+            " RETURNING id",
+            prefix,
+            prefix,
+            size + MESSAGES,
+            count,
+        )
+        ids = [str(row[0]) for row in rows]
+        places = [
+            [ids[(number + part * (count // each)) % count] for part in range(each)] for number in range(len(accounts))
+        ]
+        pairs = [(group, str(account.id)) for account, own in zip(accounts, places, strict=True) for group in own]
+        self.run("SET session_replication_role = replica")
+        self.run(
+            "WITH joined AS (INSERT INTO members (group_id, user_id, role)"
+            " SELECT g, u, 'member' FROM unnest(CAST(%s AS uuid[]), CAST(%s AS uuid[])) AS w (g, u)"
+            " RETURNING group_id, user_id)"
+            " INSERT INTO events (group_id, seq, kind, actor_id)"
+            " SELECT group_id, row_number() OVER (PARTITION BY group_id), 'joined', user_id FROM joined",
+            *map(list, zip(*pairs, strict=True)),
+        )
+        self.run(
+            "INSERT INTO events (group_id, seq, kind, body)"
+            " SELECT g, s, 'message', CAST(%s AS json) FROM unnest(CAST(%s AS uuid[])) AS g,"
+            " generate_series(CAST(%s AS bigint), CAST(%s AS bigint)) AS s",
+            '{"pad":"' + "x" * 90 + '"}',
+            ids,
+            size + 1,
+            size + MESSAGES,
+        )
+        self.run("SET session_replication_role = DEFAULT")
+        self.run("VACUUM ANALYZE members, events, groups, users, sessions")
+        return [Circles([*map(UUID, own)], size + MESSAGES) for own in places]
+
+    def read_all(self, accounts: Sequence[Account]) -> None:
+        """Move the read markers of these to the ends of the logs."""
+        self.run(
+            "INSERT INTO read_markers (user_id, group_id, seq) SELECT m.user_id, m.group_id, g.seq"
+            " FROM members AS m JOIN groups AS g ON g.id = m.group_id WHERE m.user_id = ANY (CAST(%s AS uuid[]))"
+            " ON CONFLICT DO NOTHING",
+            [str(account.id) for account in accounts],
+        )
+        self.run("VACUUM ANALYZE read_markers")
+
+    def set_last_use(self, minutes: int) -> None:
+        """Set the time of the last use of all sessions, which decides whether the next one prolongs them."""
+        self.run("UPDATE sessions SET last_seen_at = now() - make_interval(mins => %s)", minutes)
+        self.run("VACUUM ANALYZE sessions")
 
     def clear_log(self) -> None:
         """Empty the log, so that nothing must be trimmed."""

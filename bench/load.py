@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from os import urandom
 from uuid import UUID
 
-from harness import Account
+from harness import Account, Circles
 
 TIMEOUT = 60.0  # seconds
 AT_ONCE = 64  # connections opened at the same time
@@ -46,6 +46,7 @@ class Listener(asyncio.Protocol):
         self.received = 0
         self.on_count: Callable[[int], object] | None = None
         self.close_code: int | None = None
+        self.close_reason = b""
         self.on_close: Callable[[], object] | None = None
         self.opened: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -103,7 +104,7 @@ class Listener(asyncio.Protocol):
         elif kind == PING:
             self.transport.write(pong(data[at : at + length]))
         elif kind == CLOSE:
-            self.close_code = int.from_bytes(data[at : at + 2])
+            self.close_code, self.close_reason = int.from_bytes(data[at : at + 2]), data[at + 2 : at + length]
             if self.on_close is not None:
                 self.on_close()
 
@@ -148,9 +149,9 @@ async def open_listener(port: int, request: bytes, on_frame: Callable[[bytes], o
     return listener
 
 
-async def open_many(count: int, open_one: Callable[[int], object]) -> list:
+async def open_many(count: int, open_one: Callable[[int], object], at_once: int = AT_ONCE) -> list:
     """Open many of them, a few at a time."""
-    room = asyncio.Semaphore(AT_ONCE)
+    room = asyncio.Semaphore(at_once)
 
     async def go(number: int) -> object:
         async with room:
@@ -252,6 +253,51 @@ class Sender:
             raise RuntimeError(payload.decode())
         else:
             self.others += 1
+
+
+class Resumer:
+    """An att.v1 listener that resumes in its circles, and can come back."""
+
+    def __init__(self, account: Account, circles: Circles) -> None:
+        self._account = account
+        self._circles = circles
+        self._frames = b""
+        self._missing = 0
+        self._up_to_date: asyncio.Future[None]
+        self.listener: Listener
+
+    async def open(self, port: int, missed: int = 0) -> "Resumer":
+        """Connect as if the last events of each circle were missed, and wait until they have come.
+
+        Raise ConnectionError.
+        """
+        seqs = ",".join(f'"{group}":{self._circles.head - missed}' for group in self._circles.groups)
+        self._frames = mask(b'{"type":"resume","groups":{%s}}' % seqs.encode()) + mask(b'{"type":"ping"}')
+        self._missing = missed * len(self._circles.groups) + 1  # and a pong
+        self._up_to_date = asyncio.get_running_loop().create_future()
+        self.listener = Listener(att_request(self._account, is_v1=True), self._receive)
+        self.listener.on_close = self._on_close
+        await connect(port, self.listener)
+        head = await self.listener.opened
+        if b" 101 " not in head.partition(b"\r\n")[0]:
+            self.listener.transport.abort()
+            raise ConnectionError(head.partition(b"\r\n")[0].decode())
+        await self._up_to_date
+        return self
+
+    def _receive(self, payload: bytes) -> None:
+        if payload.startswith(b'{"type":"hello"'):
+            self.listener.transport.write(self._frames)
+        elif payload.startswith((b'{"type":"pong"', b'{"type":"message"')):
+            self._missing -= 1
+            if not self._missing:
+                self._up_to_date.set_result(None)
+
+    def _on_close(self) -> None:
+        self.listener.transport.close()
+        if not self._up_to_date.done():
+            why = f"closed with {self.listener.close_code} {self.listener.close_reason.decode()}"
+            self._up_to_date.set_exception(ConnectionError(why))
 
 
 class Poster(asyncio.Protocol):

@@ -1,7 +1,7 @@
 """Servers to compare att with, each a process of its own: `peers.py NAME PORT`.
 
-Each sends every message of a client to all. They have no log, no accounts and one group. Compression is off, and the
-loop is uvloop, as with att.
+Each sends every message of a client to all, but those of aiohttp: one answers HTTP, one only accepts WebSockets. They
+have no log, no accounts and one group. Compression is off, and the loop is uvloop, as with att.
 """
 
 import asyncio
