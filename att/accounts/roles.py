@@ -5,15 +5,30 @@ from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, BindParameter, Text, Uuid, any_, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    Text,
+    Uuid,
+    any_,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from att.core.batch_loader import BatchLoader
 from att.core.names import fold
 from att.core.pagination import Order, Page, Window
 from att.core.permissions import Actor, Permission, Permissions, check_covers, check_permits, permits
 from att.core.precis import check_name, check_rename
 from att.core.preconditions import Preconditions, version_of
-from att.db.engine import Engine, Transaction, prepare
+from att.db.engine import Engine, Transaction, planned_once, prepare
 from att.db.keyset import Listing
 from att.db.schema import roles, users
 from att.db.skeletons import OwnedName, take_names
@@ -70,6 +85,14 @@ _values: dict[str, BindParameter[object]] = {name: bindparam(name) for name in (
 
 PERMISSIONS_OF = prepare(
     select(roles.c.permissions).join(users).where(users.c.id == bindparam("user_id"), users.c.active)
+)
+_PERMISSIONS_OF_MANY = planned_once(
+    prepare(
+        select(users.c.id, roles.c.permissions)
+        .join(roles)
+        .where(users.c.id == any_(cast(bindparam("user_ids"), ARRAY(Uuid))), users.c.active)
+    ),
+    "att_permissions",
 )
 ROLES = Listing(select(*_role), Order("roles", (str,)), roles.c.name_key)
 _FIND_ROLE = prepare(_find)
@@ -146,11 +169,16 @@ class Roles:
 
     def __init__(self, db: Engine) -> None:
         self._db = db
+        self._permissions = BatchLoader(self._permissions_of_many, db.batches)
 
     async def permissions_of(self, user_id: UUID) -> Permissions:
         """Return the current permissions of the user; none if the user is unknown or not active."""
-        row = await self._db.fetch_one(PERMISSIONS_OF, user_id=user_id)
-        return frozenset(row[0]) if row else frozenset()
+        return await self._permissions.load(user_id)
+
+    async def _permissions_of_many(self, user_ids: Sequence[UUID]) -> list[Permissions]:
+        rows = await self._db.fetch_all(_PERMISSIONS_OF_MANY, user_ids=f"{{{','.join(map(str, user_ids))}}}")
+        found = dict(rows)
+        return [frozenset(found.get(user_id, ())) for user_id in user_ids]
 
     async def page(self, window: Window) -> Page[Role]:
         """Return the roles by name."""

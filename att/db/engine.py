@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import aiopg
 import psycopg2
@@ -28,6 +29,7 @@ USER_CONNECTIONS = 3  # of them for one user, address or own task at a time
 POOL_QUEUE = 1_000  # callers waiting for a connection; the next one gets Busy
 ACQUIRE_TIMEOUT = 5.0  # seconds
 QUERY_TIMEOUT = 5.0  # seconds of our clock, after which the connection is dropped
+BATCHES = 2  # connections that batches of what a crowd asks for take, so that others are not starved
 
 CONSTRAINTS: Mapping[str, type[errors.AttError]] = MappingProxyType(
     {
@@ -52,6 +54,7 @@ _BEGIN_AS = (
 )
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
+_prepared: WeakKeyDictionary[aiopg.Connection, set[str]] = WeakKeyDictionary()  # preparations that were sent
 
 DriverError = psycopg2.Error  # raised for our mistakes and missing permissions: see translate()
 
@@ -145,6 +148,11 @@ class Transaction:
         return count
 
     async def _run(self, statement: Statement, params: Mapping[str, Any], collect: Callable[[Any], Any]) -> Any:
+        if statement.preparation is not None:
+            prepared = _prepared.setdefault(self._connection, set())
+            if statement.preparation not in prepared:
+                await self._send(statement.preparation, None, _ignore)
+                prepared.add(statement.preparation)
         return await self._send(statement.sql, {**statement.defaults, **params}, collect)
 
     async def _send(self, sql: str, params: Any, collect: Callable[[Any], Any]) -> Any:
@@ -193,6 +201,8 @@ class Engine:
 
     ``on_reconnect`` is called when connections to the server must not be used any more, and at the end.
 
+    ``batches`` is the room of batch loaders.
+
     Each method raises the errors of ``CONSTRAINTS``, ``DatabaseUnavailable`` without a database, and ``Busy`` when too
     many callers wait or the statement takes too long. Each takes at most some 20 seconds.
     """
@@ -204,6 +214,7 @@ class Engine:
         self.is_closed = False
         self.on_reconnect: list[Callable[[], None]] = []
         self._places = FairSemaphore(POOL_SIZE, most=USER_CONNECTIONS, queue=POOL_QUEUE, share=POOL_QUEUE)
+        self.batches = asyncio.Semaphore(BATCHES)
         self._releasing: set[asyncio.Future[None]] = set()
 
     @classmethod

@@ -37,6 +37,8 @@ _SERVING: Mapping[str, str] = MappingProxyType(
         # Parallel workers and compilation start too slowly for our statements, which read at most a page.
         "max_parallel_workers_per_gather": "0",
         "jit": "off",
+        # Prepared statements take arrays of very different length, and are to be planned once.
+        "plan_cache_mode": "force_generic_plan",
     }
 )
 _MIGRATING: Mapping[str, str] = MappingProxyType({"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"})

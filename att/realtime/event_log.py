@@ -22,6 +22,7 @@ from msgspec import Struct
 from msgspec.json import Decoder
 from sqlalchemy import text
 
+from att.core.batch_loader import BatchLoader
 from att.core.names import RAW_LENGTH, fold
 from att.core.quotas import Quota, Quotas
 from att.db.direct_connection import DirectConnection
@@ -47,8 +48,8 @@ _SLICE = 200  # events of one group in one read
 _SCANNED = 2_000  # events that are read for a page of one kind
 SLICE_BYTES = 1024**2  # of their bodies; the last one may exceed it
 READ_BYTES = 8 * 1024**2  # of all groups in one read
-COUNTED = 100  # groups of a user; of one with more the unread messages are not counted
-POSITIONS_READ = 1_000  # positions of a user in one read
+COUNTED = 100  # groups of a user; one with more is read alone, and the unread messages are not counted
+POSITIONS_READ = 1_000  # positions of a user with more in one read
 _LONG_READS = 2  # users with more than these whose positions are read at the same time
 _LOWEST, _HIGHEST = UUID(int=0), UUID(int=2**128 - 1)
 JOININGS_PART = 500  # of a user that are converted at once
@@ -384,6 +385,49 @@ POSITIONS = _reading(f"""
             THEN (SELECT l.group_id FROM logged AS l ORDER BY l.group_id DESC LIMIT 1)
     END, '', 0, NULL, NULL, 0, NULL, {_EPOCH}
 """)  # noqa: S608 - of constants
+# Those of many users, a row for each: the driver would convert every value by itself. Of a user with more than a few
+# it only tells that.
+POSITIONS_OF_MANY = planned_once(
+    _reading(f"""
+    SELECT u.place, p.is_more, p.positions, {_EPOCH}
+    FROM unnest(CAST(:user_ids AS uuid[]), CAST(:counts AS boolean[])) WITH ORDINALITY AS u (user_id, counts, place)
+    CROSS JOIN LATERAL (
+        WITH here AS MATERIALIZED (
+            SELECT m.group_id FROM members AS m WHERE m.user_id = u.user_id
+            ORDER BY m.joined_at, m.group_id LIMIT CAST(:counted AS bigint) + 1
+        ), logged AS MATERIALIZED (
+            SELECT DISTINCT e.group_id FROM events AS e WHERE e.actor_id = u.user_id AND e.kind <> 'message'
+            ORDER BY e.group_id LIMIT CAST(:counted AS bigint) + 1
+        )
+        SELECT s.is_more, CASE WHEN NOT s.is_more THEN (
+            SELECT CAST(json_agg(json_build_array(a.group_id, a.name, a.seq, a.is_member, a.read, a.unread)) AS text)
+            FROM (
+                SELECT w.group_id, coalesce(g.name, '') AS name, {_HEAD} AS seq, g.id IS NOT NULL AS is_member,
+                    coalesce(r.seq, 0) AS read,
+                    CASE
+                        WHEN r.seq >= g.seq THEN 0
+                        WHEN u.counts AND g.id IS NOT NULL
+                            THEN att_unread(g.id, u.user_id, coalesce(r.seq, 0), g.seq, g.history = 'all')
+                    END AS unread
+                FROM here AS w LEFT JOIN groups AS g ON g.id = w.group_id
+                LEFT JOIN read_markers AS r ON r.user_id = u.user_id AND r.group_id = w.group_id
+                UNION ALL
+                SELECT w.group_id, coalesce(g.name, ''), {_HEAD}, false, 0, NULL
+                FROM logged AS w LEFT JOIN groups AS g ON g.id = w.group_id
+                WHERE NOT EXISTS (
+                    SELECT FROM members AS m WHERE m.group_id = w.group_id AND m.user_id = u.user_id
+                )
+            ) AS a
+        ) END AS positions
+        FROM (
+            SELECT (SELECT count(*) FROM here) > CAST(:counted AS bigint)
+                OR (SELECT count(*) FROM logged) > CAST(:counted AS bigint) AS is_more
+            OFFSET 0
+        ) AS s
+    ) AS p
+"""),  # noqa: S608 - of constants
+    "att_positions",
+)
 CURRENT_EPOCH = prepare(text("SELECT c.id FROM att_current_epoch() AS c"))
 _HELD = _reading(f"""
     SELECT h.group_id, h.held, {_EPOCH} FROM att_held(CAST(:group_ids AS uuid[]), CAST(:epoch AS text)) AS h
@@ -459,6 +503,16 @@ async def _keep_nothing(_epoch: str, _read_held: ReadHeld) -> None:
     pass
 
 
+_POSITIONS = Decoder(list[Position])
+
+
+class _Found(NamedTuple):
+    """The positions of a user in an epoch; None if there are more than a few."""
+
+    positions: list[Position] | None
+    epoch: str
+
+
 @dataclass
 class _PositionsPage:
     """The keys after which the next page of positions begins."""
@@ -483,6 +537,7 @@ class EventLog:
         self._quotas = quotas or Quotas()
         self._changing = asyncio.Lock()
         self._long_reads = asyncio.Semaphore(_LONG_READS)
+        self._few_positions = BatchLoader(self._read_few_positions, db.batches)
 
     async def append(self, publishes: Sequence[Publish]) -> list[PublishResult | AttError]:
         """Append in this order, in one transaction. Return a result or the reason of the refusal for each.
@@ -557,10 +612,15 @@ class EventLog:
     async def positions(self, user_id: UUID, *, counts: bool = False) -> list[Position]:
         """Return the positions of the user's groups, and of those whose log has their joining or leaving.
 
-        They are those of one moment, unless there are more than ``POSITIONS_READ``. ``counts`` asks for the numbers of
-        unread messages, of a user in at most ``COUNTED`` groups.
+        They are those of one moment after the call, unless there are more than ``POSITIONS_READ``. ``counts`` asks for
+        the numbers of unread messages, of a user in at most ``COUNTED`` groups.
         """
         while True:
+            few = await self._few_positions.load((user_id, counts))
+            if few.positions is not None and few.epoch == self.epoch:
+                return few.positions
+            if few.positions is not None:
+                continue
             page = _PositionsPage()
             found: dict[UUID, Position] = {}
             is_more, epoch = await self._read_positions(user_id, page, found, counts=counts), self.epoch
@@ -648,6 +708,16 @@ class EventLog:
             log.warning("the log has a new epoch, %s", present)
             await self.on_new_epoch(present, read_held)
         self.epoch = present
+
+    async def _read_few_positions(self, keys: Sequence[tuple[UUID, bool]]) -> list[_Found]:
+        """Read the positions of these users, with or without unread messages."""
+        users, counts = zip(*keys, strict=True)
+        rows = await self._read(POSITIONS_OF_MANY, user_ids=_array(users), counts=_array(counts), counted=COUNTED)
+        found = {
+            place: _Found(None if is_more else _POSITIONS.decode(text or "[]"), epoch)
+            for place, is_more, text, epoch in rows
+        }
+        return [found[place] for place in range(1, len(keys) + 1)]
 
     async def _read_positions(
         self, user_id: UUID, page: "_PositionsPage", found: dict[UUID, Position], *, counts: bool = False

@@ -1,5 +1,6 @@
 """The session store in Redis or Valkey."""
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -10,6 +11,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import ARRAY, Uuid, any_, bindparam, select
 
+from att.core.batch_loader import BatchLoader
 from att.core.pagination import Page, Window
 from att.db.engine import Engine, Transaction, prepare
 from att.db.notifications import NOTIFY
@@ -52,6 +54,7 @@ class RedisSessions:
         self._keys = SessionKeys(redis, ttl, slack_of(ttl))
         self._db = db
         self._limit = limit
+        self._checked = BatchLoader(self._check_many, asyncio.Semaphore(1))
 
     async def create(self, verified: Verified, client: ClientInfo) -> SignIn:
         token, session_id, user_id = secrets.token_urlsafe(TOKEN_BYTES), uuid4(), verified.user_id
@@ -72,8 +75,12 @@ class RedisSessions:
         return Session(*found) if found else None
 
     async def check(self, session_id: UUID) -> Session | None:
-        found = await self._keys.look_up([session_id])
-        return Session(session_id, found[session_id][0], found[session_id][1].expires_at) if found else None
+        return await self._checked.load(session_id)
+
+    async def _check_many(self, session_ids: Sequence[UUID]) -> list[Session | None]:
+        found = await self._keys.look_up(session_ids)
+        sessions = {key: Session(key, owner, record.expires_at) for key, (owner, record) in found.items()}
+        return [sessions.get(session_id) for session_id in session_ids]
 
     async def living(self, owners: Mapping[UUID, UUID]) -> set[UUID]:
         """Also end the sessions of deleted and disabled users, whether or not that was announced.

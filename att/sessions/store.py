@@ -3,16 +3,17 @@
 import hashlib
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Interval, Text, Uuid, bindparam, cast, delete, func, insert, literal, select, update
+from sqlalchemy import ARRAY, Interval, Text, Uuid, bindparam, cast, delete, func, insert, literal, select, text, update
 
+from att.core.batch_loader import BatchLoader
 from att.core.pagination import Order, Page, Window
 from att.core.quotas import EXEMPTING
-from att.db.engine import Engine, Transaction, prepare
+from att.db.engine import Engine, Transaction, planned_once, prepare
 from att.db.keyset import Listing
 from att.db.schema import roles, sessions, users
 from att.errors import AuthFailed, NoSuchSession
@@ -162,13 +163,18 @@ END_OLDEST = prepare(
         )
     )
 )
-_FIND = prepare(
-    select(
-        sessions.c.id,
-        sessions.c.user_id,
-        sessions.c.expires_at,
-        (sessions.c.last_seen_at < func.now() - bindparam("slack", type_=Interval)).label("is_stale"),
-    ).where(sessions.c.token_hash == bindparam("token_hash"), _live)
+# Of many tokens, given by their hashes in hexadecimal.
+FIND = planned_once(
+    prepare(
+        text("""
+    SELECT encode(s.token_hash, 'hex'), s.id, s.user_id, s.expires_at,
+        s.last_seen_at < now() - CAST(:slack AS interval)
+    FROM unnest(CAST(:digests AS text[])) AS w (digest)
+    JOIN sessions AS s ON s.token_hash = decode(w.digest, 'hex')
+    WHERE s.expires_at > now()
+    """)
+    )._replace(is_read=True),
+    "att_find_sessions",
 )
 SLIDE = prepare(
     update(sessions)
@@ -176,10 +182,28 @@ SLIDE = prepare(
     .values(expires_at=_expiry, last_seen_at=func.now())
     .returning(sessions.c.id, sessions.c.user_id, sessions.c.expires_at)
 )
-CHECK = prepare(
-    select(sessions.c.id, sessions.c.user_id, sessions.c.expires_at).where(
-        sessions.c.id == bindparam("session_id"), _live
+# Of many sessions. Those that another transaction has locked are left out.
+SLIDE_MANY = planned_once(
+    prepare(
+        text("""
+    UPDATE sessions SET expires_at = now() + CAST(:ttl AS interval), last_seen_at = now()
+    WHERE id IN (
+        SELECT s.id FROM sessions AS s WHERE s.id = ANY (CAST(:ids AS uuid[])) AND s.expires_at > now()
+        FOR NO KEY UPDATE SKIP LOCKED
     )
+    RETURNING id, user_id, expires_at
+    """)
+    ),
+    "att_slide_sessions",
+)
+CHECK = planned_once(
+    prepare(
+        text("""
+    SELECT s.id, s.user_id, s.expires_at FROM sessions AS s
+    WHERE s.id = ANY (CAST(:ids AS uuid[])) AND s.expires_at > now()
+    """)
+    )._replace(is_read=True),
+    "att_check_sessions",
 )
 LIVING = prepare(select(sessions.c.id).where(sessions.c.id == func.any(bindparam("ids", type_=ARRAY(Uuid))), _live))
 _END = prepare(delete(sessions).where(sessions.c.id == bindparam("session_id")))
@@ -220,6 +244,9 @@ class PostgresSessions:
         self._db = db
         self._ttl = ttl
         self._limit = limit
+        self._found = BatchLoader(self._find_many, db.batches)
+        self._slid = BatchLoader(self._slide_many, db.batches)
+        self._checked = BatchLoader(self._check_many, db.batches)
 
     async def create(self, verified: Verified, client: ClientInfo) -> SignIn:
         token = secrets.token_urlsafe(TOKEN_BYTES)
@@ -239,15 +266,13 @@ class PostgresSessions:
     async def find(self, token: str) -> Session | None:
         if not is_token(token):
             return None
-        row = await self._db.fetch_one(_FIND, token_hash=hash_token(token), slack=slack_of(self._ttl))
-        if row is None:
-            return None
-        session_id, user_id, expires_at, is_stale = row
-        return await self._slide(session_id) if is_stale else Session(session_id, user_id, expires_at)
+        session, is_stale = await self._found.load(hash_token(token).hex())
+        if session is None or not is_stale:
+            return session
+        return await self._slid.load(session.id) or await self._slide(session.id)
 
     async def check(self, session_id: UUID) -> Session | None:
-        row = await self._db.fetch_one(CHECK, session_id=session_id)
-        return Session(*row) if row else None
+        return await self._checked.load(session_id)
 
     async def living(self, owners: Mapping[UUID, UUID]) -> set[UUID]:
         return {row[0] for row in await self._db.fetch_all(LIVING, ids=[*owners])}
@@ -277,6 +302,20 @@ class PostgresSessions:
         while await self._db.execute(_SWEEP, batch=SWEEP_BATCH) == SWEEP_BATCH:
             pass
 
+    async def _find_many(self, digests: Sequence[str]) -> list[tuple[Session | None, bool]]:
+        rows = await self._db.fetch_all(FIND, digests=_array(digests), slack=slack_of(self._ttl))
+        found = {digest: (Session(*values), is_stale) for digest, *values, is_stale in rows}
+        return [found.get(digest, (None, False)) for digest in digests]
+
+    async def _check_many(self, session_ids: Sequence[UUID]) -> list[Session | None]:
+        found = {row[0]: Session(*row) for row in await self._db.fetch_all(CHECK, ids=_array(session_ids))}
+        return [found.get(session_id) for session_id in session_ids]
+
+    async def _slide_many(self, session_ids: Sequence[UUID]) -> list[Session | None]:
+        rows = await self._db.fetch_all(SLIDE_MANY, ids=_array(session_ids), ttl=self._ttl)
+        slid = {row[0]: Session(*row)._replace(slid=True) for row in rows}
+        return [slid.get(session_id) for session_id in session_ids]
+
     async def _slide(self, session_id: UUID) -> Session | None:
         row = await self._db.fetch_one(SLIDE, session_id=session_id, ttl=self._ttl)
         return Session(*row)._replace(slid=True) if row else None
@@ -290,6 +329,10 @@ def is_token(text: str) -> bool:
 def hash_token(token: str) -> bytes:
     """Return the stored hash of a token."""
     return hashlib.sha256(token.encode()).digest()
+
+
+def _array(values: Iterable[object]) -> str:
+    return f"{{{','.join(map(str, values))}}}"
 
 
 def slack_of(ttl: timedelta) -> timedelta:

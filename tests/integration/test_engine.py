@@ -18,7 +18,7 @@ from att import errors
 from att.core.fair_semaphore import SOURCE
 from att.core.permissions import Actor
 from att.db import engine
-from att.db.engine import Engine, prepare
+from att.db.engine import Engine, planned_once, prepare
 from att.db.pinned_settings import STATEMENT_TIMEOUT
 from att.db.schema import groups, members, roles, users
 
@@ -67,6 +67,24 @@ async def test_verbs(db):
     assert await db.execute(prepare(update(users).values(login="eve"))) == 1
     assert await db.fetch_one(prepare(select(users.c.id).where(users.c.login == "ann"))) is None
     assert await db.fetch_all(prepare(select(users.c.id).where(users.c.login == "ann"))) == []
+
+
+async def test_a_statement_that_is_planned_once(db):
+    """Each connection prepares it at its first use, also one in place of a lost one. Errors are the usual ones."""
+    double = planned_once(
+        prepare(text("SELECT 2 * CAST(:number AS int), '100%', CAST(:number AS text) || :unit"))._replace(is_read=True),
+        "att_double",
+    )
+    plans = prepare(text("SELECT generic_plans + custom_plans FROM pg_prepared_statements WHERE name = 'att_double'"))
+    for number in (1, 2):
+        assert await db.fetch_one(double, number=number, unit="%s") == (2 * number, "100%", f"{number}%s")
+    assert await db.fetch_one(plans) == (2,)
+    await kill(db, (await db.fetch_one(BACKEND))[0])
+    assert await db.fetch_one(double, number=3, unit="") == (6, "100%", "3")
+    add = planned_once(prepare(text("INSERT INTO roles (name, name_key) VALUES (:name, 'user')")), "att_add_role")
+    for _ in range(2):
+        with pytest.raises(errors.RoleNameTaken):
+            await db.execute(add, name="b")
 
 
 async def test_a_transaction_commits_at_its_end(db):

@@ -294,6 +294,7 @@ async def test_an_epoch_that_ends_while_it_is_found(log, sql, ann_id, tea):
 async def test_positions_of_two_epochs(log, sql, monkeypatch, ann_id, tea, add_group):
     """The pages of positions are read anew if an epoch begins between them."""
     monkeypatch.setattr("att.realtime.event_log.POSITIONS_READ", 1)
+    monkeypatch.setattr("att.realtime.event_log.COUNTED", 0)
     coffee = add_group("coffee", ann_id)
     read, epochs = log._read_positions, []
 

@@ -573,6 +573,7 @@ async def test_positions(log, sql, tea, ann, bob, join, leave, add_group):
 async def test_positions_in_pages(log, sql, bob, monkeypatch, joined, left):
     """Those of very many groups are read page by page: each once, whatever the pages end with."""
     monkeypatch.setattr(module, "POSITIONS_READ", 2)
+    monkeypatch.setattr(module, "COUNTED", 0)
     add = "INSERT INTO groups (name, name_key) SELECT n, n FROM generate_series(1, %s) AS n RETURNING id"
     ids = [row[0] for row in sql(add, joined + left)]
     sql("INSERT INTO members SELECT unnest(%s::uuid[]), %s, 'member'", ids, bob)
@@ -582,6 +583,34 @@ async def test_positions_in_pages(log, sql, bob, monkeypatch, joined, left):
         group_id: (2, False) if group_id in gone else (1, True) for group_id in ids
     }
     assert len(found) == joined + left
+
+
+async def test_positions_of_a_crowd(log, sql, db, tea, ann, bob, join, leave, add_user, add_group, monkeypatch):
+    """Who asks at the same moment gets their own, by one statement for all but those in many groups."""
+    monkeypatch.setattr(module, "COUNTED", 2)
+    coffee, mate = add_group('co"ff\\ee ☕', ann), add_group("mate", ann)
+    for group in (tea, coffee):
+        join(group, bob)
+    leave(coffee, bob)
+    await log.append([Publish(tea, ann, b"{}"), Publish(tea, bob, b"{}"), Publish(tea, bob, b"{}")])
+    sql("INSERT INTO read_markers VALUES (%s, %s, 3)", bob, tea)
+    stranger = add_user("eve").user_id
+    read, statements = db.fetch_all, []
+
+    async def counted(statement, **params):
+        statements.append(statement)
+        return await read(statement, **params)
+
+    monkeypatch.setattr(db, "fetch_all", counted)
+    keys = [(bob, True), (ann, True), (stranger, True), (uuid4(), False), (bob, False)]
+    found = await asyncio.gather(*(log.positions(user, counts=counts) for user, counts in keys))
+    left, beyond = Position(coffee, 'co"ff\\ee ☕', 3, False), [(tea, None), (coffee, None), (mate, None)]
+    assert sorted(found[0]) == sorted([Position(tea, "tea", 5, True, 3, 0), left])
+    assert sorted((each.group_id, each.unread) for each in found[1]) == sorted(beyond)
+    assert found[2:4] == [[], []]
+    assert sorted(found[4]) == sorted([Position(tea, "tea", 5, True, 3, None), left])
+    assert statements.count(module.POSITIONS_OF_MANY) == 1
+    assert statements.count(module.POSITIONS) == 1
 
 
 async def test_positions_of_what_is_forgotten(log, tea, bob, join, leave, forget):

@@ -31,7 +31,17 @@ from att.errors import AuthFailed, NoSuchSession, ShuttingDown
 from att.http.credentials import COOKIE
 from att.realtime.hub import Hub
 from att.realtime.registry import Registry
-from att.sessions.store import _SWEEP, SESSIONS_OF_USER, SLIDE_EVERY, ClientInfo, PostgresSessions, Verified
+from att.sessions.store import (
+    _SWEEP,
+    CHECK,
+    FIND,
+    SESSIONS_OF_USER,
+    SLIDE_EVERY,
+    SLIDE_MANY,
+    ClientInfo,
+    PostgresSessions,
+    Verified,
+)
 
 TTL = timedelta(days=10)
 MINUTE = timedelta(minutes=1)
@@ -548,6 +558,41 @@ async def test_slides_for_all_who_look(sessions, sign_in, age):
 
 
 # In PostgreSQL alone
+
+
+async def test_a_crowd(db, db_url, sql, ann_verified, monkeypatch):
+    """Who asks at the same moment gets their own session. One that a transaction has locked delays nobody else."""
+    sessions = PostgresSessions(db, TTL)
+    fresh, stale, locked, ended = [await sessions.create(ann_verified, LAPTOP) for _ in range(4)]
+    stale_ids = [each.session.id for each in (stale, locked, ended)]
+    sql("UPDATE sessions SET last_seen_at = now() - interval '1 hour' WHERE id = ANY (%s)", stale_ids)
+    executed = []
+    fetch_all = db.fetch_all
+
+    async def counted(statement, **params):
+        executed.append(statement)
+        return await fetch_all(statement, **params)
+
+    monkeypatch.setattr(db, "fetch_all", counted)
+    with psycopg.connect(db_url) as other:
+        other.execute("SELECT FROM sessions WHERE id = %s FOR UPDATE", [locked.session.id])
+        sql("DELETE FROM sessions WHERE id = %s", ended.session.id)
+        tokens = [each.token for each in (fresh, stale, locked, ended)]
+        asked = [asyncio.create_task(sessions.find(token)) for token in [*tokens, "A" * 43]]
+        async with asyncio.timeout(10):
+            found = await asyncio.gather(asked[0], asked[1], *asked[3:])
+        assert [each and (each.id, each.slid) for each in found] == [
+            (fresh.session.id, False),
+            (stale.session.id, True),
+            None,
+            None,
+        ]
+        assert not asked[2].done()
+    assert (await asked[2]).slid
+    assert executed == [FIND, SLIDE_MANY]
+    checked = await asyncio.gather(*(sessions.check(each.session.id) for each in (fresh, stale, locked, ended)))
+    assert [each and each.id for each in checked] == [*(each.session.id for each in (fresh, stale, locked)), None]
+    assert executed == [FIND, SLIDE_MANY, CHECK]
 
 
 async def test_malformed_tokens_cost_nothing(db_url):
