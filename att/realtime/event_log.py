@@ -45,6 +45,7 @@ from att.realtime.log_tail import Snapshot
 Kind = Literal["message", "joined", "left", "changed", "role", "redacted"]
 
 _SLICE = 200  # events of one group in one read
+_TOGETHER = 4_000  # events of all groups in one read for listeners who catch up
 _SCANNED = 2_000  # events that are read for a page of one kind
 SLICE_BYTES = 1024**2  # of their bodies; the last one may exceed it
 READ_BYTES = 8 * 1024**2  # of all groups in one read
@@ -274,8 +275,8 @@ _PERSON = """CASE WHEN f.kind = 'joined' THEN (
     SELECT ARRAY[u.login, u.first_name, u.last_name] FROM users AS u WHERE u.id = f.actor_id
 ) END"""
 # Bodies are stored uncompressed, so their size is known without reading them.
-_SLICES = f"""
-    SELECT w.group_id, coalesce(g.name, ''), h.seq, %s, f.seq, f.kind, f.actor_id, f.at, f.body, {_PERSON}, {_EPOCH}
+READ = _reading(f"""
+    SELECT w.group_id, coalesce(g.name, ''), h.seq, f.seq, f.kind, f.actor_id, f.at, f.body, {_PERSON}, {_EPOCH}
     FROM unnest(CAST(:group_ids AS uuid[]), CAST(:afters AS bigint[])) AS w (group_id, after)
     LEFT JOIN groups AS g ON g.id = w.group_id
     CROSS JOIN LATERAL (SELECT {_HEAD} AS seq OFFSET 0) AS h
@@ -293,7 +294,7 @@ _SLICES = f"""
         WHERE s.size_before < :size
     ) AS f ON true
     ORDER BY w.group_id, f.seq
-"""  # noqa: S608 - of constants
+""")  # noqa: S608 - of constants
 _OWN_EVENTS = "e.group_id = w.group_id AND e.actor_id = :user_id AND e.kind <> 'message'"
 _WAS_MEMBER = f"""coalesce(
     (SELECT e.kind = 'joined' FROM events AS e WHERE {_OWN_EVENTS} AND e.seq <= w.after ORDER BY e.seq DESC LIMIT 1),
@@ -304,8 +305,36 @@ _READS_ALL = """coalesce(
     g.history = 'all' AND EXISTS (SELECT FROM members AS m WHERE m.group_id = w.group_id AND m.user_id = :user_id),
     false
 )"""
-READ = _reading(_SLICES % "NULL, NULL")
-READ_FROM = _reading(_SLICES % f"{_WAS_MEMBER}, {_READS_ALL}")
+# Of many users, a row for each: the driver would convert every value by itself.
+READ_FROM = planned_once(
+    _reading(f"""
+    SELECT w.place, coalesce(g.name, ''), h.seq, {_WAS_MEMBER.replace(":user_id", "w.user_id")},
+        {_READS_ALL.replace(":user_id", "w.user_id")}, (
+            SELECT CAST(json_agg(json_build_array(f.seq, f.kind, f.actor_id, f.at, f.body, {_PERSON}) ORDER BY f.seq)
+                AS text)
+            FROM (
+                SELECT s.seq, s.kind, s.actor_id, s.at, CAST(s.body AS text) AS body
+                FROM (
+                    SELECT n.*, sum(n.size) OVER (ORDER BY n.seq) - n.size AS size_before
+                    FROM (
+                        SELECT e.*, coalesce(pg_column_size(e.body), 0) AS size
+                        FROM events AS e
+                        WHERE e.group_id = w.group_id AND e.seq > w.after AND e.seq <= h.seq
+                        ORDER BY e.seq LIMIT w.most
+                    ) AS n
+                ) AS s
+                WHERE s.size_before < w.size
+            ) AS f
+        ), {_EPOCH}
+    FROM unnest(
+        CAST(:group_ids AS uuid[]), CAST(:user_ids AS uuid[]), CAST(:afters AS bigint[]), CAST(:limits AS bigint[]),
+        CAST(:sizes AS bigint[])
+    ) WITH ORDINALITY AS w (group_id, user_id, after, most, size, place)
+    LEFT JOIN groups AS g ON g.id = w.group_id
+    CROSS JOIN LATERAL (SELECT {_HEAD} AS seq OFFSET 0) AS h
+"""),  # noqa: S608 - of constants
+    "att_read_from",
+)
 
 # A page of one group, in either direction. The moves of the user are read with it, whatever its kind, since they tell
 # what the user may see. Seqs have no gaps, so a range of them has as many events as it is long, at most.
@@ -503,6 +532,28 @@ async def _keep_nothing(_epoch: str, _read_held: ReadHeld) -> None:
     pass
 
 
+class _From(NamedTuple):
+    """A part of a group's log that a user has missed."""
+
+    group_id: UUID
+    user_id: UUID
+    after: int
+    limit: int
+    size: int
+
+
+class _Entry(NamedTuple):
+    """An event as the database writes it."""
+
+    seq: int
+    kind: Kind
+    user_id: UUID | None
+    at: datetime
+    body: str | None
+    person: tuple[str, str, str] | None
+
+
+_ENTRIES = Decoder(list[_Entry])
 _POSITIONS = Decoder(list[Position])
 
 
@@ -537,6 +588,7 @@ class EventLog:
         self._quotas = quotas or Quotas()
         self._changing = asyncio.Lock()
         self._long_reads = asyncio.Semaphore(_LONG_READS)
+        self._replays = BatchLoader(self._read_many_from, db.batches)
         self._few_positions = BatchLoader(self._read_few_positions, db.batches)
 
     async def append(self, publishes: Sequence[Publish]) -> list[PublishResult | AttError]:
@@ -576,12 +628,12 @@ class EventLog:
     ) -> Replay:
         """Read one group like ``read``, and find whether the user was a member after the event ``after``.
 
-        The bodies have about ``size`` bytes; at least one event is read.
+        The bodies have about ``size`` bytes; at least one event is read. With many others there may be fewer.
         """
-        where = {"group_ids": _array([group_id]), "afters": _array([after]), "user_id": user_id}
-        rows = await self._read(READ_FROM, **where, limit=limit, size=max(size, 1))
-        _, name, head, was_member, reads_all, *_ = rows[0]
-        return Replay(Slice([event for row in rows for event in _events(row)], head), was_member, name, reads_all)
+        while True:
+            replay, epoch = await self._replays.load(_From(group_id, user_id, after, limit, max(size, 1)))
+            if epoch == self.epoch:
+                return replay
 
     async def page(self, group_id: UUID, user_id: UUID | None, part: LogPart) -> LogPage:
         """Return a part of one group's log, as far as the user may read it; None may read all.
@@ -709,13 +761,35 @@ class EventLog:
             await self.on_new_epoch(present, read_held)
         self.epoch = present
 
+    async def _read_many_from(self, parts: Sequence["_From"]) -> list[tuple[Replay, str]]:
+        """Read all of these parts, together no more than one read may have."""
+        groups, users, afters, limits, sizes = zip(*parts, strict=True)
+        most, most_bytes = max(_TOGETHER // len(parts), 1), READ_BYTES // len(parts)
+        rows = await self._read(
+            READ_FROM,
+            group_ids=_array(groups),
+            user_ids=_array(users),
+            afters=_array(afters),
+            limits=_array(min(limit, most) for limit in limits),
+            sizes=_array(min(size, most_bytes) for size in sizes),
+        )
+        found = {}
+        for place, name, head, was_member, reads_all, entries, epoch in rows:
+            group_id = groups[place - 1]
+            events = [
+                LogEvent(group_id, name, seq, kind, user_id, at, (body or "").encode(), person)
+                for seq, kind, user_id, at, body, person in _ENTRIES.decode(entries or "[]")
+            ]
+            found[place] = Replay(Slice(events, head), was_member, name, reads_all), epoch
+        return [found[place] for place in range(1, len(parts) + 1)]
+
     async def _read_few_positions(self, keys: Sequence[tuple[UUID, bool]]) -> list[_Found]:
         """Read the positions of these users, with or without unread messages."""
         users, counts = zip(*keys, strict=True)
         rows = await self._read(POSITIONS_OF_MANY, user_ids=_array(users), counts=_array(counts), counted=COUNTED)
         found = {
-            place: _Found(None if is_more else _POSITIONS.decode(text or "[]"), epoch)
-            for place, is_more, text, epoch in rows
+            place: _Found(None if is_more else _POSITIONS.decode(few or "[]"), epoch)
+            for place, is_more, few, epoch in rows
         }
         return [found[place] for place in range(1, len(keys) + 1)]
 
@@ -803,7 +877,7 @@ def _array(values: Iterable[object]) -> str:
 
 
 def _events(row: Any) -> Iterable[LogEvent]:
-    group_id, name, _, _, _, seq, *rest, _ = row
+    group_id, name, _, seq, *rest, _ = row
     if seq is not None:
         yield _event(group_id, name, seq, *rest)
 
