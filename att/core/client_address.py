@@ -5,6 +5,7 @@ aiohttp-remotes 1.4 would believe the header of any client, and rejects one in t
 
 import re
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Literal
 
@@ -55,6 +56,7 @@ def is_trusted(address: IPAddress | None, trusted: Collection[Proxy]) -> bool:
     return any(address in network for network in trusted if network != "unix")
 
 
+@lru_cache(1_000)  # the proxy's, or those of a client that has many connections
 def network_of(address: str | None) -> str:
     """Return the key of an address: an IPv4 address, a /64 of IPv6, or one key for all clients of a unix socket."""
     return _prefix_of(address, NETWORK_BITS)

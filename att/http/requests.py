@@ -3,6 +3,7 @@
 import asyncio
 import re
 from codecs import BOM_UTF8
+from functools import cache
 from itertools import islice
 from typing import Any, TypeVar, get_args
 
@@ -125,6 +126,9 @@ def wants_event_stream(request: web.Request) -> bool:
 
 def read_query(request: web.Request, shape: type[QueryShape]) -> QueryShape:
     """Read the query in this shape. Raises InvalidInput."""
+    if not request.query_string:
+        empty: QueryShape = _without_query(shape)
+        return empty
     given = {name: request.query.getall(name) for name in request.query}
     singular = {field.alias or name for name, field in shape.model_fields.items()} - shape.repeatable
     if repeated := [name for name in given if name in singular and len(given[name]) > 1]:
@@ -164,6 +168,11 @@ def read_window(query: PageQuery, order: Order) -> Window:
         return Window(query.limit, None if query.after is None else order.parse(query.after))
     except ValueError as error:
         raise errors.InvalidInput([errors.FieldError("after", str(error))]) from error
+
+
+@cache
+def _without_query(shape: type[QueryShape]) -> QueryShape:
+    return _fit(shape, {})
 
 
 def _fit(shape: type[Shape], value: Any) -> Shape:

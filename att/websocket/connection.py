@@ -55,6 +55,7 @@ class WebSocketConnection(FrameReader):
         "_session_id",
         "_sessions",
         "due",
+        "head",
     )
 
     def __init__(
@@ -70,23 +71,26 @@ class WebSocketConnection(FrameReader):
         self._keepalive = keepalive
         self._sessions = sessions
         self._handler: MessageHandler | None = None
+        self.head = b""
         self._renewal: asyncio.Task[None] | None = None
         self._quota: ClientQuota | None = None
         self._on_close: OnClose | None = None
 
     async def accept(self, request: web.Request, dialect: Dialect) -> web.StreamResponse:
-        """Send the head of the response; ``detach_transport`` must follow at once.
+        """Send the head of the response, or keep it for the first frames; ``detach_transport`` must follow at once.
 
         Raise ConnectionError if the peer is gone.
         """
-        return await accept(request, dialect)
+        response = await accept(request, dialect)
+        self.head = response.head
+        return response
 
     def open(self, upgraded: Upgraded, session: Session, handler: MessageHandler, dialect: Dialect) -> None:
         """Take over a transport, so that frames can be sent. Messages are handled after ``listen``."""
         self._quota, self._on_close = upgraded.quota, upgraded.on_close
         self._session_id, self._expires_at = session.id, session.expires_at.timestamp()
         self._handler = handler
-        self._open(upgraded.transport)
+        self._open_behind_head(upgraded.transport)
         self._start_reading(MESSAGE_LIMITS[dialect], session.user_id)
         self._last_received = self._keepalive.now
         self._keepalive.attach(self, min(ticks(HEARTBEAT), self._check_session()))
@@ -94,18 +98,41 @@ class WebSocketConnection(FrameReader):
     def refuse(self, upgraded: Upgraded, code: CloseCode, reason: bytes) -> None:
         """Take over a transport, only to close it."""
         self._quota, self._on_close = upgraded.quota, upgraded.on_close
-        self._open(upgraded.transport)
+        self._open_behind_head(upgraded.transport)
         self._start_reading(MESSAGE_LIMITS[Dialect.PLAIN], "")
         self._keepalive.attach(self, ticks(HEARTBEAT))
         self.close(code, reason)
+        self._pass_head()
         self.data_received(upgraded.early)
 
     def listen(self, early: bytes) -> None:
         """Handle messages, beginning with those already received. If it was closed meanwhile, send the close frame."""
+        self._pass_head()
         if self._deadline is None:
             self._send_close()
         if early:
             self.data_received(early)
+
+    def _open_behind_head(self, transport: asyncio.Transport) -> None:
+        """Take over a transport. A head that was not sent waits for the first frames: see ``_pass_head``."""
+        self._open(transport)
+        if self.head:
+            if self._spare_socket is not None:  # else, over TLS, frames are written at once
+                self.pause_writing()
+            self._wait(self.head)
+
+    def _pass_head(self) -> None:
+        """Write the head and the first frames at once, unless the transport still has bytes of aiohttp's."""
+        self.head = b""
+        if self._transport is not None and not self._transport.get_write_buffer_size():
+            self.resume_writing()
+
+    def give_up(self) -> str:
+        if not self.head:
+            return super().give_up()
+        self._drop_waiting()
+        self.abort()  # a close frame cannot come before the head
+        return "outbox"
 
     # Receiving
 

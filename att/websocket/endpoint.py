@@ -1,6 +1,5 @@
 """The steps by which a request becomes a listener, in their order."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +26,7 @@ from att.realtime.presence_feed import PresenceFeed
 from att.realtime.publish_queue import PublishCallback
 from att.realtime.publisher import Publisher
 from att.realtime.registry import Dialect, Listener
-from att.sessions.store import SessionStore
+from att.sessions.store import Session, SessionStore
 from att.websocket.connection import HEARTBEAT, WebSocketConnection
 from att.websocket.event_stream import EventStreamConnection, EventStreamProtocol
 from att.websocket.keepalive import KeepaliveTimer
@@ -74,12 +73,10 @@ class ListenEndpoint:
         connection = self._connection(EventStreamConnection if is_stream else WebSocketConnection)
         listener = Listener(session.user_id, session.id, connection, dialect)
         protocol = self._protocol_for(listener, connection)
-        with contextlib.ExitStack() as undo:
-            undo.callback(protocol.on_lost)
+        try:
             self.hub.attach(listener)
             # The listener is attached before both are read, so it misses no change made meanwhile.
-            if await self.sessions.check(session.id) is None:
-                raise NotSignedIn
+            await self._check(session)
             if isinstance(protocol, EventStreamProtocol):
                 await protocol.find_moment(self.log)
             positions = await self.log.positions(user_id, counts=dialect is Dialect.V1)
@@ -88,12 +85,14 @@ class ListenEndpoint:
             if isinstance(protocol, EventStreamProtocol):
                 await protocol.find_start(self.log, epoch, positions, last)
             response = await connection.accept(request, dialect)
-            undo.callback(connection.abort)
             upgraded = detach_transport(request, connection)
             connection.open(upgraded, session, protocol, dialect)
             protocol.begin(epoch, positions)
             connection.listen(upgraded.early)
-            undo.pop_all()
+        except BaseException:
+            connection.abort()
+            protocol.on_lost()
+            raise
         return response
 
     async def refuse(self, request: web.Request, error: AttError) -> web.StreamResponse | None:
@@ -114,6 +113,11 @@ class ListenEndpoint:
         response = await connection.accept(request, dialect)
         connection.refuse(detach_transport(request, connection), *refusal)
         return response
+
+    async def _check(self, session: Session) -> None:
+        """Raise NotSignedIn if the session has ended."""
+        if await self.sessions.check(session.id) is None:
+            raise NotSignedIn
 
     async def _chosen(self, references: Sequence[str], positions: Sequence[Position], user_id: UUID) -> frozenset[UUID]:
         """Return the groups of the user that are given by id or name. Raise NoSuchGroup and NotAMember."""

@@ -29,18 +29,39 @@ def dialect_of(request: web.Request) -> Dialect:
     return dialect
 
 
-async def accept(request: web.Request, dialect: Dialect) -> web.StreamResponse:
-    """Send the 101 response; ``detach_transport`` must follow at once. Raise ConnectionError if the peer is gone."""
+class SwitchingProtocols(web.StreamResponse):
+    """A 101 response, which has neither a body nor an end. Its ``head`` is sent with the first frames."""
+
+    head = b""
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Leave sending to the connection."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """End nothing."""
+
+
+async def accept(request: web.Request, dialect: Dialect) -> SwitchingProtocols:
+    """Return the 101 response, whose head is to be sent."""
     key = request.headers[hdrs.SEC_WEBSOCKET_KEY].encode()
-    response = web.StreamResponse(status=101)
+    response = SwitchingProtocols(status=101)
     response.headers[hdrs.UPGRADE] = "websocket"
     response.headers[hdrs.CONNECTION] = "upgrade"
     digest = hashlib.sha1(key + WS_KEY, usedforsecurity=False).digest()
     response.headers[hdrs.SEC_WEBSOCKET_ACCEPT] = b64encode(digest).decode()
     for subprotocol in _subprotocols(dialect):
         response.headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = subprotocol
-    await response.prepare(request)
+    await request.app.on_response_prepare.send(request, response)
+    response.head = _head(request, response)
     return response
+
+
+def _head(request: web.Request, response: web.StreamResponse) -> bytes:
+    lines = [f"HTTP/{request.version.major}.{request.version.minor} 101 Switching Protocols"]
+    lines += [f"{name}: {value}" for name, value in response.headers.items()]
+    if any("\r" in line or "\n" in line for line in lines):
+        raise ValueError("a line break in a header")
+    return "\r\n".join([*lines, "", ""]).encode()
 
 
 class Upgraded(NamedTuple):

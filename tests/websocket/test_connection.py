@@ -110,7 +110,7 @@ async def open_socket():
     """Open a socket under a session, with a store that answers like this."""
     opened = []
 
-    async def go(*answers, listens=True, **expires_in):
+    async def go(*answers, listens=True, head=b"", **expires_in):
         ours, theirs = socket.socketpair()
         keepalive, handler, quota = KeepaliveTimer(), RecordingHandler(), FakeQuota()
         closed = []
@@ -118,6 +118,7 @@ async def open_socket():
         under_test = WebSocketConnection(keepalive, store, 1024**2, MemoryBudget(10**9), ReadTurns())
         transport, _ = await asyncio.get_running_loop().create_connection(lambda: under_test, sock=ours)
         taken = Upgraded(transport, b"", quota, closed.append)
+        under_test.head = head
         under_test.open(taken, session(**(expires_in or {"days": 30})), handler, Dialect.PLAIN)
         if listens:
             under_test.listen(b"")
@@ -132,6 +133,19 @@ async def open_socket():
         peer.writer.transport.abort()
         await peer.until(lambda peer=peer: peer.handler.ends)
         assert (peer.handler.ends, peer.quota.left, len(peer.keepalive), len(peer.closed)) == (1, 1, 0, 1)
+
+
+@pytest.mark.parametrize("is_short", [False, True])
+async def test_the_head_comes_first(open_socket, is_short):
+    """Frames that are sent before the socket listens come behind it. If memory is short meanwhile, nothing comes."""
+    peer = await open_socket(listens=False, head=b"HEAD")
+    peer.socket.send(b"frame")
+    if is_short:
+        peer.socket.give_up()
+    peer.socket.listen(b"")
+    peer.socket.send(b"next")
+    peer.socket.close(CloseCode.RESTART)
+    await (peer.reads_the_end() if is_short else peer.reads(b"HEADframenext"))
 
 
 # The keepalive
