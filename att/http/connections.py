@@ -208,7 +208,8 @@ class HttpConnection(web.RequestHandler):
 
     def time_out(self) -> None:
         """Reject a head that is late. A client that has sent nothing at all gets no response."""
-        if self.transport is not None:  # else it is being closed already
+        # Else it is being closed already, or its head has been read, and the request is about to begin.
+        if self.transport is not None and not self._messages:
             self._reject(parse_errors.timed_out() if self._arrived else None)
 
     def abort(self) -> None:
@@ -287,6 +288,7 @@ class ConnectionLimiter:
         self._open = 0
         self._awaiting: dict[HttpConnection, float] = {}  # with the time of the start, oldest first
         self._idle: dict[HttpConnection, None] = {}  # oldest first
+        self._late: set[HttpConnection] = set()  # at the last check
         self._warned_at = float("-inf")
         self._sweep: asyncio.TimerHandle | None = None
         server.request_factory = _setting_busy(server.request_factory)
@@ -386,8 +388,11 @@ class ConnectionLimiter:
         """Reject late heads from now on."""
         self._sweep = self._loop.call_later(_SWEEP_INTERVAL, self.start)
         before = self._loop.time() - HEAD_TIMEOUT
-        for connection in [*itertools.takewhile(lambda one: self._awaiting[one] <= before, self._awaiting)]:
+        late = [*itertools.takewhile(lambda one: self._awaiting[one] <= before, self._awaiting)]
+        for connection in self._late.intersection(late):
             connection.time_out()
+        # The loop runs timers before it reads: the head may be here, and is read before the next check.
+        self._late = {*late}
 
     def stop(self) -> None:
         """Stop the checks for late heads."""

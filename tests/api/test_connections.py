@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import socket
 import struct
 import sys
+import time
 from ipaddress import ip_network
 
 import pytest
@@ -226,6 +228,18 @@ async def test_a_later_head_is_slow_as_well(connect, monkeypatch):
         writer.write(REQUEST[:-1])
         assert (await read_response(reader))[0] == 408
         await server.has(open=0)
+
+
+async def test_a_head_that_the_server_is_late_to_read(connect, monkeypatch):
+    """A head that has come in time is read, though the server was busy with other work until its time was over."""
+    monkeypatch.setattr(connections, "_SWEEP_INTERVAL", 0.01)
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.1)
+    async with small_server() as server:
+        reader, writer = await connect(server)
+        await server.has(open=1)
+        os.write(writer.get_extra_info("socket").fileno(), REQUEST)
+        time.sleep(0.2)  # noqa: ASYNC251 - the loop's other work
+        assert (await read_response(reader))[0] == 200
 
 
 async def test_a_request_in_flight_is_not_late(connect, impatient):
