@@ -102,27 +102,34 @@ class WebSocketConnection(FrameReader):
         self._start_reading(MESSAGE_LIMITS[Dialect.PLAIN], "")
         self._keepalive.attach(self, ticks(HEARTBEAT))
         self.close(code, reason)
-        self._pass_head()
+        self._pass_held()
         self.data_received(upgraded.early)
 
     def listen(self, early: bytes) -> None:
         """Handle messages, beginning with those already received. If it was closed meanwhile, send the close frame."""
-        self._pass_head()
+        self._pass_held()
         if self._deadline is None:
             self._send_close()
         if early:
             self.data_received(early)
 
     def _open_behind_head(self, transport: asyncio.Transport) -> None:
-        """Take over a transport. A head that was not sent waits for the first frames: see ``_pass_head``."""
+        """Take over a transport. A head that was not sent waits for the first frames: see ``_pass_held``."""
         self._open(transport)
         if self.head:
             if self._spare_socket is not None:  # else, over TLS, frames are written at once
                 self.pause_writing()
             self._wait(self.head)
 
-    def _pass_head(self) -> None:
-        """Write the head and the first frames at once, unless the transport still has bytes of aiohttp's."""
+    def replay(self, frame: bytes) -> None:
+        """Send a frame of a page. Until the loop's next turn the frames wait for each other: one write for all."""
+        if self._active_socket is not None:
+            self.pause_writing()
+            asyncio.get_running_loop().call_soon(self._pass_held)
+        super().replay(frame)
+
+    def _pass_held(self) -> None:
+        """Write at once what has waited for more, unless the transport still has bytes: then it goes behind them."""
         self.head = b""
         if self._transport is not None and not self._transport.get_write_buffer_size():
             self.resume_writing()
