@@ -5,9 +5,10 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
+from att.core.fair_semaphore import SOURCE
 from att.errors import Busy, Unavailable
 
-BATCH = 100  # keys
+BATCH_KEYS = 100  # keys
 WAITING = 50_000  # keys of a loader; the next one gets Busy
 PATIENCE = 10.0  # seconds for which a key may wait before its batch begins
 
@@ -49,6 +50,7 @@ class BatchLoader(Generic[_Key, _Value]):
         return await answer
 
     async def _load_waiting(self) -> None:
+        SOURCE.set("batches")  # not the one who has asked first
         try:
             while self._waiting:
                 async with self._room:
@@ -60,7 +62,7 @@ class BatchLoader(Generic[_Key, _Value]):
         """Remove and return the next batch. Keys that have waited for too long get Busy."""
         batch: dict[_Key, _Question[_Value]] = {}
         before = self._clock() - PATIENCE
-        while self._waiting and len(batch) < BATCH:
+        while self._waiting and len(batch) < BATCH_KEYS:
             key = next(iter(self._waiting))
             question = self._waiting.pop(key)
             if question.since < before:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
-from att.core.batch_loader import BATCH
+from att.core.batch_loader import BATCH_KEYS
 from att.core.fair_semaphore import FairSemaphore
 from att.core.tasks import supervise
 from att.errors import Unavailable
@@ -28,7 +28,7 @@ WHOLE_SWEEP = 120  # and every so many, for what should not be possible, all gro
 _RECENT = 1_000  # recent events that are read at least, before all groups are compared, which may be more
 _CHUNK = 1_000  # groups or sessions in one statement
 _USERS = 100  # in one statement, each with all their groups
-READERS = 2 * BATCH  # listeners that catch up at the same time, half of them of one user
+READERS = 2 * BATCH_KEYS  # listeners that catch up at the same time, half of them of one user
 GAP_WAIT = 0.02  # seconds for which a gap may close by itself if the broker carries events
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts to read from a database that does not answer
 

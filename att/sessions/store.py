@@ -164,7 +164,7 @@ END_OLDEST = prepare(
     )
 )
 # Of many tokens, given by their hashes in hexadecimal.
-FIND = planned_once(
+FIND_MANY = planned_once(
     prepare(
         text("""
     SELECT encode(s.token_hash, 'hex'), s.id, s.user_id, s.expires_at,
@@ -303,7 +303,7 @@ class PostgresSessions:
             pass
 
     async def _find_many(self, digests: Sequence[str]) -> list[tuple[Session | None, bool]]:
-        rows = await self._db.fetch_all(FIND, digests=_array(digests), slack=slack_of(self._ttl))
+        rows = await self._db.fetch_all(FIND_MANY, digests=_array(digests), slack=slack_of(self._ttl))
         found = {digest: (Session(*values), is_stale) for digest, *values, is_stale in rows}
         return [found.get(digest, (None, False)) for digest in digests]
 

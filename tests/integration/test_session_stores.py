@@ -34,7 +34,7 @@ from att.realtime.registry import Registry
 from att.sessions.store import (
     _SWEEP,
     CHECK,
-    FIND,
+    FIND_MANY,
     SESSIONS_OF_USER,
     SLIDE_EVERY,
     SLIDE_MANY,
@@ -589,10 +589,10 @@ async def test_a_crowd(db, db_url, sql, ann_verified, monkeypatch):
         ]
         assert not asked[2].done()
     assert (await asked[2]).slid
-    assert executed == [FIND, SLIDE_MANY]
+    assert executed == [FIND_MANY, SLIDE_MANY]
     checked = await asyncio.gather(*(sessions.check(each.session.id) for each in (fresh, stale, locked, ended)))
     assert [each and each.id for each in checked] == [*(each.session.id for each in (fresh, stale, locked)), None]
-    assert executed == [FIND, SLIDE_MANY, CHECK]
+    assert executed == [FIND_MANY, SLIDE_MANY, CHECK]
 
 
 async def test_malformed_tokens_cost_nothing(db_url):

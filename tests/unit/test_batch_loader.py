@@ -6,6 +6,7 @@ import pytest
 
 from att.core import batch_loader
 from att.core.batch_loader import BatchLoader
+from att.core.fair_semaphore import SOURCE
 from att.errors import Busy, DatabaseUnavailable
 
 
@@ -19,6 +20,7 @@ class Store:
         self.faults = {}
 
     async def load_many(self, keys):
+        assert SOURCE.get() == "batches"  # which waits for its turn at the database by itself
         self.batches.append([*keys])
         await self.gate.acquire()
         if error := self.faults.get(max(keys)):
@@ -124,7 +126,7 @@ async def test_a_store_that_answers_too_little(store):
 
 async def test_bounds(store, monkeypatch):
     """A batch has a limit, all that wait have one, and all batches of several loaders have the room that there is."""
-    monkeypatch.setattr(batch_loader, "BATCH", 2)
+    monkeypatch.setattr(batch_loader, "BATCH_KEYS", 2)
     monkeypatch.setattr(batch_loader, "WAITING", 3)
     loaders = [store.loader() for _ in range(3)]
     first = ask(loaders[0], 1, 2, 3)
