@@ -22,9 +22,10 @@ class DirectConnection:
 
     def __init__(self, db: Engine) -> None:
         self._db = db
-        db.on_reconnect.append(self.drop)
+        db.on_reconnect.append(self.leave)
         self._loop: asyncio.AbstractEventLoop
         self._free = asyncio.Lock()
+        self._is_stale = False  # to be dropped after the statement that runs on it
         self._connection: Connection | None = None
         self._descriptor = -1
         self._is_writing = False  # more of a statement than the kernel takes
@@ -34,15 +35,26 @@ class DirectConnection:
     async def fetch_all(self, statement: Statement, **params: Any) -> list[Any]:
         """Return all rows as tuples. Never repeat a statement. Raise what the engine raises."""
         async with self._free:
-            connection = self._connection or await self._open()
-            if statement.preparation is not None and statement.preparation not in self._prepared:
-                await self._run(connection, statement.preparation, None)
-                self._prepared.add(statement.preparation)
-            return await self._run(connection, statement.sql, {**statement.defaults, **params})
+            try:
+                connection = self._connection or await self._open()
+                if statement.preparation is not None and statement.preparation not in self._prepared:
+                    await self._run(connection, statement.preparation, None)
+                    self._prepared.add(statement.preparation)
+                return await self._run(connection, statement.sql, {**statement.defaults, **params})
+            finally:
+                if self._is_stale:
+                    self.drop()
+
+    def leave(self) -> None:
+        """Close the connection as soon as no statement runs on it; at once if the engine is closed."""
+        if self._free.locked() and not self._db.is_closed:
+            self._is_stale = True
+        else:
+            self.drop()
 
     def drop(self) -> None:
         """Close the connection. The outcome of a statement that runs on it is unknown."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._is_stale = self._connection, None, False
         if connection is None:
             return
         # Before the descriptor is closed, or at once after it: it must not be another's.

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-BELIEVED = 5.0  # seconds for which the table of nodes is believed after it was read; it is read every other second
+TABLE_BELIEVED = 5.0  # seconds for which the table of nodes is believed after it was read; it is read every other second
 REMEMBERED = 10.0  # seconds for which a node that has announced something counts, also if the table does not have it
 
 
@@ -31,7 +31,7 @@ class Neighbours:
         if others:
             self._find()
         elif asked_at >= self._in_doubt_until:
-            self._alone_until = asked_at + BELIEVED
+            self._alone_until = asked_at + TABLE_BELIEVED
 
     def heard(self) -> None:
         """Note that another node has announced something."""

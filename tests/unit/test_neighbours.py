@@ -3,7 +3,7 @@
 import pytest
 from doubles import Clock
 
-from att.realtime.neighbours import BELIEVED, REMEMBERED, Neighbours
+from att.realtime.neighbours import TABLE_BELIEVED, REMEMBERED, Neighbours
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_alone(neighbours, clock):
     assert neighbours.are_possible
     neighbours.counted(0, clock())
     assert not neighbours.are_possible
-    clock.now += BELIEVED
+    clock.now += TABLE_BELIEVED
     assert neighbours.are_possible
     assert not neighbours.discoveries
 
