@@ -338,6 +338,7 @@ async def _realtime(app: web.Application) -> AsyncIterator[None]:
         outbox_limit=app[SETTINGS].outbox_limit,
         memory=app[MEMORY],
         read_turns=app[READ_TURNS],
+        compress=app[SETTINGS].compress,
     )
     revoker = SessionRevoker(sessions, sessions)
     async with (

@@ -116,6 +116,13 @@ _OPTIONS = (
         help="Unsent bytes after which the connection of a slow listener is closed: 65536, 64KiB, 1MiB.",
     ),
     click.option(
+        "--compress",
+        type=click.BOOL,
+        metavar="on|off",
+        default="on",
+        help="Compress broadcasts on the WebSockets of clients that ask for it (permessage-deflate).",
+    ),
+    click.option(
         "--memory-budget",
         type=Parsed("size", parse_memory_budget),
         default=default_memory_budget,

@@ -106,6 +106,7 @@ class Settings:
     migrate: bool = False
     session_ttl: timedelta = timedelta(days=30)
     outbox_limit: int = 1024**2
+    compress: bool = True
     memory_budget: int = field(default_factory=default_memory_budget)
     retention_age: timedelta = timedelta(days=30)
     allow_origin: frozenset[str] = frozenset()

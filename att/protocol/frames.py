@@ -5,6 +5,7 @@ from enum import IntEnum
 from typing import Self
 
 _CONTINUATION, _TEXT, _FINAL = 0x00, 0x01, 0x80
+_RSV1 = 0x40  # the message is compressed (RFC 7692, section 6)
 FINAL_TEXT = _FINAL | _TEXT
 FIRST_FRAGMENT, LAST_FRAGMENT = _TEXT, _FINAL | _CONTINUATION  # first bytes of frames
 _CLOSE, _PING, _PONG = 0x88, 0x89, 0x8A
@@ -33,15 +34,15 @@ class CloseCode(IntEnum):
         return code
 
 
-def text_frame(payload: bytes) -> bytes:
+def text_frame(payload: bytes, *, is_compressed: bool = False) -> bytes:
     """Return an unfragmented, unmasked text frame with ``payload``, which must be UTF-8 (RFC 6455, section 5.2)."""
-    length = len(payload)
+    length, head = len(payload), FINAL_TEXT | _RSV1 if is_compressed else FINAL_TEXT
     if length < _LENGTH_16:
-        header = struct.pack("!BB", FINAL_TEXT, length)
+        header = struct.pack("!BB", head, length)
     elif length < 1 << 16:
-        header = struct.pack("!BBH", FINAL_TEXT, _LENGTH_16, length)
+        header = struct.pack("!BBH", head, _LENGTH_16, length)
     else:
-        header = struct.pack("!BBQ", FINAL_TEXT, _LENGTH_64, length)
+        header = struct.pack("!BBQ", head, _LENGTH_64, length)
     return header + payload
 
 

@@ -93,11 +93,11 @@ class Counts:
             self._waiting.pop(key)(NOBODY)
 
 
-def encode(event: LogEvent, dialect: Dialect) -> bytes | None:
+def encode(event: LogEvent, dialect: Dialect, build: Callable[[bytes], bytes] = text_frame) -> bytes | None:
     """Return the event's frame, built once for all listeners; None if the dialect has no frame for it."""
     if dialect is Dialect.V1:
-        return text_frame(messages.event(event))
-    return text_frame(event.body) if event.kind == "message" and event.body != REDACTED else None
+        return build(messages.event(event))
+    return build(event.body) if event.kind == "message" and event.body != REDACTED else None
 
 
 def replay(listener: Listener, position: StreamPosition, events: Iterable[LogEvent], all_to: int = 0) -> StreamPosition:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent
-from att.realtime.registry import Audience, Dialect, Listener
+from att.realtime.registry import Dialect, Encoding, Listener, Recipients
 
 QUEUE_EVENTS = 1_000  # queued events; further ones are read from the log later
 _QUEUE_BYTES = 4 * 1024**2
@@ -31,6 +31,14 @@ class StreamPosition(NamedTuple):
 
     seq: int
     is_member: bool
+
+
+class Audience(NamedTuple):
+    """Connections that get the same frames: those of one dialect and encoding."""
+
+    dialect: Dialect
+    encoding: Encoding
+    connections: Recipients
 
 
 class LastKnownSeqs:
@@ -89,9 +97,9 @@ class GroupStream:
 
     __slots__ = (
         "_audience",
+        "_audiences",
         "_bytes",
         "_catching",
-        "_connections",
         "_early",
         "_empty_reads",
         "_ephemerals",
@@ -119,7 +127,7 @@ class GroupStream:
         self._left: dict[UUID, int] | None = None  # seqs of the last leavings of users
         self._rules_at = seq  # since then all events that change who may post are known
         self._audience: tuple[set[Listener], ...] = tuple(set() for _ in Dialect)
-        self._connections: list[Audience | None] = [None for _ in Dialect]  # None: to be built
+        self._audiences: tuple[Audience, ...] | None = None  # None: to be built
         self._waiting: dict[Listener, int] = {}
         self._catching: dict[Listener, int] = {}
         self._recent: deque[LogEvent] | None = None
@@ -272,12 +280,16 @@ class GroupStream:
 
     # Listeners
 
-    def audience(self, dialect: Dialect) -> Audience:
-        """Return the connections in this dialect that receive the current event."""
-        found = self._connections[dialect]
-        if found is None:
-            found = self._connections[dialect] = Audience(each.connection for each in self._audience[dialect])
-        return found
+    def audiences(self) -> tuple[Audience, ...]:
+        """Return the connections that receive the current event."""
+        if self._audiences is None:
+            found = [
+                Audience(dialect, encoding, Recipients(each.connection for each in part if each.encoding is encoding))
+                for dialect, part in zip(Dialect, self._audience, strict=True)
+                for encoding in Encoding
+            ]
+            self._audiences = tuple(audience for audience in found if audience.connections)
+        return self._audiences
 
     def everyone(self) -> list[Listener]:
         """Return all listeners, wherever their place."""
@@ -328,14 +340,14 @@ class GroupStream:
         """Remove a listener from the stream."""
         if listener in self._audience[listener.dialect]:
             self._audience[listener.dialect].discard(listener)
-            self._connections[listener.dialect] = None
+            self._audiences = None
         self._waiting.pop(listener, None)
         self._stop_catching(listener)
         listener.groups.discard(self.group_id)
 
     def _enter(self, listener: Listener) -> None:
         self._audience[listener.dialect].add(listener)
-        self._connections[listener.dialect] = None
+        self._audiences = None
         listener.groups.add(self.group_id)
 
     # Catching up

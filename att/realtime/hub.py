@@ -12,22 +12,24 @@ from uuid import UUID
 from att.errors import ShuttingDown
 from att.groups.read_markers import MarkerPosition
 from att.protocol import messages
+from att.protocol.deflate import deflated_frame
 from att.protocol.frames import CloseCode, text_frame
 from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent, Position, Replay, Slice
 from att.realtime.fanout import Counts, Delivered, encode, replay, send_gap
-from att.realtime.group_streams import GroupStream, LastKnownSeqs, ReadQueue, StreamPosition
-from att.realtime.registry import Audience, Dialect, Listener, Registry, Span
+from att.realtime.group_streams import Audience, GroupStream, LastKnownSeqs, ReadQueue, StreamPosition
+from att.realtime.registry import Dialect, Encoding, Listener, Recipients, Registry, Span
 
 SLICE = 500  # frames written, or groups of a listener begun or left, before other streams have their turn
 READS = 100  # groups in one read
 _FRAME = 8 * 1024  # bytes of a frame that are written in the time of another small frame
+_BUILDERS = (text_frame, deflated_frame, text_frame)  # by ``Encoding``
 
-SendToAll = Callable[[Audience, bytes, slice], int]
+SendToAll = Callable[[Recipients, bytes, slice], int]
 
 
-def _send_to_each(audience: Audience, frame: bytes, part: slice) -> int:
-    return sum([connection.send(frame) for connection in audience[part]])
+def _send_to_each(connections: Recipients, frame: bytes, part: slice) -> int:
+    return sum([connection.send(frame) for connection in connections[part]])
 
 
 class Hub:
@@ -183,7 +185,7 @@ class Hub:
     def offer_ephemeral(self, ephemeral: Ephemeral) -> None:
         """Deliver an ephemeral to the listeners of att.v1 here, after the events that its sender's node knew of."""
         stream = self._streams.get(ephemeral.group_id)
-        if stream is not None and stream.audience(Dialect.V1):
+        if stream is not None and any(audience.dialect is Dialect.V1 for audience in stream.audiences()):
             stream.hold(ephemeral)
             self._schedule(stream)
 
@@ -388,14 +390,15 @@ class Hub:
             return
         audiences = self._audiences(stream, event)
         delivered = total = 0
-        for dialect, connections in audiences:
-            frame = encode(event, dialect)
+        for dialect, encoding, connections in audiences:
+            frame = encode(event, dialect, _BUILDERS[encoding])
             if frame is None:
                 continue
             total += len(connections)
+            send = _send_to_each if encoding is Encoding.EVENTS else self._send_to_all
             weight = _weight(frame)
             for part in _parts(len(connections), weight):
-                delivered += self._send_to_all(connections, frame, part)
+                delivered += send(connections, frame, part)
                 self._written += (part.stop - part.start) * weight
                 if self._written >= SLICE:
                     yield
@@ -406,18 +409,23 @@ class Hub:
 
     def _deliver(self, stream: GroupStream, ephemeral: Ephemeral) -> Iterator[None]:
         """Send an ephemeral. A connection on which much waits does not get it."""
-        connections, seq, sent = stream.audience(Dialect.V1), stream.seq, 0
-        frame = text_frame(messages.ephemeral(ephemeral.group_id, ephemeral.user_id, ephemeral.body))
+        payload = messages.ephemeral(ephemeral.group_id, ephemeral.user_id, ephemeral.body)
+        seq, sent, total = stream.seq, 0, 0
         self._written += 1
-        weight = _weight(frame)
-        for part in _parts(len(connections), weight):
-            sent += sum([connection.send_if_room(frame) for connection in connections[part]])
-            self._written += (part.stop - part.start) * weight
-            if self._written >= SLICE:
-                yield
-                if stream.seq != seq:  # the log has lost it
-                    return
-        self.counts.add_ephemeral(Delivered(sent, len(connections) - sent))
+        for dialect, encoding, connections in stream.audiences():
+            if dialect is not Dialect.V1:
+                continue
+            frame = _BUILDERS[encoding](payload)
+            total += len(connections)
+            weight = _weight(frame)
+            for part in _parts(len(connections), weight):
+                sent += sum([connection.send_if_room(frame) for connection in connections[part]])
+                self._written += (part.stop - part.start) * weight
+                if self._written >= SLICE:
+                    yield
+                    if stream.seq != seq:  # the log has lost it
+                        return
+        self.counts.add_ephemeral(Delivered(sent, total - sent))
 
     def _end(self, stream: GroupStream, event: LogEvent) -> Iterator[None]:
         """Dismiss everyone, as their group is deleted. Each gets their own leaving."""
@@ -432,19 +440,19 @@ class Hub:
                 yield
         self.counts.skip(event)
 
-    def _audiences(self, stream: GroupStream, event: LogEvent) -> list[tuple[Dialect, Audience]]:
+    def _audiences(self, stream: GroupStream, event: LogEvent) -> tuple[Audience, ...]:
         """Return the receivers of the current event, including a user who joins or leaves by it."""
         whose = self.registry.of_user(event.user_id) if event.user_id and event.kind != "message" else ()
         if event.kind == "joined" and event.user_id:
             self._admit(stream, event.seq, event.user_id)
         if event.kind in ("joined", "left") and event.user_id:
             self._on_member(event.group_id, event.user_id, event.kind)
-        audiences = [(dialect, stream.audience(dialect)) for dialect in Dialect]
+        audiences = stream.audiences()
         if event.kind == "left":
             for listener in whose:
                 stream.dismiss(listener)
         stream.promote()
-        return [(dialect, connections) for dialect, connections in audiences if connections]
+        return audiences
 
     def _admit(self, stream: GroupStream, seq: int, user_id: UUID) -> list[Listener]:
         """Add the listeners of a user who joined by this event. Return those that were not there before."""

@@ -34,7 +34,15 @@ class ListenerConnection(Protocol):
         """Begin to close the connection, without waiting. The default reason is the code's own."""
 
 
-class Audience(tuple[ListenerConnection, ...]):  # noqa: SLOT001 - it has an attribute
+class Encoding(IntEnum):
+    """How a connection writes frames: as they are, those of messages deflated, or as server-sent events."""
+
+    PLAIN = 0
+    DEFLATED = 1
+    EVENTS = 2
+
+
+class Recipients(tuple[ListenerConnection, ...]):  # noqa: SLOT001 - it has an attribute
     """Connections that receive the same frames. ``known`` belongs to the function that sends to them all."""
 
     known: Any = None
@@ -63,6 +71,7 @@ class Listener:
     __slots__ = (
         "connection",
         "dialect",
+        "encoding",
         "groups",
         "is_started",
         "joined",
@@ -75,12 +84,18 @@ class Listener:
     )
 
     def __init__(
-        self, user_id: UUID, session_id: UUID, connection: ListenerConnection, dialect: Dialect = Dialect.PLAIN
+        self,
+        user_id: UUID,
+        session_id: UUID,
+        connection: ListenerConnection,
+        dialect: Dialect = Dialect.PLAIN,
+        encoding: Encoding = Encoding.PLAIN,
     ) -> None:
         self.user_id = user_id
         self.session_id = session_id
         self.connection = connection
         self.dialect = dialect
+        self.encoding = encoding
         self.since = time.monotonic()
         self.groups: set[UUID] = set()
         self.left: dict[UUID, int] = {}

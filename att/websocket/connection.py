@@ -76,22 +76,24 @@ class WebSocketConnection(FrameReader):
         self._quota: ClientQuota | None = None
         self._on_close: OnClose | None = None
 
-    async def accept(self, request: web.Request, dialect: Dialect) -> web.StreamResponse:
+    async def accept(self, request: web.Request, dialect: Dialect, extension: str = "") -> web.StreamResponse:
         """Send the head of the response, or keep it for the first frames; ``detach_transport`` must follow at once.
 
         Raise ConnectionError if the peer is gone.
         """
-        response = await accept(request, dialect)
+        response = await accept(request, dialect, extension)
         self.head = response.head
         return response
 
-    def open(self, upgraded: Upgraded, session: Session, handler: MessageHandler, dialect: Dialect) -> None:
+    def open(
+        self, upgraded: Upgraded, session: Session, handler: MessageHandler, dialect: Dialect, *, inflates: bool = False
+    ) -> None:
         """Take over a transport, so that frames can be sent. Messages are handled after ``listen``."""
         self._quota, self._on_close = upgraded.quota, upgraded.on_close
         self._session_id, self._expires_at = session.id, session.expires_at.timestamp()
         self._handler = handler
         self._open_behind_head(upgraded.transport)
-        self._start_reading(MESSAGE_LIMITS[dialect], session.user_id)
+        self._start_reading(MESSAGE_LIMITS[dialect], session.user_id, inflates=inflates)
         self._last_received = self._keepalive.now
         self._keepalive.attach(self, min(ticks(HEARTBEAT), self._check_session()))
 
@@ -182,6 +184,13 @@ class WebSocketConnection(FrameReader):
     def _send_close(self) -> None:
         super()._send_close()
         self.resume()  # to read the peer's close frame
+
+    def give_up(self) -> str:
+        given_up = super().give_up()
+        if given_up == "message" and self._handler is not None:
+            # It drops a message that it is parsing; not now, as this may be called from within a fan-out.
+            asyncio.get_running_loop().call_soon(self._handler.on_lost)
+        return given_up
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)

@@ -25,19 +25,22 @@ from att.realtime.marker_updates import MarkerUpdates
 from att.realtime.presence_feed import PresenceFeed
 from att.realtime.publish_queue import PublishCallback
 from att.realtime.publisher import Publisher
-from att.realtime.registry import Dialect, Listener
+from att.realtime.registry import Dialect, Encoding, Listener
 from att.sessions.store import Session, SessionStore
 from att.websocket.connection import HEARTBEAT, WebSocketConnection
 from att.websocket.event_stream import EventStreamConnection, EventStreamProtocol
 from att.websocket.keepalive import KeepaliveTimer
 from att.websocket.refusals import refusal_of
 from att.websocket.subprotocols import AttV1Protocol, ClientActions, PlainProtocol
-from att.websocket.upgrade import detach_transport, dialect_of
+from att.websocket.upgrade import detach_transport, dialect_of, extension_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenEndpoint:
-    """Upgrades requests to WebSockets, and attaches them to the hub. ``outbox_limit`` is in bytes, for each socket."""
+    """Upgrades requests to WebSockets, and attaches them to the hub.
+
+    ``outbox_limit`` is in bytes, for each socket. With ``compress`` clients that ask for it get compressed frames.
+    """
 
     hub: Hub
     sessions: SessionStore
@@ -53,6 +56,7 @@ class ListenEndpoint:
     outbox_limit: int
     memory: MemoryBudget
     read_turns: ReadTurns
+    compress: bool
 
     async def serve(
         self, request: web.Request, groups: Sequence[str] = (), last: EventId | None = None
@@ -71,7 +75,9 @@ class ListenEndpoint:
         # this and the attachment of a listener within the quota.
         await self.quotas.check_sockets(user_id, len(self.hub.registry.of_user(user_id)), HEARTBEAT * 1.5)
         connection = self._connection(EventStreamConnection if is_stream else WebSocketConnection)
-        listener = Listener(session.user_id, session.id, connection, dialect)
+        extension = extension_of(request) if self.compress and not is_stream else ""
+        encoding = Encoding.EVENTS if is_stream else Encoding.DEFLATED if extension else Encoding.PLAIN
+        listener = Listener(session.user_id, session.id, connection, dialect, encoding)
         protocol = self._protocol_for(listener, connection)
         try:
             self.hub.attach(listener)
@@ -84,9 +90,9 @@ class ListenEndpoint:
             listener.only = await self._chosen(groups, positions, user_id) if groups else None
             if isinstance(protocol, EventStreamProtocol):
                 await protocol.find_start(self.log, epoch, positions, last)
-            response = await connection.accept(request, dialect)
+            response = await connection.accept(request, dialect, extension)
             upgraded = detach_transport(request, connection)
-            connection.open(upgraded, session, protocol, dialect)
+            connection.open(upgraded, session, protocol, dialect, inflates=bool(extension))
             protocol.begin(epoch, positions)
             connection.listen(upgraded.early)
         except BaseException:

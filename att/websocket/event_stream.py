@@ -34,7 +34,12 @@ class EventStreamConnection(WebSocketConnection):
 
     __slots__ = ("_is_chunked", "_last_sent", "_stream")
 
-    async def accept(self, request: web.Request, dialect: Dialect) -> web.StreamResponse:  # noqa: ARG002 - it is V1
+    async def accept(
+        self,
+        request: web.Request,
+        dialect: Dialect,  # noqa: ARG002 - it is V1
+        extension: str = "",  # noqa: ARG002 - of WebSockets
+    ) -> web.StreamResponse:
         response = web.StreamResponse()
         response.content_type = EVENT_STREAM
         response.headers["X-Accel-Buffering"] = "no"  # nginx passes each event on at once
@@ -47,10 +52,12 @@ class EventStreamConnection(WebSocketConnection):
         """Begin at this position."""
         self._stream = EventStream(position)
 
-    def open(self, upgraded: Upgraded, session: Session, handler: MessageHandler, dialect: Dialect) -> None:
+    def open(
+        self, upgraded: Upgraded, session: Session, handler: MessageHandler, dialect: Dialect, *, inflates: bool = False
+    ) -> None:
         self._last_sent = self._keepalive.now
         _limit_silence(upgraded.transport)
-        super().open(upgraded, session, handler, dialect)
+        super().open(upgraded, session, handler, dialect, inflates=inflates)
 
     def send(self, frame: bytes) -> bool:
         return self._send_event(self._stream.event(frame))

@@ -14,6 +14,7 @@ from att.core.pace import ARRIVAL_TIMEOUT, PACE_TIME, Pace
 from att.core.read_turns import ReadTurns
 from att.protocol.frames import CloseCode
 from att.websocket.frame_writer import FrameWriter
+from att.websocket.inflating import Inflater
 from att.websocket.masks import MaskScanner
 
 _FINAL, _CONTROL, _LENGTH_16, _MASK_SIZE = 0x80, 0x08, 126, 4  # of a frame (RFC 6455, section 5.2)
@@ -92,6 +93,8 @@ class FrameReader(FrameWriter):
     __slots__ = (
         "_arrival",
         "_has_turn",
+        "_inflated",
+        "_inflater",
         "_is_paused",
         "_masks",
         "_pace",
@@ -113,13 +116,16 @@ class FrameReader(FrameWriter):
         self._has_turn = False  # or will have one
         self._is_paused = False
         self._unfinished = UnfinishedMessage()
-        self._unread = 0  # bytes that are counted against the budget: of the unfinished message, and the rest
+        self._inflater: Inflater | None = None
+        self._inflated = 0  # bytes of inflated messages since reading was last not paused, so they may be waiting
+        self._unread = 0  # bytes counted against the budget: of the unfinished message, the rest, and the inflated ones
         self._pace: Pace | None = None
         self._arrival: asyncio.TimerHandle | None = None  # while a message is unfinished
 
-    def _start_reading(self, limit: int, source: Hashable) -> None:
-        """Start to read messages of at most ``limit`` bytes. The source takes turns with others."""
+    def _start_reading(self, limit: int, source: Hashable, *, inflates: bool = False) -> None:
+        """Start to read messages of at most ``limit`` bytes, also when inflated. The source takes turns with others."""
         self._source = source
+        self._inflater = Inflater(limit) if inflates else None
         self._reader = WebSocketReader(_found, limit + 1, compress=False, decode_text=True)
 
     def _on_message(self, message: WSMessage) -> None:
@@ -140,6 +146,9 @@ class FrameReader(FrameWriter):
         """Resume reading."""
         if self._is_paused:
             self._is_paused = False
+            if self._inflated:
+                self._inflated = 0
+                self._count()
             self._schedule_turn()
 
     def data_received(self, data: bytes) -> None:
@@ -148,11 +157,12 @@ class FrameReader(FrameWriter):
         if self._rest or self._is_paused or len(data) > TURN:
             self._rest += data
             self._count()
+        else:
+            self._read(self._reader, data)
+        if self._rest:
             if self._transport is not None:
                 self._transport.pause_reading()
             self._schedule_turn()
-        else:
-            self._read(self._reader, data)
 
     def give_up(self) -> str:
         """Drop an unfinished message or what waits, and close: the budget is full."""
@@ -182,13 +192,41 @@ class FrameReader(FrameWriter):
             self._transport.resume_reading()
 
     def _read(self, reader: WebSocketReader, data: bytes) -> None:
+        """Read frames, up to an inflated message that waits or is large: then the others have their turn."""
+        if self._inflater is None:
+            self._feed(reader, data)
+            return
+        at = inflated = 0
+        while at < len(data) and inflated < TURN and self._reader is not None:
+            part, at, deflated_type = self._inflater.split(data, at)
+            inflated += self._feed(reader, part, deflated_type)
+            if self._is_paused:
+                break
+        if at < len(data) and self._reader is not None:
+            self._rest = data[at:] + self._rest
+            self._count()
+
+    def _feed(self, reader: WebSocketReader, data: bytes, deflated_type: int = 0) -> int:
+        """Handle the frames in these bytes. If a compressed message ends with them, return its size, else 0."""
         unmasked = self._masks.find_unmasked(data)
         reader.feed_data(data[:unmasked])
         messages, error = _found.take()
         self._unfinished.feed(data)
         SOURCE.set(self._source)  # also of the tasks that messages start
+        size = 0
+        if deflated_type and self._inflater is not None and error is None and unmasked is None:
+            try:
+                message, size = self._inflater.inflate(messages.pop(), deflated_type)
+            except WebSocketError as found:
+                error = found
+            else:
+                messages.append(message)
+                self._inflated += size
+                self._count()
         for message in messages:
             self._on_message(message)
+        if not self._is_paused:
+            self._inflated = 0
         if unmasked is not None:
             error = error or WebSocketError(WSCloseCode.PROTOCOL_ERROR, "a frame has no mask")
         if error is not None:
@@ -197,16 +235,17 @@ class FrameReader(FrameWriter):
         elif self._unfinished.size or self._unread:
             self._count()
             self._check_pace()
+        return size
 
     def _stop_reading(self) -> None:
         """Read nothing from now on."""
-        self._reader, self._rest, self._unfinished = None, b"", UnfinishedMessage()
+        self._reader, self._rest, self._unfinished, self._inflated = None, b"", UnfinishedMessage(), 0
         self._count()
         self._check_pace()
 
     def _count(self) -> None:
         """Charge what has come and is not handled."""
-        unread = self._unfinished.size + len(self._rest)
+        unread = self._unfinished.size + len(self._rest) + self._inflated
         change, self._unread = unread - self._unread, unread
         if change > 0:
             self._memory.charge(self, change)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from att.core.memory import MemoryBudget
 from att.protocol.frames import CloseCode, close_frame
-from att.realtime.registry import Audience
+from att.realtime.registry import Recipients
 
 _CLOSE_TIMEOUT = 5.0  # seconds for a peer to take pending data and the close frame
 KERNEL_BUFFER = 64 * 1024  # bytes that the kernel may buffer for one socket; its default is megabytes
@@ -283,22 +283,22 @@ class FrameWriter(asyncio.Protocol):
 
 
 class _Sockets(NamedTuple):
-    """The active sockets of an audience, None for a connection without one, as of this number of changes."""
+    """The active sockets of recipients, None for a connection without one, as of this number of changes."""
 
     changes: int
     sockets: Sequence[SharedSocket | None]
 
 
-def send_to_all(audience: Audience, frame: bytes, part: slice) -> int:
-    """Send a frame to a part of an audience as ``FrameWriter.send`` does. Return how many have taken it.
+def send_to_all(recipients: Recipients, frame: bytes, part: slice) -> int:
+    """Send a frame to a part of the recipients as ``FrameWriter.send`` does. Return how many have taken it.
 
     While no socket changes the loop touches the sockets alone. From the first connection that does not take all on, it
     goes the usual way: whatever is done about that one may concern the others.
     """
-    writers: Any = audience
-    known: _Sockets | None = audience.known
+    writers: Any = recipients
+    known: _Sockets | None = recipients.known
     if known is None or known.changes != _changes.count:
-        known = audience.known = _Sockets(_changes.count, [writer._active_socket for writer in writers])  # noqa: SLF001
+        known = recipients.known = _Sockets(_changes.count, [writer._active_socket for writer in writers])  # noqa: SLF001
     size, sent, done = len(frame), 0, 0
     with contextlib.suppress(OSError):
         for active in known.sockets[part]:

@@ -16,6 +16,7 @@ from att.errors import UpgradeRequired
 from att.http.access_log import REQUEST_LOG, OnClose
 from att.http.connections import ClientQuota, HttpConnection
 from att.http.credentials import offered_subprotocols
+from att.protocol.deflate import negotiate
 from att.protocol.messages import SUBPROTOCOL
 from att.realtime.registry import Dialect
 
@@ -41,7 +42,18 @@ class SwitchingProtocols(web.StreamResponse):
         """End nothing."""
 
 
-async def accept(request: web.Request, dialect: Dialect) -> SwitchingProtocols:
+def extension_of(request: web.Request) -> str:
+    """Return the response that accepts compression (RFC 7692), "" if there is none.
+
+    Apple's network library, in Safari, in all browsers of iOS and in apps, offers it, and loses compressed messages.
+    """
+    agent = request.headers.get(hdrs.USER_AGENT, "")
+    if "CFNetwork/" in agent or ("AppleWebKit/" in agent and "Chrome/" not in agent):
+        return ""
+    return negotiate(request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, ()))
+
+
+async def accept(request: web.Request, dialect: Dialect, extension: str = "") -> SwitchingProtocols:
     """Return the 101 response, whose head is to be sent."""
     key = request.headers[hdrs.SEC_WEBSOCKET_KEY].encode()
     response = SwitchingProtocols(status=101)
@@ -51,6 +63,8 @@ async def accept(request: web.Request, dialect: Dialect) -> SwitchingProtocols:
     response.headers[hdrs.SEC_WEBSOCKET_ACCEPT] = b64encode(digest).decode()
     for subprotocol in _subprotocols(dialect):
         response.headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = subprotocol
+    if extension:
+        response.headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = extension
     await request.app.on_response_prepare.send(request, response)
     response.head = _head(request, response)
     return response

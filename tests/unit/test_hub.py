@@ -8,13 +8,14 @@ import pytest
 from doubles import is_empty
 
 from att.errors import ShuttingDown
+from att.protocol.deflate import inflate
 from att.protocol.frames import CloseCode, text_frame
 from att.realtime import hub as hub_module
 from att.realtime.ephemerals import Ephemeral
 from att.realtime.event_log import LogEvent, Position, Replay, Slice
 from att.realtime.fanout import NOBODY, Delivered
 from att.realtime.hub import Hub
-from att.realtime.registry import Dialect, Listener, Registry
+from att.realtime.registry import Dialect, Encoding, Listener, Registry
 
 ANN, BEN = UUID(int=1), UUID(int=2)
 TEA, PIE = UUID(int=11), UUID(int=12)
@@ -117,8 +118,8 @@ def hub(registry, calls):
 def attach(hub):
     """Attach a user's listener without starting it."""
 
-    def go(user_id, session_id=SESSION, connection=None, dialect=Dialect.V1):
-        listener = Listener(user_id, session_id, connection or Recording(), dialect)
+    def go(user_id, session_id=SESSION, connection=None, dialect=Dialect.V1, encoding=Encoding.PLAIN):
+        listener = Listener(user_id, session_id, connection or Recording(), dialect, encoding)
         hub.attach(listener)
         return listener
 
@@ -181,6 +182,26 @@ def test_frames_are_built_once(hub, listen):
     assert plain[0].connection.frames == [text_frame(BODY)]
     for group in (plain, others):
         assert all(listener.connection.frames[0] is group[0].connection.frames[0] for listener in group)
+
+
+def test_a_message_is_compressed_once(hub, listen):
+    """For all listeners that inflate it, in each dialect; the others get it as it is. So it is with an ephemeral."""
+    body = b'{"text":"%s"}' % (b"tea " * 200)
+    for dialect in Dialect:
+        plain, *inflating = [
+            listen(user_id, at(0), dialect=dialect, encoding=encoding)
+            for user_id, encoding in [(ANN, Encoding.PLAIN), (ANN, Encoding.DEFLATED), (BEN, Encoding.DEFLATED)]
+        ]
+        hub.offer(message(1, body=body))
+        hub.offer_ephemeral(Ephemeral(b"", TEA, ANN, 0, 1, body))
+        frames = [each.connection.frames for each in inflating]
+        assert len(frames[0]) == (2 if dialect is Dialect.V1 else 1)
+        assert all(one is other for one, other in zip(*frames, strict=True))
+        for one, other in zip(plain.connection.frames, frames[0], strict=True):
+            assert (one[0], other[0]) == (0x81, 0xC1)
+            assert inflate(other[2:], 10_000) == one[4:]
+        for each in (plain, *inflating):
+            hub.detach(each)
 
 
 @pytest.mark.parametrize("size", [125, 126, 65536])

@@ -29,6 +29,7 @@ def test_settings_from_the_environment(monkeypatch):
     monkeypatch.setenv("ATT_ADMIN_LISTEN", "127.0.0.1:9100")
     monkeypatch.setenv("ATT_LOG_FORMAT", "JSON")
     monkeypatch.setenv("ATT_ACCESS_LOG", "true")
+    monkeypatch.setenv("ATT_COMPRESS", "off")
     monkeypatch.setenv("ATT_QUOTA_MEMBERS", "unlimited")
     monkeypatch.setenv("ATT_QUOTA_BROADCASTS", "10/1s")
     assert settings_from_environment() == Settings(
@@ -40,6 +41,7 @@ def test_settings_from_the_environment(monkeypatch):
         admin_listen=ListenAddress("127.0.0.1", 9100),
         log_format=LogFormat.JSON,
         access_log=True,
+        compress=False,
         quota_members=None,
         quota_broadcasts=Rate(10, timedelta(seconds=1)),
     )

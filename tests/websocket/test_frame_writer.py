@@ -11,7 +11,7 @@ import pytest
 
 from att.core.memory import OVERHEAD, MemoryBudget
 from att.protocol.frames import CloseCode, close_frame
-from att.realtime.registry import Audience
+from att.realtime.registry import Recipients
 from att.websocket import frame_writer
 from att.websocket.frame_writer import FrameWriter, SharedSocket, send_to_all
 
@@ -419,7 +419,7 @@ async def test_many_at_once():
         pair("tcp") as (closing, gone),
     ):
         closing.close(CloseCode.RESYNC)
-        writers = Audience([one, slow, tls, closing])
+        writers = Recipients([one, slow, tls, closing])
         assert send_to_all(writers, b"1", ALL) == 3
         assert send_to_all(writers, LARGE, ALL) == 3
         assert not slow.is_direct
@@ -434,7 +434,7 @@ async def test_many_at_once_of_whom_one_has_gone():
     """An error of one socket is that of its transport, and the others get the frame."""
     async with pair("tcp") as (one, _), pair("tcp") as (two, reader):
         one._active_socket.shutdown(socket.SHUT_WR)
-        assert send_to_all(Audience([one, two]), b"1", ALL) == 2
+        assert send_to_all(Recipients([one, two]), b"1", ALL) == 2
         reader.transport.resume_reading()
         assert await reader.has_read(1) == b"1"
         await asyncio.wait_for(one.lost.wait(), DEADLINE)
@@ -444,7 +444,7 @@ async def test_a_part_of_many():
     """A frame goes to those in the part, also after a socket in another part has changed, or is not used any more."""
     async with contextlib.AsyncExitStack() as stack:
         pairs = [await stack.enter_async_context(pair("tcp")) for _ in range(4)]
-        audience = Audience(out for out, _ in pairs)
+        audience = Recipients(out for out, _ in pairs)
         for _, peer in pairs:
             peer.transport.resume_reading()
         assert [send_to_all(audience, b"1", slice(*ends)) for ends in ((0, 2), (2, 9))] == [2, 2]
