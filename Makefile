@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 NPM_INSTALLED := clients/js/node_modules/.package-lock.json
-QUESTIONS := fanout few publishing ephemerals latency growth connecting herd memory slow_readers idle nodes sessions endings upkeep scaling users attacks deletion
+QUESTIONS := fanout few deflate publishing ephemerals latency growth connecting herd memory slow_readers idle nodes sessions endings upkeep scaling users attacks deletion
 
 DOCKER ?= docker
 TEST_DB := att-test-db

@@ -103,6 +103,18 @@ async def unfinished_messages(server: Server, _db: Database, accounts: list[Acco
         each.transport.write(part)
 
 
+async def inflated_messages(server: Server, _db: Database, accounts: list[Account]) -> None:
+    """Sockets of one account, each with twenty compressed messages of 1 KB that inflate to 1 MiB."""
+    packer = zlib.compressobj(9, wbits=-15)
+    message = packer.compress(b'{"type":"ping"%s}' % (b" " * (MIB - 20))) + packer.flush(zlib.Z_SYNC_FLUSH)
+    bomb = b"\xc1" + mask(message[:-4])[1:]
+    request = att_request(accounts[0], is_v1=True, inflates=True)
+    sockets = await open_many(SOCKETS, lambda _: open_listener(server.port, request))
+    for each in sockets:
+        each.send(b'{"type":"resume"}')
+        each.transport.write(bomb * 20)
+
+
 async def unread_broadcast(server: Server, db: Database, accounts: list[Account]) -> None:
     """A broadcast of 1 MiB to sockets that do not read."""
     group = db.group("large", accounts[:2])
@@ -269,8 +281,8 @@ async def measure(report: Report, db: Database, name: str, attack: Attack) -> No
 
 
 ATTACKS = (
-    *(unended_gzip, unended_plain, signed_in_gzip, signed_in_plain, unfinished_messages, unread_broadcast),
-    *(unread_pages, unknown_members, faulty_items, many_users, deep_broadcasts, deep_messages),
+    *(unended_gzip, unended_plain, signed_in_gzip, signed_in_plain, unfinished_messages, inflated_messages),
+    *(unread_broadcast, unread_pages, unknown_members, faulty_items, many_users, deep_broadcasts, deep_messages),
 )
 
 

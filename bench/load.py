@@ -14,6 +14,7 @@ from harness import Account, Circles
 
 TIMEOUT = 60.0  # seconds
 AT_ONCE = 64  # connections opened at the same time
+TEXT = (0x81, 0xC1)  # the latter is compressed
 PING = 0x89
 CLOSE = 0x88
 
@@ -42,7 +43,7 @@ class Listener(asyncio.Protocol):
         self._request = request
         self._on_frame = on_frame
         self._rest = b""
-        self._usual = 0
+        self.usual = 0  # bytes of the last frame
         self.received = 0
         self.on_count: Callable[[int], object] | None = None
         self.close_code: int | None = None
@@ -66,7 +67,7 @@ class Listener(asyncio.Protocol):
         self.transport.write(mask(payload))
 
     def data_received(self, data: bytes) -> None:
-        if len(data) == self._usual and not self._rest and data[0] == 0x81:
+        if len(data) == self.usual and not self._rest and data[0] in TEXT:
             self._count()  # just one frame, as long as the one before
             return
         data = self._rest + data
@@ -92,12 +93,12 @@ class Listener(asyncio.Protocol):
                 break
             self._receive(data[start], data, at, length)
             if self._on_frame is None:
-                self._usual = at + length - start
+                self.usual = at + length - start
             start = at + length
         return data[start:]
 
     def _receive(self, kind: int, data: bytes, at: int, length: int) -> None:
-        if kind == 0x81:
+        if kind in TEXT:
             if self._on_frame is not None:
                 self._on_frame(data[at : at + length])
             self._count()
@@ -197,10 +198,11 @@ class Arrivals:
                 self._done.set()
 
 
-def att_request(account: Account, *, is_v1: bool = False) -> bytes:
+def att_request(account: Account, *, is_v1: bool = False, inflates: bool = False) -> bytes:
     """Build the request of an att listener."""
     subprotocol = ["Sec-WebSocket-Protocol: att.v1"] if is_v1 else []
-    return upgrade("/listen/me", f"Authorization: Bearer {account.token}", *subprotocol)
+    extension = ["Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"] if inflates else []
+    return upgrade("/listen/me", f"Authorization: Bearer {account.token}", *subprotocol, *extension)
 
 
 class Sender:

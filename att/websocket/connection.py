@@ -136,13 +136,6 @@ class WebSocketConnection(FrameReader):
         if self._transport is not None and not self._transport.get_write_buffer_size():
             self.resume_writing()
 
-    def give_up(self) -> str:
-        if not self.head:
-            return super().give_up()
-        self._drop_waiting()
-        self.abort()  # a close frame cannot come before the head
-        return "outbox"
-
     # Receiving
 
     def data_received(self, data: bytes) -> None:
@@ -186,6 +179,10 @@ class WebSocketConnection(FrameReader):
         self.resume()  # to read the peer's close frame
 
     def give_up(self) -> str:
+        if self.head:
+            self._drop_waiting()
+            self.abort()  # a close frame cannot come before the head
+            return "outbox"
         given_up = super().give_up()
         if given_up == "message" and self._handler is not None:
             # It drops a message that it is parsing; not now, as this may be called from within a fan-out.

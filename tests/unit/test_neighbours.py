@@ -3,7 +3,7 @@
 import pytest
 from doubles import Clock
 
-from att.realtime.neighbours import TABLE_BELIEVED, REMEMBERED, Neighbours
+from att.realtime.neighbours import REMEMBERED, TABLE_BELIEVED, Neighbours
 
 
 @pytest.fixture
