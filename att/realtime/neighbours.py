@@ -3,9 +3,7 @@
 import time
 from collections.abc import Callable
 
-TABLE_BELIEVED = (
-    5.0  # seconds for which the table of nodes is believed; it is read every other second
-)
+TABLE_BELIEVED = 5.0  # seconds for which the table of nodes is believed; it is read every other second
 REMEMBERED = 10.0  # seconds for which a node that has announced something counts, also if the table does not have it
 
 
