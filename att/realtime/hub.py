@@ -403,9 +403,15 @@ class Hub:
                 if self._written >= SLICE:
                     yield
                     if stream.seq != event.seq:  # the log has lost it
+                        self._resync_leaving(event)
                         return
         self._written += 1
         self.counts.add(event, Delivered(delivered, total - delivered))
+
+    def _resync_leaving(self, event: LogEvent) -> None:
+        """Have listeners reconnect that left the stream by this event, and may not have been told."""
+        leaving = self.registry.of_user(event.user_id) if event.kind == "left" and event.user_id else ()
+        self._close([each for each in leaving if each.left.get(event.group_id) == event.seq], CloseCode.RESYNC)
 
     def _deliver(self, stream: GroupStream, ephemeral: Ephemeral) -> Iterator[None]:
         """Send an ephemeral. A connection on which much waits does not get it."""

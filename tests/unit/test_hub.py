@@ -506,6 +506,18 @@ def test_seqs_of_an_epoch(hub, listen, calls):
     assert is_open(ann, ben)
 
 
+def test_a_leaving_that_is_lost_while_it_is_written(hub, listen, monkeypatch):
+    """The sockets of the user who left connect again, also those that the stream has dismissed already."""
+    monkeypatch.setattr(hub_module, "SLICE", 1)
+    anns = [listen(ANN, at(5)) for _ in range(3)]
+    hub.offer(left(6, ANN))
+    hub.observe_head(TEA, 9)
+    hub.read(TEA, 6, Slice([message(9)], 9))  # retention has removed what comes before
+    while hub.step():
+        pass
+    assert closed(CloseCode.RESYNC, *anns)
+
+
 def test_an_event_that_is_lost_while_it_is_written(hub, listen, monkeypatch):
     """Who has not been sent it yet never is, and another with its seq is sent to who comes then."""
     monkeypatch.setattr(hub_module, "SLICE", 1)
