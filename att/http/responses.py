@@ -15,7 +15,7 @@ from att.http.schemas import PageOut, ResponseModel
 
 def respond(body: BaseModel, *, status: int = 200, version: str | None = None) -> web.Response:
     """Return a JSON response, with the version of the resource as its ETag if it has one."""
-    response = web.Response(text=body.model_dump_json(), status=status, content_type="application/json")
+    response = web.json_response(body.model_dump(mode="json"), status=status)
     response.etag = version
     return response
 

@@ -48,7 +48,7 @@ async def test_the_first_server_that_answers_is_used(tcp_port, db_url):
         closed.bind(("127.0.0.1", 0))
         dead = closed.getsockname()[1]
         db = await Engine.connect(f"postgresql://postgres@127.0.0.1:{dead},127.0.0.1:{tcp_port}/{name}")
-        assert db._server._address == {"host": "127.0.0.1", "port": tcp_port, "hostaddr": "127.0.0.1"}
+        assert db.server._address == {"host": "127.0.0.1", "port": tcp_port, "hostaddr": "127.0.0.1"}
         rows = await asyncio.gather(*(db.fetch_one(ONE) for _ in range(5)))
         assert rows == [(1,)] * 5
         await db.close()
@@ -88,7 +88,7 @@ async def astray(tcp_port, db_url):
     await db._pool.clear()
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        yield db, lambda: db._server._address.update(port=closed.getsockname()[1])
+        yield db, lambda: db.server._address.update(port=closed.getsockname()[1])
     await db.close()
 
 
@@ -98,7 +98,7 @@ async def test_a_server_that_moved_is_found_again(astray):
     go_astray()
     with pytest.raises(errors.DatabaseUnavailable):
         await db.fetch_one(ONE)
-    await db._server._finding
+    await db.server._finding
     assert await db.fetch_one(ONE) == (1,)
 
 
@@ -109,7 +109,7 @@ async def test_a_server_that_refuses_is_said_to_each_who_asks(astray):
         go_astray()
         with pytest.raises(errors.DatabaseUnavailable):
             await db.fetch_one(ONE)
-    await db._server._finding
+    await db.server._finding
     assert await asyncio.gather(*(db.fetch_one(ONE) for _ in range(5))) == [(1,)] * 5
 
 
@@ -145,8 +145,8 @@ async def test_names_are_resolved_off_the_loop(tcp_port, db_url, monkeypatch):
     """Later connections use the found address; libpq would resolve a name on the event loop."""
     name = db_url.split("/")[3].partition("?")[0]
     db = await Engine.connect(f"postgresql://postgres@localhost:{tcp_port}/{name}")
-    assert db._server._address["hostaddr"] == "127.0.0.1"
-    assert db._server._address["host"] == "localhost"  # which TLS compares with the certificate
+    assert db.server._address["hostaddr"] == "127.0.0.1"
+    assert db.server._address["host"] == "localhost"  # which TLS compares with the certificate
     await db.close()
 
 
@@ -163,9 +163,9 @@ async def test_a_server_that_hangs_up_is_said(tcp_port, db_url, monkeypatch):
 
 async def test_closing_stops_the_search(db, monkeypatch):
     monkeypatch.setattr(module, "locate", lambda _dsn: (_ for _ in ()).throw(errors.DatabaseUnavailable))
-    db._server.find_again()
-    first = db._server._finding
-    db._server.find_again()
-    assert db._server._finding is first
-    await db._server.close()
+    db.server.find_again()
+    first = db.server._finding
+    db.server.find_again()
+    assert db.server._finding is first
+    await db.server.close()
     assert first.done()
