@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-from att.core.fair_semaphore import SOURCE
+from att.core.fair_semaphore import SOURCE, OwnTask
 from att.errors import Busy, Unavailable
 
 BATCH_KEYS = 100  # keys
@@ -50,7 +50,7 @@ class BatchLoader(Generic[_Key, _Value]):
         return await answer
 
     async def _load_waiting(self) -> None:
-        SOURCE.set("batches")  # not the one who has asked first
+        SOURCE.set(OwnTask("batches"))  # not the one who has asked first
         try:
             while self._waiting:
                 async with self._room:

@@ -22,16 +22,16 @@ class FairQueue(Generic[_T]):
     def __len__(self) -> int:
         return self._count
 
-    def push(self, source: Hashable, item: _T) -> _T | None:
+    def push(self, source: Hashable, item: _T, *, may_exceed: bool = False) -> _T | None:
         """Add an item. Return the item that has no place, perhaps this one, or None.
 
-        In a full queue a source gives way that has more items than this one.
+        In a full queue a source gives way that has more items than this one, unless this one ``may_exceed`` the limit.
         """
         own = self._queues.get(source, ())
         if len(own) >= self._share:
             return item
         displaced = None
-        if self._count >= self._limit:
+        if self._count >= self._limit and not may_exceed:
             if self._count == len(self._queues):
                 return item  # nobody has two: quickly, since very many may come
             longest = max(self._queues, key=lambda name: len(self._queues[name]), default=source)

@@ -13,6 +13,12 @@ from att.errors import Busy
 SOURCE: ContextVar[Hashable] = ContextVar("source", default="")  # the user, address or own task for which code runs
 
 
+class OwnTask(str):
+    """A source that is a task of the server's own. It may wait in a full queue, since there are few of them."""
+
+    __slots__ = ()
+
+
 class _Turn(NamedTuple):
     """A source that waits, and its future: True for a place, False if it must give way."""
 
@@ -58,7 +64,7 @@ class FairSemaphore:
             self._take(source)
             return
         turn = _Turn(source, asyncio.get_running_loop().create_future())
-        displaced = self._turns.push(source, turn)
+        displaced = self._turns.push(source, turn, may_exceed=isinstance(source, OwnTask))
         if displaced is turn:
             raise Busy
         if displaced is not None and not displaced.future.done():

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
-from att.core.fair_semaphore import SOURCE
+from att.core.fair_semaphore import SOURCE, OwnTask
 from att.errors import AttError
 
 RESTART_PAUSE = 1.0  # seconds
@@ -104,7 +104,7 @@ async def supervise(name: str, work: Callable[[], Awaitable[object]]) -> AsyncIt
 
 
 async def _restart(state: Work, work: Callable[[], Awaitable[object]]) -> None:
-    SOURCE.set(state.name)
+    SOURCE.set(OwnTask(state.name))
     while True:
         try:
             await work()
@@ -115,7 +115,7 @@ async def _restart(state: Work, work: Callable[[], Awaitable[object]]) -> None:
 
 
 async def _repeat(state: Work, work: Callable[[], Awaitable[object]], seconds: float, is_over: asyncio.Event) -> None:
-    SOURCE.set(state.name)
+    SOURCE.set(OwnTask(state.name))
     while not is_over.is_set():
         pause = min(seconds, RETRY_PAUSE)
         try:

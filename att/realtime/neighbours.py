@@ -20,6 +20,7 @@ class Neighbours:
         self._clock = clock
         self._alone_until = 0.0
         self._in_doubt_until = 0.0
+        self._was_alone = False  # at some time since another was found
 
     @property
     def are_possible(self) -> bool:
@@ -32,6 +33,7 @@ class Neighbours:
             self._find()
         elif asked_at >= self._in_doubt_until:
             self._alone_until = asked_at + TABLE_BELIEVED
+            self._was_alone = True
 
     def heard(self) -> None:
         """Note that another node has announced something."""
@@ -44,6 +46,6 @@ class Neighbours:
         self._find()
 
     def _find(self) -> None:
-        was_alone, self._alone_until = not self.are_possible, 0.0
+        was_alone, self._was_alone, self._alone_until = self._was_alone, False, 0.0
         if was_alone:
             self.on_found()

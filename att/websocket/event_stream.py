@@ -10,6 +10,7 @@ from uuid import UUID
 
 from aiohttp import hdrs, web
 
+from att.core.fair_semaphore import SOURCE
 from att.http.requests import EVENT_STREAM
 from att.protocol import messages
 from att.protocol.event_stream import COMMENT, EventId, EventStream, chunk, close_event
@@ -168,6 +169,7 @@ class EventStreamProtocol(AttV1Protocol):
             self._advancing = asyncio.create_task(self._close_on_error(self._advance()))
 
     async def _advance(self) -> None:
+        SOURCE.set(self._listener.user_id)  # not the timer's
         recent = self._position.take_recent()
         moment = await self._log_reader.moment()
         if not self._moment.is_settled(moment) or not await self._advance_to(self._moment.at, recent):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from att.core.fair_semaphore import FairSemaphore
+from att.core.fair_semaphore import FairSemaphore, OwnTask
 from att.errors import Busy
 
 DEADLINE = 10  # seconds; reached only by a failing test
@@ -58,6 +58,22 @@ async def test_the_queue_is_bounded():
         semaphore.release("a")
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [isinstance(outcome, Busy) for outcome in outcomes] == [False, True, True, False, True, False]
+
+
+async def test_an_own_task_waits_in_a_full_queue():
+    """It has its turn, however many others wait, each once."""
+    semaphore, served = FairSemaphore(1, most=1, queue=2, share=2), []
+    own = OwnTask("reading")
+    async with asyncio.timeout(DEADLINE):
+        async with semaphore.place("z"):
+            others = await asking(semaphore, ["a1", "b1"], served)
+            task = asyncio.create_task(semaphore.acquire(own))
+            await asyncio.sleep(0)
+            assert semaphore.waiting == 3
+        await task
+        assert served == ["a1", "b1"]
+        await asyncio.gather(*others)
+    semaphore.release(own)
 
 
 async def test_a_turn_that_nobody_takes_goes_to_the_next():

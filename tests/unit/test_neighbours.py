@@ -32,6 +32,8 @@ def test_alone(neighbours, clock):
     clock.now += TABLE_BELIEVED
     assert neighbours.are_possible
     assert not neighbours.discoveries
+    neighbours.heard()  # it may have come while nothing was announced
+    assert neighbours.discoveries == 1
 
 
 def test_the_table_has_others(neighbours, clock):
