@@ -141,10 +141,12 @@ class EventStream:
 
     def __init__(self, position: EventId) -> None:
         self.position = position
+        self.is_amid = False  # an event has begun, whose end is in a later fragment
 
     def event(self, frame: bytes) -> bytes:
         """Return the event of a frame, or the part of it that is in a fragment: a large hello comes in these."""
         if frame[0] != FINAL_TEXT:
+            self.is_amid = frame[0] != LAST_FRAGMENT
             head = b"event: hello\ndata: " if frame[0] == FIRST_FRAGMENT else b""
             end = b"\n" + self._id() + b"\n" if frame[0] == LAST_FRAGMENT else b""
             return head + payload_of(frame) + end

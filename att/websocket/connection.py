@@ -129,12 +129,17 @@ class WebSocketConnection(FrameReader):
             self.pause_writing()
             asyncio.get_running_loop().call_soon(self._pass_held)
         super().replay(frame)
+        if self._waiting_size > self.page_size:  # what is held must not make the peer look slow
+            self._pass_held()
 
     def _pass_held(self) -> None:
         """Write at once what has waited for more, unless the transport still has bytes: then it goes behind them."""
-        self.head = b""
         if self._transport is not None and not self._transport.get_write_buffer_size():
             self.resume_writing()
+
+    def resume_writing(self) -> None:
+        self.head = b""
+        super().resume_writing()
 
     # Receiving
 

@@ -77,9 +77,9 @@ class EventStreamConnection(WebSocketConnection):
             return silence
         if isinstance(self._handler, EventStreamProtocol):
             self._handler.on_check()
-        if self._keepalive.now - self._last_sent >= silence:
+        if self._keepalive.now - self._last_sent >= silence and not self._stream.is_amid:
             self._send_event(COMMENT)
-        return min(self._last_sent + silence - self._keepalive.now, self._check_session())
+        return min(max(self._last_sent + silence - self._keepalive.now, 1), self._check_session())
 
     def _send_event(self, event: bytes) -> bool:
         self._last_sent = self._keepalive.now
@@ -89,7 +89,8 @@ class EventStreamConnection(WebSocketConnection):
         return chunk(data) if self._is_chunked else data
 
     def _close_frame(self, code: int) -> bytes:
-        return self._in_body(close_event(code, self._reason)) + (chunk(b"") if self._is_chunked else b"")
+        end = b"\n\n" if self._stream.is_amid else b""  # of the event that has begun
+        return self._in_body(end + close_event(code, self._reason)) + (chunk(b"") if self._is_chunked else b"")
 
     def _send_close(self) -> None:
         super()._send_close()
