@@ -114,6 +114,9 @@ class PlainProtocol:
                     told[group_id] = held[group_id]
             if present == reader.epoch:
                 break
+        if found.keys() - hello.keys():  # joined since hello, which does not tell from where on to hear it
+            connection.close(CloseCode.RESYNC)
+            return
         if self._listener.dialect is Dialect.V1 and epoch != present:
             connection.replay(text_frame(messages.epoch(present)))
         await self._start_in_steps(positions, start | held)

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 from epochs import lose_end
 
+from att.protocol.frames import CloseCode
+
 DEADLINE = 20
 MESSAGES = range(3, 8)  # the seqs of five messages
 
@@ -180,6 +182,17 @@ async def test_between_hello_and_resume(client, ann, tea, talk, sql):
         await said.ws.send_json({"type": "resume"} | resume)
         told = [("rewind", 4, "tea")] if resume else []
         assert await said.receive(len(told) + 2) == [*told, ("epoch", epoch), *messages(5, n="new")]
+
+
+async def test_a_joining_between_hello_and_resume(ann, tea, talk, sql, sign_up):
+    """The client connects again, since it would miss what came after its joining."""
+    eve = await sign_up("eve")
+    said = await talk(eve)
+    lose_end(sql, tea, 5)
+    await ann.add("tea", eve)
+    await ann.broadcast("tea", {"n": "new"})
+    await said.ws.send_json({"type": "resume"})
+    assert (await said.ws.receive(timeout=DEADLINE)).data == CloseCode.RESYNC
 
 
 async def test_over_http(client, ann, tea, talk, sql):
