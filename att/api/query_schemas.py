@@ -35,7 +35,7 @@ class EventsQuery(QueryModel):
 
 
 class BroadcastQuery(QueryModel):
-    """Whether the message goes to the present listeners alone."""
+    """Choice of sending a message to the present listeners alone."""
 
     ephemeral: Truth = Field(
         default=False,

@@ -557,7 +557,7 @@ _ENTRIES = Decoder(list[_Entry])
 _POSITIONS = Decoder(list[Position])
 
 
-class _Found(NamedTuple):
+class _PositionsRead(NamedTuple):
     """The positions of a user in an epoch; None if there are more than a few."""
 
     positions: list[Position] | None
@@ -783,12 +783,12 @@ class EventLog:
             found[place] = Replay(Slice(events, head), was_member, name, reads_all), epoch
         return [found[place] for place in range(1, len(parts) + 1)]
 
-    async def _read_few_positions(self, keys: Sequence[tuple[UUID, bool]]) -> list[_Found]:
+    async def _read_few_positions(self, keys: Sequence[tuple[UUID, bool]]) -> list[_PositionsRead]:
         """Read the positions of these users, with or without unread messages."""
         users, counts = zip(*keys, strict=True)
         rows = await self._read(POSITIONS_OF_MANY, user_ids=_array(users), counts=_array(counts), counted=COUNTED)
         found = {
-            place: _Found(None if is_more else _POSITIONS.decode(few or "[]"), epoch)
+            place: _PositionsRead(None if is_more else _POSITIONS.decode(few or "[]"), epoch)
             for place, is_more, few, epoch in rows
         }
         return [found[place] for place in range(1, len(keys) + 1)]

@@ -8,7 +8,7 @@ REMEMBERED = 10.0  # seconds for which a node that has announced something count
 
 
 class Neighbours:
-    """Whether there may be other nodes. In doubt there are.
+    """Knowledge of whether there may be other nodes. In doubt there are.
 
     A node is in the table of nodes before it listens, and then it tells the others that it does. So there is none if
     the table had none after this node had begun to listen, and none has been heard of since. ``on_found`` is called for

@@ -242,3 +242,17 @@ def test_put_back():
     for _ in range(2):
         made.put_back({uuid4(): 1 for _ in range(NAMED_GROUPS)})
     assert len(made.take_recent()) == NAMED_GROUPS
+
+
+def test_an_event_in_fragments_is_not_interrupted():
+    """Between its fragments neither a comment nor a close may be written as it is."""
+    stream = EventStream(EventId("epoch"))
+    states = []
+    for payload, is_first, is_last in (
+        (b'{"type":"hello",', True, False),
+        (b'"groups":[', False, False),
+        (b"]}", False, True),
+    ):
+        stream.event(fragment(payload, is_first=is_first, is_last=is_last))
+        states.append(stream.is_amid)
+    assert states == [True, True, False]
